@@ -1,0 +1,67 @@
+"""Typed configuration: one frozen dataclass a stage is the source of the flags, the TOML keys and the manifest's header.
+
+Every stage declares `Config` with `pydantic.dataclasses.dataclass(frozen=True, config=STRICT)` and a docstring under each
+field. `tyro` makes the flags and their help of it (`workflows/cli.py`), `parse_section` reads it from a recipe, `identity`
+says what of it goes into the header. Unknown keys, wrong types and impossible values are refused by name in both ways.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction01 = Annotated[float, Field(ge=0, lt=1)]
+
+C = TypeVar("C")
+
+
+def parse_section(config_type: type[C], section: Mapping[str, Any], *, where: str) -> C:
+    """A configuration from a table of a TOML file; ValueError names every key that is unknown, missing or wrong."""
+    try:
+        # JSON is the detour by which strict typing still takes a string for a path and a list for a tuple.
+        return TypeAdapter(config_type).validate_json(json.dumps(section, default=str), strict=True)
+    except ValidationError as error:
+        raise ValueError(describe(error, where=where)) from error
+
+
+def describe(error: ValidationError, *, where: str, prefix: str = "", dash: bool = False) -> str:
+    """A ValidationError as one line a field: `where: key: what is wrong (given: value)`."""
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        name = prefix + (key.replace("_", "-") if dash else key)
+        message = {"unexpected_keyword_argument": "unknown", "missing": "missing, and it has no default"}.get(
+            item["type"], item["msg"]
+        )
+        given = "" if item["type"] in {"missing", "unexpected_keyword_argument"} else f" (given: {item['input']!r})"
+        lines.append(f"{where}: {name}: {message}{given}" if key else f"{where}: {message}")
+    return "\n".join(lines)
+
+
+def dump(config: object) -> dict[str, Any]:
+    """A configuration as JSON values."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def identity(config: object, *, run_only: tuple[str, ...]) -> dict[str, Any]:
+    """What of a configuration determines the results: all of it but the fields named, which say where and how it runs."""
+    values = dump(config)
+    for name in run_only:
+        del values[name]
+    return values
+
+
+def existing_file(path: Path, *, what: str) -> Path:
+    """`path` if it is a file; FileNotFoundError says what was looked for and where."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file ({what})")
+    return path

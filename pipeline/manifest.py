@@ -1,0 +1,252 @@
+"""What a stage leaves beside its artefacts: a header that says what made them, and one record for every item.
+
+A stage folder holds `manifest.json` (stage, identity, code version; written once) and `records.jsonl` (one JSON object a
+line, appended and fsynced). An artefact is written under a temporary name in its own folder, fsynced, moved into place,
+and only then recorded: the record is the commit, and what no record names does not exist.
+
+Opening a folder whose header differs from what is asked for is refused with the fields that differ, so two recipes never
+mix. One process at a time works on a folder; the lock dies with its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+log = logging.getLogger(__name__)
+
+HEADER = "manifest.json"
+RECORDS = "records.jsonl"
+LOCK = ".lock"
+COMPLETE = "complete"
+TRANSIENT_KEYS = frozenset({"wall_s", "mtime_ns", "device"})  # told in records for people, no part of what a folder is
+
+
+class RecipeMismatchError(ValueError):
+    """A folder holds the results of another recipe than the one asked for."""
+
+
+class BusyError(RuntimeError):
+    """Another process is working on the folder."""
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success its content is on disk and named `path`, on failure it is gone."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 so that `path` holds either what it held before or all of it."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    old, new = flatten(found), flatten(wanted)
+    return [
+        f"{key}: the folder has {old.get(key, '(nothing)')!r}, asked for is {new.get(key, '(nothing)')!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+class Manifest:
+    """The header and the records of one stage folder; `Manifest.open` to work on it, `Manifest.read` to look."""
+
+    def __init__(self, folder: Path, header: dict[str, Any], records: dict[str, dict[str, Any]]) -> None:
+        self.folder = folder
+        self.header = header
+        self.records = records
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, folder: Path, *, stage: str, identity: Mapping[str, Any], code_version: int) -> Iterator[Manifest]:
+        """Create the folder or resume it, under its lock.
+
+        `identity` is everything that determines the results, as JSON values. Raises RecipeMismatchError when the folder
+        was made from another identity, stage or code version, and BusyError when another process holds it.
+        """
+        header = json.loads(_canonical({"stage": stage, "code_version": code_version, "identity": identity}))
+        with _locked(folder):
+            if (folder / HEADER).exists():
+                _refuse_other_recipe(folder, header)
+            else:
+                _refuse_foreign_folder(folder)
+                write_json(folder / HEADER, header)
+            _remove_temporaries(folder)
+            yield cls(folder, header, _read_records(folder / RECORDS, repair=True))
+
+    @classmethod
+    def read(cls, folder: Path, *, stage: str | None = None) -> Manifest:
+        """The manifest of a finished or unfinished folder, without a lock; ValueError if it is none of `stage`."""
+        header = read_header(folder)
+        if stage is not None and header.get("stage") != stage:
+            raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, wanted is one made by {stage!r}")
+        return cls(folder, header, _read_records(folder / RECORDS, repair=False))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Commit one record, a JSON object with an `id`; a later record of the same id replaces the earlier."""
+        line = json.dumps(record, ensure_ascii=False) + "\n"
+        new = not (self.folder / RECORDS).exists()
+        with (self.folder / RECORDS).open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            _fsync_folder(self.folder)
+        self.records[record["id"]] = record
+
+    def complete(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Commit the record that says the whole stage is done, with its summary."""
+        self.add({"id": COMPLETE, **(summary or {})})
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `complete` was committed."""
+        return COMPLETE in self.records
+
+    @property
+    def failed(self) -> dict[str, dict[str, Any]]:
+        """The records of items that failed, by id."""
+        return {key: record for key, record in self.records.items() if "error" in record}
+
+    def fingerprint(self) -> str:
+        """Hex sha256 over the header and all records: equal exactly when the folders hold the same results."""
+        records = [
+            {name: value for name, value in self.records[key].items() if name not in TRANSIENT_KEYS}
+            for key in sorted(self.records)
+        ]
+        return hashlib.sha256(_canonical([self.header, records]).encode()).hexdigest()
+
+
+def single(
+    folder: Path,
+    *,
+    stage: str,
+    identity: Mapping[str, Any],
+    code_version: int,
+    work: Callable[[Manifest], Mapping[str, Any]],
+) -> Path:
+    """Run a stage whose result is one thing: `work(manifest)` unless it is complete; what it returns is the summary."""
+    with Manifest.open(folder, stage=stage, identity=identity, code_version=code_version) as manifest:
+        if manifest.is_complete:
+            log.info("%s: %s is complete, nothing to do", stage, folder)
+        else:
+            manifest.complete(work(manifest))
+    return folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise BusyError(f"{folder}: another process is working on it; wait for it, or choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of a stage folder; ValueError naming the folder if it has none."""
+    path = folder / HEADER
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: no {HEADER} there, so no stage of excl has written this folder") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); remove the folder and run the stage again") from error
+
+
+def _refuse_other_recipe(folder: Path, wanted: dict[str, Any]) -> None:
+    differences = _differences(read_header(folder), wanted)
+    if differences:
+        raise RecipeMismatchError(
+            f"{folder} was made from another recipe:\n  " + "\n  ".join(differences) + "\n"
+            "Results of two recipes are never mixed: choose another output folder, or remove this one."
+        )
+
+
+def _refuse_foreign_folder(folder: Path) -> None:
+    strangers = [p.name for p in folder.iterdir() if p.name != LOCK and not p.name.endswith(".tmp")]
+    if strangers:
+        raise ValueError(f"{folder}: not empty ({strangers[0]!r}, …) and not written by excl; choose a new folder")
+
+
+def _remove_temporaries(folder: Path) -> None:
+    for pattern in (".*.tmp", "*/.*.tmp"):
+        for leftover in folder.glob(pattern):
+            log.info("removing %s, left by a run that was interrupted", leftover)
+            leftover.unlink()
+
+
+def _read_records(path: Path, *, repair: bool) -> dict[str, dict[str, Any]]:
+    """The committed records by id. A last line cut short by a kill was never committed: it is ignored, or cut off."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    committed = content[: content.rfind(b"\n") + 1]
+    if repair and len(committed) < len(content):
+        os.truncate(path, len(committed))
+    records: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(committed.splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            records[record["id"]] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}:{number}: not a record ({error!r}); the file is damaged") from error
+    return records
