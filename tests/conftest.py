@@ -1,0 +1,77 @@
+"""What the tests share: real data where it is at hand, and small videos whose frames carry their number."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+BITS, CELL = 12, 16  # the number of a frame as a row of black and white cells, 16 pixels each
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real data, which is no part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real test data is not at hand ({SHARED})")
+    return SHARED
+
+
+def numbered_picture(number: int, *, width: int = 256, height: int = 192) -> np.ndarray:
+    """A grey picture, uint8 [height, width, 3], with `number` in binary across its middle."""
+    picture = np.full((height, width, 3), 128, np.uint8)
+    top, left = height // 2 - CELL, (width - BITS * CELL) // 2
+    for bit in range(BITS):
+        value = 255 if number >> bit & 1 else 0
+        picture[top : top + 2 * CELL, left + bit * CELL : left + (bit + 1) * CELL] = value
+    return picture
+
+
+def read_number(frame: np.ndarray, *, width: int = 256, height: int = 192) -> int:
+    """The number in a square frame uint8 [S, S, 3] that was cut out of the middle of such a picture."""
+    scale = frame.shape[0] / height  # no crop was smaller than the short side
+    left = (frame.shape[1] - BITS * CELL * scale) / 2
+    row = frame[frame.shape[0] // 2].mean(axis=-1)
+    return sum(1 << bit for bit in range(BITS) if row[round(left + (bit + 0.5) * CELL * scale)] > 128)
+
+
+def write_video(
+    path: Path,
+    pts: list[int],
+    *,
+    time_base: Fraction = Fraction(1, 1000),
+    rate: Fraction | int = 30,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    width: int = 256,
+    height: int = 192,
+    pixel_aspect: Fraction | None = None,
+) -> Path:
+    """Write a video whose frame number i is shown at pts[i] * time_base and carries the number i."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {"preset": "ultrafast", "crf": "10"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = time_base
+        if pixel_aspect:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        for number, at in enumerate(pts):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(number, width=width, height=height), "rgb24")
+            frame.pts, frame.time_base = at, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def make_video(tmp_path):
+    """`make_video(name, pts, …)` writes such a video into the test's folder."""
+
+    def make(name: str, pts: list[int], **settings) -> Path:
+        return write_video(tmp_path / name, pts, **settings)
+
+    return make

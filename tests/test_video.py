@@ -1,0 +1,223 @@
+"""Sampling in time: the right frame at every sampling time, whatever the container's clock does."""
+
+from __future__ import annotations
+
+import os
+import struct
+from fractions import Fraction
+from math import ceil
+
+import av
+import numpy as np
+import pytest
+from conftest import read_number
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from excl.datasets.video import Geometry, SampledVideo, VideoError, find_videos
+
+SMALL = Geometry(short_side=192, crop=192)
+
+
+def sample(path, fps=5.0, geometry=SMALL):
+    video = SampledVideo(path, fps=fps, geometry=geometry)
+    return [read_number(frame) for frame in video], video.facts
+
+
+def expected(times, end, t0, fps):
+    """The rule, literally and slowly, in fractions: the last frame at or before k / fps, the first one if there is none."""
+    numbers = []
+    for k in range(ceil(fps * (end - t0))):
+        shown = [i for i, time in enumerate(times) if time - t0 <= Fraction(k) / fps]
+        numbers.append(shown[-1] if shown else 0)
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "count"),
+    [
+        ("cfr30.mp4", Fraction(30), 95),
+        ("cfr25.mkv", Fraction(25), 77),
+        ("film.mp4", Fraction(24000, 1001), 90),
+        ("ntsc.mp4", Fraction(30000, 1001), 100),
+        ("slow.mp4", Fraction(3), 20),
+    ],
+)
+def test_constant_rate(make_video, name, rate, count):
+    base = 1 / rate if name.endswith("mp4") else Fraction(1, 1000)
+    pts = [round(i / rate / base) for i in range(count)]
+    path = make_video(name, pts, time_base=base, rate=rate, options={"preset": "ultrafast", "crf": "10", "bf": "2"})
+    numbers, facts = sample(path)
+    times = [p * base for p in pts]
+    end = Fraction(facts.duration_s).limit_denominator(10**6)
+    assert float(end) == pytest.approx(float(count / rate), abs=0.002)
+    assert numbers == expected(times, end, 0, 5)
+    assert facts.num_frames == len(numbers)
+    assert facts.frames_decoded == count
+
+
+def test_a_frame_exactly_at_a_sampling_time_is_the_one_taken(make_video):
+    """0.6 < 3/5 in floats: frames at multiples of 1/5 s are where counting in floats goes wrong."""
+    numbers, _ = sample(make_video("exact.mp4", list(range(40)), time_base=Fraction(1, 5)))
+    assert numbers == list(range(40))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    gaps=st.lists(st.integers(5, 900), min_size=1, max_size=30),
+    fps=st.sampled_from([1.0, 2.5, 5.0, 7.3, 25.0]),
+)
+def test_variable_rate_follows_the_rule(tmp_path, gaps, fps):
+    from conftest import write_video
+
+    pts = [0, *np.cumsum(gaps).tolist()]
+    path = write_video(tmp_path / "vfr.mkv", pts)
+    numbers, facts = sample(path, fps=fps)
+    with av.open(str(path)) as container:  # what was really written
+        frames = list(container.decode(video=0))
+        times = [frame.pts * frame.time_base for frame in frames]
+        end = times[-1] + (frames[-1].duration or 0) * frames[-1].time_base
+    if frames[-1].duration:
+        assert facts.duration_s == float(end)
+        assert numbers == expected(times, end, times[0], Fraction(str(fps)))
+
+
+def test_the_clock_starts_with_the_container(make_video):
+    """Transport streams start anywhere, here at a time that no whole number of microseconds is."""
+    pts = [126001 + i * 3000 for i in range(100)]
+    numbers, facts = sample(make_video("late.ts", pts, time_base=Fraction(1, 90000)))
+    assert facts.t0_s == float(Fraction(126001, 90000))
+    assert numbers == [i * 6 for i in range(17)]
+    assert facts.duration_s == pytest.approx(100 / 30, abs=1e-4)
+
+
+def test_a_video_that_starts_after_the_sound_holds_its_first_frame(tmp_path):
+    path = tmp_path / "late_video.mkv"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        video = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "10"})
+        video.width, video.height, video.pix_fmt = 256, 192, "yuv420p"
+        video.time_base = video.codec_context.time_base = Fraction(1, 1000)
+        from conftest import numbered_picture
+
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        samples.sample_rate, samples.pts = 8000, 0
+        container.mux(sound.encode(samples))
+        for number in range(30):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(number), "rgb24")
+            frame.pts, frame.time_base = 1000 + number * 100, Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    numbers, facts = sample(path)
+    assert facts.t0_s == 0
+    assert numbers == [0] * 5 + list(range(0, 30, 2))
+
+
+def test_geometry_crops_the_centre(make_video):
+    frames = list(SampledVideo(make_video("wide.mp4", [0, 33]), fps=5, geometry=Geometry(96, 64)))
+    assert frames[0].shape == (64, 64, 3)
+    assert frames[0].dtype == np.uint8
+    # 256 x 192 becomes 128 x 96; the black cells of number 0 span 96 x 16 pixels of it, so the crop's middle is black
+    assert frames[0][26:38].max() < 40
+    assert frames[0][:20].min() > 100
+
+
+def test_pixels_that_are_not_square_are_squared(make_video):
+    path = make_video("anamorphic.mp4", [0, 33], width=128, pixel_aspect=Fraction(2), options={"crf": "5"})
+    numbers = [frame.shape for frame in SampledVideo(path, fps=5, geometry=SMALL)]
+    assert numbers == [(192, 192, 3)]
+    plain = next(iter(SampledVideo(make_video("square.mp4", [0, 33], width=128), fps=5, geometry=Geometry(64, 64))))
+    squared = next(iter(SampledVideo(path, fps=5, geometry=Geometry(64, 64))))
+    # without its aspect the picture is 128 wide and 192 high, with it 256 x 192: another short side, another scale
+    assert (plain < 60).any(axis=(1, 2)).sum() > (squared < 60).any(axis=(1, 2)).sum()
+
+
+def rotate_by_display_matrix(path, degrees):
+    """Turn the picture as phones do it: by the matrix in the track header, which the encoder knows nothing of."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 4 + 4 + 20 + 16  # version and flags, five times and ids (version 0), layer to reserved
+    one = 1 << 16
+    matrix = {90: (0, one, 0, -one, 0, 0, 0, 0, 1 << 30), 180: (-one, 0, 0, 0, -one, 0, 0, 0, 1 << 30)}[degrees]
+    content[at : at + 36] = struct.pack(">9i", *matrix)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("degrees", "turns"), [(90, -1), (180, 2)])
+def test_rotation_is_applied(make_video, degrees, turns):
+    path = make_video("phone.mp4", [0, 33])
+    upright = next(iter(SampledVideo(path, fps=5, geometry=SMALL)))
+    rotate_by_display_matrix(path, degrees)
+    turned = next(iter(SampledVideo(path, fps=5, geometry=SMALL)))
+    difference = np.abs(np.rot90(upright, turns).astype(int) - turned).mean()
+    assert difference < 3
+    assert np.abs(upright.astype(int) - turned).mean() > 10 or degrees == 180
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"this is no video\n" * 100, "cannot be decoded"),
+        (b"ffconcat version 1.0\nfile good.mp4\n", "cannot be decoded"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\ngood.mp4\n#EXT-X-ENDLIST\n", "cannot be decoded"),
+    ],
+)
+def test_what_is_no_video_is_refused(make_video, tmp_path, content, reason):
+    make_video("good.mp4", [0, 33])
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=f"bad.mp4.*{reason}"):
+        list(SampledVideo(path, fps=5, geometry=SMALL))
+
+
+def test_a_video_cut_short_is_refused(make_video):
+    path = make_video("cut.mp4", [i * 33 for i in range(100)], options={"movflags": "faststart"})
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(VideoError, match=r"cut\.mp4"):
+        list(SampledVideo(path, fps=5, geometry=SMALL))
+
+
+def test_sound_alone_and_pipes_are_refused(tmp_path):
+    path = tmp_path / "sound.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match="no video stream"):
+        list(SampledVideo(path, fps=5, geometry=SMALL))
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="not a regular file"):
+        list(SampledVideo(tmp_path / "pipe.mp4", fps=5, geometry=SMALL))
+
+
+def test_find_videos(make_video, tmp_path):
+    (tmp_path / "deeper").mkdir()
+    paths = [make_video("b.mp4", [0]), make_video("a.mkv", [0]), make_video("deeper/c.webm.mp4", [0])]
+    (tmp_path / "notes.txt").write_text("no video")
+    assert find_videos(tmp_path) == {"a": paths[1], "b": paths[0], "c.webm": paths[2]}
+    assert find_videos(paths[0]) == {"b": paths[0]}
+    make_video("deeper/a.mp4", [0])
+    with pytest.raises(ValueError, match="share the id 'a'"):
+        find_videos(tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match="no videos there"):
+        find_videos(empty)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        find_videos(tmp_path / "nowhere")
+
+
+def test_real_videos(shared):
+    """Frame counts of the real videos by the rule, from their packets' times alone."""
+    for path in sorted((shared / "videos").iterdir()):
+        video = SampledVideo(path, fps=5, geometry=Geometry())
+        shapes = {frame.shape for frame in video}
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            ends = [(p.pts + p.duration) * p.time_base for p in container.demux(stream) if p.pts is not None]
+        assert shapes == {(224, 224, 3)}
+        assert video.facts.num_frames == ceil(5 * max(ends))
+        assert video.facts.duration_s == pytest.approx(float(max(ends)))
