@@ -1,0 +1,106 @@
+"""Queries to tokens, tokens to a vocabulary and its ids: reads and leaves text only, without any data of NLTK's.
+
+Index 0 is padding and index 1 every word that the vocabulary does not hold; to spell the name of one of them in a query
+does not reach it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nltk.tokenize import NLTKWordTokenizer
+
+from excl.datasets.moments import read_text, storable
+
+MAX_QUERY_CHARS = 2000  # the longest of 108,000 official queries has 451; what is longer is no query
+PAD, UNK = 0, 1
+PAD_TOKEN, UNK_TOKEN = "<pad>", "<unk>"
+
+_TOKENIZER = NLTKWordTokenizer()  # regular expressions only: needs no download
+# NLTK splits the full stop off the end of its input alone, so each sentence goes in by itself. A sentence may end in a
+# quote or a bracket after its stop: he said "go." then left.
+_BETWEEN_SENTENCES = re.compile(r"""(?:(?<=[.!?])|(?<=[.!?]["')\]\u201d\u2019\u00bb]))\s+""")
+
+
+def tokenise(query: str) -> list[str]:
+    """The words and punctuation marks of a query, lower-case, none with whitespace in it; [] for an empty query.
+
+    ValueError for more than MAX_QUERY_CHARS characters. NLTK's word tokeniser after a split into sentences; its double
+    quotes come out as `` and ''.
+    """
+    if len(query) > MAX_QUERY_CHARS:
+        raise ValueError(
+            f"the query that begins {query[:40]!r} has {len(query):,} characters; at most {MAX_QUERY_CHARS:,} are "
+            "allowed: is it one sentence, or a whole file?"
+        )
+    sentences = _BETWEEN_SENTENCES.split(query.lower())
+    return [token for sentence in sentences for token in _TOKENIZER.tokenize(sentence)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words by index, the two specials first; ValueError where a word is empty, repeated, or no line of a text file."""
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.words[:2] != (PAD_TOKEN, UNK_TOKEN):
+            raise ValueError(f"a vocabulary begins with {PAD_TOKEN} and {UNK_TOKEN}; found {self.words[:2]}")
+        seen: set[str] = set()
+        for index, word in enumerate(self.words):
+            if word.split() != [word] or not storable(word):
+                raise ValueError(f"word {index} of the vocabulary is {word!r}; wanted text without whitespace")
+            if word in seen:
+                raise ValueError(f"word {index} of the vocabulary, {word!r}, is in it before")
+            seen.add(word)
+
+    @classmethod
+    def build(cls, token_lists: Iterable[Sequence[str]], *, min_count: int = 1, max_size: int | None = None) -> Vocabulary:
+        """The words that occur at least `min_count` times, frequent ones first, equals by alphabet (code points).
+
+        `max_size` keeps the first so many, the two specials not counted. A token spelt like a special is no word.
+        """
+        if min_count < 1 or (max_size is not None and max_size < 1):
+            raise ValueError(f"min_count is {min_count} and max_size {max_size}; both must be at least 1")
+        counts = Counter(token for tokens in token_lists for token in tokens)
+        del counts[PAD_TOKEN], counts[UNK_TOKEN]
+        ranked = sorted((-count, word) for word, count in counts.items() if count >= min_count)
+        return cls((PAD_TOKEN, UNK_TOKEN, *(word for _, word in ranked[:max_size])))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def _index_by_word(self) -> dict[str, int]:
+        """The specials are left out: a query with `<pad>` in it holds an unknown word, not padding."""
+        return {word: index for index, word in enumerate(self.words) if index not in (PAD, UNK)}
+
+    def ids(self, tokens: Sequence[str]) -> list[int]:
+        """The index of every token, UNK for those that are no word of the vocabulary."""
+        return [self._index_by_word.get(token, UNK) for token in tokens]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the words joined by line feeds: equal where every word has the same index."""
+        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """One word a line, UTF-8: line number, from 0, is index."""
+        path.write_bytes(("\n".join(self.words) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """What `save` wrote; ValueError names the file and what is wrong with it."""
+        *words, rest = read_text(path).split("\n")
+        if rest:
+            raise ValueError(f"{path}: the last line, {rest[:60]!r}, does not end; the file may be cut short")
+        try:
+            return cls(tuple(words))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; write it again with `excl tokenise`") from error
