@@ -1,0 +1,86 @@
+"""Queries and the rows of their videos as what ExCL takes: read once into memory, padded into batches.
+
+Shapes: B queries of a batch, T feature rows and L tokens of the longest (padded), F size of a feature row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from excl.models.excl.span import moment_to_rows
+from excl.pipeline.store import FeatureStore, Query, VideoFeatures
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query, its video's features as stored [n, F], and the rows that stand for its moment."""
+
+    query: Query
+    features: Tensor
+    row_start_s: np.ndarray
+    row_end_s: np.ndarray
+    start_row: int
+    end_row: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded float32 features [B, T, F], token ids [B, L], their lengths [B], and target rows [B], int64."""
+
+    features: Tensor
+    num_rows: Tensor
+    token_ids: Tensor
+    num_tokens: Tensor
+    start_rows: Tensor
+    end_rows: Tensor
+
+
+def load_examples(store: FeatureStore, queries: Sequence[Query]) -> list[Example]:
+    """An example for every query whose video has features, in order. A video's rows are read once and shared."""
+    videos: dict[str, tuple[VideoFeatures, Tensor]] = {}
+    examples = []
+    for query in queries:
+        if query.video_id not in store:
+            continue
+        if query.video_id not in videos:
+            video = store[query.video_id]
+            videos[query.video_id] = video, torch.from_numpy(video.features)
+        video, features = videos[query.video_id]
+        start_row, end_row = moment_to_rows(query.start_s, query.end_s, video.start_s, video.end_s)
+        examples.append(Example(query, features, video.start_s, video.end_s, start_row, end_row))
+    return examples
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """The examples as one batch, padded with zeros."""
+    num_rows = torch.tensor([len(example.features) for example in examples])
+    num_tokens = torch.tensor([len(example.query.token_ids) for example in examples])
+    size = examples[0].features.shape[1]
+    features = torch.zeros(len(examples), int(num_rows.max()), size)  # [B, T, F]
+    token_ids = torch.zeros(len(examples), int(num_tokens.max()), dtype=torch.int64)  # [B, L]
+    for index, example in enumerate(examples):
+        features[index, : len(example.features)] = example.features  # casts float16 here
+        token_ids[index, : len(example.query.token_ids)] = torch.tensor(example.query.token_ids)
+    return Batch(
+        features,
+        num_rows,
+        token_ids,
+        num_tokens,
+        torch.tensor([example.start_row for example in examples]),
+        torch.tensor([example.end_row for example in examples]),
+    )
+
+
+def normalisation(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every feature, float32 [F], over the rows of the examples' videos, each video once."""
+    total, squares, rows = torch.tensor(0.0), torch.tensor(0.0), 0
+    for features in {example.query.video_id: example.features for example in examples}.values():
+        values = features.double()  # [n, F]
+        total, squares, rows = total + values.sum(0), squares + values.square().sum(0), rows + len(values)
+    mean = total / rows
+    return mean.float(), (squares / rows - mean.square()).clamp(min=0).sqrt().float()

@@ -1,0 +1,197 @@
+"""Stage 2, extract: reads videos (or the frames that `decode` left), leaves a store of I3D features.
+
+Each video is committed by itself, as a shard of one in `parts/`; when all videos of a shard are there they are joined in
+`shards/`. Which videos make up a shard is settled before any work, so the shards' bytes do not depend on interruptions or
+on the order in which videos are done.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import functools
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from excl.datasets.video import Geometry, SampledVideo, VideoError, find_videos
+from excl.models.i3d.extractor import Extractor, choose_device
+from excl.models.i3d.timemap import FRAMES_PER_ROW, row_times
+from excl.models.i3d.weights import Weights, check_spec, load_weights
+from excl.pipeline import items
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
+from excl.pipeline.decode import StoredFrames, stored_videos
+from excl.pipeline.manifest import Manifest, sha256_file
+from excl.pipeline.store import Shard, VideoFeatures, write_shard
+
+STAGE, CODE_VERSION = "extract", 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Make I3D RGB features of videos: a row of 1024 numbers every 8 frames, with the seconds it describes."""
+
+    out: Path
+    """The feature store to write. Run again with the same settings, it goes on where it stopped."""
+    videos: Path | None = None
+    """A folder, searched recursively for videos, or one video file."""
+    frames: Path | None = None
+    """A folder that `excl decode` wrote, in place of --videos."""
+    weights: str = "kinetics"
+    """kinetics or charades (downloaded on first use), a file in the format of the public PyTorch port, or random:SEED,
+    weights by formula that are good for trying things out and for nothing else."""
+    fps: PositiveFloat = 5.0
+    """Frames a second of presentation time; the paper uses 5."""
+    short_side: Annotated[int, Field(ge=32)] = 256
+    """Pixels to which the shorter side of the picture is scaled."""
+    crop: Annotated[int, Field(ge=32)] = 224
+    """Pixels of the centred square that is kept; the published weights were trained on 224."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """How features are stored. They are computed in float32."""
+    shard_videos: PositiveInt = 64
+    """How many videos make up one shard."""
+    device: str = "auto"
+    """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    retry_failed: bool = False
+    """Try those videos again that failed before."""
+
+    def __post_init__(self) -> None:
+        Geometry(self.short_side, self.crop)
+        check_spec(self.weights)
+        if (self.videos is None) == (self.frames is None):
+            raise ValueError("wanted is either videos or frames, and not both")
+
+
+RUN_ONLY = ("videos", "frames", "out", "device", "retry_failed")
+
+
+def run(config: Config, *, map: items.Map = builtins.map) -> Path:
+    """Extract what is not extracted yet; failures are recorded and do not stop the run. Returns the store's folder."""
+    geometry = Geometry(config.short_side, config.crop)
+    if config.frames is not None:
+        stored = stored_videos(config.frames, fps=config.fps, geometry=geometry)
+        videos = {video_id: path for video_id, (path, _) in stored.items()}
+    else:
+        assert config.videos is not None
+        videos = find_videos(config.videos)
+    choose_device(config.device)
+    with Manifest.open(config.out, stage=STAGE, identity=recipe(config), code_version=CODE_VERSION) as manifest:
+        for name in ("parts", "shards"):
+            (config.out / name).mkdir(exist_ok=True)
+        todo = items.pending(manifest, items.plan(manifest, videos), retry_failed=config.retry_failed)
+        work = functools.partial(extract_video, config)
+        numbers = {item.video_id: item.number for item in todo}
+        for video_id in items.work_off(manifest, todo, work, map=map, what=STAGE):
+            join_parts(config, manifest, shard=numbers[video_id] // config.shard_videos)
+        for shard in range(math.ceil(len(items.planned(manifest)) / config.shard_videos)):
+            join_parts(config, manifest, shard=shard)  # what an interrupted run left to do
+        items.report(manifest, what=STAGE)
+    return config.out
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """What determines the features, for the manifest and every shard: the settings, and what the weights are."""
+    weights = _weights(config.weights)
+    settings = identity(config, run_only=RUN_ONLY)
+    settings["weights"] = {"source": weights.source, "sha256": weights.sha256, "classes": weights.num_classes}
+    return {**settings, "network": "i3d-rgb", "frames_per_row": FRAMES_PER_ROW, "pool": "2x7x7"}
+
+
+@functools.lru_cache(maxsize=1)
+def _weights(spec: str) -> Weights:
+    return load_weights(spec)
+
+
+@functools.lru_cache(maxsize=1)
+def _extractor(spec: str, device: str) -> Extractor:
+    """One network a process, made when the process gets its first video."""
+    return Extractor(_weights(spec), device=choose_device(device))
+
+
+def extract_video(config: Config, item: items.Item) -> dict[str, Any]:
+    """Write the features of one video as a shard of one; returns its record."""
+    started = time.monotonic()
+    name = f"parts/{item.number:06d}.h5"
+    try:
+        source = items.source_facts(item.path)
+        features = video_features(
+            _open_video(config, item.path),
+            _extractor(config.weights, config.device),
+            video_id=item.video_id,
+            dtype=config.dtype,
+            source=source,
+        )
+    except VideoError as error:
+        return items.failure(item, error)
+    write_shard(config.out / name, [features], recipe=recipe(config))
+    return {
+        "id": items.key(item.video_id),
+        "file": name,
+        "videos": [item.video_id],
+        "source": source,
+        "num_frames": features.facts["num_frames"],
+        "num_rows": len(features.features),
+        "duration_s": features.duration_s,
+        "device": str(choose_device(config.device)),
+        "mtime_ns": item.path.stat().st_mtime_ns,
+        "wall_s": round(time.monotonic() - started, 3),
+    }
+
+
+def _open_video(config: Config, path: Path) -> SampledVideo | StoredFrames:
+    if config.frames is not None:
+        return StoredFrames(path)
+    return SampledVideo(path, fps=config.fps, geometry=Geometry(config.short_side, config.crop))
+
+
+def video_features(
+    video: SampledVideo | StoredFrames, extractor: Extractor, *, video_id: str, dtype: str, source: dict[str, Any]
+) -> VideoFeatures:
+    """The feature rows of one video with their seconds; VideoError if it cannot be read."""
+    rows = extractor(video)
+    facts = video.facts
+    start_s, end_s = row_times(facts.num_frames, fps=facts.fps, duration_s=facts.duration_s)
+    described = {**dataclasses.asdict(facts), "source": source}
+    return VideoFeatures(video_id, rows.astype(np.dtype(dtype)), start_s, end_s, described)
+
+
+def join_parts(config: Config, manifest: Manifest, *, shard: int) -> None:
+    """Write a shard if all its videos are recorded and it lacks one of them; then remove the parts it was made of."""
+    numbers = range(shard * config.shard_videos, (shard + 1) * config.shard_videos)
+    members = items.planned(manifest)[numbers.start : numbers.stop]
+    records = [manifest.records.get(items.key(v)) for v in members]
+    done = [v for v, record in zip(members, records, strict=True) if record and "error" not in record]
+    if None in records or not done:
+        return
+    name = f"shards/{shard:05d}.h5"
+    if manifest.records.get(f"shard/{name}", {}).get("videos") != done:
+        _join(config, manifest, name, done)
+    for number in numbers:
+        (config.out / f"parts/{number:06d}.h5").unlink(missing_ok=True)
+
+
+def _join(config: Config, manifest: Manifest, name: str, video_ids: list[str]) -> None:
+    """Join the parts of `video_ids`, and what an earlier version of the shard holds of them, into the shard `name`."""
+    found: dict[str, VideoFeatures] = {}
+    sources = [config.out / name] if (config.out / name).exists() else []
+    sources += [config.out / manifest.records[items.key(v)]["file"] for v in video_ids]
+    for path in sources:
+        if path.exists():
+            with Shard(path) as shard:
+                videos = [shard.video(position) for position in range(len(shard.videos))]
+            found.update({video.video_id: video for video in videos})
+    write_shard(config.out / name, [found[v] for v in video_ids], recipe=recipe(config))
+    manifest.add(
+        {
+            "id": f"shard/{name}",
+            "file": name,
+            "videos": video_ids,
+            "num_rows": sum(len(found[v].features) for v in video_ids),
+            "sha256": sha256_file(config.out / name),
+        }
+    )

@@ -1,0 +1,133 @@
+"""What `decode` and `extract` share: one record for every video of a run, whatever becomes of it.
+
+A video that fails is recorded with its reason and the run goes on. A video that is recorded is not done again, unless it
+failed and `retry_failed` is asked for, or its file has changed, which is refused: a store does not mix two inputs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from excl.datasets.video import VideoError, require_regular_file
+from excl.pipeline.manifest import Manifest, sha256_file
+
+log = logging.getLogger(__name__)
+
+
+class Map(Protocol):
+    """How a function is mapped over items: the builtin `map`, or one that spreads them."""
+
+    def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]: ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video of a run: `number` is its place in the plan and names its file, since an id is no safe file name."""
+
+    video_id: str
+    path: Path
+    number: int
+
+
+def key(video_id: str) -> str:
+    """The record id of a video."""
+    return f"video/{video_id}"
+
+
+def plan(manifest: Manifest, videos: Mapping[str, Path]) -> list[Item]:
+    """The videos in an order that never changes: those planned before, then new ones by id; recorded before any work.
+
+    A planned video that is no longer there is left out, with a warning.
+    """
+    known = planned(manifest)
+    gone = [v for v in known if v not in videos]
+    if gone:
+        log.warning("%d planned videos are not there any more: %s", len(gone), ", ".join(gone[:5]))
+    new = sorted(set(videos) - set(known))
+    if new:
+        manifest.add({"id": f"plan/{len(known)}", "planned": new})
+    return [Item(v, videos[v], number) for number, v in enumerate([*known, *new]) if v in videos]
+
+
+def planned(manifest: Manifest) -> list[str]:
+    """All ids planned so far, in order."""
+    return [v for name, record in manifest.records.items() if name.startswith("plan/") for v in record["planned"]]
+
+
+def source_facts(path: Path) -> dict[str, Any]:
+    """Which file it is: {"file", "bytes", "sha256"}; VideoError if it cannot be read."""
+    require_regular_file(path)
+    try:
+        sha256 = sha256_file(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
+
+
+def pending(manifest: Manifest, items: list[Item], *, retry_failed: bool) -> list[Item]:
+    """The items that still need work. ValueError if the file of one that was done has changed."""
+    left = []
+    for item in items:
+        record = manifest.records.get(key(item.video_id))
+        if record is None or (retry_failed and "error" in record):
+            left.append(item)
+        elif "error" not in record:
+            _refuse_changed(record, item, manifest.folder)
+    return left
+
+
+def _refuse_changed(record: Mapping[str, Any], item: Item, folder: Path) -> None:
+    status = item.path.stat()
+    if (status.st_size, status.st_mtime_ns) == (record["source"]["bytes"], record["mtime_ns"]):
+        return
+    if sha256_file(item.path) != record["source"]["sha256"]:
+        raise ValueError(
+            f"{item.path} has changed since {folder} was made from it; choose another output folder, or remove this one"
+        )
+
+
+def work_off(
+    manifest: Manifest, items: list[Item], work: Callable[[Item], dict[str, Any]], *, map: Map, what: str
+) -> Iterable[str]:
+    """Map `work` over the items and commit each record as it comes, with a progress bar; yields the ids as they are done."""
+    with logging_redirect_tqdm(), tqdm(total=len(items), desc=what, unit="video", disable=None) as bar:
+        for record in map(work, items):
+            manifest.add(record)
+            video_id = record["id"].removeprefix("video/")
+            if "error" in record:
+                log.warning("%s: %s", video_id, record["message"])
+            bar.update()
+            yield video_id
+
+
+def failure(item: Item, error: Exception) -> dict[str, Any]:
+    """The record of an item that failed."""
+    return {"id": key(item.video_id), "error": type(error).__name__, "message": str(error)}
+
+
+def report(manifest: Manifest, *, what: str) -> None:
+    """One line that counts the videos, and the failures grouped by reason."""
+    done = sum(1 for name, r in manifest.records.items() if name.startswith("video/") and "error" not in r)
+    failed = manifest.failed
+    log.info("%s: %d of %d videos done, in %s", what, done, done + len(failed), manifest.folder)
+    for error, count in Counter(record["error"] for record in failed.values()).most_common():
+        names = [name.removeprefix("video/") for name, record in failed.items() if record["error"] == error]
+        log.warning("%d failed with %s: %s", count, error, ", ".join(names[:5]) + (", …" if count > 5 else ""))
+
+
+def require_finished(manifest: Manifest) -> None:
+    """ValueError if the folder's stage still has videos to do: what is made from it now would not be made from all."""
+    left = [v for v in planned(manifest) if key(v) not in manifest.records]
+    if left:
+        raise ValueError(
+            f"{manifest.folder}: {len(left)} of its videos are still to be done ({left[0]!r} for one); "
+            f"run `excl {manifest.header['stage']}` to its end first"
+        )

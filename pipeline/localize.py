@@ -1,0 +1,97 @@
+"""From which second to which: a trained run, a raw video and sentences in, a start and an end for every sentence out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from pydantic.dataclasses import dataclass
+
+from excl.datasets.text import Vocabulary, tokenise
+from excl.datasets.video import Geometry, SampledVideo
+from excl.models.i3d.extractor import Extractor, choose_device
+from excl.models.i3d.weights import load_weights
+from excl.pipeline.config import STRICT
+from excl.pipeline.examples import Example
+from excl.pipeline.extract import video_features
+from excl.pipeline.store import Query, VideoFeatures
+from excl.pipeline.train import TrainedRun, load_run, predict
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Find what sentences describe in a raw video, with a trained run."""
+
+    run: Path
+    """The run that `excl train` wrote. It knows how its features were made; the video's are made the same way."""
+    video: Path
+    """The video file."""
+    query: tuple[str, ...]
+    """One or more sentences."""
+    weights: str | None = None
+    """Where I3D's weights are, if the run's features were made with a weight file of one's own."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+
+    def __post_init__(self) -> None:
+        if not self.query or not all(query.strip() for query in self.query):
+            raise ValueError("query: at least one sentence is needed, and none may be empty")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A moment of the video: seconds on the player's clock, and the model's probability of just this span."""
+
+    query: str
+    start_s: float
+    end_s: float
+    score: float
+
+
+def run(config: Config) -> list[Answer]:
+    """An answer for every query, in order. Raises ValueError (VideoError) for a video that cannot be read."""
+    trained = load_run(config.run, device=config.device)
+    video = _features(config, trained)
+    vocabulary = Vocabulary(tuple(trained.words))
+    examples = [_example(query, video, vocabulary) for query in config.query]
+    predicted = predict(trained.model, examples, batch_size=len(examples))
+    return [Answer(query, *map(float, span)) for query, span in zip(config.query, predicted, strict=True)]
+
+
+def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
+    """The video's features by the run's recipe; ValueError if the weights are not those of the run."""
+    recipe = trained.recipe
+    weights = load_weights(config.weights or _weights_of(recipe, config.run))
+    if weights.sha256 != recipe["weights"]["sha256"]:
+        raise ValueError(
+            f"{config.run}: its features were made with the weights {recipe['weights']}, "
+            f"not with {weights.source} (sha256 {weights.sha256})"
+        )
+    return video_features(
+        SampledVideo(config.video, fps=recipe["fps"], geometry=Geometry(recipe["short_side"], recipe["crop"])),
+        Extractor(weights, device=choose_device(config.device)),
+        video_id=config.video.stem,
+        dtype=recipe["dtype"],
+        source={"file": config.video.name},
+    )
+
+
+def _weights_of(recipe: dict[str, dict[str, str]], run: Path) -> str:
+    source = recipe["weights"]["source"]
+    if source in {"kinetics", "charades"} or source.startswith("random:"):
+        return source
+    raise ValueError(f"{run}: its features were made with the weight file {source!r}; say where it is with --weights")
+
+
+def _example(query: str, video: VideoFeatures, vocabulary: Vocabulary) -> Example:
+    tokens = tokenise(query)
+    asked = Query(
+        "", video.video_id, query, 0.0, 0.0, video.duration_s, "", "", tuple(tokens), tuple(vocabulary.ids(tokens))
+    )
+    return Example(asked, torch.from_numpy(video.features), video.start_s, video.end_s, 0, 0)
+
+
+def lines(answers: list[Answer]) -> str:
+    """The answers for people: start and end in seconds, the probability, the sentence."""
+    return "\n".join(f"{a.start_s:.2f} s to {a.end_s:.2f} s   (p = {a.score:.2f})   {a.query}" for a in answers)
