@@ -1,0 +1,400 @@
+"""From annotations and features to answers: tokenise, pack, train, evaluate and localize, through the command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_video
+
+from excl.datasets.text import Vocabulary
+from excl.models.i3d.timemap import row_times
+from excl.pipeline import train
+from excl.pipeline.evaluate import table
+from excl.pipeline.manifest import Manifest, RecipeMismatchError
+from excl.pipeline.store import FeatureStore, TrainingStore, VideoFeatures, write_shard
+from excl.workflows.cli import main
+
+RECIPE = {"fps": 5.0, "short_side": 32, "crop": 32, "dtype": "float16", "weights": {"source": "random:0", "sha256": "?"}}
+WORDS = ["the", "cat", "dog", "jumps", "sleeps", "eats"]
+MODEL = ["--model.text-hidden", "16", "--model.video-hidden", "16", "--model.predictor-hidden", "16"]
+MODEL += ["--model.mlp-hidden", "16", "--model.dropout", "0.1"]
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Features in which it is plain to see who does what when, the annotations, and word vectors."""
+    folder = tmp_path_factory.mktemp("made")
+    generator = np.random.default_rng(0)
+    rows: dict[str, list] = {"train": [], "val": [], "test": []}
+    videos = []
+    for number in range(24):
+        split = "train" if number < 14 else "val" if number < 18 else "test"
+        start_s, end_s = row_times(80, fps=5.0, duration_s=16.0)  # 9 rows
+        values = 0.1 * generator.standard_normal((9, 8))
+        cut = int(generator.integers(2, 7))
+        for animal, span in (("cat", slice(0, cut)), ("dog", slice(cut, 9))):
+            values[span, WORDS.index(animal)] += 3
+            where = {"start_s": float(start_s[span][0]), "end_s": float(end_s[span][-1])}
+            row = {"video_id": f"v{number:02d}", "query": f"The {animal} jumps.", "group": animal, **where}
+            rows[split].append({**row, "duration_s": 16.0})
+        if number != 23:  # the last video could not be had
+            videos.append(VideoFeatures(f"v{number:02d}", values.astype(np.float16), start_s, end_s, {}))
+    rows["train"].append({"video_id": "v00", "query": "the cat", "start_s": 5, "end_s": 5, "duration_s": 16.0})
+    for split, lines in rows.items():
+        jsonl(folder / f"{split}.jsonl", lines)
+    vectors = [word + " " + " ".join(f"{x:.4f}" for x in generator.standard_normal(10)) for word in (*WORDS, ".", "bird")]
+    (folder / "vectors.txt").write_text("\n".join(vectors) + "\n")
+    with Manifest.open(folder / "features", stage="extract", identity=RECIPE, code_version=1) as manifest:
+        write_shard(folder / "features" / "all.h5", videos, recipe=RECIPE)
+        manifest.add({"id": "shard/all.h5", "file": "all.h5", "videos": [v.video_id for v in videos]})
+    return folder
+
+
+def tokenise_arguments(made, out):
+    files = [x for split in ("train", "val", "test") for x in (f"--{split}", str(made / f"{split}.jsonl"))]
+    return ["tokenise", "--dataset", "jsonl", *files, "--glove", str(made / "vectors.txt"), "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def packed(made, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    assert main(tokenise_arguments(made, folder / "queries")) == 0
+    arguments = ["--features", str(made / "features"), "--queries", str(folder / "queries"), "--out", str(folder / "store")]
+    assert main(["pack", *arguments, "--shard-videos", "10"]) == 0
+    return folder
+
+
+def train_arguments(packed, out, *more):
+    return ["train", "--store", str(packed / "store"), "--out", str(out), *MODEL, "--epochs", "25", "--patience", "25",
+            "--batch-size", "8", "--learning-rate", "0.01", "--device", "cpu", *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(packed):
+    assert main(train_arguments(packed, packed / "run")) == 0
+    return packed / "run"
+
+
+def test_tokenised_queries(packed):
+    rows = [json.loads(line) for line in (packed / "queries" / "moments.jsonl").read_text().splitlines()]
+    vocabulary = Vocabulary.load(packed / "queries" / "vocabulary.txt")
+    vectors = np.load(packed / "queries" / "vectors.npy")
+    assert len(rows) == 48
+    assert rows[0]["tokens"] == ["the", "cat", "jumps", "."]
+    assert [vocabulary.words[i] for i in rows[0]["token_ids"]] == rows[0]["tokens"]
+    assert vectors.shape == (len(vocabulary), 10)
+    assert vectors.dtype == np.float32
+    report = json.loads((packed / "queries" / "report.json").read_text())
+    assert report["splits"]["test"] == {"videos": 6, "moments": 12, "tokens": 48, "unknown_tokens": 0}
+    assert [row["annotation_id"] for row in report["dropped"]] == ["train:train:29"]
+
+
+def test_validation_is_carved_where_there_is_none(made, tmp_path):
+    arguments = tokenise_arguments(made, tmp_path / "queries")
+    at = arguments.index("--val")
+    assert main([*arguments[:at], *arguments[at + 2 :], "--carve-val", "0.2"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "queries" / "moments.jsonl").read_text().splitlines()]
+    videos = {split: {r["video_id"] for r in rows if r["split"] == split} for split in ("train", "val", "test")}
+    assert [len(videos[split]) for split in ("train", "val", "test")] == [11, 3, 6]
+    assert not videos["train"] & videos["val"]
+
+
+def test_packing_counts_and_names_what_has_no_features(packed, caplog):
+    coverage = json.loads((packed / "store" / "coverage.json").read_text())
+    assert coverage["train"] == {"queries": 28, "covered": 28, "missing": {}}
+    assert coverage["test"] == {"queries": 12, "covered": 10, "missing": {"v23": 2}}
+    store = TrainingStore(packed / "store")
+    assert len(store) == 23
+    assert len(list((packed / "store" / "shards").iterdir())) == 3
+    queries = store.queries("test")
+    assert [q.video_id for q in queries if q.video_id not in store] == ["v23", "v23"]
+    assert tuple(store.words) == Vocabulary.load(packed / "queries" / "vocabulary.txt").words
+    with pytest.raises(ValueError, match=r"no queries of a split 'dev'; it has \['test', 'train', 'val'\]"):
+        store.queries("dev")
+
+
+def test_packing_says_the_coverage_aloud(made, packed, tmp_path, caplog):
+    arguments = ["--features", str(made / "features"), "--queries", str(packed / "queries"), "--out", str(tmp_path / "s")]
+    caplog.set_level("INFO")
+    assert main(["pack", *arguments]) == 0
+    assert "test: 10 of 12 queries have features (83.3 %); 1 missing videos: v23" in caplog.text
+
+
+def test_packing_features_of_other_videos_is_refused(made, packed, tmp_path, caplog):
+    folder = tmp_path / "features"
+    with Manifest.open(folder, stage="extract", identity=RECIPE, code_version=1) as manifest:
+        video = FeatureStore(made / "features")["v00"]
+        renamed = VideoFeatures("v00.avi", video.features, video.start_s, video.end_s, {})
+        write_shard(folder / "all.h5", [renamed], recipe=RECIPE)
+        manifest.add({"id": "shard/all.h5", "file": "all.h5", "videos": ["v00.avi"]})
+    arguments = ["--features", str(folder), "--queries", str(packed / "queries"), "--out", str(tmp_path / "store")]
+    assert main(["pack", *arguments]) == 2
+    assert "the queries ask for 'v00'" in caplog.text
+    assert "'v00.avi'" in caplog.text
+
+
+def test_training_learns_and_is_evaluated(packed, trained, capsys):
+    out = packed / "evaluation"
+    arguments = ["evaluate", "--run", str(trained), "--store", str(packed / "store"), "--out", str(out), "--device", "cpu"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["num_queries"] == 12
+    assert metrics["num_covered"] == 10
+    assert metrics["model"]["all"]["R1@0.5"] == pytest.approx(100 * 10 / 12)  # all that can be had; two have no video
+    assert metrics["model_where_covered"]["R1@0.7"] == 100
+    assert set(metrics["model"]) == {"all", "cat", "dog"}
+    assert metrics["best_fixed_span"]["all"]["R1@0.7"] < metrics["model"]["all"]["R1@0.7"]
+    assert "RANDOM weights" in shown
+    assert str(out / "metrics.json") in shown
+    assert shown.strip() == table(out)
+    predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 12
+    by_video = {p["vid"]: p for p in predictions}
+    assert by_video["v23"]["pred_relevant_windows"] == []
+    assert set(predictions[0]) == {"qid", "query", "vid", "pred_relevant_windows"}
+    [[start_s, end_s, score]] = predictions[0]["pred_relevant_windows"]
+    assert 0 <= start_s < end_s <= 16
+    assert 0 < score <= 1
+
+
+def test_metrics_are_those_of_the_predictions_file(packed, trained):
+    """R@1 and mIoU once more, from the predictions file and the annotations, by hand."""
+    out = packed / "evaluation"
+    if not out.exists():
+        main(["evaluate", "--run", str(trained), "--store", str(packed / "store"), "--out", str(out), "--device", "cpu"])
+    truth = {q.annotation_id: q for q in TrainingStore(packed / "store").queries("test")}
+    ious = []
+    for line in (out / "predictions.jsonl").read_text().splitlines():
+        prediction = json.loads(line)
+        query = truth[prediction["qid"]]
+        iou = 0.0
+        for start_s, end_s, _ in prediction["pred_relevant_windows"]:
+            shared = max(0.0, min(end_s, query.end_s) - max(start_s, query.start_s))
+            iou = shared / (end_s - start_s + query.end_s - query.start_s - shared)
+        ious.append(iou)
+    metrics = json.loads((out / "metrics.json").read_text())["model"]["all"]
+    assert metrics["mIoU"] == pytest.approx(100 * np.mean(ious), abs=1e-2)
+    assert metrics["R1@0.7"] == pytest.approx(100 * np.mean([iou >= 0.7 for iou in ious]))
+
+
+def test_a_checkpoint_carries_its_configuration(trained):
+    saved = torch.load(trained / "best.pt", weights_only=True)
+    assert saved["config"]["model"]["text_hidden"] == 16
+    assert saved["recipe"] == RECIPE
+    assert saved["words"][:2] == ["<pad>", "<unk>"]
+    assert saved["best"]["metrics"]["val_R1@0.5"] == 100
+
+
+def test_early_stopping(packed, tmp_path):
+    assert main(train_arguments(packed, tmp_path / "run", "--patience", "3", "--learning-rate", "1e-12")) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)["best"]["epoch"]
+    assert len(lines) == best + 3 < 25
+
+
+KILLED_RUN = """
+import sys
+from excl.pipeline import train
+from excl.workflows.cli import main
+original = train.span_cross_entropy
+def counted(*arguments):
+    print("step", flush=True)
+    return original(*arguments)
+train.span_cross_entropy = counted
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_training_killed_at_any_step_ends_the_same(packed, trained, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED_RUN, *train_arguments(packed, out)]
+    for steps in (6, 30):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout is not None
+        for _ in range(steps):
+            assert process.stdout.readline() == "step\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not Manifest.read(out).is_complete
+    with pytest.raises(ValueError, match="has not finished"):
+        train.load_run(out, device="cpu")
+    assert main(train_arguments(packed, out)) == 0
+    assert (out / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+    resumed, whole = (torch.load(run / "last.pt", weights_only=True)["model"] for run in (out, trained))
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_refused(packed, trained):
+    before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir() if path.name != ".lock"}
+    assert main(train_arguments(packed, trained)) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in trained.iterdir() if path.name != ".lock"} == before
+    config = train.Config(store=packed / "store", out=trained, epochs=3)
+    with pytest.raises(RecipeMismatchError, match=r"identity\.epochs: the folder has 25, asked for is 3"):
+        train.run(config)
+
+
+def test_a_run_refuses_a_store_of_another_vocabulary_or_recipe(packed, trained, tmp_path, caplog):
+    other = tmp_path / "store"
+    shutil.copytree(packed / "store", other)
+    words = (other / "vocabulary.txt").read_text().replace("dog", "god")
+    (other / "vocabulary.txt").write_text(words)
+    arguments = ["evaluate", "--run", str(trained), "--store", str(other), "--out", str(tmp_path / "e"), "--device", "cpu"]
+    assert main(arguments) == 2
+    assert "vocabulary is not that of" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory):
+    """A tiny chain from raw videos on, for what needs features that can be made again."""
+    folder = tmp_path_factory.mktemp("raw")
+    (folder / "videos").mkdir()
+    for number in range(4):
+        write_video(folder / "videos" / f"r{number}.mp4", [i * 40 for i in range(150)], rate=25, width=64, height=48)
+    rows = [{"video_id": f"r{n}", "query": "it starts", "start_s": 0, "end_s": 2.4} for n in range(4)]
+    jsonl(folder / "train.jsonl", rows[:2])
+    jsonl(folder / "val.jsonl", rows[2:])
+    (folder / "vectors.txt").write_text("it 0.1 0.2\nstarts 0.3 0.4\n")
+    recipe = """
+        [extract]
+        videos = "videos"
+        out = "features"
+        weights = "random:0"
+        short_side = 32
+        crop = 32
+        device = "cpu"
+        [tokenise]
+        dataset = "jsonl"
+        train = ["train.jsonl"]
+        val = ["val.jsonl"]
+        glove = "vectors.txt"
+        out = "queries"
+        [pack]
+        features = "features"
+        queries = "queries"
+        out = "store"
+        [train]
+        store = "store"
+        out = "run"
+        epochs = 2
+        device = "cpu"
+        model = {text_hidden = 4, video_hidden = 4, predictor_hidden = 4, mlp_hidden = 4}
+    """
+    (folder / "mine.toml").write_text(recipe)
+    assert main(["run", str(folder / "mine.toml")]) == 0
+    return folder
+
+
+def test_localize_answers_in_seconds(real_run, capsys):
+    video = str(real_run / "videos" / "r0.mp4")
+    arguments = ["localize", "--run", str(real_run / "run"), "--video", video, "--device", "cpu"]
+    assert main([*arguments, "--query", "it starts", "What is it?"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    start, end = (float(part.split()[0]) for part in lines[0].split(" to "))
+    assert 0 <= start < end <= 6.0
+    assert lines[1].endswith("What is it?")
+
+
+def test_localize_finds_what_evaluation_finds(real_run):
+    """Features made anew from the raw video are those of the store, and so are the answers."""
+    from excl.pipeline import localize
+    from excl.pipeline.examples import load_examples
+
+    store = TrainingStore(real_run / "store")
+    trained = train.load_run(real_run / "run", device="cpu")
+    query = store.queries("val")[0]
+    assert query.duration_s == 6.0  # the annotations did not say; the video does
+    [[start_s, end_s, score]] = train.predict(trained.model, load_examples(store, [query]), batch_size=1)
+    video = real_run / "videos" / f"{query.video_id}.mp4"
+    [answer] = localize.run(localize.Config(run=real_run / "run", video=video, query=(query.query,), device="cpu"))
+    assert (answer.start_s, answer.end_s, answer.score) == (start_s, end_s, pytest.approx(score, rel=1e-6))
+
+
+def test_localize_refuses_other_weights_and_bad_videos(real_run, tmp_path, caplog):
+    video = str(real_run / "videos" / "r0.mp4")
+    arguments = ["localize", "--run", str(real_run / "run"), "--query", "it", "--device", "cpu"]
+    assert main([*arguments, "--video", video, "--weights", "random:1"]) == 2
+    assert "its features were made with the weights" in caplog.text
+    (tmp_path / "bad.mp4").write_text("no video")
+    assert main([*arguments, "--video", str(tmp_path / "bad.mp4")]) == 2
+    assert "bad.mp4: cannot be decoded" in caplog.text
+
+
+def test_a_recipe_run_again_does_nothing(real_run, caplog):
+    before = {path: path.stat().st_mtime_ns for path in real_run.rglob("*") if path.is_file() and path.name != ".lock"}
+    caplog.set_level("INFO")
+    assert main(["run", str(real_run / "mine.toml")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert caplog.text.count("nothing to do") == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('fps = 0.0\nvideos = "videos"', "[extract]: fps: Input should be greater than 0"),
+        ('fps = "5"\nvideos = "videos"', "[extract]: fps: Input should be a valid number"),
+        ('frame_rate = 5\nvideos = "videos"', "[extract]: frame_rate: unknown"),
+        ("", "wanted is either videos or frames"),
+    ],
+)
+def test_a_recipe_with_a_mistake_is_refused_before_any_work(tmp_path, caplog, change, message):
+    (tmp_path / "r.toml").write_text(f'[extract]\nout = "x"\nweights = "random:0"\n{change}\n[extrct]\na = 1\n[pack]\n')
+    assert main(["run", str(tmp_path / "r.toml")]) == 2
+    assert message in caplog.text
+    assert "[extrct]: unknown" in caplog.text
+    assert "[pack]: features: missing" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.toml"]
+
+
+def test_a_recipe_that_is_none_is_refused(tmp_path, caplog):
+    assert main(["run", str(tmp_path / "nothing.toml")]) == 1
+    assert "neither a file nor one of demo" in caplog.text
+    (tmp_path / "broken.toml").write_text("[extract\n")
+    assert main(["run", str(tmp_path / "broken.toml")]) == 2
+    assert "not valid TOML" in caplog.text
+
+
+def test_real_annotations_and_videos_up_to_pack(shared, tmp_path, caplog):
+    """Two ActivityNet videos with their official queries (train and val_1), from raw files to a training store."""
+    caplog.set_level("INFO")
+    (tmp_path / "vectors.txt").write_text("the 0.1 0.2\ndog 0.3 0.4\n")
+    assert main(["extract", "--videos", str(shared / "videos"), "--out", str(tmp_path / "features"), "--weights", "random:0",
+                 "--short-side", "64", "--crop", "64"]) == 0  # fmt: skip
+    annotations = shared / "annotations" / "activitynet"
+    assert main(["tokenise", "--dataset", "activitynet-captions", "--train", str(annotations / "train.json"), "--val",
+                 str(annotations / "val_1.json"), "--glove", str(tmp_path / "vectors.txt"),
+                 "--out", str(tmp_path / "queries")]) == 0  # fmt: skip
+    assert main(["pack", "--features", str(tmp_path / "features"), "--queries", str(tmp_path / "queries"),
+                 "--out", str(tmp_path / "store")]) == 0  # fmt: skip
+    assert "train: 2 of 37,417 queries have features (0.0 %); 10,008 missing videos" in caplog.text
+    assert "val: 3 of 17,505 queries have features (0.0 %); 4,916 missing videos" in caplog.text
+    store = TrainingStore(tmp_path / "store")
+    assert list(store) == ["v_GGSY1Qvo990", "v_ZNVhz7ctTq0"]  # the third video has no queries
+    official = {split: json.loads((annotations / f"{split}.json").read_text()) for split in ("train", "val_1")}
+    for split, name, video_id, duration_s, frames in [
+        ("train", "train", "v_ZNVhz7ctTq0", 14.0, 70),
+        ("val", "val_1", "v_GGSY1Qvo990", 18.093781855249745, 91),
+    ]:
+        found = [q for q in store.queries(split) if q.video_id in store]
+        wanted = official[name][video_id]
+        assert [[q.start_s, q.end_s] for q in found] == wanted["timestamps"]
+        assert [q.query for q in found] == [sentence.strip() for sentence in wanted["sentences"]]
+        assert {q.duration_s for q in found} == {wanted["duration"]}
+        video = store[video_id]
+        n = -(-frames // 8) - 1
+        assert video.features.shape == (n, 1024)
+        assert video.start_s.tolist() == [0.0] + [(8 * k + 4) / 5 for k in range(1, n)]
+        assert video.end_s.tolist() == [(8 * k + 12) / 5 for k in range(n - 1)] + [duration_s]

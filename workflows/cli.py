@@ -1,0 +1,68 @@
+"""The `excl` command: one subcommand a step, nothing but arguments in and calls out.
+
+Exit codes: 0 all done, 1 stopped by an error, 2 arguments or settings refused, 3 finished, but some videos failed,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import reduce
+from typing import Annotated, Any
+
+os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # the message names the field; a link to pydantic helps nobody
+
+import tyro
+
+from excl.pipeline.manifest import BusyError
+from excl.workflows import run as recipe
+from excl.workflows.steps import STEPS, Step
+
+log = logging.getLogger("excl")
+
+DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with exact times, and ExCL trained on them.
+
+For a data set: decode (optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can
+be interrupted and run again; or all of them in one recipe with run. Then localize answers queries about any video.
+`excl COMMAND --help` tells more."""
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code. Arguments that cannot be parsed exit with 2 from within."""
+    command = tyro.cli(_commands(), args=arguments, prog="excl", description=DESCRIPTION)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        failed = recipe.run(command) if isinstance(command, recipe.Config) else recipe.run_step(_step_of(command), command)
+    except (BusyError, OSError) as error:
+        log.error("error: %s", error)
+        return 1
+    except ValueError as error:
+        log.error("error: %s", error)
+        return 2
+    except KeyboardInterrupt:
+        log.error("interrupted; what was recorded is kept, and the same command goes on from there")
+        return INTERRUPTED
+    return 3 if failed else 0
+
+
+def _commands() -> Any:
+    """The union of all configurations, each a subcommand under its step's name."""
+    choices = [(step.name, step.config) for step in STEPS.values()] + [("run", recipe.Config)]
+    annotated = [
+        Annotated[config, tyro.conf.subcommand(name, description=config.__doc__, prefix_name=False)]
+        for name, config in choices
+    ]
+    return reduce(lambda left, right: left | right, annotated)
+
+
+def _step_of(config: object) -> Step:
+    return next(step for step in STEPS.values() if isinstance(config, step.config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""A recipe: the stages for one data set, in order, from one TOML file.
+
+Every table of the file is the configuration of one step and holds its settings under the names that the command's
+flags have. Steps without a table are left out. Paths count from the root folder. All tables are checked before any work
+starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tyro
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from excl.pipeline.config import STRICT, parse_section
+from excl.workflows.steps import STEPS, Step
+
+log = logging.getLogger(__name__)
+
+
+@checked_dataclass(frozen=True, config=STRICT)
+class Config:
+    """Run all steps of a recipe: what is done already is not done again."""
+
+    recipe: tyro.conf.Positional[str]
+    """A recipe file (TOML), or the name of one that comes with excl: demo."""
+    root: Path | None = None
+    """The folder from which the recipe's paths count. Default: the recipe file's own folder; for a recipe that comes
+    with excl, a folder of its name."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A parsed recipe: the configuration of every step it has, in the order of the steps."""
+
+    name: str
+    root: Path
+    configs: dict[str, Any]
+
+
+def bundled() -> list[str]:
+    """The names of the recipes that come with the package."""
+    folder = resources.files("excl.workflows") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(config: Config) -> tuple[str, Path, Mapping[str, Any]]:
+    """Name, root and tables of the recipe; ValueError if there is none or it is no TOML."""
+    if config.recipe in bundled():
+        text = (resources.files("excl.workflows") / "recipes" / f"{config.recipe}.toml").read_text(encoding="utf-8")
+        name, root = config.recipe, config.root or Path(config.recipe)
+    else:
+        path = Path(config.recipe)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such recipe; it is neither a file nor one of {', '.join(bundled())}")
+        text, name, root = path.read_text(encoding="utf-8"), path.name, config.root or path.parent
+    try:
+        return name, root, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name}: not valid TOML: {error}") from error
+
+
+def check(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of every step in the recipe; ValueError names every table and key that is wrong."""
+    problems, configs = [], {}
+    for table in tables.keys() - STEPS.keys():
+        problems.append(f"{name}: [{table}]: unknown; a recipe may have {', '.join(f'[{step}]' for step in STEPS)}")
+    for step in STEPS.values():
+        if step.name not in tables:
+            continue
+        try:
+            configs[step.name] = parse_section(step.config, tables[step.name], where=f"{name}: [{step.name}]")
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return configs
+
+
+def run(config: Config) -> int:
+    """Run the recipe's steps in order; returns how many videos failed on the way."""
+    name, root, tables = load_recipe(config)
+    root.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with contextlib.chdir(root):
+        configs = check(name, tables)
+        log.info("%s: %s, in %s", name, ", ".join(configs), Path.cwd())
+        for number, (step_name, step_config) in enumerate(configs.items(), start=1):
+            log.info("[%d/%d] %s", number, len(configs), step_name)
+            failed += run_step(STEPS[step_name], step_config)
+    return failed
+
+
+def run_step(step: Step, config: Any) -> int:
+    """Run one step and show what it found; returns how many videos failed."""
+    result = step.run(config)
+    if step.show is not None:
+        print(step.show(result), flush=True)
+    return step.failed(result)

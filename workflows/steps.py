@@ -1,0 +1,46 @@
+"""The steps there are, each with its configuration and its function: what the command and the recipes choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
+from excl.pipeline.manifest import Manifest
+from excl.workflows import demo
+
+
+def _failed_videos(folder: Path) -> int:
+    return len(Manifest.read(folder).failed)
+
+
+def _none_failed(_: object) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its name, its configuration class, what it does, and what of its result people want to see."""
+
+    name: str
+    config: type[Any]
+    run: Callable[[Any], Any]
+    show: Callable[[Any], str] | None = None
+    failed: Callable[[Any], int] = _none_failed
+
+
+STEPS = {
+    step.name: step
+    for step in (
+        Step("demo", demo.Config, demo.run),
+        Step("decode", decode.Config, decode.run, failed=_failed_videos),
+        Step("extract", extract.Config, extract.run, failed=_failed_videos),
+        Step("tokenise", tokenise.Config, tokenise.run),
+        Step("pack", pack.Config, pack.run),
+        Step("train", train.Config, train.run),
+        Step("evaluate", evaluate.Config, evaluate.run, show=evaluate.table),
+        Step("localize", localize.Config, localize.run, show=localize.lines),
+    )
+}
