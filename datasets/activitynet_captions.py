@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from excl.datasets.moments import Moment, annotated_spans, annotation_id, get, positive, read_videos
+from excl.datasets.moments import Moment
+from excl.datasets.parsing import annotated_spans, annotation_id, get, positive, read_videos
 
 
 def load(path: Path, *, split: str) -> list[Moment]:

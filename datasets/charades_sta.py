@@ -12,7 +12,8 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from excl.datasets.moments import Moment, annotation_id, one_line, positive, read_lines, read_text
+from excl.datasets.moments import Moment
+from excl.datasets.parsing import annotation_id, one_line, positive, read_lines, read_text
 
 
 def load(path: Path, *, split: str, durations: Sequence[Path]) -> list[Moment]:

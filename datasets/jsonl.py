@@ -12,7 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from excl.datasets.moments import Moment, annotation_id, get, number, one_line, parse_object, positive, read_lines
+from excl.datasets.moments import Moment
+from excl.datasets.parsing import annotation_id, get, number, one_line, parse_object, positive, read_lines
 
 REQUIRED = ("video_id", "query", "start_s", "end_s")
 OPTIONAL = ("duration_s", "annotation_id", "split", "group")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nltk.tokenize import NLTKWordTokenizer
 
-from excl.datasets.moments import read_text, storable
+from excl.datasets.parsing import read_text, storable
 
 MAX_QUERY_CHARS = 2000  # the longest of 108,000 official queries has 451; what is longer is no query
 PAD, UNK = 0, 1

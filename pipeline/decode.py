@@ -1,8 +1,9 @@
 """Stage 1, decode: reads videos, leaves their frames at `fps` a second, one HDF5 file a video.
 
-`extract` takes frames straight from the decoder and does not need this stage; it is for extracting many times from the same
-videos. A file holds `frames` uint8 RGB [T, crop, crop, 3], compressed without loss, and the facts of the video as JSON in
-the attribute `facts`. Frame k is the one on screen k / fps seconds after the start (`datasets/video.py`).
+`extract` takes frames straight from the decoder and does not need this stage; it is for extracting many times from the
+same videos. A file holds `frames` uint8 RGB [T, crop, crop, 3], compressed without loss, and as JSON in its attributes the
+`facts` of the sampling and the `source`, the video's file. Frame k is the one on screen k / fps seconds after the start
+(`datasets/video.py`).
 """
 
 from __future__ import annotations
@@ -73,16 +74,16 @@ def decode_video(config: Config, item: items.Item) -> dict[str, Any]:
     started = time.monotonic()
     name = f"frames/{item.number:06d}.h5"
     try:
-        source = items.source_facts(item.path)
+        source = items.file_facts(item.path)
         video = SampledVideo(item.path, fps=config.fps, geometry=Geometry(config.short_side, config.crop))
         with atomic(config.out / name) as temporary:
-            _write_frames(temporary, video, crop=config.crop)
+            _write_frames(temporary, video, crop=config.crop, source=source)
     except VideoError as error:
         return items.failure(item, error)
     return {
         "id": items.key(item.video_id),
         "file": name,
-        "source": source,
+        "input": source,
         "num_frames": video.facts.num_frames,
         "duration_s": video.facts.duration_s,
         "mtime_ns": item.path.stat().st_mtime_ns,
@@ -90,7 +91,7 @@ def decode_video(config: Config, item: items.Item) -> dict[str, Any]:
     }
 
 
-def _write_frames(path: Path, video: SampledVideo, *, crop: int) -> None:
+def _write_frames(path: Path, video: SampledVideo, *, crop: int, source: dict[str, Any]) -> None:
     with h5py.File(path, "w") as file:
         frames = file.create_dataset(
             "frames",
@@ -105,6 +106,7 @@ def _write_frames(path: Path, video: SampledVideo, *, crop: int) -> None:
             frames.resize(len(frames) + len(batch), axis=0)
             frames[-len(batch) :] = batch
         file.attrs["facts"] = json.dumps(dataclasses.asdict(video.facts))
+        file.attrs["source"] = json.dumps(source)
 
 
 def _batches(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -114,13 +116,14 @@ def _batches(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 class StoredFrames:
-    """The frames of one video as `decode` left them; the same interface as `SampledVideo`."""
+    """The frames of one video as `decode` left them; iterate as with `SampledVideo`. `source` is the video's own file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with h5py.File(path, "r", locking=False) as file:
                 self.facts = VideoFacts(**json.loads(file.attrs["facts"]))
+                self.source: dict[str, Any] = json.loads(file.attrs["source"])
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise VideoError(f"{path}: not a file of frames that `excl decode` wrote ({error})") from error
 
@@ -134,18 +137,19 @@ class StoredFrames:
             raise VideoError(f"{self.path}: damaged ({error}); decode the video again") from error
 
 
-def stored_videos(folder: Path, *, fps: float, geometry: Geometry) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Video id to the frames' file and its record, for a folder of `decode`.
+def stored_videos(folder: Path, *, fps: float, geometry: Geometry) -> dict[str, Path]:
+    """Video id to the file of its frames, for a folder of `decode`.
 
-    Raises ValueError if the frames were not sampled as asked for.
+    Raises ValueError if the frames were not sampled as asked for, or not all of them are there yet.
     """
     manifest = Manifest.read(folder, stage=STAGE)
+    items.require_finished(manifest)
     wanted = {"fps": fps, **dataclasses.asdict(geometry)}
     found = manifest.header["identity"]
     if found != wanted:
         raise ValueError(f"{folder}: its frames were sampled with {found}, asked for is {wanted}")
     return {
-        name.removeprefix("video/"): (folder / record["file"], record)
+        name.removeprefix("video/"): folder / record["file"]
         for name, record in manifest.records.items()
         if name.startswith("video/") and "error" not in record
     }

@@ -74,8 +74,7 @@ def run(config: Config, *, map: items.Map = builtins.map) -> Path:
     """Extract what is not extracted yet; failures are recorded and do not stop the run. Returns the store's folder."""
     geometry = Geometry(config.short_side, config.crop)
     if config.frames is not None:
-        stored = stored_videos(config.frames, fps=config.fps, geometry=geometry)
-        videos = {video_id: path for video_id, (path, _) in stored.items()}
+        videos = stored_videos(config.frames, fps=config.fps, geometry=geometry)
     else:
         assert config.videos is not None
         videos = find_videos(config.videos)
@@ -85,11 +84,12 @@ def run(config: Config, *, map: items.Map = builtins.map) -> Path:
             (config.out / name).mkdir(exist_ok=True)
         todo = items.pending(manifest, items.plan(manifest, videos), retry_failed=config.retry_failed)
         work = functools.partial(extract_video, config)
+        ids = items.planned(manifest)
         numbers = {item.video_id: item.number for item in todo}
         for video_id in items.work_off(manifest, todo, work, map=map, what=STAGE):
-            join_parts(config, manifest, shard=numbers[video_id] // config.shard_videos)
-        for shard in range(math.ceil(len(items.planned(manifest)) / config.shard_videos)):
-            join_parts(config, manifest, shard=shard)  # what an interrupted run left to do
+            join_parts(config, manifest, ids, shard=numbers[video_id] // config.shard_videos)
+        for shard in range(math.ceil(len(ids) / config.shard_videos)):
+            join_parts(config, manifest, ids, shard=shard)  # what an interrupted run left to do
         items.report(manifest, what=STAGE)
     return config.out
 
@@ -118,14 +118,11 @@ def extract_video(config: Config, item: items.Item) -> dict[str, Any]:
     started = time.monotonic()
     name = f"parts/{item.number:06d}.h5"
     try:
-        source = items.source_facts(item.path)
-        features = video_features(
-            _open_video(config, item.path),
-            _extractor(config.weights, config.device),
-            video_id=item.video_id,
-            dtype=config.dtype,
-            source=source,
-        )
+        read = items.file_facts(item.path)
+        video = _open_video(config, item.path)
+        source = video.source if isinstance(video, StoredFrames) else read
+        extractor = _extractor(config.weights, config.device)
+        features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source)
     except VideoError as error:
         return items.failure(item, error)
     write_shard(config.out / name, [features], recipe=recipe(config))
@@ -133,7 +130,7 @@ def extract_video(config: Config, item: items.Item) -> dict[str, Any]:
         "id": items.key(item.video_id),
         "file": name,
         "videos": [item.video_id],
-        "source": source,
+        "input": read,
         "num_frames": features.facts["num_frames"],
         "num_rows": len(features.features),
         "duration_s": features.duration_s,
@@ -160,10 +157,10 @@ def video_features(
     return VideoFeatures(video_id, rows.astype(np.dtype(dtype)), start_s, end_s, described)
 
 
-def join_parts(config: Config, manifest: Manifest, *, shard: int) -> None:
-    """Write a shard if all its videos are recorded and it lacks one of them; then remove the parts it was made of."""
+def join_parts(config: Config, manifest: Manifest, ids: list[str], *, shard: int) -> None:
+    """Write a shard of the planned `ids` if all its videos are recorded and it lacks one; then remove its parts."""
     numbers = range(shard * config.shard_videos, (shard + 1) * config.shard_videos)
-    members = items.planned(manifest)[numbers.start : numbers.stop]
+    members = ids[numbers.start : numbers.stop]
     records = [manifest.records.get(items.key(v)) for v in members]
     done = [v for v, record in zip(members, records, strict=True) if record and "error" not in record]
     if None in records or not done:

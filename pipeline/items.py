@@ -62,7 +62,7 @@ def planned(manifest: Manifest) -> list[str]:
     return [v for name, record in manifest.records.items() if name.startswith("plan/") for v in record["planned"]]
 
 
-def source_facts(path: Path) -> dict[str, Any]:
+def file_facts(path: Path) -> dict[str, Any]:
     """Which file it is: {"file", "bytes", "sha256"}; VideoError if it cannot be read."""
     require_regular_file(path)
     try:
@@ -86,9 +86,9 @@ def pending(manifest: Manifest, items: list[Item], *, retry_failed: bool) -> lis
 
 def _refuse_changed(record: Mapping[str, Any], item: Item, folder: Path) -> None:
     status = item.path.stat()
-    if (status.st_size, status.st_mtime_ns) == (record["source"]["bytes"], record["mtime_ns"]):
+    if (status.st_size, status.st_mtime_ns) == (record["input"]["bytes"], record["mtime_ns"]):
         return
-    if sha256_file(item.path) != record["source"]["sha256"]:
+    if sha256_file(item.path) != record["input"]["sha256"]:
         raise ValueError(
             f"{item.path} has changed since {folder} was made from it; choose another output folder, or remove this one"
         )

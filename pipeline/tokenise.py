@@ -114,7 +114,7 @@ def _work(config: Config, manifest: Manifest) -> dict[str, Any]:
     for line in cleaning.lines():
         log.info("%s", line)
     moments = _with_validation(config, cleaning.kept)
-    tokens = [tokenise(moment.query) for moment in moments]
+    tokens = [_tokens(moment) for moment in moments]
     training = [t for moment, t in zip(moments, tokens, strict=True) if moment.split == "train"]
     vocabulary = Vocabulary.build(training, min_count=config.min_count, max_size=config.max_words)
     vectors = load_vectors(config.glove, vocabulary, seed=config.seed)
@@ -132,6 +132,13 @@ def _work(config: Config, manifest: Manifest) -> dict[str, Any]:
     log.info("%d words, %d of them without a vector in %s", len(vocabulary), report["words_without_vector"], config.glove)
     outputs = {name: sha256_file(manifest.folder / name) for name in ("moments.jsonl", "vocabulary.txt", "vectors.npy")}
     return {"splits": report["splits"], "words": len(vocabulary), "sha256": outputs}
+
+
+def _tokens(moment: Moment) -> list[str]:
+    try:
+        return tokenise(moment.query)
+    except ValueError as error:
+        raise ValueError(f"{moment.source}: {error}") from error
 
 
 def _with_validation(config: Config, moments: Sequence[Moment]) -> list[Moment]:

@@ -120,3 +120,9 @@ def test_a_download_that_is_not_the_published_file_is_refused_and_removed(port, 
     with pytest.raises(ValueError, match="not the published file"):
         load_weights("charades")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_download_that_fails_says_what_to_do(port, tmp_path):
+    with pytest.raises(OSError, match=r"rgb_imagenet\.pt: cannot be downloaded .*404.*give its path"):
+        load_weights("kinetics")
+    assert list((tmp_path / "cache").iterdir()) == []

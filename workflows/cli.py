@@ -27,9 +27,10 @@ DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with ex
 
 For a data set: decode (optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can
 be interrupted and run again; or all of them in one recipe with run. Then localize answers queries about any video.
-`excl COMMAND --help` tells more."""
+`excl COMMAND --help` tells more. With EXCL_DEBUG=1 in the environment an error shows where it was raised."""
 
 INTERRUPTED = 130
+DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         failed = recipe.run(command) if isinstance(command, recipe.Config) else recipe.run_step(_step_of(command), command)
     except (BusyError, OSError) as error:
-        log.error("error: %s", error)
+        log.error("error: %s", error, exc_info=DEBUG)
         return 1
     except ValueError as error:
-        log.error("error: %s", error)
+        log.error("error: %s", error, exc_info=DEBUG)
         return 2
     except KeyboardInterrupt:
         log.error("interrupted; what was recorded is kept, and the same command goes on from there")

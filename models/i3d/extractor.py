@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from excl.models.i3d.network import pool_pairs
+from excl.models.i3d.network import fold_batch_norm, pool_pairs
 from excl.models.i3d.timemap import FRAMES_PER_ROW, padded_frames
 from excl.models.i3d.weights import Weights
 
@@ -39,7 +39,7 @@ class Extractor:
         assert chunk_frames % FRAMES_PER_ROW == 0
         self.device = device
         self.chunk_frames = chunk_frames
-        self.network = weights.network().to(device)
+        self.network = fold_batch_norm(weights.network()).to(device)
         self.network.to(memory_format=torch.channels_last_3d)
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # float32 means float32: TF32 keeps three digits

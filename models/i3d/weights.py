@@ -102,20 +102,24 @@ def fetch(name: str) -> Path:
     Its git blob id is checked every time; a file that fails is removed from the cache and ValueError says so.
     """
     published = PUBLISHED[name]
-    path = Path(
-        pooch.retrieve(
-            BASE_URL + published.file_name,
+    url = BASE_URL + published.file_name
+    pooch.get_logger().setLevel(logging.WARNING)
+    try:
+        file = pooch.retrieve(
+            url,
             known_hash=None,  # the published identity is no hash that pooch knows; it is checked below
             fname=f"{published.git_blob_id[:12]}-{published.file_name}",
             path=cache_folder(),
             progressbar=True,
         )
-    )
+    except OSError as error:  # which all of requests' errors are
+        raise OSError(f"{url}: cannot be downloaded ({error}); fetch it elsewhere and give its path as weights") from error
+    path = Path(file)
     found = git_blob_id(path)
     if found != published.git_blob_id:
         path.unlink()
         raise ValueError(
-            f"{BASE_URL}{published.file_name}: the download is not the published file (git blob id {found}, wanted "
+            f"{url}: the download is not the published file (git blob id {found}, wanted "
             f"{published.git_blob_id}); it was removed. Try again, or fetch the file by hand and give its path."
         )
     return path
