@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def annotation_id(split: str, path: Path, row: object) -> str:
-    """The id of a row by the rule at the top of this file."""
+    """The id of a row by the rule in `moments.py`."""
     return f"{split}:{path.stem}:{row}"
 
 

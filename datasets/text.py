@@ -6,7 +6,6 @@ does not reach it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -84,11 +83,6 @@ class Vocabulary:
     def ids(self, tokens: Sequence[str]) -> list[int]:
         """The index of every token, UNK for those that are no word of the vocabulary."""
         return [self._index_by_word.get(token, UNK) for token in tokens]
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the words joined by line feeds: equal where every word has the same index."""
-        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """One word a line, UTF-8: line number, from 0, is index."""

@@ -13,10 +13,13 @@ public I3D port do.
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +38,8 @@ OPEN_OPTIONS = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg",
     "protocol_whitelist": "file",
 }
+MAX_REORDERED = 16  # frames; the most that H.264 and HEVC allow
+MAX_SHARE_MISSING = 0.1  # of the claimed duration; containers round, and some are wrong by a little
 
 
 class VideoError(ValueError):
@@ -122,6 +127,7 @@ class SampledVideo:
         end = clock.seconds(shown_pts + (shown.duration or last_gap or _frame_gap(stream)))
         if end <= 0:
             raise VideoError(f"{self.path}: the pictures end {float(end):.3f} s after the presentation's start")
+        _require_whole(container, stream, float(end), self.path)
         picture = converter(shown) if picture is None else picture
         while k < math.ceil(self.fps * end):
             yield picture
@@ -206,14 +212,29 @@ def _timed_frames(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """The stream's frames that have a time, with it, each later than the one before; VideoError where time goes back."""
     stream.thread_type, stream.thread_count = "SLICE", 1
+    frames = ((frame.pts, frame) for frame in container.decode(stream) if frame.pts is not None)
     last: int | None = None
-    for frame in container.decode(stream):
-        if frame.pts is None:
-            continue  # a frame without a time cannot be shown at one
-        if last is not None and frame.pts <= last:
-            raise VideoError(f"{path}: time goes back, from pts {last} to {frame.pts}")
-        last = frame.pts
-        yield frame.pts, frame
+    for pts, frame in _retimed(frames) if container.format.name == "avi" else frames:
+        if last is not None and pts <= last:
+            raise VideoError(f"{path}: time goes back, from pts {last} to {pts}; remux the file with correct times")
+        last = pts
+        yield pts, frame
+
+
+def _retimed(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames in the order in which they come, which is that of presentation, with their times sorted.
+
+    AVI keeps times of decoding only, so with B-frames they come out of order.
+    """
+    times: list[int] = []
+    waiting: deque[av.VideoFrame] = deque()
+    for pts, frame in frames:
+        heapq.heappush(times, pts)
+        waiting.append(frame)
+        if len(waiting) > MAX_REORDERED:
+            yield heapq.heappop(times), waiting.popleft()
+    while waiting:
+        yield heapq.heappop(times), waiting.popleft()
 
 
 def _start_time(container: av.container.InputContainer) -> Fraction:
@@ -231,6 +252,27 @@ def _start_time(container: av.container.InputContainer) -> Fraction:
         if s.start_time is not None and s.time_base is not None
     ]
     return next((time for time in exact if abs(time - rounded) <= Fraction(1, av.time_base)), rounded)
+
+
+def _require_whole(container: av.container.InputContainer, stream: av.VideoStream, duration_s: float, path: Path) -> None:
+    """VideoError if the pictures end long before they should by what the file says of the video stream."""
+    claimed = _claimed_duration_s(container, stream)
+    if claimed is not None and duration_s < (1 - MAX_SHARE_MISSING) * claimed:
+        raise VideoError(
+            f"{path}: decoded {duration_s:.1f} s of pictures, the file says {claimed:.1f} s; it may be cut short"
+        )
+
+
+def _claimed_duration_s(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
+    """How long the video stream is by the container; None if it does not say (the container's end may be the sound's)."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    if container.duration and not container.streams.audio:
+        return container.duration / av.time_base
+    return None
 
 
 def _frame_gap(stream: av.VideoStream) -> int:

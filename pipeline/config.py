@@ -33,17 +33,21 @@ def parse_section(config_type: type[C], section: Mapping[str, Any], *, where: st
         raise ValueError(describe(error, where=where)) from error
 
 
-def describe(error: ValidationError, *, where: str, prefix: str = "", dash: bool = False) -> str:
+def describe(error: ValidationError, *, where: str) -> str:
     """A ValidationError as one line a field: `where: key: what is wrong (given: value)`."""
     lines = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
-        name = prefix + (key.replace("_", "-") if dash else key)
+        reason = item["msg"].removeprefix("Value error, ")
         message = {"unexpected_keyword_argument": "unknown", "missing": "missing, and it has no default"}.get(
-            item["type"], item["msg"]
+            item["type"], reason
         )
-        given = "" if item["type"] in {"missing", "unexpected_keyword_argument"} else f" (given: {item['input']!r})"
-        lines.append(f"{where}: {name}: {message}{given}" if key else f"{where}: {message}")
+        given = (
+            ""
+            if item["type"] in {"missing", "unexpected_keyword_argument", "value_error"}
+            else f" (given: {item['input']!r})"
+        )
+        lines.append(f"{where}: {key}: {message}{given}" if key else f"{where}: {message}")
     return "\n".join(lines)
 
 

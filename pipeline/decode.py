@@ -12,6 +12,7 @@ import builtins
 import dataclasses
 import itertools
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -27,6 +28,8 @@ from excl.datasets.video import Geometry, SampledVideo, VideoError, VideoFacts, 
 from excl.pipeline import items
 from excl.pipeline.config import STRICT, PositiveFloat, identity
 from excl.pipeline.manifest import Manifest, atomic
+
+log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "decode", 1
 FRAMES_PER_CHUNK = 8
@@ -62,7 +65,9 @@ def run(config: Config, *, map: items.Map = builtins.map) -> Path:
     made_by = identity(config, run_only=RUN_ONLY)
     with Manifest.open(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION) as manifest:
         (config.out / "frames").mkdir(exist_ok=True)
-        todo = items.pending(manifest, items.plan(manifest, videos), retry_failed=config.retry_failed)
+        todo = items.pending(
+            manifest, items.plan(manifest, videos), identify=items.file_facts, retry_failed=config.retry_failed
+        )
         for _ in items.work_off(manifest, todo, partial(decode_video, config), map=map, what=STAGE):
             pass
         items.report(manifest, what=STAGE)
@@ -79,14 +84,14 @@ def decode_video(config: Config, item: items.Item) -> dict[str, Any]:
         with atomic(config.out / name) as temporary:
             _write_frames(temporary, video, crop=config.crop, source=source)
     except VideoError as error:
-        return items.failure(item, error)
+        return items.failure(item.video_id, error)
     return {
         "id": items.key(item.video_id),
         "file": name,
-        "input": source,
+        "source": source,
         "num_frames": video.facts.num_frames,
         "duration_s": video.facts.duration_s,
-        "mtime_ns": item.path.stat().st_mtime_ns,
+        "stat": items.read_state(item.path),
         "wall_s": round(time.monotonic() - started, 3),
     }
 
@@ -146,8 +151,14 @@ def stored_videos(folder: Path, *, fps: float, geometry: Geometry) -> dict[str, 
     items.require_finished(manifest)
     wanted = {"fps": fps, **dataclasses.asdict(geometry)}
     found = manifest.header["identity"]
-    if found != wanted:
-        raise ValueError(f"{folder}: its frames were sampled with {found}, asked for is {wanted}")
+    if found != wanted or manifest.header["code_version"] != CODE_VERSION:
+        version = manifest.header["code_version"]
+        raise ValueError(
+            f"{folder}: its frames were sampled with {found} (version {version}), asked for is {wanted} "
+            f"(version {CODE_VERSION}); decode again, into another folder"
+        )
+    if manifest.failed:
+        log.warning("%s: %d videos that could not be decoded are left out", folder, len(manifest.failed))
     return {
         name.removeprefix("video/"): folder / record["file"]
         for name, record in manifest.records.items()

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic.dataclasses import dataclass
 
 from excl.models.excl import THRESHOLDS, best_fixed_span, summary
+from excl.models.i3d.extractor import choose_device
 from excl.pipeline.config import STRICT, PositiveInt, identity
 from excl.pipeline.examples import load_examples
 from excl.pipeline.manifest import Manifest, sha256_file, single, write_json, write_text
@@ -26,6 +27,7 @@ from excl.pipeline.train import TrainedRun, load_run, predict
 log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "evaluate", 1
+COLUMNS = (*(f"R1@{threshold}" for threshold in THRESHOLDS), "mIoU")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,12 +40,15 @@ class Config:
     """The training store to evaluate on, with the run's vocabulary and feature recipe."""
     out: Path
     """The folder to write: predictions.jsonl and metrics.json."""
-    split: str = "test"
+    split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""
     batch_size: PositiveInt = 64
     """Queries at a time."""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+
+    def __post_init__(self) -> None:
+        choose_device(self.device)
 
 
 def run(config: Config) -> Path:
@@ -74,7 +79,7 @@ def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str,
 
 
 def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
-    if trained.words != store.words:
+    if trained.words != list(store.vocabulary.words):
         raise ValueError(f"{store.path}: its vocabulary is not that of {trained.path}, so its token ids mean other words")
     if trained.recipe != store.recipe:
         raise ValueError(
@@ -105,57 +110,67 @@ def _moment_detr(query: Query, span: np.ndarray) -> dict[str, Any]:
 def _metrics(
     config: Config, trained: TrainedRun, store: TrainingStore, queries: list[Query], predicted: np.ndarray
 ) -> dict[str, Any]:
-    fixed = _fixed_span(store)
-    prior = np.array([[np.nan] * 2 if q.duration_s is None else [q.duration_s * part for part in fixed] for q in queries])
-    covered = ~np.isnan(predicted[:, 0])
-    groups = {"all": np.ones(len(queries), dtype=bool)}
-    names = sorted({query.group for query in queries})
-    if len(names) > 1:
-        groups |= {name or "(no group)": np.array([query.group == name for query in queries]) for name in names}
     truth = np.array([[query.start_s, query.end_s] for query in queries])
+    groups = np.array([query.group for query in queries])
+    covered = ~np.isnan(predicted[:, 0])
     return {
         "dataset": trained.dataset,
         "split": config.split,
         "num_queries": len(queries),
         "num_covered": int(covered.sum()),
-        "random_weights": trained.recipe["weights"]["source"].startswith("random:"),
+        "random_weights": trained.recipe["weights"]["random"],
         "feature_recipe": trained.recipe,
         "best_epoch": trained.best,
-        "model": {name: summary(predicted[chosen, :2], truth[chosen]) for name, chosen in groups.items()},
+        "model": _by_group(predicted[:, :2], truth, groups),
         "model_where_covered": summary(predicted[covered, :2], truth[covered]) if covered.any() else None,
-        "best_fixed_span": {
-            "of_duration": fixed,
-            **{name: summary(prior[chosen], truth[chosen]) for name, chosen in groups.items()},
-        },
+        "best_fixed_span": _baseline(store, queries, truth, groups),
     }
 
 
-def _fixed_span(store: TrainingStore) -> tuple[float, float]:
-    """The part of the duration that fits the training moments best: what can be had without looking or reading."""
+def _by_group(predicted: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """The summary over all queries and, if there are several groups, over each."""
+    names = sorted(set(groups.tolist()))
+    by_group = {name: summary(predicted[groups == name], truth[groups == name]) for name in names}
+    return {"all": summary(predicted, truth), "groups": by_group if len(names) > 1 else {}}
+
+
+def _baseline(store: TrainingStore, queries: list[Query], truth: np.ndarray, groups: np.ndarray) -> dict[str, Any] | None:
+    """What the part of the duration that fits the training moments best scores: no look at the video, no reading.
+
+    None if no training moment has a video of known duration.
+    """
     known = [(q.start_s, q.end_s, q.duration_s) for q in store.queries("train") if q.duration_s is not None]
-    return best_fixed_span(*np.array(known, dtype=np.float64).T)
+    if not known:
+        return None
+    a, b = best_fixed_span(*np.array(known, dtype=np.float64).T)
+    durations_s = np.array([np.nan if q.duration_s is None else q.duration_s for q in queries])
+    return {"of_duration": [a, b], **_by_group(durations_s[:, None] * [a, b], truth, groups)}
 
 
 def table(folder: Path) -> str:
     """The results of an evaluation as a table for people."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    a, b = metrics["best_fixed_span"]["of_duration"]
-    rows = [("ExCL-clf 2-b", name, scores) for name, scores in metrics["model"].items()]
-    if metrics["num_covered"] < metrics["num_queries"]:
-        rows.append(("ExCL-clf 2-b", "all with features", metrics["model_where_covered"]))
-    prior = {name: scores for name, scores in metrics["best_fixed_span"].items() if name != "of_duration"}
-    rows += [(f"best fixed span ({a:.0%} to {b:.0%})", name, scores) for name, scores in prior.items()]
-    columns = [f"R1@{threshold}" for threshold in THRESHOLDS] + ["mIoU"]
     lines = [
         f"{metrics['dataset']}, split {metrics['split']}: {metrics['num_queries']:,} queries, "
         f"{metrics['num_covered']:,} with features",
-        f"{'':32}{'queries':24}{'number':>8}" + "".join(f"{name:>9}" for name in columns),
+        f"{'':32}{'queries':24}{'number':>8}" + "".join(f"{name:>9}" for name in COLUMNS),
+        *_table_lines("ExCL-clf 2-b", metrics["model"]),
     ]
-    for who, name, scores in rows:
-        if scores is not None:
-            numbers = "".join(f"{scores[column]:9.1f}" for column in columns)
-            lines.append(f"{who:32}{name:24}{scores['num_queries']:8,}{numbers}")
+    if 0 < metrics["num_covered"] < metrics["num_queries"]:
+        lines.append(_table_line("ExCL-clf 2-b", "those with features", metrics["model_where_covered"]))
+    if metrics["best_fixed_span"]:
+        a, b = metrics["best_fixed_span"]["of_duration"]
+        lines += _table_lines(f"best fixed span ({a:.0%} to {b:.0%})", metrics["best_fixed_span"])
     if metrics["random_weights"]:
-        lines.append("The features come from an I3D with RANDOM weights: these figures show that the chain works, no more.")
-    lines.append(f"metrics: {folder / 'metrics.json'}")
+        lines.append("The features come from an I3D with RANDOM weights: the figures show that the chain works, no more.")
+    lines.append(f"metrics: {(folder / 'metrics.json').resolve()}")
     return "\n".join(lines)
+
+
+def _table_lines(who: str, scores: dict[str, Any]) -> list[str]:
+    groups = [_table_line(who, f"  {name or '(no group)'}", one) for name, one in scores["groups"].items()]
+    return [_table_line(who, "all", scores["all"]), *groups]
+
+
+def _table_line(who: str, queries: str, scores: dict[str, Any]) -> str:
+    return f"{who:32}{queries:24}{scores['num_queries']:8,}" + "".join(f"{scores[name]:9.1f}" for name in COLUMNS)

@@ -23,13 +23,14 @@ from excl.datasets.video import Geometry, SampledVideo, VideoError, find_videos
 from excl.models.i3d.extractor import Extractor, choose_device
 from excl.models.i3d.timemap import FRAMES_PER_ROW, row_times
 from excl.models.i3d.weights import Weights, check_spec, load_weights
-from excl.pipeline import items
+from excl.pipeline import decode, items
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
 from excl.pipeline.decode import StoredFrames, stored_videos
-from excl.pipeline.manifest import Manifest, sha256_file
+from excl.pipeline.manifest import Manifest, move, sha256_file
 from excl.pipeline.store import Shard, VideoFeatures, write_shard
 
 STAGE, CODE_VERSION = "extract", 1
+CODE_VERSIONS = {decode.STAGE: decode.CODE_VERSION, STAGE: CODE_VERSION}  # of all code that makes a feature
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -63,6 +64,7 @@ class Config:
     def __post_init__(self) -> None:
         Geometry(self.short_side, self.crop)
         check_spec(self.weights)
+        choose_device(self.device)
         if (self.videos is None) == (self.frames is None):
             raise ValueError("wanted is either videos or frames, and not both")
 
@@ -78,11 +80,13 @@ def run(config: Config, *, map: items.Map = builtins.map) -> Path:
     else:
         assert config.videos is not None
         videos = find_videos(config.videos)
-    choose_device(config.device)
     with Manifest.open(config.out, stage=STAGE, identity=recipe(config), code_version=CODE_VERSION) as manifest:
         for name in ("parts", "shards"):
             (config.out / name).mkdir(exist_ok=True)
-        todo = items.pending(manifest, items.plan(manifest, videos), retry_failed=config.retry_failed)
+        _remove_superseded(config.out, manifest)
+        identify = items.file_facts if config.frames is None else _source_of_frames
+        planned = items.plan(manifest, videos)
+        todo = items.pending(manifest, planned, identify=identify, retry_failed=config.retry_failed)
         work = functools.partial(extract_video, config)
         ids = items.planned(manifest)
         numbers = {item.video_id: item.number for item in todo}
@@ -98,8 +102,19 @@ def recipe(config: Config) -> dict[str, Any]:
     """What determines the features, for the manifest and every shard: the settings, and what the weights are."""
     weights = _weights(config.weights)
     settings = identity(config, run_only=RUN_ONLY)
-    settings["weights"] = {"source": weights.source, "sha256": weights.sha256, "classes": weights.num_classes}
-    return {**settings, "network": "i3d-rgb", "frames_per_row": FRAMES_PER_ROW, "pool": "2x7x7"}
+    settings["weights"] = {
+        "source": weights.source,
+        "sha256": weights.sha256,
+        "classes": weights.num_classes,
+        "random": weights.is_random,
+    }
+    return {
+        **settings,
+        "network": "i3d-rgb",
+        "frames_per_row": FRAMES_PER_ROW,
+        "pool": "2x7x7",
+        "code_versions": CODE_VERSIONS,
+    }
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,28 +131,31 @@ def _extractor(spec: str, device: str) -> Extractor:
 def extract_video(config: Config, item: items.Item) -> dict[str, Any]:
     """Write the features of one video as a shard of one; returns its record."""
     started = time.monotonic()
-    name = f"parts/{item.number:06d}.h5"
+    name = _part_name(item.number)
     try:
-        read = items.file_facts(item.path)
         video = _open_video(config, item.path)
-        source = video.source if isinstance(video, StoredFrames) else read
+        source = video.source if isinstance(video, StoredFrames) else items.file_facts(item.path)
         extractor = _extractor(config.weights, config.device)
         features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source)
     except VideoError as error:
-        return items.failure(item, error)
+        return items.failure(item.video_id, error)
     write_shard(config.out / name, [features], recipe=recipe(config))
     return {
         "id": items.key(item.video_id),
-        "file": name,
+        "part": name,
         "videos": [item.video_id],
-        "input": read,
+        "source": source,
         "num_frames": features.facts["num_frames"],
         "num_rows": len(features.features),
         "duration_s": features.duration_s,
         "device": str(choose_device(config.device)),
-        "mtime_ns": item.path.stat().st_mtime_ns,
+        "stat": items.read_state(item.path),
         "wall_s": round(time.monotonic() - started, 3),
     }
+
+
+def _source_of_frames(path: Path) -> dict[str, Any]:
+    return StoredFrames(path).source
 
 
 def _open_video(config: Config, path: Path) -> SampledVideo | StoredFrames:
@@ -154,7 +172,11 @@ def video_features(
     facts = video.facts
     start_s, end_s = row_times(facts.num_frames, fps=facts.fps, duration_s=facts.duration_s)
     described = {**dataclasses.asdict(facts), "source": source}
-    return VideoFeatures(video_id, rows.astype(np.dtype(dtype)), start_s, end_s, described)
+    with np.errstate(over="ignore"):  # said below
+        stored = rows.astype(np.dtype(dtype))
+    if not np.isfinite(stored).all():
+        raise VideoError(f"{video.path}: features up to {np.abs(rows).max():.3g} do not fit {dtype}; use dtype float32")
+    return VideoFeatures(video_id, stored, start_s, end_s, described)
 
 
 def join_parts(config: Config, manifest: Manifest, ids: list[str], *, shard: int) -> None:
@@ -165,30 +187,48 @@ def join_parts(config: Config, manifest: Manifest, ids: list[str], *, shard: int
     done = [v for v, record in zip(members, records, strict=True) if record and "error" not in record]
     if None in records or not done:
         return
-    name = f"shards/{shard:05d}.h5"
-    if manifest.records.get(f"shard/{name}", {}).get("videos") != done:
-        _join(config, manifest, name, done)
-    for number in numbers:
-        (config.out / f"parts/{number:06d}.h5").unlink(missing_ok=True)
+    committed = manifest.records.get(_shard_key(shard), {})
+    if committed.get("videos") != done:
+        _join(config, manifest, shard, done)
+        if committed:
+            (config.out / committed["file"]).unlink()
+    for number, video_id in zip(numbers, members, strict=False):
+        if video_id in done:
+            (config.out / _part_name(number)).unlink(missing_ok=True)
 
 
-def _join(config: Config, manifest: Manifest, name: str, video_ids: list[str]) -> None:
-    """Join the parts of `video_ids`, and what an earlier version of the shard holds of them, into the shard `name`."""
+def _join(config: Config, manifest: Manifest, shard: int, video_ids: list[str]) -> None:
+    """Join the parts of `video_ids`, and what an earlier version of the shard holds of them, into a new shard.
+
+    A shard's name has its content in it, so a version with more videos never takes the place of one that is recorded.
+    """
+    records = [manifest.records.get(_shard_key(shard), {})] + [manifest.records[items.key(v)] for v in video_ids]
     found: dict[str, VideoFeatures] = {}
-    sources = [config.out / name] if (config.out / name).exists() else []
-    sources += [config.out / manifest.records[items.key(v)]["file"] for v in video_ids]
-    for path in sources:
-        if path.exists():
-            with Shard(path) as shard:
-                videos = [shard.video(position) for position in range(len(shard.videos))]
+    for name in (record.get("file", record.get("part")) for record in records):
+        if name is not None and (config.out / name).exists():
+            with Shard(config.out / name) as opened:
+                videos = [opened.video(position) for position in range(len(opened.videos))]
             found.update({video.video_id: video for video in videos})
-    write_shard(config.out / name, [found[v] for v in video_ids], recipe=recipe(config))
-    manifest.add(
-        {
-            "id": f"shard/{name}",
-            "file": name,
-            "videos": video_ids,
-            "num_rows": sum(len(found[v].features) for v in video_ids),
-            "sha256": sha256_file(config.out / name),
-        }
-    )
+    joined = config.out / "parts" / f"joined-{shard:05d}.h5"
+    write_shard(joined, [found[v] for v in video_ids], recipe=recipe(config))
+    sha256 = sha256_file(joined)
+    name = f"shards/{shard:05d}-{sha256[:12]}.h5"
+    move(joined, config.out / name)
+    rows = sum(len(found[v].features) for v in video_ids)
+    manifest.add({"id": _shard_key(shard), "file": name, "videos": video_ids, "num_rows": rows, "sha256": sha256})
+
+
+def _shard_key(shard: int) -> str:
+    return f"shard/{shard:05d}"
+
+
+def _part_name(number: int) -> str:
+    return f"parts/{number:06d}.h5"
+
+
+def _remove_superseded(out: Path, manifest: Manifest) -> None:
+    """Remove shards that no record names: versions from before or after the recorded one, left by a kill in between."""
+    recorded = {record.get("file") for record in manifest.records.values()}
+    for path in (out / "shards").iterdir():
+        if f"shards/{path.name}" not in recorded:
+            path.unlink()

@@ -45,12 +45,11 @@ def key(video_id: str) -> str:
 def plan(manifest: Manifest, videos: Mapping[str, Path]) -> list[Item]:
     """The videos in an order that never changes: those planned before, then new ones by id; recorded before any work.
 
-    A planned video that is no longer there is left out, with a warning.
+    A planned video that is no longer there is left as it is if it was done, and is recorded as failed if not.
     """
     known = planned(manifest)
-    gone = [v for v in known if v not in videos]
-    if gone:
-        log.warning("%d planned videos are not there any more: %s", len(gone), ", ".join(gone[:5]))
+    for video_id in [v for v in known if v not in videos and key(v) not in manifest.records]:
+        manifest.add(failure(video_id, VideoError(f"{video_id}: planned in an earlier run, not among the videos now")))
     new = sorted(set(videos) - set(known))
     if new:
         manifest.add({"id": f"plan/{len(known)}", "planned": new})
@@ -72,23 +71,28 @@ def file_facts(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
-def pending(manifest: Manifest, items: list[Item], *, retry_failed: bool) -> list[Item]:
-    """The items that still need work. ValueError if the file of one that was done has changed."""
+def read_state(path: Path) -> list[int]:
+    """Size and time of modification: while they stay the same the file is taken to be the same."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def pending(
+    manifest: Manifest, items: list[Item], *, identify: Callable[[Path], dict[str, Any]], retry_failed: bool
+) -> list[Item]:
+    """The items that still need work. ValueError if a video that was done has changed, by what `identify` says of it."""
     left = []
     for item in items:
         record = manifest.records.get(key(item.video_id))
         if record is None or (retry_failed and "error" in record):
             left.append(item)
-        elif "error" not in record:
-            _refuse_changed(record, item, manifest.folder)
+        elif "error" not in record and item.path.exists() and read_state(item.path) != record["stat"]:
+            _refuse_changed(record, item, identify, manifest.folder)
     return left
 
 
-def _refuse_changed(record: Mapping[str, Any], item: Item, folder: Path) -> None:
-    status = item.path.stat()
-    if (status.st_size, status.st_mtime_ns) == (record["input"]["bytes"], record["mtime_ns"]):
-        return
-    if sha256_file(item.path) != record["input"]["sha256"]:
+def _refuse_changed(record: Mapping[str, Any], item: Item, identify: Callable[[Path], dict[str, Any]], folder: Path) -> None:
+    if identify(item.path)["sha256"] != record["source"]["sha256"]:
         raise ValueError(
             f"{item.path} has changed since {folder} was made from it; choose another output folder, or remove this one"
         )
@@ -97,20 +101,26 @@ def _refuse_changed(record: Mapping[str, Any], item: Item, folder: Path) -> None
 def work_off(
     manifest: Manifest, items: list[Item], work: Callable[[Item], dict[str, Any]], *, map: Map, what: str
 ) -> Iterable[str]:
-    """Map `work` over the items and commit each record as it comes, with a progress bar; yields the ids as they are done."""
+    """Map `work` over the items and commit each record as it comes; yields the ids as they are done.
+
+    Progress is a bar on a terminal and ten lines elsewhere.
+    """
     with logging_redirect_tqdm(), tqdm(total=len(items), desc=what, unit="video", disable=None) as bar:
-        for record in map(work, items):
+        lines_every = max(1, len(items) // 10)
+        for count, record in enumerate(map(work, items), start=1):
             manifest.add(record)
             video_id = record["id"].removeprefix("video/")
             if "error" in record:
                 log.warning("%s: %s", video_id, record["message"])
             bar.update()
+            if bar.disable and count % lines_every == 0:
+                log.info("%s: %d of %d videos", what, count, len(items))
             yield video_id
 
 
-def failure(item: Item, error: Exception) -> dict[str, Any]:
-    """The record of an item that failed."""
-    return {"id": key(item.video_id), "error": type(error).__name__, "message": str(error)}
+def failure(video_id: str, error: Exception) -> dict[str, Any]:
+    """The record of a video that failed."""
+    return {"id": key(video_id), "error": type(error).__name__, "message": str(error)}
 
 
 def report(manifest: Manifest, *, what: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -12,11 +14,15 @@ from excl.datasets.text import Vocabulary, tokenise
 from excl.datasets.video import Geometry, SampledVideo
 from excl.models.i3d.extractor import Extractor, choose_device
 from excl.models.i3d.weights import load_weights
+from excl.pipeline import items, train
 from excl.pipeline.config import STRICT
 from excl.pipeline.examples import Example
-from excl.pipeline.extract import video_features
+from excl.pipeline.extract import CODE_VERSIONS, video_features
+from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
 from excl.pipeline.store import Query, VideoFeatures
 from excl.pipeline.train import TrainedRun, load_run, predict
+
+STAGE, CODE_VERSION = "localize", 1
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,6 +35,8 @@ class Config:
     """The video file."""
     query: tuple[str, ...]
     """One or more sentences."""
+    out: Path | None = None
+    """A folder for the answers as JSON; what stands there already is not computed again."""
     weights: str | None = None
     """Where I3D's weights are, if the run's features were made with a weight file of one's own."""
     device: str = "auto"
@@ -37,6 +45,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.query or not all(query.strip() for query in self.query):
             raise ValueError("query: at least one sentence is needed, and none may be empty")
+        choose_device(self.device)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +60,25 @@ class Answer:
 
 def run(config: Config) -> list[Answer]:
     """An answer for every query, in order. Raises ValueError (VideoError) for a video that cannot be read."""
+    if config.out is None:
+        return answer(config)
+    made_by = {
+        "run": Manifest.read(config.run, stage=train.STAGE).fingerprint(),
+        "video": items.file_facts(config.video),
+        "query": list(config.query),
+    }
+    single(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION, work=lambda m: _write(config, m))
+    rows = json.loads((config.out / "answers.json").read_text(encoding="utf-8"))
+    return [Answer(**row) for row in rows]
+
+
+def _write(config: Config, manifest: Manifest) -> dict[str, Any]:
+    write_json(manifest.folder / "answers.json", [dataclasses.asdict(one) for one in answer(config)])
+    return {"sha256": {"answers.json": sha256_file(manifest.folder / "answers.json")}}
+
+
+def answer(config: Config) -> list[Answer]:
+    """The answers, computed."""
     trained = load_run(config.run, device=config.device)
     video = _features(config, trained)
     vocabulary = Vocabulary(tuple(trained.words))
@@ -62,6 +90,11 @@ def run(config: Config) -> list[Answer]:
 def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
     """The video's features by the run's recipe; ValueError if the weights are not those of the run."""
     recipe = trained.recipe
+    if recipe["code_versions"] != CODE_VERSIONS:
+        raise ValueError(
+            f"{config.run}: its features were made by other versions of the code ({recipe['code_versions']}) than "
+            f"there are now ({CODE_VERSIONS}); extract, pack and train again"
+        )
     weights = load_weights(config.weights or _weights_of(recipe, config.run))
     if weights.sha256 != recipe["weights"]["sha256"]:
         raise ValueError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ HEADER = "manifest.json"
 RECORDS = "records.jsonl"
 LOCK = ".lock"
 COMPLETE = "complete"
-TRANSIENT_KEYS = frozenset({"wall_s", "mtime_ns", "device"})  # told in records for people, no part of what a folder is
+TRANSIENT_KEYS = frozenset({"wall_s", "stat", "device"})  # told in records for people, no part of what a folder is
 
 
 class RecipeMismatchError(ValueError):
@@ -46,10 +47,15 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _fsync_folder(path.parent)
+        move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file that is on disk its final name, durably."""
+    os.replace(source, target)
+    _fsync_folder(target.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def sha256_file(path: Path) -> str:
@@ -78,22 +84,19 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat.update(flatten(item, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping, with dotted keys."""
+    if not isinstance(value, Mapping | list) or not value:
+        return {name: value}
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    return {k: v for key, item in pairs for k, v in _flatten(item, f"{name}.{key}" if name else str(key)).items()}
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    old, new = flatten(found), flatten(wanted)
+    old, new = _flatten(found), _flatten(wanted)
     return [
         f"{key}: the folder has {old.get(key, '(nothing)')!r}, asked for is {new.get(key, '(nothing)')!r}"
         for key in sorted(old.keys() | new.keys())
@@ -118,26 +121,28 @@ class Manifest:
         was made from another identity, stage or code version, and BusyError when another process holds it.
         """
         header = json.loads(_canonical({"stage": stage, "code_version": code_version, "identity": identity}))
+        if not (folder / HEADER).exists():
+            _refuse_foreign_folder(folder)
         with _locked(folder):
-            if (folder / HEADER).exists():
-                _refuse_other_recipe(folder, header)
-            else:
-                _refuse_foreign_folder(folder)
-                write_json(folder / HEADER, header)
             _remove_temporaries(folder)
+            if not (folder / HEADER).exists() or _is_barren(folder):
+                (folder / RECORDS).unlink(missing_ok=True)
+                write_json(folder / HEADER, {**header, "excl": _package_version()})
+            _refuse_other_recipe(folder, header)
             yield cls(folder, header, _read_records(folder / RECORDS, repair=True))
 
     @classmethod
     def read(cls, folder: Path, *, stage: str | None = None) -> Manifest:
         """The manifest of a finished or unfinished folder, without a lock; ValueError if it is none of `stage`."""
         header = read_header(folder)
+        header.pop("excl", None)  # which version of the package wrote it is told, and no part of what it is
         if stage is not None and header.get("stage") != stage:
             raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, wanted is one made by {stage!r}")
         return cls(folder, header, _read_records(folder / RECORDS, repair=False))
 
     def add(self, record: dict[str, Any]) -> None:
         """Commit one record, a JSON object with an `id`; a later record of the same id replaces the earlier."""
-        line = json.dumps(record, ensure_ascii=False) + "\n"
+        line = json.dumps(record) + "\n"  # ASCII: names of files need not be valid Unicode
         new = not (self.folder / RECORDS).exists()
         with (self.folder / RECORDS).open("ab") as file:
             file.write(line.encode())
@@ -213,7 +218,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_other_recipe(folder: Path, wanted: dict[str, Any]) -> None:
-    differences = _differences(read_header(folder), wanted)
+    differences = _differences(Manifest.read(folder).header, wanted)
     if differences:
         raise RecipeMismatchError(
             f"{folder} was made from another recipe:\n  " + "\n  ".join(differences) + "\n"
@@ -222,9 +227,25 @@ def _refuse_other_recipe(folder: Path, wanted: dict[str, Any]) -> None:
 
 
 def _refuse_foreign_folder(folder: Path) -> None:
-    strangers = [p.name for p in folder.iterdir() if p.name != LOCK and not p.name.endswith(".tmp")]
+    ours = {LOCK, RECORDS}
+    strangers = [p.name for p in folder.glob("*") if p.name not in ours and not p.name.endswith(".tmp")]
     if strangers:
         raise ValueError(f"{folder}: not empty ({strangers[0]!r}, …) and not written by excl; choose a new folder")
+
+
+def _is_barren(folder: Path) -> bool:
+    """Whether nothing was made in the folder yet: such a folder takes another recipe, no results can mix in it."""
+    files = (path.name for path in folder.rglob("*") if path.is_file())
+    made = [name for name in files if name not in {HEADER, RECORDS, LOCK}]
+    recorded = [name for name in _read_records(folder / RECORDS, repair=False) if not name.startswith("plan/")]
+    return not made and not recorded
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("excl")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _remove_temporaries(folder: Path) -> None:

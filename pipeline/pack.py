@@ -7,6 +7,7 @@ video has no features. Those are counted, named and later evaluated as misses, n
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from excl.pipeline import items, tokenise
+from excl.pipeline import tokenise
 from excl.pipeline.config import STRICT, PositiveInt, identity
 from excl.pipeline.manifest import Manifest, atomic, sha256_file, single, write_json, write_text
 from excl.pipeline.store import FeatureStore, Query, write_shard
@@ -44,7 +45,7 @@ class Config:
 def run(config: Config) -> Path:
     """Pack everything, unless it is done. Returns the folder."""
     store = FeatureStore(config.features)
-    items.require_finished(store.manifest)
+    store.require_finished()
     queries = Manifest.read(config.queries, stage=tokenise.STAGE)
     if not queries.is_complete:
         raise ValueError(f"{config.queries}: `excl tokenise` has not finished there; run it again")
@@ -65,7 +66,10 @@ def run(config: Config) -> Path:
 
 
 def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, Any]:
-    queries = _read_queries(config.queries / "moments.jsonl", store)
+    queries, dropped = _read_queries(config.queries / "moments.jsonl", store)
+    if dropped:
+        names = ", ".join(query.annotation_id for query in dropped[:5])
+        log.warning("%d moments lie beyond the end of their video and are dropped: %s", len(dropped), names)
     coverage = _coverage(queries, store)
     for split, counts in coverage.items():
         log.info("%s: %s", split, coverage_line(counts))
@@ -74,7 +78,8 @@ def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, 
             f"no query's video has features: the queries ask for {queries[0].video_id!r}, "
             f"{config.features} holds {next(iter(store))!r}"
         )
-    write_json(manifest.folder / "coverage.json", coverage)
+    beyond = [query.annotation_id for query in dropped]
+    write_json(manifest.folder / "coverage.json", {"splits": coverage, "dropped_beyond_the_end": beyond})
     uncovered = [query for query in queries if query.video_id not in store]
     write_text(manifest.folder / "uncovered.jsonl", "".join(json.dumps(q.to_json()) + "\n" for q in uncovered))
     for name in ("vocabulary.txt", "vectors.npy"):
@@ -85,15 +90,24 @@ def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, 
     return {"sha256": {name: sha256_file(manifest.folder / name) for name in files}}
 
 
-def _read_queries(path: Path, store: FeatureStore) -> list[Query]:
-    """The queries in order; where the annotations know no duration, the video's own."""
-    queries = []
+def _read_queries(path: Path, store: FeatureStore) -> tuple[list[Query], list[Query]]:
+    """The queries in order, and those that had to be dropped.
+
+    Where the annotations know no duration the video's own is taken, the moment clipped to it, and dropped if it lies
+    beyond: `tokenise` does the same with the durations that it has.
+    """
+    queries: list[Query] = []
+    dropped: list[Query] = []
+    durations: dict[str, float] = {}
     for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # splitlines() would also cut at U+2028
-        row = json.loads(line)
-        if row["duration_s"] is None and row["video_id"] in store:
-            row["duration_s"] = store[row["video_id"]].duration_s
-        queries.append(Query.from_json(row))
-    return queries
+        query = Query.from_json(json.loads(line))
+        if query.duration_s is None and query.video_id in store:
+            if query.video_id not in durations:
+                durations[query.video_id] = store[query.video_id].duration_s
+            duration_s = durations[query.video_id]
+            query = dataclasses.replace(query, duration_s=duration_s, end_s=min(query.end_s, duration_s))
+        (queries if query.start_s < query.end_s else dropped).append(query)
+    return queries, dropped
 
 
 def _coverage(queries: list[Query], store: FeatureStore) -> dict[str, dict[str, Any]]:

@@ -28,6 +28,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from excl.datasets.text import Vocabulary
+from excl.pipeline import items
 from excl.pipeline.manifest import Manifest, atomic
 
 FORMAT, VERSION = "excl-features", 1
@@ -158,7 +160,7 @@ def _crc32(array: np.ndarray) -> int:
 
 
 def _json_bytes(value: object) -> np.ndarray:
-    return np.frombuffer(json.dumps(value, ensure_ascii=False).encode(), dtype=np.uint8)
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
 
 
 class FeatureStore:
@@ -171,10 +173,11 @@ class FeatureStore:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
         self._where: dict[str, tuple[str, int]] = {}
-        holders = [record for record in self.manifest.records.values() if "file" in record and "videos" in record]
-        for record in sorted(holders, key=lambda record: record["id"].startswith("shard/")):  # over the parts joined in it
-            for position, video_id in enumerate(record["videos"]):
-                self._where[video_id] = (record["file"], position)
+        for kind in ("part", "file"):  # a shard over the parts that were joined in it
+            for record in self.manifest.records.values():
+                if kind in record:
+                    for position, video_id in enumerate(record["videos"]):
+                        self._where[video_id] = (record[kind], position)
         if not self._where:
             raise ValueError(f"{self.path}: a folder of the stage {self.manifest.header['stage']!r} without features")
         self._open: dict[str, Shard] = {}
@@ -194,7 +197,10 @@ class FeatureStore:
             file, position = self._where[video_id]
         except KeyError:
             raise KeyError(f"{self.path} has no features of {video_id!r}") from None
-        return self._shard(file).video(position)
+        video = self._shard(file).video(position)
+        if video.video_id != video_id:
+            raise ValueError(f"{self.path / file}: holds {video.video_id!r} where {video_id!r} is recorded; it is damaged")
+        return video
 
     def __contains__(self, video_id: object) -> bool:
         return video_id in self._where
@@ -204,6 +210,12 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return len(self._where)
+
+    def require_finished(self) -> None:
+        """ValueError if `extract` has not come to its end here: the store is still going to change."""
+        items.require_finished(self.manifest)
+        if any(file.startswith("parts/") for file, _ in self._where.values()):
+            raise ValueError(f"{self.path}: its last shards are still to be joined; run `excl extract` to its end first")
 
     def _shard(self, file: str) -> Shard:
         if self._process != os.getpid():
@@ -237,9 +249,9 @@ class TrainingStore(FeatureStore):
         return chosen
 
     @property
-    def words(self) -> list[str]:
-        """The vocabulary; a word's index is its place."""
-        return (self.path / "vocabulary.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    def vocabulary(self) -> Vocabulary:
+        """The words of the token ids."""
+        return Vocabulary.load(self.path / "vocabulary.txt")
 
     @property
     def vectors(self) -> np.ndarray:

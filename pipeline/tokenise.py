@@ -9,6 +9,7 @@ report.json     counts a split, what was clipped or dropped, words without a vec
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 from collections import Counter
@@ -44,6 +45,8 @@ class Config:
     """Word vectors in GloVe's text format, or a zip with one such file in it."""
     out: Path
     """The folder to write."""
+    glove_member: str | None = None
+    """Which file of the zip to read, if it has several: glove.6B.300d.txt, for one."""
     val: tuple[Path, ...] = ()
     """Annotation files of the validation split. Without any, --carve-val takes one from the training split."""
     test: tuple[Path, ...] = ()
@@ -114,10 +117,12 @@ def _work(config: Config, manifest: Manifest) -> dict[str, Any]:
     for line in cleaning.lines():
         log.info("%s", line)
     moments = _with_validation(config, cleaning.kept)
+    for line in _shared_videos(moments):
+        log.warning("%s", line)
     tokens = [_tokens(moment) for moment in moments]
     training = [t for moment, t in zip(moments, tokens, strict=True) if moment.split == "train"]
     vocabulary = Vocabulary.build(training, min_count=config.min_count, max_size=config.max_words)
-    vectors = load_vectors(config.glove, vocabulary, seed=config.seed)
+    vectors = load_vectors(config.glove, vocabulary, seed=config.seed, member=config.glove_member)
 
     write_text(
         manifest.folder / "moments.jsonl",
@@ -132,6 +137,13 @@ def _work(config: Config, manifest: Manifest) -> dict[str, Any]:
     log.info("%d words, %d of them without a vector in %s", len(vocabulary), report["words_without_vector"], config.glove)
     outputs = {name: sha256_file(manifest.folder / name) for name in ("moments.jsonl", "vocabulary.txt", "vectors.npy")}
     return {"splits": report["splits"], "words": len(vocabulary), "sha256": outputs}
+
+
+def _shared_videos(moments: Sequence[Moment]) -> list[str]:
+    """A line for every two splits that have videos in common: what is chosen on one is then not new to the other."""
+    videos = {split: {m.video_id for m in moments if m.split == split} for split in ("train", "val", "test")}
+    pairs = [(a, b, len(videos[a] & videos[b])) for a, b in itertools.combinations(videos, 2)]
+    return [f"{count:,} videos are both in {a} and in {b}" for a, b, count in pairs if count]
 
 
 def _tokens(moment: Moment) -> list[str]:

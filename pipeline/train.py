@@ -26,7 +26,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.models.excl import ExCL, ExCLConfig, best_span, rows_to_moment, span_cross_entropy, summary
 from excl.models.i3d.extractor import choose_device
-from excl.pipeline.config import STRICT, NonNegativeInt, PositiveFloat, PositiveInt, dump, identity
+from excl.pipeline.config import STRICT, NonNegativeInt, PositiveFloat, PositiveInt, identity
 from excl.pipeline.examples import Batch, Example, collate, load_examples, normalisation
 from excl.pipeline.manifest import Manifest, atomic, sha256_file, single, write_text
 from excl.pipeline.store import TrainingStore
@@ -60,11 +60,17 @@ class Config:
     device: str = "auto"
     """Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
 
+    def __post_init__(self) -> None:
+        choose_device(self.device)
+
+
+RUN_ONLY = ("store", "out", "device")
+
 
 def run(config: Config) -> Path:
     """Train unless it is done. Returns the run's folder."""
     store = TrainingStore(config.store)
-    made_by = identity(config, run_only=("store", "out", "device"))
+    made_by = identity(config, run_only=RUN_ONLY)
     made_by |= {"store": store.manifest.fingerprint(), "recipe": store.recipe}
     return single(
         config.out,
@@ -104,8 +110,8 @@ class Training:
         self.model.to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
         self.about = {
-            "config": dump(config),
-            "words": store.words,
+            "config": identity(config, run_only=RUN_ONLY),
+            "words": list(store.vocabulary.words),
             "recipe": store.recipe,
             "dataset": store.manifest.header["identity"]["dataset"],
         }
@@ -145,7 +151,7 @@ class Training:
             [*state.history, metrics],
             self.model.state_dict(),
             self.optimizer.state_dict(),
-            _random_state(),
+            self._random_state(),
             best,
         )
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in state.history))
@@ -169,8 +175,14 @@ class Training:
         return total / len(order)
 
     def _save(self, name: str, value: dict[str, Any]) -> None:
-        with atomic(self.folder / name) as temporary:
-            torch.save(value, temporary)
+        with atomic(self.folder / name) as temporary, temporary.open("wb") as file:
+            torch.save(value, file)  # given a path, torch would write the temporary name into the file
+
+    def _random_state(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
 
     def _resume(self) -> State:
         path = self.folder / "last.pt"
@@ -188,13 +200,6 @@ class Training:
 
 def _selection(metrics: dict[str, Any]) -> tuple[float, ...]:
     return tuple(metrics[f"val_{name}"] for name in SELECT_BY)
-
-
-def _random_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
 
 
 def describe(metrics: dict[str, Any]) -> str:

@@ -21,7 +21,13 @@ from excl.pipeline.manifest import Manifest, RecipeMismatchError
 from excl.pipeline.store import FeatureStore, TrainingStore, VideoFeatures, write_shard
 from excl.workflows.cli import main
 
-RECIPE = {"fps": 5.0, "short_side": 32, "crop": 32, "dtype": "float16", "weights": {"source": "random:0", "sha256": "?"}}
+RECIPE = {
+    "fps": 5.0,
+    "short_side": 32,
+    "crop": 32,
+    "dtype": "float16",
+    "weights": {"source": "random:0", "sha256": "?", "random": True},
+}
 WORDS = ["the", "cat", "dog", "jumps", "sleeps", "eats"]
 MODEL = ["--model.text-hidden", "16", "--model.video-hidden", "16", "--model.predictor-hidden", "16"]
 MODEL += ["--model.mlp-hidden", "16", "--model.dropout", "0.1"]
@@ -113,6 +119,8 @@ def test_validation_is_carved_where_there_is_none(made, tmp_path):
 
 def test_packing_counts_and_names_what_has_no_features(packed, caplog):
     coverage = json.loads((packed / "store" / "coverage.json").read_text())
+    assert coverage["dropped_beyond_the_end"] == []
+    coverage = coverage["splits"]
     assert coverage["train"] == {"queries": 28, "covered": 28, "missing": {}}
     assert coverage["test"] == {"queries": 12, "covered": 10, "missing": {"v23": 2}}
     store = TrainingStore(packed / "store")
@@ -120,7 +128,7 @@ def test_packing_counts_and_names_what_has_no_features(packed, caplog):
     assert len(list((packed / "store" / "shards").iterdir())) == 3
     queries = store.queries("test")
     assert [q.video_id for q in queries if q.video_id not in store] == ["v23", "v23"]
-    assert tuple(store.words) == Vocabulary.load(packed / "queries" / "vocabulary.txt").words
+    assert store.vocabulary == Vocabulary.load(packed / "queries" / "vocabulary.txt")
     with pytest.raises(ValueError, match=r"no queries of a split 'dev'; it has \['test', 'train', 'val'\]"):
         store.queries("dev")
 
@@ -155,7 +163,8 @@ def test_training_learns_and_is_evaluated(packed, trained, capsys):
     assert metrics["num_covered"] == 10
     assert metrics["model"]["all"]["R1@0.5"] == pytest.approx(100 * 10 / 12)  # all that can be had; two have no video
     assert metrics["model_where_covered"]["R1@0.7"] == 100
-    assert set(metrics["model"]) == {"all", "cat", "dog"}
+    assert set(metrics["model"]["groups"]) == {"cat", "dog"}
+    assert [group["num_queries"] for group in metrics["model"]["groups"].values()] == [6, 6]
     assert metrics["best_fixed_span"]["all"]["R1@0.7"] < metrics["model"]["all"]["R1@0.7"]
     assert "RANDOM weights" in shown
     assert str(out / "metrics.json") in shown
@@ -196,6 +205,43 @@ def test_a_checkpoint_carries_its_configuration(trained):
     assert saved["recipe"] == RECIPE
     assert saved["words"][:2] == ["<pad>", "<unk>"]
     assert saved["best"]["metrics"]["val_R1@0.5"] == 100
+
+
+def test_the_same_training_gives_the_same_run(packed, trained, tmp_path):
+    assert main(train_arguments(packed, tmp_path / "run")) == 0
+    assert (tmp_path / "run" / "best.pt").read_bytes() == (trained / "best.pt").read_bytes()
+    assert Manifest.read(tmp_path / "run").fingerprint() == Manifest.read(trained).fingerprint()
+
+
+def test_moments_beyond_a_video_whose_length_only_the_video_knows(made, tmp_path, caplog):
+    rows = [{"video_id": "v00", "query": "the cat", "start_s": 1, "end_s": 99}]
+    rows += [{"video_id": "v01", "query": "the dog", "start_s": 50, "end_s": 60}]
+    jsonl(tmp_path / "train.jsonl", rows)
+    arguments = ["--dataset", "jsonl", "--train", str(tmp_path / "train.jsonl"), "--glove", str(made / "vectors.txt")]
+    assert main(["tokenise", *arguments, "--carve-val", "0", "--out", str(tmp_path / "q")]) == 0
+    arguments = ["--features", str(made / "features"), "--queries", str(tmp_path / "q"), "--out", str(tmp_path / "s")]
+    assert main(["pack", *arguments]) == 0
+    assert "1 moments lie beyond the end of their video and are dropped: train:train:2" in caplog.text
+    [query] = TrainingStore(tmp_path / "s").queries("train")
+    assert (query.start_s, query.end_s, query.duration_s) == (1, 16.0, 16.0)
+
+
+def test_a_video_in_two_splits_is_said_aloud(made, tmp_path, caplog):
+    arguments = ["--dataset", "jsonl", "--train", str(made / "train.jsonl"), "--val", str(made / "val.jsonl"),
+                 "--glove", str(made / "vectors.txt")]  # fmt: skip
+    shutil.copy(made / "val.jsonl", tmp_path / "again.jsonl")
+    assert main(["tokenise", *arguments, "--test", str(tmp_path / "again.jsonl"), "--out", str(tmp_path / "q")]) == 0
+    assert "4 videos are both in val and in test" in caplog.text
+
+
+def test_a_stage_that_failed_before_it_made_anything_can_be_corrected(made, tmp_path, caplog):
+    (tmp_path / "train.jsonl").write_text("{broken\n")
+    arguments = ["--dataset", "jsonl", "--train", str(tmp_path / "train.jsonl"), "--val", str(made / "val.jsonl"),
+                 "--glove", str(made / "vectors.txt"), "--out", str(tmp_path / "queries")]  # fmt: skip
+    assert main(["tokenise", *arguments]) == 2
+    assert "train.jsonl:1" in caplog.text
+    shutil.copy(made / "train.jsonl", tmp_path / "train.jsonl")
+    assert main(["tokenise", *arguments]) == 0
 
 
 def test_early_stopping(packed, tmp_path):
@@ -254,6 +300,11 @@ def test_a_run_refuses_a_store_of_another_vocabulary_or_recipe(packed, trained, 
     arguments = ["evaluate", "--run", str(trained), "--store", str(other), "--out", str(tmp_path / "e"), "--device", "cpu"]
     assert main(arguments) == 2
     assert "vocabulary is not that of" in caplog.text
+    shutil.copy(packed / "store" / "vocabulary.txt", other)
+    header = (other / "manifest.json").read_text().replace('"short_side": 32', '"short_side": 64')
+    (other / "manifest.json").write_text(header)
+    assert main(arguments) == 2
+    assert "features are of another recipe" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +359,19 @@ def test_localize_answers_in_seconds(real_run, capsys):
     assert lines[1].endswith("What is it?")
 
 
+def test_answers_that_are_kept_are_not_computed_again(real_run, tmp_path, capsys, monkeypatch):
+    from excl.pipeline import localize
+
+    video = str(real_run / "videos" / "r0.mp4")
+    arguments = ["localize", "--run", str(real_run / "run"), "--video", video, "--out", str(tmp_path / "answers")]
+    arguments += ["--query", "it starts", "--device", "cpu"]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(localize, "answer", lambda *_: pytest.fail("computed again"))
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == first
+
+
 def test_localize_finds_what_evaluation_finds(real_run):
     """Features made anew from the raw video are those of the store, and so are the answers."""
     from excl.pipeline import localize
@@ -334,16 +398,21 @@ def test_localize_refuses_other_weights_and_bad_videos(real_run, tmp_path, caplo
 
 
 def test_a_recipe_run_again_does_nothing(real_run, caplog):
-    before = {path: path.stat().st_mtime_ns for path in real_run.rglob("*") if path.is_file() and path.name != ".lock"}
+    def state():
+        return {p: p.stat().st_mtime_ns for p in real_run.rglob("*") if p.is_file() and p.name != ".lock"}
+
+    before = state()
     caplog.set_level("INFO")
     assert main(["run", str(real_run / "mine.toml")]) == 0
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert state() == before
     assert caplog.text.count("nothing to do") == 3
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ('device = "gpu"\nvideos = "videos"', "[extract]: device 'gpu': not to be had"),
+        ('videos = "nowhere"', "[extract]: videos: nowhere: not there, and no earlier step makes it"),
         ('fps = 0.0\nvideos = "videos"', "[extract]: fps: Input should be greater than 0"),
         ('fps = "5"\nvideos = "videos"', "[extract]: fps: Input should be a valid number"),
         ('frame_rate = 5\nvideos = "videos"', "[extract]: frame_rate: unknown"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -144,43 +145,91 @@ def test_videos_added_later_extend_the_store(videos, tmp_path):
         np.testing.assert_array_equal(store[video_id].features, whole[video_id].features)
 
 
-KILLED_RUN = """
-import sys
-from excl.pipeline import extract
-from excl.workflows.cli import main
-original = extract.extract_video
-def slowly(config, item):
-    print("next", flush=True)
-    return original(config, item)
-extract.extract_video = slowly
-sys.exit(main(sys.argv[1:]))
-"""
+class FewNumbers:
+    """In the place of I3D where only the order of writing is tested: features made of the frames' mean colours."""
+
+    def __call__(self, frames):
+        means = np.array([frame.mean() for frame in frames])
+        return np.resize(means, (num_rows(len(means)), 1024)).astype(np.float32)
 
 
-def test_kill_9_loses_nothing_and_changes_nothing(videos, tmp_path):
-    """Killed again and again, at another instant each time, the store ends with the bytes of one that never was."""
-    run_small(videos, tmp_path / "whole", shard_videos=2)
-    out = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED_RUN, "extract", "--videos", str(videos), "--out", str(out), *FLAGS]
-    command += ["--shard-videos", "2"]
-    generator = np.random.default_rng(0)
-    committed = 0
-    for _ in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert process.stdout is not None
-        if process.stdout.readline() == "":
+def run_and_die_at(call, config):
+    """Run in a forked process that kills itself at the given call of what makes a change last; whether it was killed."""
+    pid = os.fork()
+    if pid == 0:
+        calls = itertools.count(1)
+
+        def deadly(function):
+            def wrapper(*arguments, **keywords):
+                if next(calls) == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*arguments, **keywords)
+
+            return wrapper
+
+        for name in ("replace", "fsync", "unlink", "truncate"):
+            setattr(os, name, deadly(getattr(os, name)))
+        extract.run(config)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def assert_believable(out, wanted):
+    """Whatever the store says it has, it has, and it is the right thing."""
+    if (out / "records.jsonl").exists() and any("videos" in r for r in Manifest.read(out).records.values()):
+        store = FeatureStore(out)
+        for video_id in store:
+            np.testing.assert_array_equal(store[video_id].features, wanted[video_id].features)
+
+
+def test_kill_9_at_every_write_loses_nothing_and_changes_nothing(videos, tmp_path, monkeypatch):
+    """Killed before any replace, fsync or unlink, also while a mended video joins its shard: the same bytes in the end."""
+    monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
+    mixed = tmp_path / "videos"
+    shutil.copytree(videos, mixed)
+    wanted = run_small(mixed, tmp_path / "whole", shard_videos=2)
+    good = (mixed / "v2.mp4").read_bytes()
+    settings = {**SMALL, "videos": mixed, "shard_videos": 2}
+    kills = 0
+    for call in itertools.count(1):
+        out = tmp_path / f"killed{call}"
+        (mixed / "v2.mp4").write_text("broken")
+        first = extract.Config(out=out, **settings)
+        killed = run_and_die_at(call, first)
+        assert_believable(out, wanted)
+        extract.run(first)
+        (mixed / "v2.mp4").write_bytes(good)
+        second = extract.Config(out=out, retry_failed=True, **settings)
+        killed_again = run_and_die_at(call, second)
+        assert_believable(out, wanted)
+        extract.run(second)
+        assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
+        assert os.listdir(out / "parts") == []
+        FeatureStore(out).require_finished()
+        kills += killed + killed_again
+        if not killed and not killed_again:
             break
-        time.sleep(generator.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        records = Manifest.read(out).records
-        done = [name for name in records if name.startswith("video/")]
-        assert len(done) >= committed
-        committed = len(done)
-    assert main([*command[3:]]) == 0
-    assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
-    assert Manifest.read(out).fingerprint() == Manifest.read(tmp_path / "whole").fingerprint()
-    assert os.listdir(out / "parts") == []
+    assert kills > 30
+
+
+def test_kill_9_again_and_again(videos, tmp_path, monkeypatch):
+    """One store that never gets to finish a run in peace, until it does."""
+    monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
+    wanted = run_small(videos, tmp_path / "whole", shard_videos=2)
+    config = extract.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL)
+    done = 0
+    for call in itertools.count(6):
+        killed = run_and_die_at(call, config)
+        assert_believable(tmp_path / "out", wanted)
+        now = sum(name.startswith("video/") for name in Manifest.read(tmp_path / "out").records)
+        assert now >= done
+        done = now
+        if not killed:
+            break
+    assert call > 8
+    assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
 
 
 def test_shards_do_not_depend_on_the_order_of_work(videos, tmp_path):
@@ -192,6 +241,78 @@ def test_shards_do_not_depend_on_the_order_of_work(videos, tmp_path):
     config = extract.Config(videos=videos, out=tmp_path / "backwards", shard_videos=2, **SMALL)
     extract.run(config, map=backwards)
     assert shard_bytes(tmp_path / "backwards") == shard_bytes(tmp_path / "forwards")
+
+
+def test_work_that_comes_back_in_any_order_and_all_at_once(videos, tmp_path, monkeypatch):
+    """As from a pool of workers: everything is computed before the first record, and two failed videos are retried."""
+    monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
+
+    def pool(function, todo):
+        return iter(list(map(function, todo))[::-1])
+
+    mixed = tmp_path / "videos"
+    shutil.copytree(videos, mixed)
+    run_small(mixed, tmp_path / "whole")
+    for name in ("v1", "v2"):
+        (mixed / f"{name}.mp4").write_text("broken")
+    extract.run(extract.Config(videos=mixed, out=tmp_path / "out", **SMALL), map=pool)
+    for name in ("v1", "v2"):
+        shutil.copy(videos / f"{name}.mp4", mixed)
+    extract.run(extract.Config(videos=mixed, out=tmp_path / "out", retry_failed=True, **SMALL), map=pool)
+    assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
+
+
+def test_a_planned_video_that_vanished_is_a_failure_and_no_dead_end(videos, tmp_path):
+    some = tmp_path / "videos"
+    shutil.copytree(videos, some)
+
+    def none_yet(function, todo):
+        return map(function, list(todo)[:1])
+
+    extract.run(extract.Config(videos=some, out=tmp_path / "out", **SMALL), map=none_yet)
+    (some / "v3.mp4").unlink()
+    store = run_small(some, tmp_path / "out")
+    assert list(store) == ["v0", "v1", "v2", "v4"]
+    assert "not among the videos now" in store.manifest.failed["video/v3"]["message"]
+    store.require_finished()
+
+
+def test_a_run_that_made_nothing_leaves_the_folder_to_another(videos, tmp_path):
+    def nothing(function, todo):
+        return iter(())
+
+    extract.run(extract.Config(videos=videos, out=tmp_path / "out", **SMALL), map=nothing)
+    store = run_small(videos, tmp_path / "out", fps=4.0)
+    assert store.recipe["fps"] == 4.0
+
+
+def test_from_frames_and_from_videos_is_one_store(videos, tmp_path):
+    """The two ways give the same features, so one may go on with what the other began."""
+    decode.run(decode.Config(videos=videos, out=tmp_path / "frames", short_side=32, crop=32))
+    run_small(None, tmp_path / "out", frames=tmp_path / "frames")
+    before = (tmp_path / "out" / "records.jsonl").read_bytes()
+    run_small(videos, tmp_path / "out")
+    assert (tmp_path / "out" / "records.jsonl").read_bytes() == before
+
+
+def test_names_that_are_no_unicode(videos, tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in (b"caf\xe9.mp4", b"-dash.mp4", b"new\nline.mp4", "日本.mp4".encode()):
+        shutil.copy(videos / "v2.mp4", os.fsdecode(os.fsencode(folder) + b"/" + name))
+    store = run_small(folder, tmp_path / "out")
+    assert len(store) == 4
+    assert store[os.fsdecode(b"caf\xe9")].features.shape == (1, 1024)
+
+
+def test_features_that_do_not_fit_float16_cost_one_video(videos, tmp_path, monkeypatch):
+    class TooLarge(FewNumbers):
+        def __call__(self, frames):
+            return super().__call__(frames) * np.float32(1e6)
+
+    monkeypatch.setattr(extract, "_extractor", lambda *_: TooLarge())
+    extract.run(extract.Config(videos=videos / "v0.mp4", out=tmp_path / "out", **SMALL))
+    assert "do not fit float16" in Manifest.read(tmp_path / "out").failed["video/v0"]["message"]
 
 
 def test_an_unfinished_store_is_readable_and_said_to_be_unfinished(videos, tmp_path):

@@ -59,8 +59,8 @@ def test_damage_in_the_middle_is_no_cut(tmp_path):
 
 
 def test_another_recipe_is_refused_with_what_differs(tmp_path):
-    with Manifest.open(tmp_path / "out", **JOB):
-        pass
+    with Manifest.open(tmp_path / "out", **JOB) as manifest:
+        manifest.add({"id": "a"})
     other = {**JOB, "identity": {"fps": 6.0, "weights": {"source": "kinetics"}, "crop": 224}}
     with pytest.raises(RecipeMismatchError) as error, Manifest.open(tmp_path / "out", **other):
         pass
@@ -78,6 +78,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match=r"not empty.*thesis\.tex"), Manifest.open(tmp_path, **JOB):
         pass
+    assert os.listdir(tmp_path) == ["thesis.tex"]
     with pytest.raises(ValueError, match=r"no manifest\.json"):
         Manifest.read(tmp_path)
 
@@ -149,3 +150,25 @@ def test_single_runs_once(tmp_path):
         single(tmp_path / "out", stage="s", identity={}, code_version=1, work=work)
     assert len(calls) == 1
     assert Manifest.read(tmp_path / "out").records["complete"]["n"] == 1
+
+
+def test_a_folder_in_which_nothing_was_made_takes_another_recipe(tmp_path):
+    other = {**JOB, "identity": {"fps": 6.0}}
+    with Manifest.open(tmp_path / "out", **JOB) as manifest:
+        manifest.add({"id": "plan/0", "planned": ["a"]})
+    with Manifest.open(tmp_path / "out", **other) as manifest:
+        assert manifest.records == {}
+        (tmp_path / "out" / "last.pt").write_text("an epoch")  # made, though not recorded
+    with pytest.raises(RecipeMismatchError), Manifest.open(tmp_path / "out", **JOB):
+        pass
+
+
+def test_differences_reach_into_lists(tmp_path):
+    job = {**JOB, "identity": {"train": [{"file": "a.json", "sha256": "1"}]}}
+    with Manifest.open(tmp_path / "out", **job) as manifest:
+        manifest.add({"id": "x"})
+    job["identity"] = {"train": [{"file": "a.json", "sha256": "2"}]}
+    with pytest.raises(RecipeMismatchError, match=r"identity\.train\.0\.sha256: the folder has '1'") as error:  # noqa: SIM117
+        with Manifest.open(tmp_path / "out", **job):
+            pass
+    assert "file" not in str(error.value)

@@ -1,6 +1,5 @@
 """Tokens and vocabularies."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -147,13 +146,6 @@ def test_a_vocabulary_is_saved_one_word_a_line_and_comes_back(tmp_path):
     vocabulary.save(path)
     assert path.read_bytes() == "<pad>\n<unk>\na\nnaïve\n日本\n".encode()
     assert Vocabulary.load(path) == vocabulary
-    assert Vocabulary.load(path).fingerprint == vocabulary.fingerprint
-
-
-def test_the_fingerprint_is_that_of_the_joined_words():
-    expected = hashlib.sha256(b"<pad>\n<unk>\nc\nb\na\nd").hexdigest()
-    assert Vocabulary.build(TOKENS).fingerprint == expected
-    assert Vocabulary.build(TOKENS, max_size=3).fingerprint != expected
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ starts.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,6 @@ class Config:
     root: Path | None = None
     """The folder from which the recipe's paths count. Default: the recipe file's own folder; for a recipe that comes
     with excl, a folder of its name."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A parsed recipe: the configuration of every step it has, in the order of the steps."""
-
-    name: str
-    root: Path
-    configs: dict[str, Any]
 
 
 def bundled() -> list[str]:
@@ -79,9 +70,27 @@ def check(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
             configs[step.name] = parse_section(step.config, tables[step.name], where=f"{name}: [{step.name}]")
         except ValueError as error:
             problems.append(str(error))
+    problems += _missing_inputs(name, configs)
     if problems:
         raise ValueError("\n".join(problems))
     return configs
+
+
+def _missing_inputs(name: str, configs: Mapping[str, Any]) -> list[str]:
+    """A line for every path that is neither there nor inside the output of an earlier step."""
+    problems: list[str] = []
+    made: list[Path] = []
+    for step, config in configs.items():
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            paths = [path for path in (value if isinstance(value, tuple) else [value]) if isinstance(path, Path)]
+            if field.name == "out":
+                made += paths
+                continue
+            for path in paths:
+                if not path.exists() and not any(path.is_relative_to(folder) for folder in made):
+                    problems.append(f"{name}: [{step}]: {field.name}: {path}: not there, and no earlier step makes it")
+    return problems
 
 
 def run(config: Config) -> int:

@@ -40,7 +40,7 @@ STEPS = {
         Step("tokenise", tokenise.Config, tokenise.run),
         Step("pack", pack.Config, pack.run),
         Step("train", train.Config, train.run),
-        Step("evaluate", evaluate.Config, evaluate.run, show=evaluate.table),
         Step("localize", localize.Config, localize.run, show=localize.lines),
+        Step("evaluate", evaluate.Config, evaluate.run, show=evaluate.table),
     )
 }

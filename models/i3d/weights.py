@@ -69,10 +69,13 @@ class Weights:
 
 def check_spec(spec: str) -> str:
     """`spec` if it can name weights (`kinetics`, `charades`, `random:SEED` or an existing file); ValueError otherwise."""
-    if spec in PUBLISHED or (spec.startswith("random:") and spec.removeprefix("random:").isdecimal()):
+    if spec in PUBLISHED:
         return spec
     if spec.startswith("random"):
-        raise ValueError(f"weights {spec!r}: wanted is random:SEED with a whole number, such as random:0")
+        seed = spec.removeprefix("random:")
+        if not (seed.isascii() and seed.isdecimal() and int(seed) < 1 << 32):
+            raise ValueError(f"weights {spec!r}: wanted is random:SEED with a whole number below 2**32, such as random:0")
+        return spec
     if not Path(spec).is_file():
         raise ValueError(f"weights {spec!r}: neither kinetics, charades nor random:SEED, and there is no such file")
     return spec
@@ -160,7 +163,7 @@ def _by_formula(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """Normal values from a generator seeded by the key's crc32 and `seed`, scaled so that activations keep their size."""
     if key.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.int64)
-    z = np.random.RandomState(zlib.crc32(key.encode()) ^ (seed & 0xFFFFFFFF)).standard_normal(shape)
+    z = np.random.RandomState(zlib.crc32(key.encode()) ^ seed).standard_normal(shape)
     if key.endswith("conv3d.weight"):
         z = z * math.sqrt(2 / math.prod(shape[1:]))
     elif key.endswith("bn.weight"):
