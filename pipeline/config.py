@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import tyro
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -22,6 +23,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction01 = Annotated[float, Field(ge=0, lt=1)]
 
 C = TypeVar("C")
+WithoutPrefix = Annotated[C, tyro.conf.arg(name="")]  # flags of a nested configuration under their own names
 
 
 def parse_section(config_type: type[C], section: Mapping[str, Any], *, where: str) -> C:

@@ -15,6 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,10 +25,15 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.video import Geometry, SampledVideo, VideoError, VideoFacts, find_videos
+from excl.datasets.files import find_videos
+from excl.datasets.isolated import IsolatedVideo
+from excl.datasets.picture import Geometry
+from excl.datasets.video import VideoFacts
+from excl.datasets.video_errors import VideoError
 from excl.pipeline import items
-from excl.pipeline.config import STRICT, PositiveFloat, identity
+from excl.pipeline.config import STRICT, PositiveFloat, WithoutPrefix, identity
 from excl.pipeline.manifest import Manifest, atomic
+from excl.pipeline.reading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +57,14 @@ class Config:
     """Pixels of the centred square that is kept."""
     retry_failed: bool = False
     """Try those videos again that failed before."""
+    reading: WithoutPrefix[Reading] = field(default_factory=Reading)
+    """How videos are read."""
 
     def __post_init__(self) -> None:
         Geometry(self.short_side, self.crop)
 
 
-RUN_ONLY = ("videos", "out", "retry_failed")
+RUN_ONLY = ("videos", "out", "retry_failed", "reading")
 
 
 def run(config: Config, *, map: items.Map = builtins.map) -> Path:
@@ -80,7 +88,7 @@ def decode_video(config: Config, item: items.Item) -> dict[str, Any]:
     name = f"frames/{item.number:06d}.h5"
     try:
         source = items.file_facts(item.path)
-        video = SampledVideo(item.path, fps=config.fps, geometry=Geometry(config.short_side, config.crop))
+        video = config.reading.open(item.path, fps=config.fps, geometry=Geometry(config.short_side, config.crop))
         with atomic(config.out / name) as temporary:
             _write_frames(temporary, video, crop=config.crop, source=source)
     except VideoError as error:
@@ -96,7 +104,7 @@ def decode_video(config: Config, item: items.Item) -> dict[str, Any]:
     }
 
 
-def _write_frames(path: Path, video: SampledVideo, *, crop: int, source: dict[str, Any]) -> None:
+def _write_frames(path: Path, video: IsolatedVideo, *, crop: int, source: dict[str, Any]) -> None:
     with h5py.File(path, "w") as file:
         frames = file.create_dataset(
             "frames",
@@ -121,7 +129,7 @@ def _batches(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 class StoredFrames:
-    """The frames of one video as `decode` left them; iterate as with `SampledVideo`. `source` is the video's own file."""
+    """The frames of one video as `decode` left them; iterate as with `IsolatedVideo`. `source` is the video's own file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -130,7 +138,7 @@ class StoredFrames:
                 self.facts = VideoFacts(**json.loads(file.attrs["facts"]))
                 self.source: dict[str, Any] = json.loads(file.attrs["source"])
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise VideoError(f"{path}: not a file of frames that `excl decode` wrote ({error})") from error
+            raise VideoError("corrupt", f"{path}: not a file of frames that `excl decode` wrote ({error})") from error
 
     def __iter__(self) -> Iterator[np.ndarray]:
         try:
@@ -139,7 +147,7 @@ class StoredFrames:
                 for start in range(0, len(frames), FRAMES_PER_CHUNK):
                     yield from frames[start : start + FRAMES_PER_CHUNK]
         except OSError as error:
-            raise VideoError(f"{self.path}: damaged ({error}); decode the video again") from error
+            raise VideoError("corrupt", f"{self.path}: damaged ({error}); decode the video again") from error
 
 
 def stored_videos(folder: Path, *, fps: float, geometry: Geometry) -> dict[str, Path]:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 import time
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,14 +20,18 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.video import Geometry, SampledVideo, VideoError, find_videos
+from excl.datasets.files import find_videos
+from excl.datasets.isolated import IsolatedVideo
+from excl.datasets.picture import Geometry
+from excl.datasets.video_errors import VideoError
 from excl.models.i3d.extractor import Extractor, choose_device
 from excl.models.i3d.timemap import FRAMES_PER_ROW, row_times
 from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline import decode, items
-from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
 from excl.pipeline.decode import StoredFrames, stored_videos
 from excl.pipeline.manifest import Manifest, move, sha256_file
+from excl.pipeline.reading import Reading
 from excl.pipeline.store import Shard, VideoFeatures, write_shard
 
 STAGE, CODE_VERSION = "extract", 1
@@ -60,6 +65,8 @@ class Config:
     """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     retry_failed: bool = False
     """Try those videos again that failed before."""
+    reading: WithoutPrefix[Reading] = field(default_factory=Reading)
+    """How videos are read."""
 
     def __post_init__(self) -> None:
         Geometry(self.short_side, self.crop)
@@ -69,7 +76,7 @@ class Config:
             raise ValueError("wanted is either videos or frames, and not both")
 
 
-RUN_ONLY = ("videos", "frames", "out", "device", "retry_failed")
+RUN_ONLY = ("videos", "frames", "out", "device", "retry_failed", "reading")
 
 
 def run(config: Config, *, map: items.Map = builtins.map) -> Path:
@@ -158,14 +165,14 @@ def _source_of_frames(path: Path) -> dict[str, Any]:
     return StoredFrames(path).source
 
 
-def _open_video(config: Config, path: Path) -> SampledVideo | StoredFrames:
+def _open_video(config: Config, path: Path) -> IsolatedVideo | StoredFrames:
     if config.frames is not None:
         return StoredFrames(path)
-    return SampledVideo(path, fps=config.fps, geometry=Geometry(config.short_side, config.crop))
+    return config.reading.open(path, fps=config.fps, geometry=Geometry(config.short_side, config.crop))
 
 
 def video_features(
-    video: SampledVideo | StoredFrames, extractor: Extractor, *, video_id: str, dtype: str, source: dict[str, Any]
+    video: IsolatedVideo | StoredFrames, extractor: Extractor, *, video_id: str, dtype: str, source: dict[str, Any]
 ) -> VideoFeatures:
     """The feature rows of one video with their seconds; VideoError if it cannot be read."""
     rows = extractor(video)
@@ -175,7 +182,9 @@ def video_features(
     with np.errstate(over="ignore"):  # said below
         stored = rows.astype(np.dtype(dtype))
     if not np.isfinite(stored).all():
-        raise VideoError(f"{video.path}: features up to {np.abs(rows).max():.3g} do not fit {dtype}; use dtype float32")
+        raise VideoError(
+            "features", f"{video.path}: features up to {np.abs(rows).max():.3g} do not fit {dtype}; use dtype float32"
+        )
     return VideoFeatures(video_id, stored, start_s, end_s, described)
 
 

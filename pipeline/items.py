@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from excl.datasets.video import VideoError, require_regular_file
+from excl.datasets.container import require_regular_file
+from excl.datasets.video_errors import VideoError
 from excl.pipeline.manifest import Manifest, sha256_file
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ def plan(manifest: Manifest, videos: Mapping[str, Path]) -> list[Item]:
     """
     known = planned(manifest)
     for video_id in [v for v in known if v not in videos and key(v) not in manifest.records]:
-        manifest.add(failure(video_id, VideoError(f"{video_id}: planned in an earlier run, not among the videos now")))
+        manifest.add(
+            failure(video_id, VideoError("missing", f"{video_id}: planned in an earlier run, not among the videos now"))
+        )
     new = sorted(set(videos) - set(known))
     if new:
         manifest.add({"id": f"plan/{len(known)}", "planned": new})
@@ -67,7 +70,7 @@ def file_facts(path: Path) -> dict[str, Any]:
     try:
         sha256 = sha256_file(path)
     except OSError as error:
-        raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
+        raise VideoError("unreadable", f"{path}: cannot be read ({error.strerror})") from error
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
@@ -118,9 +121,9 @@ def work_off(
             yield video_id
 
 
-def failure(video_id: str, error: Exception) -> dict[str, Any]:
-    """The record of a video that failed."""
-    return {"id": key(video_id), "error": type(error).__name__, "message": str(error)}
+def failure(video_id: str, error: VideoError) -> dict[str, Any]:
+    """The record of a video that failed: the reason from the closed list, and the sentence."""
+    return {"id": key(video_id), "error": error.reason, "message": str(error)}
 
 
 def report(manifest: Manifest, *, what: str) -> None:
@@ -130,7 +133,7 @@ def report(manifest: Manifest, *, what: str) -> None:
     log.info("%s: %d of %d videos done, in %s", what, done, done + len(failed), manifest.folder)
     for error, count in Counter(record["error"] for record in failed.values()).most_common():
         names = [name.removeprefix("video/") for name, record in failed.items() if record["error"] == error]
-        log.warning("%d failed with %s: %s", count, error, ", ".join(names[:5]) + (", …" if count > 5 else ""))
+        log.warning("%d failed as %s: %s", count, error, ", ".join(names[:5]) + (", …" if count > 5 else ""))
 
 
 def require_finished(manifest: Manifest) -> None:

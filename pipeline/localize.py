@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.picture import Geometry
 from excl.datasets.text import Vocabulary, tokenise
-from excl.datasets.video import Geometry, SampledVideo
 from excl.models.i3d.extractor import Extractor, choose_device
 from excl.models.i3d.weights import load_weights
 from excl.pipeline import items, train
-from excl.pipeline.config import STRICT
+from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.examples import Example
 from excl.pipeline.extract import CODE_VERSIONS, video_features
 from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
+from excl.pipeline.reading import Reading
 from excl.pipeline.store import Query, VideoFeatures
 from excl.pipeline.train import TrainedRun, load_run, predict
 
@@ -41,6 +43,8 @@ class Config:
     """Where I3D's weights are, if the run's features were made with a weight file of one's own."""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    reading: WithoutPrefix[Reading] = field(default_factory=Reading)
+    """How the video is read."""
 
     def __post_init__(self) -> None:
         if not self.query or not all(query.strip() for query in self.query):
@@ -102,7 +106,7 @@ def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
             f"not with {weights.source} (sha256 {weights.sha256})"
         )
     return video_features(
-        SampledVideo(config.video, fps=recipe["fps"], geometry=Geometry(recipe["short_side"], recipe["crop"])),
+        config.reading.open(config.video, fps=recipe["fps"], geometry=Geometry(recipe["short_side"], recipe["crop"])),
         Extractor(weights, device=choose_device(config.device)),
         video_id=config.video.stem,
         dtype=recipe["dtype"],

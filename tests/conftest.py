@@ -47,12 +47,13 @@ def write_video(
     rate: Fraction | int = 30,
     codec: str = "libx264",
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
     width: int = 256,
     height: int = 192,
     pixel_aspect: Fraction | None = None,
 ) -> Path:
     """Write a video whose frame number i is shown at pts[i] * time_base and carries the number i."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {"preset": "ultrafast", "crf": "10"})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

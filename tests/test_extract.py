@@ -71,11 +71,12 @@ def test_features_from_stored_frames_are_the_same(videos, tmp_path):
 
 
 def test_stored_frames_are_the_decoded_ones(videos, tmp_path):
-    from excl.datasets.video import Geometry, SampledVideo
+    from excl.datasets.picture import Geometry
+    from excl.datasets.video import SampledVideo, Sampling
 
     decode.run(decode.Config(videos=videos / "v1.mp4", out=tmp_path / "frames", short_side=48, crop=40))
     stored = StoredFrames(tmp_path / "frames" / "frames" / "000000.h5")
-    video = SampledVideo(videos / "v1.mp4", fps=5, geometry=Geometry(48, 40))
+    video = SampledVideo(videos / "v1.mp4", Sampling(5, Geometry(48, 40)))
     np.testing.assert_array_equal(np.stack(list(stored)), np.stack(list(video)))
     assert stored.facts == video.facts
 
@@ -115,10 +116,13 @@ def test_bad_videos_are_recorded_and_the_rest_is_done(videos, tmp_path, caplog):
     arguments = ["extract", "--videos", str(mixed), "--out", str(tmp_path / "out"), *FLAGS]
     assert main(arguments) == 3
     manifest = Manifest.read(tmp_path / "out")
-    assert sorted(manifest.failed) == ["video/dangling", "video/empty", "video/text"]
+    reasons = {"dangling": "missing", "empty": "empty", "text": "not_a_video"}
+    assert {name: record["error"] for name, record in manifest.failed.items()} == {
+        f"video/{n}": r for n, r in reasons.items()
+    }
     assert "empty.mp4: an empty file" in manifest.failed["video/empty"]["message"]
     assert list(FeatureStore(tmp_path / "out")) == ["v0", "v1"]
-    assert "3 failed with VideoError: dangling, empty, text" in caplog.text
+    assert all(f"1 failed as {reason}: {name}" in caplog.text for name, reason in reasons.items())
     done = manifest.records["video/v0"]
 
     (mixed / "text.mp4").write_bytes((videos / "v2.mp4").read_bytes())  # the user mends one

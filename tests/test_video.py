@@ -14,13 +14,16 @@ from conftest import read_number
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from excl.datasets.video import Geometry, SampledVideo, VideoError, find_videos
+from excl.datasets.files import find_videos
+from excl.datasets.picture import Geometry
+from excl.datasets.video import SampledVideo, Sampling
+from excl.datasets.video_errors import VideoError
 
 SMALL = Geometry(short_side=192, crop=192)
 
 
 def sample(path, fps=5.0, geometry=SMALL):
-    video = SampledVideo(path, fps=fps, geometry=geometry)
+    video = SampledVideo(path, Sampling(fps, geometry))
     return [read_number(frame) for frame in video], video.facts
 
 
@@ -114,7 +117,7 @@ def test_a_video_that_starts_after_the_sound_holds_its_first_frame(tmp_path):
 
 
 def test_geometry_crops_the_centre(make_video):
-    frames = list(SampledVideo(make_video("wide.mp4", [0, 33]), fps=5, geometry=Geometry(96, 64)))
+    frames = list(SampledVideo(make_video("wide.mp4", [0, 33]), Sampling(5, Geometry(96, 64))))
     assert frames[0].shape == (64, 64, 3)
     assert frames[0].dtype == np.uint8
     # 256 x 192 becomes 128 x 96; the black cells of number 0 span 96 x 16 pixels of it, so the crop's middle is black
@@ -124,10 +127,10 @@ def test_geometry_crops_the_centre(make_video):
 
 def test_pixels_that_are_not_square_are_squared(make_video):
     path = make_video("anamorphic.mp4", [0, 33], width=128, pixel_aspect=Fraction(2), options={"crf": "5"})
-    numbers = [frame.shape for frame in SampledVideo(path, fps=5, geometry=SMALL)]
+    numbers = [frame.shape for frame in SampledVideo(path, Sampling(5, SMALL))]
     assert numbers == [(192, 192, 3)]
-    plain = next(iter(SampledVideo(make_video("square.mp4", [0, 33], width=128), fps=5, geometry=Geometry(64, 64))))
-    squared = next(iter(SampledVideo(path, fps=5, geometry=Geometry(64, 64))))
+    plain = next(iter(SampledVideo(make_video("square.mp4", [0, 33], width=128), Sampling(5, Geometry(64, 64)))))
+    squared = next(iter(SampledVideo(path, Sampling(5, Geometry(64, 64)))))
     # without its aspect the picture is 128 wide and 192 high, with it 256 x 192: another short side, another scale
     assert (plain < 60).any(axis=(1, 2)).sum() > (squared < 60).any(axis=(1, 2)).sum()
 
@@ -155,9 +158,9 @@ def test_avi_with_b_frames_comes_in_order(make_video):
 @pytest.mark.parametrize(("degrees", "turns"), [(90, -1), (180, 2)])
 def test_rotation_is_applied(make_video, degrees, turns):
     path = make_video("phone.mp4", [0, 33])
-    upright = next(iter(SampledVideo(path, fps=5, geometry=SMALL)))
+    upright = next(iter(SampledVideo(path, Sampling(5, SMALL))))
     rotate_by_display_matrix(path, degrees)
-    turned = next(iter(SampledVideo(path, fps=5, geometry=SMALL)))
+    turned = next(iter(SampledVideo(path, Sampling(5, SMALL))))
     difference = np.abs(np.rot90(upright, turns).astype(int) - turned).mean()
     assert difference < 3
     assert np.abs(upright.astype(int) - turned).mean() > 10 or degrees == 180
@@ -177,7 +180,7 @@ def test_what_is_no_video_is_refused(make_video, tmp_path, content, reason):
     path = tmp_path / "bad.mp4"
     path.write_bytes(content)
     with pytest.raises(VideoError, match=f"bad.mp4.*{reason}"):
-        list(SampledVideo(path, fps=5, geometry=SMALL))
+        list(SampledVideo(path, Sampling(5, SMALL)))
 
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi"])
@@ -186,7 +189,7 @@ def test_a_video_cut_short_is_refused(make_video, name):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(VideoError, match=name):
-        list(SampledVideo(path, fps=5, geometry=SMALL))
+        list(SampledVideo(path, Sampling(5, SMALL)))
 
 
 def test_sound_alone_and_pipes_are_refused(tmp_path):
@@ -198,10 +201,10 @@ def test_sound_alone_and_pipes_are_refused(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with pytest.raises(VideoError, match="no video stream"):
-        list(SampledVideo(path, fps=5, geometry=SMALL))
+        list(SampledVideo(path, Sampling(5, SMALL)))
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(VideoError, match="not a regular file"):
-        list(SampledVideo(tmp_path / "pipe.mp4", fps=5, geometry=SMALL))
+        list(SampledVideo(tmp_path / "pipe.mp4", Sampling(5, SMALL)))
 
 
 def test_find_videos(make_video, tmp_path):
@@ -224,7 +227,7 @@ def test_find_videos(make_video, tmp_path):
 def test_real_videos(shared):
     """Frame counts of the real videos by the rule, from their packets' times alone."""
     for path in sorted((shared / "videos").iterdir()):
-        video = SampledVideo(path, fps=5, geometry=Geometry())
+        video = SampledVideo(path, Sampling(5, Geometry()))
         shapes = {frame.shape for frame in video}
         with av.open(str(path)) as container:
             stream = container.streams.video[0]

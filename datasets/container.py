@@ -1,0 +1,201 @@
+"""Opening a video file that nobody vouches for, and getting its frames with their times out of it.
+
+Only regular files, only containers from a list, no other protocol than `file`: a script named .mp4 must not make the
+decoder open another file or a socket. Packets that cannot be decoded are counted and passed over; what that means for the
+video is judged at its end. Times come from the container, and what it says of them is not believed where frames disagree.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.container
+
+from excl.datasets.video_errors import Reason, VideoError
+
+OPEN_OPTIONS = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg",
+    "protocol_whitelist": "file",
+}
+MAX_REORDERED = 16  # frames; the most that H.264 and HEVC allow
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a video may ask for before it is refused as too large, or as one whose times cannot be true."""
+
+    max_pixels: int = 8192 * 8192
+    max_duration_s: float = 12 * 3600.0
+    max_gap_s: float = 600.0
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[av.container.InputContainer]:
+    """The container of a regular file; VideoError for anything else, and for all that FFmpeg finds wrong meanwhile."""
+    require_regular_file(path)
+    opened = False
+    try:
+        with av.open(f"file:{path.absolute()}", options=OPEN_OPTIONS) as container:
+            opened = True
+            yield container
+    except MemoryError as error:
+        raise VideoError("too_large", f"{path}: decoding it needs more memory than is allowed") from error
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+    except av.FFmpegError as error:
+        reason: Reason = "corrupt" if opened else "not_a_video"
+        raise VideoError(
+            reason, f"{path}: cannot be decoded ({error.strerror or error}); is it a whole video file?"
+        ) from error
+
+
+def require_regular_file(path: Path) -> None:
+    """VideoError unless `path` is a file with something in it; a pipe, for one, would be read for ever."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError("not_a_file", f"{path}: not a regular file")
+    if status.st_size == 0:
+        raise VideoError("empty", f"{path}: an empty file")
+
+
+def _cannot_open(path: Path, error: OSError) -> VideoError:
+    missing = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+    return VideoError("missing" if missing else "unreadable", f"{path}: cannot be opened ({error.strerror or error})")
+
+
+def choose_stream(container: av.container.InputContainer, path: Path, limits: Limits) -> av.VideoStream:
+    """The largest video stream that is no cover picture; VideoError if there is none, or its pictures are too large."""
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise VideoError("no_video_stream", f"{path}: has no video stream")
+    stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
+    require_size(stream.codec_context.width, stream.codec_context.height, path, limits)
+    if stream.time_base is None:
+        raise VideoError("bad_times", f"{path}: the video stream has no time base, so its frames have no times")
+    return stream
+
+
+def require_size(width: int, height: int, path: Path, limits: Limits) -> None:
+    """VideoError for pictures of more pixels than allowed."""
+    if width * height > limits.max_pixels:
+        raise VideoError("too_large", f"{path}: pictures of {width} x {height}, allowed are {limits.max_pixels:,} pixels")
+
+
+class TimedFrames:
+    """The frames of a stream that have a time, each later than the one before, with their pts; counts what is damaged.
+
+    Iterating raises VideoError where times go back, gape, or run beyond what is allowed.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, path: Path, limits: Limits) -> None:
+        self.container, self.stream, self.path, self.limits = container, stream, path, limits
+        assert stream.time_base is not None
+        self.time_base = stream.time_base
+        self.num_frames = self.bad_packets = self.corrupt_frames = self.largest_gap = 0
+
+    def __iter__(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        frames: Iterable[tuple[int, av.VideoFrame]] = self._decode()
+        if self.container.format.name == "avi":
+            frames = _retimed(frames)
+        first: int | None = None
+        last = 0
+        for pts, frame in frames:
+            first = pts if first is None else first
+            self._check_time(pts, last if self.num_frames else None, first)
+            require_size(frame.width, frame.height, self.path, self.limits)
+            last = pts
+            self.num_frames += 1
+            self.corrupt_frames += frame.is_corrupt
+            yield pts, frame
+
+    def _decode(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames in the order of presentation. One thread: with more, FFmpeg loses errors and even frames."""
+        self.stream.thread_type, self.stream.thread_count = "SLICE", 1
+        for packet in self.container.demux(self.stream):
+            try:
+                for frame in packet.decode():
+                    if frame.pts is not None:  # a frame without a time cannot be shown at one
+                        yield frame.pts, frame
+            except av.InvalidDataError:
+                self.bad_packets += 1
+
+    def _check_time(self, pts: int, last: int | None, first: int) -> None:
+        if last is None:
+            return
+        if pts <= last:
+            raise VideoError(
+                "bad_times", f"{self.path}: time goes back, from pts {last} to {pts}; remux the file with correct times"
+            )
+        self.largest_gap = max(self.largest_gap, pts - last)
+        if (pts - last) * self.time_base > self.limits.max_gap_s:
+            gap_s = float((pts - last) * self.time_base)
+            raise VideoError(
+                "bad_times", f"{self.path}: no frame for {gap_s:.0f} s, allowed are {self.limits.max_gap_s:.0f}"
+            )
+        if (pts - first) * self.time_base > self.limits.max_duration_s:
+            raise VideoError("too_large", f"{self.path}: longer than {self.limits.max_duration_s:.0f} s, which is allowed")
+
+
+def _retimed(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames in the order in which they come, which is that of presentation, with their times sorted.
+
+    AVI keeps times of decoding only, so with B-frames they come out of order.
+    """
+    times: list[int] = []
+    waiting: deque[av.VideoFrame] = deque()
+    for pts, frame in frames:
+        heapq.heappush(times, pts)
+        waiting.append(frame)
+        if len(waiting) > MAX_REORDERED:
+            yield heapq.heappop(times), waiting.popleft()
+    while waiting:
+        yield heapq.heappop(times), waiting.popleft()
+
+
+def start_time(container: av.container.InputContainer) -> Fraction:
+    """The container's start time in seconds, exact.
+
+    FFmpeg rounds it to microseconds; the stream that it was taken from has it in its own time base, and the difference
+    would move every frame that lies exactly on a sampling time.
+    """
+    if container.start_time is None:
+        return Fraction(0)
+    rounded = Fraction(container.start_time, av.time_base)
+    exact = [
+        s.start_time * s.time_base
+        for s in (*container.streams.video, *container.streams.audio)
+        if s.start_time is not None and s.time_base is not None
+    ]
+    return next((time for time in exact if abs(time - rounded) <= Fraction(1, av.time_base)), rounded)
+
+
+def claimed_duration_s(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
+    """How long the video stream is by the container; None if it does not say (the container's end may be the sound's)."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    if container.duration and not container.streams.audio:
+        return container.duration / av.time_base
+    return None
+
+
+def frame_gap(stream: av.VideoStream) -> int:
+    """A lone frame without a duration lasts one period of the average rate, or a 25th of a second."""
+    assert stream.time_base is not None
+    return max(1, round(1 / ((stream.average_rate or Fraction(25)) * stream.time_base)))

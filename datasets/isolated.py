@@ -1,0 +1,176 @@
+"""Reading videos in a process of their own, which may hang, crash or run out of memory and costs one video when it does.
+
+`DecoderProcess` starts `python -m excl.datasets.isolated` and keeps it for many videos. The parent writes a JSON line a
+video to its standard input; the child answers on its standard output with messages, a letter and a length (big-endian,
+4 bytes) before each: F, the bytes of a frame; D, at the end, the facts as JSON; E, the reason and the message of a
+VideoError as JSON. The child's memory is limited; a parent that waits longer than allowed for the next byte kills it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from excl.datasets.container import Limits
+from excl.datasets.picture import Geometry
+from excl.datasets.video import SampledVideo, Sampling, VideoFacts
+from excl.datasets.video_errors import VideoError
+
+HEADER = struct.Struct(">cI")
+READ_BYTES = 1 << 20
+
+
+class DecoderProcess:
+    """A process that reads videos, one after another; started when first needed and again after it died.
+
+    `timeout_s` bounds the wait for the next frame, `memory_bytes` the child's address space. Not for use by two threads.
+    """
+
+    def __init__(self, *, timeout_s: float, memory_bytes: int) -> None:
+        self.timeout_s = timeout_s
+        self.command = [sys.executable, "-m", "excl.datasets.isolated", str(memory_bytes)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
+        self._buffer = bytearray()
+
+    def read(self, path: Path, sampling: Sampling) -> IsolatedVideo:
+        """One pass over a video, with the interface of `SampledVideo`."""
+        return IsolatedVideo(self, path, sampling)
+
+    def ask(self, path: Path, sampling: Sampling) -> None:
+        """Send the order for a video."""
+        if self._owner != os.getpid():  # a fork: the process belongs to the parent
+            self._process, self._owner = None, os.getpid()
+            self._buffer.clear()
+        if self._process is None or self._process.poll() is not None:
+            self.kill()
+            self._process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        assert self._process.stdin is not None
+        order = {"path": os.fspath(path.absolute()), "sampling": dataclasses.asdict(sampling)}
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    def receive(self, path: Path) -> tuple[bytes, bytes]:
+        """The next message: its letter and content. VideoError if none comes in time, or none will."""
+        letter, length = HEADER.unpack(self._take(HEADER.size, path))
+        return letter, self._take(length, path)
+
+    def _take(self, count: int, path: Path) -> bytes:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        deadline = time.monotonic() + self.timeout_s
+        while len(self._buffer) < count:
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                self.kill()
+                raise VideoError("timeout", f"{path}: the decoder gave nothing for {self.timeout_s:.0f} s and was stopped")
+            received = os.read(descriptor, READ_BYTES)
+            if not received:
+                raise self._died(path)
+            self._buffer += received
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
+
+    def _died(self, path: Path) -> VideoError:
+        assert self._process is not None
+        code = self._process.wait()
+        self.kill()
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return VideoError("crashed", f"{path}: the decoder's process died of it ({how})")
+
+    def kill(self) -> None:
+        """End the process, if there is one; the next video starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                assert pipe is not None
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._process = None
+        self._buffer.clear()
+
+
+class IsolatedVideo:
+    """`SampledVideo`, read by another process: iterate for uint8 RGB frames [crop, crop, 3], then `facts` is there."""
+
+    def __init__(self, decoder: DecoderProcess, path: Path, sampling: Sampling) -> None:
+        self.decoder, self.path, self.sampling = decoder, path, sampling
+        self._facts: VideoFacts | None = None
+
+    @property
+    def facts(self) -> VideoFacts:
+        """The facts, known once iteration has come to its end."""
+        assert self._facts is not None, "the video has not been read to its end"
+        return self._facts
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        crop = self.sampling.geometry.crop
+        self.decoder.ask(self.path, self.sampling)
+        finished = False
+        try:
+            while True:
+                letter, content = self.decoder.receive(self.path)
+                if letter == b"F":
+                    yield np.frombuffer(content, dtype=np.uint8).reshape(crop, crop, 3)
+                    continue
+                if letter == b"E":
+                    raise VideoError(**json.loads(content))
+                self._facts = VideoFacts(**json.loads(content))
+                finished = True
+                return
+        finally:
+            # A process that met a bad video may be short of memory or worse, and one that was left in the middle of a
+            # video still has frames to send: neither is trusted with the next.
+            if not finished:
+                self.decoder.kill()
+
+
+def _serve(orders: BinaryIO, answers: BinaryIO) -> None:
+    def send(letter: bytes, content: bytes) -> None:
+        answers.write(HEADER.pack(letter, len(content)))
+        answers.write(content)
+
+    for line in orders:
+        order: dict[str, Any] = json.loads(line)
+        path = Path(order["path"])
+        video = SampledVideo(path, _sampling(order["sampling"]))
+        try:
+            for frame in video:
+                send(b"F", frame.tobytes())
+            send(b"D", json.dumps(dataclasses.asdict(video.facts)).encode())
+        except VideoError as error:
+            send(b"E", json.dumps({"reason": error.reason, "message": str(error)}).encode())
+        except MemoryError:
+            message = f"{path}: decoding it needs more memory than is allowed"
+            send(b"E", json.dumps({"reason": "too_large", "message": message}).encode())
+        answers.flush()
+
+
+def _sampling(value: dict[str, Any]) -> Sampling:
+    nested = {"geometry": Geometry(**value["geometry"]), "limits": Limits(**value["limits"])}
+    return Sampling(**{**value, **nested})
+
+
+if __name__ == "__main__":
+    limit = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process when it goes
+    with contextlib.suppress(BrokenPipeError):
+        _serve(sys.stdin.buffer, sys.stdout.buffer)
+    os._exit(0)  # nothing is left to flush, and to whom

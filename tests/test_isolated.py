@@ -1,0 +1,121 @@
+"""Decoding in a process of its own: the same frames, and no video that can take the run with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from conftest import write_video
+
+from excl.datasets.isolated import DecoderProcess
+from excl.datasets.picture import Geometry
+from excl.datasets.video import SampledVideo, Sampling
+from excl.datasets.video_errors import VideoError
+
+SAMPLING = Sampling(5.0, Geometry(48, 40))
+
+
+@pytest.fixture
+def decoder():
+    process = DecoderProcess(timeout_s=20, memory_bytes=2**32)
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def video(tmp_path):
+    return write_video(tmp_path / "good.mp4", [i * 40 for i in range(60)], rate=25, width=64, height=48)
+
+
+def test_the_same_frames_and_facts(decoder, video):
+    inside = SampledVideo(video, SAMPLING)
+    wanted = np.stack(list(inside))
+    for _ in range(3):  # one process serves many videos
+        outside = decoder.read(video, SAMPLING)
+        np.testing.assert_array_equal(np.stack(list(outside)), wanted)
+        assert outside.facts == inside.facts
+
+
+def test_errors_come_through_and_the_next_video_is_read(decoder, video, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    with pytest.raises(VideoError, match=r"bad\.mp4: cannot be decoded") as error:
+        list(decoder.read(tmp_path / "bad.mp4", SAMPLING))
+    assert error.value.reason == "not_a_video"
+    assert len(list(decoder.read(video, SAMPLING))) == 12
+    before = decoder._process.pid
+    assert len(list(decoder.read(video, SAMPLING))) == 12
+    assert decoder._process.pid == before  # good videos share one
+
+
+def test_a_consumer_that_goes_away_leaves_nothing_for_the_next(decoder, video):
+    next(iter(decoder.read(video, SAMPLING)))
+    assert len(list(decoder.read(video, SAMPLING))) == 12
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "message"),
+    [
+        ("import time; time.sleep(60)", "timeout", "gave nothing for 1 s"),
+        ("while True: pass", "timeout", "gave nothing for 1 s"),
+        ("import os; os.abort()", "crashed", "SIGABRT"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV"),
+        ("import sys; sys.stdout.buffer.write(b'F'); sys.stdout.flush(); raise SystemExit(7)", "crashed", "exit code 7"),
+    ],
+    ids=["sleeps", "spins", "aborts", "segfaults", "exits in the middle"],
+)
+def test_a_decoder_that_misbehaves_costs_one_video(decoder, video, code, reason, message):
+    decoder.timeout_s = 1
+    good, decoder.command = decoder.command, [sys.executable, "-c", code]
+    with pytest.raises(VideoError, match=message) as error:
+        list(decoder.read(video, SAMPLING))
+    assert error.value.reason == reason
+    decoder.command, decoder.timeout_s = good, 20
+    assert len(list(decoder.read(video, SAMPLING))) == 12
+
+
+def test_memory_is_limited(tmp_path):
+    """A picture that needs more than the decoder may have is refused, and the next video is read.
+
+    Which reason it gets depends on the allocation that fails: some of them look to FFmpeg like damage.
+    """
+    big = write_video(tmp_path / "big.mp4", [0, 40], width=7680, height=4320, options={"preset": "ultrafast"})
+    small = write_video(tmp_path / "small.mp4", [0, 40], width=64, height=48)
+    narrow = DecoderProcess(timeout_s=20, memory_bytes=300 * 2**20)
+    with pytest.raises(VideoError, match=r"big\.mp4"):
+        list(narrow.read(big, SAMPLING))
+    assert len(list(narrow.read(small, SAMPLING))) == 1
+    narrow.kill()
+
+
+def test_it_ends_with_its_parent(video):
+    pid = os.fork()
+    if pid == 0:
+        iterator = iter(DecoderProcess(timeout_s=20, memory_bytes=2**32).read(video, SAMPLING))
+        next(iterator)
+        os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+    deadline = time.monotonic() + 10
+
+    def left():
+        return [p for p in psutil.process_iter(["cmdline"]) if "excl.datasets.isolated" in (p.info["cmdline"] or [])
+                and p.ppid() == 1]  # fmt: skip
+
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left() == []
+
+
+def test_a_fork_has_a_decoder_of_its_own(decoder, video):
+    assert len(list(decoder.read(video, SAMPLING))) == 12
+    pid = os.fork()
+    if pid == 0:
+        count = len(list(decoder.read(video, SAMPLING)))
+        decoder.kill()
+        os._exit(0 if count == 12 else 1)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert len(list(decoder.read(video, SAMPLING))) == 12
