@@ -1,4 +1,11 @@
-"""From a decoded frame to the picture that the network sees: upright, square pixels, scaled, cropped."""
+"""From a decoded frame to the picture that the network sees: cropped, scaled, upright, in RGB.
+
+What is kept is a centred square, `crop / short_side` of the picture's short side, scaled to crop x crop pixels. Cropping
+before scaling is what scaling the short side to `short_side` and cropping then would give, but for the border: the square's
+edges lie on even pixels of the source (its colours have half the resolution), at most one pixel from the exact place.
+Scaling is swscale's bilinear filter, which averages when it makes smaller; colours are converted by what the stream says of
+its matrix and range (BT.601 and limited range where it says nothing). Only frames that are kept come here.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import av
-import av.video.reformatter
+import av.filter
 import numpy as np
 
 
@@ -23,26 +30,51 @@ class Geometry:
 
 
 class Converter:
-    """A decoded frame to uint8 RGB [crop, crop, 3].
-
-    Rotation (display matrix) and non-square pixels are applied, the short side is scaled to `short_side` (bilinear), then
-    the centre is cut out at round((size - crop) / 2), halves to even as torchvision and the public I3D port do.
-    """
+    """A decoded frame to uint8 RGB [crop, crop, 3], with pixels made square and the display matrix's rotation applied."""
 
     def __init__(self, geometry: Geometry, *, pixel_aspect: Fraction) -> None:
         self.geometry = geometry
         self.pixel_aspect = pixel_aspect
-        self.reformatter = av.video.reformatter.VideoReformatter()
+        self._made_for: tuple[int, int, str] | None = None
+        self._graph = av.filter.Graph()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        width, height = _scaled_size(frame.width * self.pixel_aspect, frame.height, self.geometry.short_side)
-        scaled = self.reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR").to_ndarray()
-        upright = np.rot90(scaled, k=round(frame.rotation / 90)) if frame.rotation else scaled  # [H, W, 3]
-        crop = self.geometry.crop
-        top, left = (round((size - crop) / 2) for size in upright.shape[:2])
-        return np.ascontiguousarray(upright[top : top + crop, left : left + crop])
+        kind = (frame.width, frame.height, frame.format.name)
+        if kind != self._made_for:  # the first frame, or a change in mid-stream
+            self._graph, self._made_for = self._make_graph(frame), kind
+        self._graph.push(frame)
+        picture = self._graph.pull()
+        assert isinstance(picture, av.VideoFrame)
+        return np.ascontiguousarray(np.rot90(picture.to_ndarray(), k=round(frame.rotation / 90)))
+
+    def _make_graph(self, frame: av.VideoFrame) -> av.filter.Graph:
+        width, height, left, top = kept_region(frame.width, frame.height, self.pixel_aspect, self.geometry)
+        side = self.geometry.crop
+        graph = av.filter.Graph()
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+        )
+        nodes = [
+            source,
+            graph.add("crop", f"{width}:{height}:{left}:{top}"),
+            graph.add("scale", f"{side}:{side}:flags=bilinear"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+        return graph
 
 
-def _scaled_size(width: float | Fraction, height: float, short_side: int) -> tuple[int, int]:
-    scale = Fraction(short_side) / Fraction(min(width, height))
-    return max(short_side, round(width * scale)), max(short_side, round(height * scale))
+def kept_region(width: int, height: int, pixel_aspect: Fraction, geometry: Geometry) -> tuple[int, int, int, int]:
+    """The source pixels that are kept of a picture: width, height, left and top, all even (unless a side has one pixel)."""
+    short_side = min(width * pixel_aspect, Fraction(height))  # in pixels as high as the source's, which are then square
+    side = short_side * geometry.crop / geometry.short_side
+    kept_width, kept_height = _even(side / pixel_aspect, width), _even(side, height)
+    left = min(2 * round(Fraction(width - kept_width, 4)), width - kept_width)
+    top = min(2 * round(Fraction(height - kept_height, 4)), height - kept_height)
+    return kept_width, kept_height, left, top
+
+
+def _even(length: Fraction, available: int) -> int:
+    """The even number nearest to `length` that is above 0 and no more than `available`."""
+    return max(min(2, available), min(2 * round(length / 2), available // 2 * 2))

@@ -37,7 +37,7 @@ from excl.pipeline.reading import Reading
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "decode", 1
+STAGE, CODE_VERSION = "decode", 2
 FRAMES_PER_CHUNK = 8
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from excl.datasets.files import find_videos
-from excl.datasets.picture import Geometry
+from excl.datasets.picture import Converter, Geometry, kept_region
 from excl.datasets.video import SampledVideo, Sampling
 from excl.datasets.video_errors import VideoError
 
@@ -123,6 +123,60 @@ def test_geometry_crops_the_centre(make_video):
     # 256 x 192 becomes 128 x 96; the black cells of number 0 span 96 x 16 pixels of it, so the crop's middle is black
     assert frames[0][26:38].max() < 40
     assert frames[0][:20].min() > 100
+
+
+@given(
+    width=st.integers(1, 5000),
+    height=st.integers(1, 5000),
+    aspect=st.fractions(Fraction(1, 4), 4, max_denominator=50),
+    short_side=st.integers(32, 512),
+    data=st.data(),
+)
+def test_the_kept_region_is_the_centred_square(width, height, aspect, short_side, data):
+    crop = data.draw(st.integers(1, short_side))
+    kept_width, kept_height, left, top = kept_region(width, height, aspect, Geometry(short_side, crop))
+    assert 0 < kept_width <= width - left
+    assert 0 < kept_height <= height - top
+    assert left >= 0
+    assert top >= 0
+    if min(width, height) > 1:
+        assert [n % 2 for n in (kept_width, kept_height, left, top)] == [0] * 4
+    side = min(width * aspect, Fraction(height)) * crop / short_side
+    if side / aspect >= 2 and side >= 2:
+        assert abs(kept_width - side / aspect) <= 2  # nearest even, or one less where the picture ends
+        assert abs(kept_height - side) <= 2
+    assert abs(left + Fraction(kept_width, 2) - Fraction(width, 2)) <= 1
+    assert abs(top + Fraction(kept_height, 2) - Fraction(height, 2)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "matrix", "full"),
+    [("yuv420p", None, False), ("yuv420p", 1, False), ("yuv420p", 5, False), ("yuvj420p", 5, True),
+     ("yuvj420p", 1, True), ("yuv444p", 1, False), ("yuv420p10le", 1, False), ("rgb24", None, True)],
+)  # fmt: skip
+def test_colours_come_back(pixels, matrix, full):
+    """Large patches of known colour through every matrix, range and depth; a wrong matrix is off by 20 and more."""
+    colours = np.random.default_rng(0).integers(0, 256, (4, 4, 3))
+    picture = np.kron(colours, np.ones((48, 48, 1))).astype(np.uint8)  # [192, 192, 3]
+    to = {None: {}, 1: {"dst_colorspace": "ITU709"}, 5: {"dst_colorspace": "ITU601"}}[matrix]
+    frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format=pixels, **to)
+    if matrix is not None:
+        frame.colorspace = matrix
+    if full:
+        frame.color_range = 2
+    found = Converter(Geometry(192, 192), pixel_aspect=Fraction(1))(frame)
+    middles = np.s_[24::48, 24::48]
+    assert np.abs(found[middles].astype(int) - colours).max() <= 4
+
+
+def test_cropping_first_is_scaling_first_but_for_a_pixel(make_video):
+    """Against the other order of work, by a smooth picture in which a shift by a pixel changes little."""
+    rows, columns = np.mgrid[0:480, 0:640]
+    smooth = np.stack([columns / 640, rows / 480, (rows + columns) / 1120], axis=-1)
+    frame = av.VideoFrame.from_ndarray((255 * smooth).astype(np.uint8), "rgb24").reformat(format="yuv444p")
+    found = Converter(Geometry(), pixel_aspect=Fraction(1))(frame).astype(int)
+    scaled = frame.reformat(341, 256, "rgb24", interpolation="BILINEAR").to_ndarray()[16:240, 58:282].astype(int)
+    assert np.abs(found - scaled).max() <= 3
 
 
 def test_pixels_that_are_not_square_are_squared(make_video):
