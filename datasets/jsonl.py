@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from excl.datasets.moments import Moment
-from excl.datasets.parsing import annotation_id, get, number, one_line, parse_object, positive, read_lines
+from excl.datasets.parsing import annotation_id, get, number, one_line, parse_object, positive, read_lines, shortened
 
 REQUIRED = ("video_id", "query", "start_s", "end_s")
 OPTIONAL = ("duration_s", "annotation_id", "split", "group")
@@ -44,7 +44,7 @@ def _moment(record: dict[str, Any], split: str | None, path: Path, line_number: 
     where = f"{path}:{line_number}"
     unknown = sorted(set(record) - {*REQUIRED, *OPTIONAL})
     if unknown:
-        raise ValueError(f"{where}: unknown keys {unknown}; wanted {[*REQUIRED]} and, if any, of {[*OPTIONAL]}")
+        raise ValueError(f"{where}: unknown keys {shortened(unknown)}; wanted {[*REQUIRED]} and, if any, of {[*OPTIONAL]}")
     row_split = _split_of(record, split, where)
     duration = record.get("duration_s")
     own_id = "annotation_id" in record

@@ -75,11 +75,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def get(record: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
     """The value of a key, of that very type; ValueError where it is missing or of another type."""
     if key not in record:
-        raise ValueError(f"{where}: no {key!r}; found the keys {sorted(record)}")
+        raise ValueError(f"{where}: no {key!r}; found the keys {shortened(sorted(record))}")
     value = record[key]
     if not isinstance(value, kind):
         raise ValueError(f"{where}: {key!r} is {describe(value)}; wanted {kind.__name__}")
     return value
+
+
+def shortened(names: list[str]) -> str:
+    """The first names of a list for an error message."""
+    return ", ".join(repr(name) for name in names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
 
 
 def number(value: object, what: str, where: str) -> float:

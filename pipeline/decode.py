@@ -74,7 +74,11 @@ def run(config: Config, *, map: items.Map = builtins.map) -> Path:
     with Manifest.open(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION) as manifest:
         (config.out / "frames").mkdir(exist_ok=True)
         todo = items.pending(
-            manifest, items.plan(manifest, videos), identify=items.file_facts, retry_failed=config.retry_failed
+            manifest,
+            items.plan(manifest, videos),
+            identify=items.file_facts,
+            present=lambda video_id: (config.out / manifest.records[items.key(video_id)]["file"]).exists(),
+            retry_failed=config.retry_failed,
         )
         for _ in items.work_off(manifest, todo, partial(decode_video, config), map=map, what=STAGE):
             pass
@@ -163,7 +167,7 @@ def stored_videos(folder: Path, *, fps: float, geometry: Geometry) -> dict[str, 
         version = manifest.header["code_version"]
         raise ValueError(
             f"{folder}: its frames were sampled with {found} (version {version}), asked for is {wanted} "
-            f"(version {CODE_VERSION}); decode again, into another folder"
+            f"(version {CODE_VERSION}); decode again into another folder, or ask for the same"
         )
     if manifest.failed:
         log.warning("%s: %d videos that could not be decoded are left out", folder, len(manifest.failed))

@@ -93,7 +93,10 @@ def run(config: Config, *, map: items.Map = builtins.map) -> Path:
         _remove_superseded(config.out, manifest)
         identify = items.file_facts if config.frames is None else _source_of_frames
         planned = items.plan(manifest, videos)
-        todo = items.pending(manifest, planned, identify=identify, retry_failed=config.retry_failed)
+        held = {v for r in manifest.records.values() if _is_there(config.out, r) for v in r["videos"]}
+        todo = items.pending(
+            manifest, planned, identify=identify, present=held.__contains__, retry_failed=config.retry_failed
+        )
         work = functools.partial(extract_video, config)
         ids = items.planned(manifest)
         numbers = {item.video_id: item.number for item in todo}
@@ -197,10 +200,9 @@ def join_parts(config: Config, manifest: Manifest, ids: list[str], *, shard: int
     if None in records or not done:
         return
     committed = manifest.records.get(_shard_key(shard), {})
-    if committed.get("videos") != done:
+    if committed.get("videos") != done or not _is_there(config.out, committed):
         _join(config, manifest, shard, done)
-        if committed:
-            (config.out / committed["file"]).unlink()
+        _remove_superseded(config.out, manifest)
     for number, video_id in zip(numbers, members, strict=False):
         if video_id in done:
             (config.out / _part_name(number)).unlink(missing_ok=True)
@@ -225,6 +227,12 @@ def _join(config: Config, manifest: Manifest, shard: int, video_ids: list[str]) 
     move(joined, config.out / name)
     rows = sum(len(found[v].features) for v in video_ids)
     manifest.add({"id": _shard_key(shard), "file": name, "videos": video_ids, "num_rows": rows, "sha256": sha256})
+
+
+def _is_there(out: Path, record: dict[str, Any]) -> bool:
+    """Whether a record names a shard or a part, and the file is there."""
+    name = record.get("file", record.get("part"))
+    return name is not None and (out / name).is_file()
 
 
 def _shard_key(shard: int) -> str:

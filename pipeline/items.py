@@ -81,13 +81,25 @@ def read_state(path: Path) -> list[int]:
 
 
 def pending(
-    manifest: Manifest, items: list[Item], *, identify: Callable[[Path], dict[str, Any]], retry_failed: bool
+    manifest: Manifest,
+    items: list[Item],
+    *,
+    identify: Callable[[Path], dict[str, Any]],
+    present: Callable[[str], bool],
+    retry_failed: bool,
 ) -> list[Item]:
-    """The items that still need work. ValueError if a video that was done has changed, by what `identify` says of it."""
+    """The items that still need work: not done, or done and not `present` any more.
+
+    ValueError if a video that was done has changed, by what `identify` says of it.
+    """
     left = []
     for item in items:
         record = manifest.records.get(key(item.video_id))
         if record is None or (retry_failed and "error" in record):
+            left.append(item)
+        elif "error" not in record and not present(item.video_id):
+            log.warning("%s: what was made of it is gone; it is done again", item.video_id)
+            del manifest.records[key(item.video_id)]  # until then it counts as not done
             left.append(item)
         elif "error" not in record and item.path.exists() and read_state(item.path) != record["stat"]:
             _refuse_changed(record, item, identify, manifest.folder)
@@ -134,6 +146,8 @@ def report(manifest: Manifest, *, what: str) -> None:
     for error, count in Counter(record["error"] for record in failed.values()).most_common():
         names = [name.removeprefix("video/") for name, record in failed.items() if record["error"] == error]
         log.warning("%d failed as %s: %s", count, error, ", ".join(names[:5]) + (", …" if count > 5 else ""))
+    if failed:
+        log.warning("%s says more of each; --retry-failed tries them again", manifest.folder / "records.jsonl")
 
 
 def require_finished(manifest: Manifest) -> None:

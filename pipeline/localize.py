@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.picture import Geometry
-from excl.datasets.text import Vocabulary, tokenise
+from excl.datasets.text import UNK, Vocabulary, tokenise
 from excl.models.i3d.extractor import Extractor, choose_device
 from excl.models.i3d.weights import load_weights
 from excl.pipeline import items, train
@@ -23,6 +24,8 @@ from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
 from excl.pipeline.reading import Reading
 from excl.pipeline.store import Query, VideoFeatures
 from excl.pipeline.train import TrainedRun, load_run, predict
+
+log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "localize", 1
 
@@ -123,6 +126,9 @@ def _weights_of(recipe: dict[str, dict[str, str]], run: Path) -> str:
 
 def _example(query: str, video: VideoFeatures, vocabulary: Vocabulary) -> Example:
     tokens = tokenise(query)
+    unknown = [token for token, index in zip(tokens, vocabulary.ids(tokens), strict=True) if index == UNK]
+    if unknown:
+        log.warning("%r: words that the training split did not have: %s", query, ", ".join(unknown))
     asked = Query(
         "", video.video_id, query, 0.0, 0.0, video.duration_s, "", "", tuple(tokens), tuple(vocabulary.ids(tokens))
     )

@@ -97,11 +97,14 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     old, new = _flatten(found), _flatten(wanted)
-    return [
-        f"{key}: the folder has {old.get(key, '(nothing)')!r}, asked for is {new.get(key, '(nothing)')!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [_difference(key, old.get(key, "(nothing)"), new.get(key, "(nothing)")) for key in keys]
+
+
+def _difference(key: str, old: object, new: object) -> str:
+    if isinstance(old, str) and isinstance(new, str) and len(old) == len(new) == 64:  # two sha256
+        return f"{key}: not the same content as when the folder was made ({old[:8]}… then, {new[:8]}… now)"
+    return f"{key}: the folder has {old!r}, asked for is {new!r}"
 
 
 class Manifest:
@@ -183,17 +186,33 @@ def single(
     code_version: int,
     work: Callable[[Manifest], Mapping[str, Any]],
 ) -> Path:
-    """Run a stage whose result is one thing: `work(manifest)` unless it is complete; what it returns is the summary."""
+    """Run a stage whose result is one thing: `work(manifest)` unless it is complete; what it returns is the summary.
+
+    Its key `sha256` names the files that were made. ValueError if a complete folder has lost or changed one of them.
+    """
     with Manifest.open(folder, stage=stage, identity=identity, code_version=code_version) as manifest:
         if manifest.is_complete:
+            _require_outputs(manifest)
             log.info("%s: %s is complete, nothing to do", stage, folder)
         else:
             manifest.complete(work(manifest))
     return folder
 
 
+def _require_outputs(manifest: Manifest) -> None:
+    made = dict(manifest.records[COMPLETE].get("sha256", {}))
+    made |= {r["file"]: None for r in manifest.records.values() if "file" in r}  # large ones are checked when they are read
+    for name, sha256 in made.items():
+        path = manifest.folder / name
+        if not path.is_file() or (sha256 is not None and sha256_file(path) != sha256):
+            state = "has changed since it was made" if path.is_file() else "is not there any more"
+            raise ValueError(f"{path} {state}; remove the folder {manifest.folder} and run the same command again")
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: a file; wanted is a folder to write")
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / LOCK)
     try:
@@ -218,7 +237,12 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_other_recipe(folder: Path, wanted: dict[str, Any]) -> None:
-    differences = _differences(Manifest.read(folder).header, wanted)
+    found = Manifest.read(folder).header
+    if found.get("stage") != wanted["stage"]:
+        raise ValueError(
+            f"{folder} was made by the stage {found.get('stage')!r}; choose another folder for {wanted['stage']!r}"
+        )
+    differences = _differences(found, wanted)
     if differences:
         raise RecipeMismatchError(
             f"{folder} was made from another recipe:\n  " + "\n  ".join(differences) + "\n"

@@ -73,6 +73,11 @@ def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, 
     coverage = _coverage(queries, store)
     for split, counts in coverage.items():
         log.info("%s: %s", split, coverage_line(counts))
+        if not counts["covered"]:
+            asked, held = next(iter(counts["missing"])), next(iter(store))
+            log.warning(
+                "%s has no features at all: it asks for %r, the features hold %r; do the ids match?", split, asked, held
+            )
     if not any(counts["covered"] for counts in coverage.values()):
         raise ValueError(
             f"no query's video has features: the queries ask for {queries[0].video_id!r}, "

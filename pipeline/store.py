@@ -126,7 +126,9 @@ class Shard:
             # Shards never change once they are in place, so a read-only medium without locks is fine.
             self.file = h5py.File(path, "r", locking=False)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: this shard is recorded but not there") from None
+            raise FileNotFoundError(
+                f"{path}: this shard is recorded but not there; run `excl extract` again, it makes what is missing"
+            ) from None
         except OSError as error:
             raise ValueError(f"{path}: not a readable HDF5 file ({error})") from error
         if self.file.attrs.get("format") != FORMAT or self.file.attrs.get("version") != VERSION:
@@ -147,7 +149,9 @@ class Shard:
         features = self.file["features"][rows]
         video_id, expected = facts.pop("id"), facts.pop("crc32")
         if _crc32(features) != expected:
-            raise ValueError(f"{self.path}: the features of {video_id!r} are damaged (checksum); extract it again")
+            raise ValueError(
+                f"{self.path}: the features of {video_id!r} are damaged (checksum); remove the file and extract again"
+            )
         return VideoFeatures(video_id, features, self.file["row_start_s"][rows], self.file["row_end_s"][rows], facts)
 
     def queries(self) -> list[dict[str, Any]]:

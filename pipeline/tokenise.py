@@ -30,6 +30,7 @@ from excl.pipeline.manifest import Manifest, atomic, sha256_file, single, write_
 log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "tokenise", 1
+MAX_SHARE_WITHOUT_VECTOR = 0.5
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -135,6 +136,8 @@ def _work(config: Config, manifest: Manifest) -> dict[str, Any]:
     report = _report(moments, tokens, vocabulary, vectors, cleaning)
     write_json(manifest.folder / "report.json", report)
     log.info("%d words, %d of them without a vector in %s", len(vocabulary), report["words_without_vector"], config.glove)
+    if report["words_without_vector"] > MAX_SHARE_WITHOUT_VECTOR * len(vocabulary):
+        log.warning("most words have no vector; is %s the right file for this language?", config.glove)
     outputs = {name: sha256_file(manifest.folder / name) for name in ("moments.jsonl", "vocabulary.txt", "vectors.npy")}
     return {"splits": report["splits"], "words": len(vocabulary), "sha256": outputs}
 
@@ -143,7 +146,11 @@ def _shared_videos(moments: Sequence[Moment]) -> list[str]:
     """A line for every two splits that have videos in common: what is chosen on one is then not new to the other."""
     videos = {split: {m.video_id for m in moments if m.split == split} for split in ("train", "val", "test")}
     pairs = [(a, b, len(videos[a] & videos[b])) for a, b in itertools.combinations(videos, 2)]
-    return [f"{count:,} videos are both in {a} and in {b}" for a, b, count in pairs if count]
+    return [
+        f"{count:,} videos are both in {a} and in {b}: what is chosen on the one is not new to the other"
+        for a, b, count in pairs
+        if count
+    ]
 
 
 def _tokens(moment: Moment) -> list[str]:

@@ -102,8 +102,11 @@ class Training:
         self.train = load_examples(store, store.queries("train"))
         self.val = load_examples(store, store.queries("val"))
         if not self.train or not self.val:
-            raise ValueError(f"{store.path}: {len(self.train)} training and {len(self.val)} validation queries have "
-                             "features; both splits are needed (`excl tokenise --val` or `--carve-val`)")  # fmt: skip
+            raise ValueError(
+                f"{store.path}: {len(self.train)} training and {len(self.val)} validation queries have features, and both "
+                "are needed; its coverage.json says which videos are missing. Without a validation split of its own a data "
+                "set gets one by `excl tokenise --carve-val`"
+            )
         torch.manual_seed(config.seed)
         self.model = ExCL(config.model, vectors=torch.from_numpy(store.vectors), feature_dim=self.train[0].features.shape[1])
         self.model.set_normalisation(*normalisation(self.train))
@@ -188,7 +191,7 @@ class Training:
         path = self.folder / "last.pt"
         if not path.exists():
             return State(0, [], {}, {}, {}, {"epoch": 0})
-        state = State(**torch.load(path, map_location="cpu", weights_only=True))
+        state = State(**_load(path))
         log.info("train: going on after epoch %d", state.epoch)
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
@@ -234,6 +237,17 @@ def _batches(examples: list[Example], size: int) -> Iterator[list[Example]]:
         yield examples[first : first + size]
 
 
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is not there any more; remove the folder {path.parent} and train again") from error
+    except Exception as error:
+        raise ValueError(
+            f"{path}: damaged ({type(error).__name__}); remove the folder {path.parent} and train again"
+        ) from error
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
     """A trained model with all it needs: its vocabulary, and the recipe of the features it was trained on."""
@@ -250,7 +264,7 @@ def load_run(path: Path, *, device: str) -> TrainedRun:
     """The best epoch of a finished run, in evaluation mode; ValueError if there is none."""
     if not Manifest.read(path, stage=STAGE).is_complete:
         raise ValueError(f"{path}: its training has not finished; run `excl train` again, it goes on")
-    saved = torch.load(path / "best.pt", map_location="cpu", weights_only=True)
+    saved = _load(path / "best.pt")
     vectors = saved["model"]["text_encoder.embedding.weight"]
     model = ExCL(ExCLConfig(**saved["config"]["model"]), vectors=vectors, feature_dim=len(saved["model"]["feature_mean"]))
     model.load_state_dict(saved["model"])

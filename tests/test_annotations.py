@@ -326,7 +326,7 @@ def test_lines_end_at_line_feeds_alone_and_blank_ones_count(tmp_path):
     ("row", "message"),
     [
         ({k: v for k, v in ROW.items() if k != "query"}, r":2: no 'query'; found the keys"),
-        ({**ROW, "querry": "x", "vid": "y"}, r":2: unknown keys \['querry', 'vid'\]; wanted"),
+        ({**ROW, "querry": "x", "vid": "y"}, r":2: unknown keys 'querry', 'vid'; wanted"),
         ({**ROW, "video_id": 5}, r":2: 'video_id' is 5; wanted str"),
         ({**ROW, "video_id": ""}, r":2: video_id is empty"),
         ({**ROW, "query": None}, r":2: 'query' is null; wanted str"),

@@ -292,6 +292,27 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(packed, trained
         train.run(config)
 
 
+def test_results_that_are_gone_or_changed_are_said_to_be(packed, trained, tmp_path, caplog):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    arguments = ["evaluate", "--run", str(copy), "--store", str(packed / "store"), "--out", str(tmp_path / "e")]
+    content = (copy / "best.pt").read_bytes()
+    (copy / "best.pt").write_bytes(content[: len(content) // 2])
+    assert main([*arguments, "--device", "cpu"]) == 2
+    assert "best.pt: damaged" in caplog.text
+    assert main(train_arguments(packed, copy)) == 2
+    assert "best.pt has changed since it was made; remove the folder" in caplog.text
+    (copy / "best.pt").unlink()
+    assert main([*arguments, "--device", "cpu"]) == 2
+    assert "best.pt is not there any more" in caplog.text
+    store = tmp_path / "store"
+    shutil.copytree(packed / "store", store)
+    next((store / "shards").iterdir()).unlink()
+    again = ["pack", "--features", str(tmp_path.parent / "x"), "--queries", str(packed / "queries"), "--out", str(store)]
+    assert main(again) == 2
+    assert "Traceback" not in caplog.text
+
+
 def test_a_run_refuses_a_store_of_another_vocabulary_or_recipe(packed, trained, tmp_path, caplog):
     other = tmp_path / "store"
     shutil.copytree(packed / "store", other)
@@ -406,6 +427,61 @@ def test_a_recipe_run_again_does_nothing(real_run, caplog):
     assert main(["run", str(real_run / "mine.toml")]) == 0
     assert state() == before
     assert caplog.text.count("nothing to do") == 3
+
+
+def test_an_input_that_changed_is_named_with_what_depends_on_it(real_run, tmp_path, caplog):
+    folder = tmp_path / "copy"
+    shutil.copytree(real_run, folder)
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"video_id": "r0", "query": "it ends", "start_s": 4, "end_s": 6}) + "\n")
+    assert main(["run", str(folder / "mine.toml")]) == 2
+    assert "identity.train.0.sha256: not the same content" in caplog.text
+    assert "remove queries, store, run in" in caplog.text
+    for name in ("queries", "store", "run"):
+        shutil.rmtree(folder / name)
+    assert main(["run", str(folder / "mine.toml")]) == 0
+
+
+def test_decode_and_extract_of_a_recipe_must_agree(tmp_path, caplog):
+    (tmp_path / "videos").mkdir()
+    recipe = """
+        [decode]
+        videos = "videos"
+        out = "frames"
+        crop = 112
+        [extract]
+        frames = "frames"
+        out = "features"
+        weights = "random:0"
+    """
+    (tmp_path / "r.toml").write_text(recipe)
+    assert main(["run", str(tmp_path / "r.toml")]) == 2
+    assert "[extract]: crop: 224, but [decode] has 112" in caplog.text
+    (tmp_path / "r.toml").write_text("")
+    assert main(["run", str(tmp_path / "r.toml")]) == 2
+    assert "has no steps" in caplog.text
+
+
+def test_settings_are_refused_in_one_line(capsys):
+    for arguments, message in [
+        (
+            ["train", "--store", "s", "--out", "o", "--epochs", "0"],
+            "settings: epochs: Input should be greater than 0 (given: 0)",
+        ),
+        (["train", "--store", "s", "--out", "o", "--model.dropout", "2"], "settings: dropout: Input should be less than 1"),
+        (["tokenise", "--dataset", "charades-sta", "--train", "x", "--glove", "g", "--out", "o"], "durations: needed for"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(arguments)
+        shown = " ".join("".join(capsys.readouterr()).replace("│", " ").split())
+        assert message in shown
+        assert "pydantic" not in shown
+        assert "input_value" not in shown
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from conftest import write_video
 
+from excl.datasets.picture import Geometry
+from excl.datasets.video import SampledVideo, Sampling
 from excl.models.i3d.timemap import num_rows, row_times
 from excl.pipeline import decode, extract, items
 from excl.pipeline.decode import StoredFrames
@@ -71,9 +73,6 @@ def test_features_from_stored_frames_are_the_same(videos, tmp_path):
 
 
 def test_stored_frames_are_the_decoded_ones(videos, tmp_path):
-    from excl.datasets.picture import Geometry
-    from excl.datasets.video import SampledVideo, Sampling
-
     decode.run(decode.Config(videos=videos / "v1.mp4", out=tmp_path / "frames", short_side=48, crop=40))
     stored = StoredFrames(tmp_path / "frames" / "frames" / "000000.h5")
     video = SampledVideo(videos / "v1.mp4", Sampling(5, Geometry(48, 40)))
@@ -157,6 +156,14 @@ class FewNumbers:
         return np.resize(means, (num_rows(len(means)), 1024)).astype(np.float32)
 
 
+@pytest.fixture
+def few_numbers(monkeypatch):
+    """Extraction without the network and without a decoder's process: what is left is the order of writing."""
+    monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
+    in_process = lambda config, path: SampledVideo(path, Sampling(config.fps, Geometry(config.short_side, config.crop)))  # noqa: E731
+    monkeypatch.setattr(extract, "_open_video", in_process)
+
+
 def run_and_die_at(call, config):
     """Run in a forked process that kills itself at the given call of what makes a change last; whether it was killed."""
     pid = os.fork()
@@ -188,9 +195,8 @@ def assert_believable(out, wanted):
             np.testing.assert_array_equal(store[video_id].features, wanted[video_id].features)
 
 
-def test_kill_9_at_every_write_loses_nothing_and_changes_nothing(videos, tmp_path, monkeypatch):
+def test_kill_9_at_every_write_loses_nothing_and_changes_nothing(videos, tmp_path, few_numbers):
     """Killed before any replace, fsync or unlink, also while a mended video joins its shard: the same bytes in the end."""
-    monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
     mixed = tmp_path / "videos"
     shutil.copytree(videos, mixed)
     wanted = run_small(mixed, tmp_path / "whole", shard_videos=2)
@@ -218,9 +224,8 @@ def test_kill_9_at_every_write_loses_nothing_and_changes_nothing(videos, tmp_pat
     assert kills > 30
 
 
-def test_kill_9_again_and_again(videos, tmp_path, monkeypatch):
+def test_kill_9_again_and_again(videos, tmp_path, few_numbers):
     """One store that never gets to finish a run in peace, until it does."""
-    monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
     wanted = run_small(videos, tmp_path / "whole", shard_videos=2)
     config = extract.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL)
     done = 0
@@ -247,9 +252,8 @@ def test_shards_do_not_depend_on_the_order_of_work(videos, tmp_path):
     assert shard_bytes(tmp_path / "backwards") == shard_bytes(tmp_path / "forwards")
 
 
-def test_work_that_comes_back_in_any_order_and_all_at_once(videos, tmp_path, monkeypatch):
+def test_work_that_comes_back_in_any_order_and_all_at_once(videos, tmp_path, few_numbers):
     """As from a pool of workers: everything is computed before the first record, and two failed videos are retried."""
-    monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
 
     def pool(function, todo):
         return iter(list(map(function, todo))[::-1])
@@ -297,6 +301,30 @@ def test_from_frames_and_from_videos_is_one_store(videos, tmp_path):
     before = (tmp_path / "out" / "records.jsonl").read_bytes()
     run_small(videos, tmp_path / "out")
     assert (tmp_path / "out" / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("which", ["shard", "part of an unfinished store"])
+def test_what_was_lost_is_made_again(videos, tmp_path, which):
+    run_small(videos, tmp_path / "whole", shard_videos=2)
+
+    def some(function, todo):
+        return map(function, list(todo)[: 3 if which != "shard" else None])
+
+    extract.run(extract.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL), map=some)
+    lost = sorted((tmp_path / "out" / ("shards" if which == "shard" else "parts")).iterdir())[0]
+    lost.unlink()
+    run_small(videos, tmp_path / "out", shard_videos=2)
+    assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
+
+
+def test_frames_that_were_lost_are_decoded_again(videos, tmp_path):
+    config = decode.Config(videos=videos, out=tmp_path / "frames", short_side=32, crop=32)
+    decode.run(config)
+    lost = tmp_path / "frames" / "frames" / "000001.h5"
+    before = lost.read_bytes()
+    lost.unlink()
+    decode.run(config)
+    assert lost.read_bytes() == before
 
 
 def test_names_that_are_no_unicode(videos, tmp_path):

@@ -6,17 +6,21 @@ Exit codes: 0 all done, 1 stopped by an error, 2 arguments or settings refused, 
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Annotated, Any
 
-os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # the message names the field; a link to pydantic helps nobody
-
 import tyro
+from pydantic import ValidationError
 
+from excl.pipeline.config import describe
 from excl.pipeline.manifest import BusyError
 from excl.workflows import run as recipe
 from excl.workflows.steps import STEPS, Step
@@ -27,7 +31,8 @@ DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with ex
 
 For a data set: decode (optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can
 be interrupted and run again; or all of them in one recipe with run. Then localize answers queries about any video.
-`excl COMMAND --help` tells more. With EXCL_DEBUG=1 in the environment an error shows where it was raised."""
+`excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in the environment an error shows
+where it was raised."""
 
 INTERRUPTED = 130
 DEBUG = bool(os.environ.get("EXCL_DEBUG"))
@@ -35,15 +40,22 @@ DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Arguments that cannot be parsed exit with 2 from within."""
-    command = tyro.cli(_commands(), args=arguments, prog="excl", description=DESCRIPTION)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(importlib.metadata.version("excl"))
+        return 0
+    with _plain_errors():
+        command = tyro.cli(_commands(), args=arguments, prog="excl", description=DESCRIPTION)
+    for level, word in ((logging.INFO, ""), (logging.WARNING, "warning: "), (logging.ERROR, "error: ")):
+        logging.addLevelName(level, word)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s", stream=sys.stderr)
     try:
         failed = recipe.run(command) if isinstance(command, recipe.Config) else recipe.run_step(_step_of(command), command)
     except (BusyError, OSError) as error:
-        log.error("error: %s", error, exc_info=DEBUG)
+        log.error("%s", error, exc_info=DEBUG)
         return 1
     except ValueError as error:
-        log.error("error: %s", error, exc_info=DEBUG)
+        log.error("%s", error, exc_info=DEBUG)
         return 2
     except KeyboardInterrupt:
         log.error("interrupted; what was recorded is kept, and the same command goes on from there")
@@ -59,6 +71,35 @@ def _commands() -> Any:
         for name, config in choices
     ]
     return reduce(lambda left, right: left | right, annotated)
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Meanwhile the configurations say what is wrong with a value in one line, as recipes do.
+
+    tyro shows the user what a constructor raises, and pydantic's own text is for programmers.
+    """
+    configs: set[Any] = {recipe.Config, *(step.config for step in STEPS.values())}
+    configs |= {f.default_factory for c in configs for f in dataclasses.fields(c) if isinstance(f.default_factory, type)}
+    originals = {config: config.__init__ for config in configs}
+    for config, original in originals.items():
+        config.__init__ = _with_plain_errors(original)
+    try:
+        yield
+    finally:
+        for config, original in originals.items():
+            config.__init__ = original
+
+
+def _with_plain_errors(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def plain(*arguments: Any, **keywords: Any) -> None:
+        try:
+            original(*arguments, **keywords)
+        except ValidationError as error:
+            raise ValueError(describe(error, where="settings")) from None
+
+    return plain
 
 
 def _step_of(config: object) -> Step:

@@ -19,7 +19,9 @@ from typing import Any
 import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from excl.datasets.parsing import read_text
 from excl.pipeline.config import STRICT, parse_section
+from excl.pipeline.manifest import RecipeMismatchError
 from excl.workflows.steps import STEPS, Step
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def load_recipe(config: Config) -> tuple[str, Path, Mapping[str, Any]]:
         path = Path(config.recipe)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such recipe; it is neither a file nor one of {', '.join(bundled())}")
-        text, name, root = path.read_text(encoding="utf-8"), path.name, config.root or path.parent
+        text, name, root = read_text(path), path.name, config.root or path.parent
     try:
         return name, root, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -70,10 +72,21 @@ def check(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
             configs[step.name] = parse_section(step.config, tables[step.name], where=f"{name}: [{step.name}]")
         except ValueError as error:
             problems.append(str(error))
-    problems += _missing_inputs(name, configs)
+    problems += _missing_inputs(name, configs) + _other_frames(name, configs)
+    if not configs and not problems:
+        problems.append(f"{name}: has no steps; a recipe has tables such as [extract] and [train]")
     if problems:
         raise ValueError("\n".join(problems))
     return configs
+
+
+def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
+    """A line for every setting by which extract asks for other frames than decode makes."""
+    decoded, extracted = configs.get("decode"), configs.get("extract")
+    if decoded is None or extracted is None or extracted.frames != decoded.out:
+        return []
+    pairs = [(key, getattr(decoded, key), getattr(extracted, key)) for key in ("fps", "short_side", "crop")]
+    return [f"{name}: [extract]: {key}: {b}, but [decode] has {a}; give both the same" for key, a, b in pairs if a != b]
 
 
 def _missing_inputs(name: str, configs: Mapping[str, Any]) -> list[str]:
@@ -103,8 +116,17 @@ def run(config: Config) -> int:
         log.info("%s: %s, in %s", name, ", ".join(configs), Path.cwd())
         for number, (step_name, step_config) in enumerate(configs.items(), start=1):
             log.info("[%d/%d] %s", number, len(configs), step_name)
-            failed += run_step(STEPS[step_name], step_config)
+            try:
+                failed += run_step(STEPS[step_name], step_config)
+            except RecipeMismatchError as error:
+                raise RecipeMismatchError(f"{error}\n{_how_to_redo(configs, step_name)}") from error
     return failed
+
+
+def _how_to_redo(configs: Mapping[str, Any], step_name: str) -> str:
+    """What to remove to do a step and all that comes after it again."""
+    outs = [str(config.out) for config in list(configs.values())[list(configs).index(step_name) :] if config.out]
+    return f"To do this step and those after it again, remove {', '.join(outs)} in {Path.cwd()} and run the recipe again."
 
 
 def run_step(step: Step, config: Any) -> int:

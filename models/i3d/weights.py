@@ -141,7 +141,7 @@ def _read(path: Path, *, source: str) -> Weights:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path}: not a weight file that can be read safely ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path}: not a weight file that can be read safely ({type(error).__name__})") from error
     if not isinstance(state, dict) or "logits.conv3d.bias" not in state:
         raise ValueError(f"{path}: holds no state dict of I3D (no 'logits.conv3d.bias' in it)")
     with path.open("rb") as file:

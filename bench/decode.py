@@ -1,0 +1,208 @@
+"""How fast videos are sampled at 5 frames a second, as ratios to the codec's own speed.
+
+    python bench/decode.py [--seconds 40] [--rounds 3]
+
+It makes videos (H.264 at 480p, 720p and 1080p, HEVC, VP9, variable rate: 30 frames a second of moving, noisy pictures),
+then lets every method that is installed make the same thing of them, [T, 224, 224, 3] uint8, one after another in turn, with
+one decoding thread. The limit is FFmpeg decoding the file and throwing the pictures away (`ffmpeg -threads 1 -f null`); it
+has to be on the PATH; 1.00 means as fast as that. Methods are timed in this process, FFmpeg as a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from excl.datasets.isolated import DecoderProcess
+from excl.datasets.picture import Geometry
+from excl.datasets.video import SampledVideo, Sampling
+
+FPS, SIDE, CROP = 5, 256, 224
+KINDS = {
+    "h264 480p": ("h264.mp4", "libx264", 854, 480, False),
+    "h264 720p": ("h264.mp4", "libx264", 1280, 720, False),
+    "h264 1080p": ("h264.mp4", "libx264", 1920, 1080, False),
+    "hevc 480p": ("hevc.mp4", "libx265", 854, 480, False),
+    "vp9 480p": ("vp9.webm", "libvpx-vp9", 854, 480, False),
+    "h264 480p vfr": ("vfr.mkv", "libx264", 854, 480, True),
+}
+OPTIONS = {
+    "libx264": {"preset": "veryfast", "g": "250", "bf": "3"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=error"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "b": "2M"},
+}
+
+
+def make_video(path: Path, codec: str, width: int, height: int, seconds: int, *, variable: bool) -> None:
+    """A texture that drifts, with a little noise: about as hard to code as a hand-held camera."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (height // 8 + 60, width // 8 + 60, 3))
+    texture = np.kron(coarse, np.ones((8, 8, 1))).astype(np.int16)
+    noise = generator.integers(-6, 7, (4, height, width, 1), dtype=np.int16)
+    pts = 0
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30, options=OPTIONS[codec])
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(30 * seconds):
+            x, y = int(200 + 190 * np.sin(number / 40)), int(200 + 190 * np.cos(number / 55))
+            picture = np.clip(texture[y : y + height, x : x + width] + noise[number % 4], 0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = pts, Fraction(1, 1000)
+            pts += int(generator.integers(10, 57)) if variable else 33
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def limit(path: Path) -> int:
+    """FFmpeg's own decoding."""
+    command = ["ffmpeg", "-v", "fatal", "-threads", "1", "-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough"]
+    subprocess.run([*command, "-f", "null", "-"], check=True)
+    return 0
+
+
+def ours(path: Path) -> int:
+    """excl, in this process."""
+    return len(list(SampledVideo(path, Sampling(FPS, Geometry(SIDE, CROP)))))
+
+
+class Isolated:
+    """excl, in a decoder's process of its own, as the stages do it."""
+
+    def __init__(self) -> None:
+        self.decoder = DecoderProcess(timeout_s=60, memory_bytes=2**33)
+
+    def __call__(self, path: Path) -> int:
+        """Read the video in the child."""
+        return len(list(self.decoder.read(path, Sampling(FPS, Geometry(SIDE, CROP)))))
+
+
+def ffmpeg_pipe(path: Path) -> int:
+    """The ffmpeg command with filters, raw pictures read from a pipe."""
+    filters = f"fps={FPS}:round=up,scale=-2:{SIDE}:flags=bilinear,crop={CROP}:{CROP}"
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-threads",
+        "1",
+        "-i",
+        str(path),
+        "-vf",
+        filters,
+        "-pix_fmt",
+        "rgb24",
+        "-f",
+        "rawvideo",
+    ]
+    out = subprocess.run([*command, "-"], check=True, capture_output=True).stdout
+    return len(np.frombuffer(out, np.uint8).reshape(-1, CROP, CROP, 3))
+
+
+def reencode(path: Path) -> int:
+    """The widespread way: re-encode at 5 frames a second, then read every frame and resize it."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "5fps.mp4"
+        command = ["ffmpeg", "-v", "error", "-threads", "1", "-i", str(path), "-filter:v", f"fps={FPS}", str(target)]
+        subprocess.run(command, check=True)
+        with av.open(str(target)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return len([_crop(frame) for frame in frames])
+
+
+def _crop(frame: np.ndarray) -> np.ndarray:
+    picture = av.VideoFrame.from_ndarray(frame, "rgb24")
+    scale = SIDE / min(picture.width, picture.height)
+    small = picture.reformat(round(picture.width * scale), round(picture.height * scale)).to_ndarray()
+    top, left = (small.shape[0] - CROP) // 2, (small.shape[1] - CROP) // 2
+    return small[top : top + CROP, left : left + CROP]
+
+
+def decord_batch(path: Path) -> int:
+    """decord 0.6, sampled by its timestamps."""
+    import decord
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        width, height = stream.width, stream.height
+    scale = SIDE / min(width, height)
+    reader = decord.VideoReader(str(path), width=round(width * scale), height=round(height * scale), num_threads=1)
+    starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+    times = np.arange(int(np.ceil(FPS * (starts[-1] + 1 / 30)))) / FPS
+    frames = reader.get_batch(np.maximum(np.searchsorted(starts, times, "right") - 1, 0)).asnumpy()
+    return len(frames[:, 16 : 16 + CROP, :CROP])
+
+
+def opencv_grab(path: Path) -> int:
+    """OpenCV, retrieving every sixth frame (which is only right at a constant rate)."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    frames, number = [], 0
+    while reader.grab():
+        if number % 6 == 0:
+            _, frame = reader.retrieve()
+            scale = SIDE / min(frame.shape[:2])
+            small = cv2.resize(frame, None, fx=scale, fy=scale)[16 : 16 + CROP, :CROP]
+            frames.append(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
+        number += 1
+    return len(frames)
+
+
+def methods() -> dict[str, Callable[[Path], int]]:
+    """What can be compared on this machine."""
+    found: dict[str, Callable[[Path], int]] = {
+        "ffmpeg -f null (limit)": limit,
+        "excl": ours,
+        "excl, own process": Isolated(),
+    }
+    found |= {"ffmpeg pipe": ffmpeg_pipe, "re-encode, then read": reencode}
+    if importlib.util.find_spec("decord"):
+        found["decord"] = decord_batch
+    if importlib.util.find_spec("cv2"):
+        found["OpenCV grab"] = opencv_grab
+    return found
+
+
+def main() -> None:
+    """Make the videos, time everything in turn, print the table of ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    compared = methods()
+    print(f"{'':16}{'limit fps':>10}  " + "".join(f"{name:>22}" for name in list(compared)[1:]))
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, (name, codec, width, height, variable) in KINDS.items():
+            path = Path(folder) / f"{height}{name}"
+            make_video(path, codec, width, height, options.seconds, variable=variable)
+            times: dict[str, list[float]] = {method: [] for method in compared}
+            for _ in range(options.rounds):
+                for method, function in compared.items():
+                    started = time.perf_counter()
+                    try:
+                        function(path)
+                    except Exception as error:  # a library's failure is a result here
+                        times[method].append(float("nan"))
+                        print(f"  {method} on {kind}: {type(error).__name__}: {str(error)[:80]!r}")
+                        continue
+                    times[method].append(time.perf_counter() - started)
+            medians = [statistics.median(times[method]) for method in compared]
+            ratios = "".join(f"{medians[0] / seconds:22.2f}" for seconds in medians[1:])
+            print(f"{kind:16}{30 * options.seconds / medians[0]:10.0f}  {ratios}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
