@@ -225,7 +225,9 @@ def predict(model: ExCL, examples: list[Example], *, batch_size: int) -> np.ndar
     model.eval()
     predicted = []
     for chosen in _batches(examples, batch_size):
-        spans = zip(*(tensor.tolist() for tensor in best_span(*forward(model, collate(chosen)))), strict=True)
+        starts, ends = forward(model, collate(chosen))
+        best = best_span(starts.cpu(), ends.cpu())  # in float64, which not every device has
+        spans = zip(*(tensor.tolist() for tensor in best), strict=True)
         for example, (start_row, end_row, score) in zip(chosen, spans, strict=True):
             start_s, end_s = rows_to_moment(start_row, end_row, example.row_start_s, example.row_end_s)
             predicted.append((start_s, end_s, score))
