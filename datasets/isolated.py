@@ -2,8 +2,8 @@
 
 `DecoderProcess` starts `python -m excl.datasets.isolated` and keeps it for many videos. The parent writes a JSON line a
 video to its standard input; the child answers on its standard output with messages, a letter and a length (big-endian,
-4 bytes) before each: F, the bytes of a frame; D, at the end, the facts as JSON; E, the reason and the message of a
-VideoError as JSON. The child's memory is limited; a parent that waits longer than allowed for the next byte kills it.
+4 bytes) before each: F, the bytes of a frame; D, at the end, the facts or the probe as JSON; E, the reason and the message
+of a VideoError as JSON. The child's memory is limited; a parent that waits longer than allowed for the next byte kills it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 
 from excl.datasets.container import Limits
 from excl.datasets.picture import Geometry
+from excl.datasets.probe import Probe, probe_video
 from excl.datasets.video import SampledVideo, Sampling, VideoFacts
 from excl.datasets.video_errors import VideoError
 
@@ -51,8 +52,22 @@ class DecoderProcess:
         """One pass over a video, with the interface of `SampledVideo`."""
         return IsolatedVideo(self, path, sampling)
 
-    def ask(self, path: Path, sampling: Sampling) -> None:
-        """Send the order for a video."""
+    def probe(self, path: Path, limits: Limits) -> Probe:
+        """`probe_video`, by the process."""
+        self.ask({"path": os.fspath(path.absolute()), "limits": dataclasses.asdict(limits)})
+        try:
+            letter, content = self.receive(path)
+        except VideoError:
+            self.kill()
+            raise
+        if letter == b"E":
+            self.kill()
+            raise VideoError(**json.loads(content))
+        value = json.loads(content)
+        return Probe(**{**value, "notes": tuple(value["notes"])})
+
+    def ask(self, order: dict[str, Any]) -> None:
+        """Send an order: the path of a video and how to sample it, or the limits to probe it with."""
         if self._owner != os.getpid():  # a fork: the process belongs to the parent
             self._process, self._owner = None, os.getpid()
             self._buffer.clear()
@@ -60,7 +75,6 @@ class DecoderProcess:
             self.kill()
             self._process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         assert self._process.stdin is not None
-        order = {"path": os.fspath(path.absolute()), "sampling": dataclasses.asdict(sampling)}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
     def receive(self, path: Path) -> tuple[bytes, bytes]:
@@ -121,7 +135,7 @@ class IsolatedVideo:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         crop = self.sampling.geometry.crop
-        self.decoder.ask(self.path, self.sampling)
+        self.decoder.ask({"path": os.fspath(self.path.absolute()), "sampling": dataclasses.asdict(self.sampling)})
         finished = False
         try:
             while True:
@@ -149,11 +163,15 @@ def _serve(orders: BinaryIO, answers: BinaryIO) -> None:
     for line in orders:
         order: dict[str, Any] = json.loads(line)
         path = Path(order["path"])
-        video = SampledVideo(path, _sampling(order["sampling"]))
         try:
-            for frame in video:
-                send(b"F", frame.tobytes())
-            send(b"D", json.dumps(dataclasses.asdict(video.facts)).encode())
+            if "limits" in order:
+                facts: VideoFacts | Probe = probe_video(path, Limits(**order["limits"]))
+            else:
+                video = SampledVideo(path, _sampling(order["sampling"]))
+                for frame in video:
+                    send(b"F", frame.tobytes())
+                facts = video.facts
+            send(b"D", json.dumps(dataclasses.asdict(facts)).encode())
         except VideoError as error:
             send(b"E", json.dumps({"reason": error.reason, "message": str(error)}).encode())
         except MemoryError:

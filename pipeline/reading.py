@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.container import Limits
 from excl.datasets.isolated import DecoderProcess, IsolatedVideo
 from excl.datasets.picture import Geometry
+from excl.datasets.probe import Probe
 from excl.datasets.video import OnDamage, Sampling
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt
 
@@ -40,8 +41,14 @@ class Reading:
 
     def open(self, path: Path, *, fps: float, geometry: Geometry) -> IsolatedVideo:
         """One pass over a video, read by this process's decoder."""
-        decoder = _decoder(self.timeout_s, round(self.memory_gb * 2**30))
-        return decoder.read(path, Sampling(fps, geometry, self.limits(), self.on_damage))
+        return self._decoder().read(path, Sampling(fps, geometry, self.limits(), self.on_damage))
+
+    def probe(self, path: Path) -> Probe:
+        """What can be known of a video without decoding it; VideoError if nothing can."""
+        return self._decoder().probe(path, self.limits())
+
+    def _decoder(self) -> DecoderProcess:
+        return _decoder(self.timeout_s, round(self.memory_gb * 2**30))
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from excl.workflows.steps import STEPS
+from excl.workflows.steps import LOOK, STEPS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("pipeline", "models", "datasets", "workflows")
@@ -64,9 +64,9 @@ def test_the_links_for_static_tools_are_there():
         assert (ROOT / ".typing" / "excl" / folder).resolve() == ROOT / folder
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_every_step_has_a_typed_documented_configuration(name):
-    config = STEPS[name].config
+@pytest.mark.parametrize("step", [LOOK, *STEPS.values()], ids=lambda step: step.name)
+def test_every_step_has_a_typed_documented_configuration(step):
+    name, config = step.name, step.config
     assert dataclasses.is_dataclass(config)
     assert config.__dataclass_params__.frozen
     assert config.__doc__
@@ -77,7 +77,7 @@ def test_every_step_has_a_typed_documented_configuration(name):
         following = body[index + 1] if index + 1 < len(body) else None
         documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
         assert documented, f"{name}: no docstring under {ast.unparse(body[index])}"
-    assert next(iter(inspect.signature(STEPS[name].run).parameters)) == "config"
+    assert next(iter(inspect.signature(step.run).parameters)) == "config"
 
 
 @pytest.mark.parametrize("name", STAGES)

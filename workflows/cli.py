@@ -23,17 +23,18 @@ from pydantic import ValidationError
 from excl.pipeline.config import describe
 from excl.pipeline.manifest import BusyError
 from excl.workflows import run as recipe
-from excl.workflows.steps import STEPS, Step
+from excl.workflows.steps import LOOK, STEPS, Step
 
 log = logging.getLogger("excl")
 
 DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with exact times, and ExCL trained on them.
 
-For a data set: decode (optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can
-be interrupted and run again; or all of them in one recipe with run. Then localize answers queries about any video.
-`excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in the environment an error shows
-where it was raised."""
+`probe` looks at videos. For a data set: decode (optional), extract, tokenise, pack, train, evaluate, each a command that
+leaves one folder and can be interrupted and run again; or all of them in one recipe with run. Then localize answers
+queries about any video. `excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in the
+environment an error shows where it was raised."""
 
+COMMANDS = (LOOK, *STEPS.values(), Step("run", recipe.Config, recipe.run, failed=int))
 INTERRUPTED = 130
 DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.addLevelName(level, word)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s", stream=sys.stderr)
     try:
-        failed = recipe.run(command) if isinstance(command, recipe.Config) else recipe.run_step(_step_of(command), command)
+        failed = recipe.run_step(_step_of(command), command)
     except (BusyError, OSError) as error:
         log.error("%s", error, exc_info=DEBUG)
         return 1
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _commands() -> Any:
     """The union of all configurations, each a subcommand under its step's name."""
-    choices = [(step.name, step.config) for step in STEPS.values()] + [("run", recipe.Config)]
+    choices = [(step.name, step.config) for step in COMMANDS]
     annotated = [
         Annotated[config, tyro.conf.subcommand(name, description=config.__doc__, prefix_name=False)]
         for name, config in choices
@@ -79,7 +80,7 @@ def _plain_errors() -> Iterator[None]:
 
     tyro shows the user what a constructor raises, and pydantic's own text is for programmers.
     """
-    configs: set[Any] = {recipe.Config, *(step.config for step in STEPS.values())}
+    configs: set[Any] = {step.config for step in COMMANDS}
     configs |= {f.default_factory for c in configs for f in dataclasses.fields(c) if isinstance(f.default_factory, type)}
     originals = {config: config.__init__ for config in configs}
     for config, original in originals.items():
@@ -103,7 +104,7 @@ def _with_plain_errors(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _step_of(config: object) -> Step:
-    return next(step for step in STEPS.values() if isinstance(config, step.config))
+    return next(step for step in COMMANDS if isinstance(config, step.config))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
+from excl.pipeline import decode, evaluate, extract, localize, pack, probe, tokenise, train
 from excl.pipeline.manifest import Manifest
 from excl.workflows import demo
 
@@ -30,6 +30,8 @@ class Step:
     show: Callable[[Any], str] | None = None
     failed: Callable[[Any], int] = _none_failed
 
+
+LOOK = Step("probe", probe.Config, probe.run, show=probe.show, failed=probe.num_bad)  # no step of a recipe
 
 STEPS = {
     step.name: step
