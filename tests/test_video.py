@@ -10,7 +10,7 @@ from math import ceil
 import av
 import numpy as np
 import pytest
-from conftest import read_number
+from conftest import numbered_picture, read_number
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -289,3 +289,46 @@ def test_real_videos(shared):
         assert shapes == {(224, 224, 3)}
         assert video.facts.num_frames == ceil(5 * max(ends))
         assert video.facts.duration_s == pytest.approx(float(max(ends)))
+
+
+def test_the_largest_of_several_video_streams_is_taken(tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = []
+        for width, height in ((64, 48), (256, 192), (128, 96)):
+            stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "10"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            streams.append(stream)
+        for number in range(30):
+            for stream in streams:
+                shown = numbered_picture(number if stream.width == 256 else 4095)
+                frame = av.VideoFrame.from_ndarray(shown, "rgb24").reformat(stream.width, stream.height, "yuv420p")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode())
+    numbers, facts = sample(path)
+    assert numbers == list(range(0, 30, 5))
+    assert (facts.width, facts.height) == (256, 192)
+
+
+def test_a_size_that_changes_in_mid_stream(tmp_path):
+    """Each frame is cropped and scaled by its own size."""
+    path = tmp_path / "change.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "10", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 256, 192, "yuv420p"
+        for part, (width, height) in enumerate(((256, 192), (512, 384))):
+            encoder = av.CodecContext.create("libx264", "w")
+            encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+            encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+            encoder.options = {"preset": "ultrafast", "crf": "10", "bf": "0", "tune": "zerolatency"}
+            for number in range(25 * part, 25 * part + 25):
+                frame = av.VideoFrame.from_ndarray(numbered_picture(number), "rgb24").reformat(width, height, "yuv420p")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                for packet in encoder.encode(frame):
+                    packet.stream = stream
+                    container.mux(packet)
+    numbers, facts = sample(path)
+    assert facts.frames_decoded == 50
+    assert numbers == list(range(0, 50, 5))
