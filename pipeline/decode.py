@@ -73,13 +73,12 @@ def run(config: Config, *, map: items.Map = builtins.map) -> Path:
     made_by = identity(config, run_only=RUN_ONLY)
     with Manifest.open(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION) as manifest:
         (config.out / "frames").mkdir(exist_ok=True)
-        todo = items.pending(
-            manifest,
-            items.plan(manifest, videos),
-            identify=items.file_facts,
-            present=lambda video_id: (config.out / manifest.records[items.key(video_id)]["file"]).exists(),
-            retry_failed=config.retry_failed,
-        )
+
+        def present(video_id: str) -> bool:
+            return (config.out / manifest.records[items.key(video_id)]["file"]).exists()
+
+        planned = items.plan(manifest, videos, present=present)
+        todo = items.pending(manifest, planned, identify=items.file_facts, present=present, retry_failed=config.retry_failed)
         for _ in items.work_off(manifest, todo, partial(decode_video, config), map=map, what=STAGE):
             pass
         items.report(manifest, what=STAGE)

@@ -92,11 +92,9 @@ def run(config: Config, *, map: items.Map = builtins.map) -> Path:
             (config.out / name).mkdir(exist_ok=True)
         _remove_superseded(config.out, manifest)
         identify = items.file_facts if config.frames is None else _source_of_frames
-        planned = items.plan(manifest, videos)
-        held = {v for r in manifest.records.values() if _is_there(config.out, r) for v in r["videos"]}
-        todo = items.pending(
-            manifest, planned, identify=identify, present=held.__contains__, retry_failed=config.retry_failed
-        )
+        held = {v for r in manifest.records.values() if _is_there(config.out, r) for v in r["videos"]}.__contains__
+        planned = items.plan(manifest, videos, present=held)
+        todo = items.pending(manifest, planned, identify=identify, present=held, retry_failed=config.retry_failed)
         work = functools.partial(extract_video, config)
         ids = items.planned(manifest)
         numbers = {item.video_id: item.number for item in todo}
@@ -202,7 +200,8 @@ def join_parts(config: Config, manifest: Manifest, ids: list[str], *, shard: int
     committed = manifest.records.get(_shard_key(shard), {})
     if committed.get("videos") != done or not _is_there(config.out, committed):
         _join(config, manifest, shard, done)
-        _remove_superseded(config.out, manifest)
+        if committed and committed["file"] != manifest.records[_shard_key(shard)]["file"]:
+            (config.out / committed["file"]).unlink(missing_ok=True)
     for number, video_id in zip(numbers, members, strict=False):
         if video_id in done:
             (config.out / _part_name(number)).unlink(missing_ok=True)

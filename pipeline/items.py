@@ -43,16 +43,18 @@ def key(video_id: str) -> str:
     return f"video/{video_id}"
 
 
-def plan(manifest: Manifest, videos: Mapping[str, Path]) -> list[Item]:
+def plan(manifest: Manifest, videos: Mapping[str, Path], *, present: Callable[[str], bool]) -> list[Item]:
     """The videos in an order that never changes: those planned before, then new ones by id; recorded before any work.
 
-    A planned video that is no longer there is left as it is if it was done, and is recorded as failed if not.
+    A planned video that is no longer there is left as it is if what was made of it is `present` (or it failed), and is
+    recorded as failed if not: it can neither be used nor be done.
     """
     known = planned(manifest)
-    for video_id in [v for v in known if v not in videos and key(v) not in manifest.records]:
-        manifest.add(
-            failure(video_id, VideoError("missing", f"{video_id}: planned in an earlier run, not among the videos now"))
-        )
+    for video_id in [v for v in known if v not in videos]:
+        record = manifest.records.get(key(video_id))
+        if record is None or ("error" not in record and not present(video_id)):
+            message = f"{video_id}: planned in an earlier run, not among the videos now, and nothing made of it is left"
+            manifest.add(failure(video_id, VideoError("missing", message)))
     new = sorted(set(videos) - set(known))
     if new:
         manifest.add({"id": f"plan/{len(known)}", "planned": new})

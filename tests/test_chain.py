@@ -292,7 +292,7 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(packed, trained
         train.run(config)
 
 
-def test_results_that_are_gone_or_changed_are_said_to_be(packed, trained, tmp_path, caplog):
+def test_results_that_are_gone_or_changed_are_said_to_be(made, packed, trained, tmp_path, caplog):
     copy = tmp_path / "run"
     shutil.copytree(trained, copy)
     arguments = ["evaluate", "--run", str(copy), "--store", str(packed / "store"), "--out", str(tmp_path / "e")]
@@ -307,10 +307,11 @@ def test_results_that_are_gone_or_changed_are_said_to_be(packed, trained, tmp_pa
     assert "best.pt is not there any more" in caplog.text
     store = tmp_path / "store"
     shutil.copytree(packed / "store", store)
-    next((store / "shards").iterdir()).unlink()
-    again = ["pack", "--features", str(tmp_path.parent / "x"), "--queries", str(packed / "queries"), "--out", str(store)]
-    assert main(again) == 2
-    assert "Traceback" not in caplog.text
+    lost = next((store / "shards").iterdir())
+    lost.unlink()
+    again = ["pack", "--features", str(made / "features"), "--queries", str(packed / "queries"), "--out", str(store)]
+    assert main([*again, "--shard-videos", "10"]) == 2
+    assert f"{lost} is not there any more; remove the folder {store}" in caplog.text
 
 
 def test_a_run_refuses_a_store_of_another_vocabulary_or_recipe(packed, trained, tmp_path, caplog):

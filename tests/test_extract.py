@@ -317,6 +317,19 @@ def test_what_was_lost_is_made_again(videos, tmp_path, which):
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
 
 
+def test_what_was_lost_with_its_video_is_a_failure_and_the_rest_stays(videos, tmp_path):
+    some = tmp_path / "videos"
+    shutil.copytree(videos, some)
+    run_small(some, tmp_path / "out", shard_videos=2)
+    sorted((tmp_path / "out" / "shards").iterdir())[0].unlink()  # v0 and v1
+    (some / "v1.mp4").unlink()
+    store = run_small(some, tmp_path / "out", shard_videos=2)
+    assert list(store) == ["v0", "v2", "v3", "v4"]
+    assert store.manifest.failed["video/v1"]["error"] == "missing"
+    np.testing.assert_array_equal(store["v0"].features, run_small(videos, tmp_path / "whole")["v0"].features)
+    store.require_finished()
+
+
 def test_frames_that_were_lost_are_decoded_again(videos, tmp_path):
     config = decode.Config(videos=videos, out=tmp_path / "frames", short_side=32, crop=32)
     decode.run(config)
