@@ -25,7 +25,8 @@ import numpy as np
 
 from excl.datasets.isolated import DecoderProcess
 from excl.datasets.picture import Geometry
-from excl.datasets.video import SampledVideo, Sampling
+from excl.datasets.sampling import Sampling
+from excl.datasets.video import SampledVideo
 
 FPS, SIDE, CROP = 5, 256, 224
 KINDS = {

@@ -98,11 +98,22 @@ def require_size(width: int, height: int, path: Path, limits: Limits) -> None:
 class TimedFrames:
     """The frames of a stream that have a time, each later than the one before, with their pts; counts what is damaged.
 
-    Iterating raises VideoError where times go back, gape, or run beyond what is allowed.
+    `skip` has a 1 for every packet that is not to be decoded. Iterating raises VideoError where times go back, gape, or run
+    beyond what is allowed.
     """
 
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, path: Path, limits: Limits) -> None:
+    def __init__(
+        self,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        path: Path,
+        limits: Limits,
+        *,
+        skip: bytearray | None = None,
+        threads: int = 1,
+    ) -> None:
         self.container, self.stream, self.path, self.limits = container, stream, path, limits
+        self.skip, self.threads = skip, threads
         assert stream.time_base is not None
         self.time_base = stream.time_base
         self.num_frames = self.bad_packets = self.corrupt_frames = self.largest_gap = 0
@@ -123,13 +134,18 @@ class TimedFrames:
             yield pts, frame
 
     def _decode(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Frames in the order of presentation. One thread: with more, FFmpeg loses errors and even frames."""
-        self.stream.thread_type, self.stream.thread_count = "SLICE", 1
-        for packet in self.container.demux(self.stream):
+        """Frames in the order of presentation. With more threads than one FFmpeg loses errors, and even frames."""
+        self.stream.thread_type, self.stream.thread_count = "SLICE" if self.threads == 1 else "AUTO", self.threads
+        following: int | None = None  # when the next frame is due, if it should come without a time
+        for number, packet in enumerate(self.container.demux(self.stream)):
+            if self.skip and number < len(self.skip) and self.skip[number]:
+                continue
             try:
                 for frame in packet.decode():
-                    if frame.pts is not None:  # a frame without a time cannot be shown at one
-                        yield frame.pts, frame
+                    pts = following if frame.pts is None else frame.pts
+                    if pts is not None:  # a frame before the first that has a time cannot be shown at one
+                        following = pts + (frame.duration or frame_gap(self.stream))
+                        yield pts, frame
             except av.InvalidDataError:
                 self.bad_packets += 1
 

@@ -28,7 +28,8 @@ import numpy as np
 from excl.datasets.container import Limits
 from excl.datasets.picture import Geometry
 from excl.datasets.probe import Probe, probe_video
-from excl.datasets.video import SampledVideo, Sampling, VideoFacts
+from excl.datasets.sampling import Sampling, VideoFacts
+from excl.datasets.video import SampledVideo
 from excl.datasets.video_errors import VideoError
 
 HEADER = struct.Struct(">cI")

@@ -1,91 +1,48 @@
-"""One video as the frames on screen at t = 0, 1/fps, 2/fps, … seconds of its presentation.
-
-Frame k is the last frame whose presentation time is at or before k/fps on the player's clock: the clock starts at t0, the
-container's start time. Before the first frame's own time the first frame stands. There are T = ceil(fps · (end - t0)) of
-them, where end is the last frame's time and duration. All of it is compared in integers of the stream's time base: in
-floats 0.6 < 3/5, and every such slip is a wrong frame.
+"""Sampling a video with PyAV: the decoder that all others are measured by (what is sampled: `sampling.py`).
 
 Frames are decoded one after another and only those that are kept are converted, so memory is bounded by the decoder's own
-buffers. Files that are not to be trusted are better read in a process of their own, see `isolated.py`.
+buffers. Where the packets tell beforehand which frames no sample needs, those are not even decoded (`packets.py`): if then
+anything is not as the packets said, the video is read again with everything decoded, and what was given already is left
+out. Files that are not to be trusted are better read in a process of their own, see `isolated.py`.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
 
 import av
 import av.container
 import numpy as np
 
-from excl.datasets.container import (
-    Limits,
-    TimedFrames,
-    choose_stream,
-    claimed_duration_s,
-    frame_gap,
-    open_video,
-    start_time,
-)
-from excl.datasets.picture import Converter, Geometry
+from excl.datasets.container import TimedFrames, choose_stream, claimed_duration_s, frame_gap, open_video, start_time
+from excl.datasets.packets import Plan, make_plan, read_packets
+from excl.datasets.picture import Converter
+from excl.datasets.sampling import Clock, Sampling, VideoFacts, require_sound
 from excl.datasets.video_errors import VideoError
 
-MAX_SHARE_MISSING = 0.1  # of the claimed duration; containers round, and some are wrong by a little
-
-OnDamage = Literal["fail", "keep"]
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How a video is read: samples a second, geometry, what is allowed, and what becomes of a damaged video.
-
-    `on_damage` is "fail" (any sign of damage refuses the video) or "keep" (what could be decoded is used).
-    """
-
-    fps: float = 5.0
-    geometry: Geometry = Geometry()
-    limits: Limits = Limits()
-    on_damage: OnDamage = "fail"
-
-
-@dataclass(frozen=True)
-class VideoFacts:
-    """What is known of a video once all of it was sampled.
-
-    `t0_s` is the container's start time, from which all other times count; `duration_s` the end of the last frame by
-    decoding; `claimed_duration_s` what the container says of the pictures (None if nothing); `num_frames` the number of
-    samples. The last three are its quality: packets that could not be decoded, frames that say they are damaged, and the
-    longest time between two frames.
-    """
-
-    num_frames: int
-    fps: float
-    t0_s: float
-    duration_s: float
-    claimed_duration_s: float | None
-    frames_decoded: int
-    frames_claimed: int | None
-    width: int
-    height: int
-    codec: str
-    bad_packets: int
-    corrupt_frames: int
-    largest_gap_s: float
+class _PlanError(Exception):
+    """The packets said something else than the frames do."""
 
 
 class SampledVideo:
     """One pass over a video: iterating gives uint8 RGB frames [crop, crop, 3]; `facts` is there when the pass is over.
 
-    Raises VideoError for what is no readable file, no video, damaged, or beyond the limits.
+    `whole` decodes every frame, also those that no sample needs. Raises VideoError for what is no readable file, no video,
+    damaged, or beyond the limits.
     """
 
-    def __init__(self, path: Path, sampling: Sampling) -> None:
+    def __init__(self, path: Path, sampling: Sampling, *, whole: bool = False) -> None:
         self.path = path
         self.sampling = sampling
+        self.whole = whole
         self._facts: VideoFacts | None = None
 
     @property
@@ -95,34 +52,77 @@ class SampledVideo:
         return self._facts
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        with open_video(self.path) as container:
-            yield from self._sample(container)
+        plan = None if self.whole else self._plan()
+        given = 0
+        if plan is not None:
+            try:
+                for frame in self._sample(plan):
+                    yield frame
+                    given += 1
+                return
+            except (_PlanError, VideoError) as error:
+                log.debug("%s: decoding all of it, since %s", self.path, error)
+        yield from itertools.islice(self._sample(None), given, None)
 
-    def _sample(self, container: av.container.InputContainer) -> Iterator[np.ndarray]:
-        stream = choose_stream(container, self.path, self.sampling.limits)
-        frames = TimedFrames(container, stream, self.path, self.sampling.limits)
-        clock = _Clock(Fraction(str(self.sampling.fps)), start_time(container), frames.time_base)
-        convert = Converter(self.sampling.geometry, pixel_aspect=stream.sample_aspect_ratio or Fraction(1))
-        shown: av.VideoFrame | None = None
-        shown_pts = last_gap = k = 0
-        picture: np.ndarray | None = None  # the shown frame converted, once it is known to be kept
-        for pts, frame in frames:
-            if shown is not None:
-                while clock.last_pts_shown_at(k) < pts:  # at k / fps the next frame is not on screen yet
-                    picture = convert(shown) if picture is None else picture
-                    yield picture
-                    k += 1
-                last_gap = pts - shown_pts
-            shown, shown_pts, picture = frame, pts, None
-        if shown is None:
-            raise self._no_frames(stream, frames)
-        end = clock.seconds(shown_pts + (shown.duration or last_gap or frame_gap(stream)))
-        self._require_sound(end, claimed_duration_s(container, stream), frames)
-        picture = convert(shown) if picture is None else picture
-        while k < math.ceil(clock.fps * end):
-            yield picture
-            k += 1
-        self._facts = self._gather(container, stream, frames, clock, end=end, num_frames=k)
+    def _plan(self) -> Plan | None:
+        """What need not be decoded, if the packets tell it and it is sure that decoding comes to its end."""
+        limits = self.sampling.limits
+        try:
+            with open_video(self.path) as container:
+                stream = choose_stream(container, self.path, limits)
+                table = read_packets(container, stream)
+                if table is None:
+                    return None
+                clock = self._clock(container, stream)
+                order = table.presentation()
+                if (order[-1] - order[0]) * clock.time_base > limits.max_duration_s:
+                    return None
+                return make_plan(table, clock)
+        except VideoError as error:
+            log.debug("%s: no plan, since %s", self.path, error)
+            return None
+
+    def _clock(self, container: av.container.InputContainer, stream: av.VideoStream) -> Clock:
+        assert stream.time_base is not None
+        return Clock(Fraction(str(self.sampling.fps)), start_time(container), stream.time_base)
+
+    def _sample(self, plan: Plan | None) -> Iterator[np.ndarray]:
+        with open_video(self.path) as container:
+            stream = choose_stream(container, self.path, self.sampling.limits)
+            # Threads lose errors: they are for videos of which it is known what must come out.
+            threads = self.sampling.threads if plan is not None else 1
+            skip = None if plan is None else plan.skip
+            frames = TimedFrames(container, stream, self.path, self.sampling.limits, skip=skip, threads=threads)
+            clock = self._clock(container, stream)
+            convert = Converter(self.sampling.geometry, pixel_aspect=stream.sample_aspect_ratio or Fraction(1))
+            shown: av.VideoFrame | None = None
+            shown_pts = last_gap = k = 0
+            for pts, frame in frames:
+                if shown is not None:
+                    until = clock.first_sample_at(pts)
+                    if plan is not None and plan.samples.get(shown_pts) != until - k:
+                        raise _PlanError(f"pts {shown_pts} is shown for {until - k} samples")
+                    if until > k:
+                        yield from itertools.repeat(convert(shown), until - k)
+                        k = until
+                    last_gap = pts - shown_pts
+                shown, shown_pts = frame, pts
+            if shown is None:
+                raise self._no_frames(stream, frames)
+            end = clock.seconds(shown_pts + (shown.duration or last_gap or frame_gap(stream)))
+            if plan is not None:
+                self._require_as_planned(plan, frames)
+            self._require_sound(end, claimed_duration_s(container, stream), frames)
+            until = math.ceil(clock.fps * end)
+            if until > k:
+                yield from itertools.repeat(convert(shown), until - k)
+                k = until
+            self._facts = self._gather(container, stream, frames, plan, t0=clock.t0, end=end, num_frames=k)
+
+    @staticmethod
+    def _require_as_planned(plan: Plan, frames: TimedFrames) -> None:
+        if frames.bad_packets or frames.corrupt_frames or frames.num_frames != plan.num_frames:
+            raise _PlanError(f"{frames.num_frames} frames came of {plan.num_frames} packets, or some are damaged")
 
     def _no_frames(self, stream: av.VideoStream, frames: TimedFrames) -> VideoError:
         claim = f"{stream.frames} frames" if stream.frames else "nothing about frames"
@@ -133,18 +133,8 @@ class SampledVideo:
         )
 
     def _require_sound(self, end: Fraction, claimed_s: float | None, frames: TimedFrames) -> None:
-        """VideoError for pictures that end before they begin, end long before they should, or are damaged."""
-        if end <= 0:
-            raise VideoError("bad_times", f"{self.path}: the pictures end {float(end):.3f} s after the presentation's start")
-        if self.sampling.on_damage == "keep":
-            return
-        if claimed_s is not None and end < (1 - MAX_SHARE_MISSING) * claimed_s:
-            raise VideoError(
-                "truncated",
-                f"{self.path}: decoded {float(end):.1f} s of pictures, the file says {claimed_s:.1f} s; it may be cut "
-                "short (on-damage keep uses what there is)",
-            )
-        if frames.bad_packets or frames.corrupt_frames:
+        require_sound(self.path, self.sampling, end=end, claimed_s=claimed_s)
+        if self.sampling.on_damage == "fail" and (frames.bad_packets or frames.corrupt_frames):
             raise VideoError(
                 "corrupt",
                 f"{self.path}: {frames.bad_packets} packets cannot be decoded and {frames.corrupt_frames} of "
@@ -156,41 +146,27 @@ class SampledVideo:
         container: av.container.InputContainer,
         stream: av.VideoStream,
         frames: TimedFrames,
-        clock: _Clock,
+        plan: Plan | None,
         *,
+        t0: Fraction,
         end: Fraction,
         num_frames: int,
     ) -> VideoFacts:
+        largest_gap = frames.largest_gap if plan is None else plan.largest_gap
         return VideoFacts(
             num_frames=num_frames,
-            fps=float(clock.fps),
-            t0_s=float(clock.t0),
+            fps=self.sampling.fps,
+            t0_s=float(t0),
             duration_s=float(end),
             claimed_duration_s=claimed_duration_s(container, stream),
-            frames_decoded=frames.num_frames,
             frames_claimed=stream.frames or None,
+            frames_decoded=frames.num_frames,
+            frames_skipped=0 if plan is None else plan.num_skipped,
             width=stream.codec_context.width,
             height=stream.codec_context.height,
             codec=stream.codec_context.name,
             bad_packets=frames.bad_packets,
             corrupt_frames=frames.corrupt_frames,
-            largest_gap_s=float(frames.largest_gap * frames.time_base),
+            largest_gap_s=float(largest_gap * frames.time_base),
+            backend="pyav",
         )
-
-
-class _Clock:
-    """Presentation times of a stream as exact numbers; the sampling time that is asked for again and again is kept."""
-
-    def __init__(self, fps: Fraction, t0: Fraction, time_base: Fraction) -> None:
-        self.fps, self.t0, self.time_base = fps, t0, time_base
-        self._last = (-1, 0)
-
-    def last_pts_shown_at(self, k: int) -> int:
-        """The greatest pts whose time is at or before k / fps."""
-        if self._last[0] != k:
-            self._last = (k, math.floor((self.t0 + k / self.fps) / self.time_base))
-        return self._last[1]
-
-    def seconds(self, pts: int) -> Fraction:
-        """Seconds from the start of the presentation."""
-        return pts * self.time_base - self.t0

@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.files import find_videos
 from excl.datasets.isolated import IsolatedVideo
 from excl.datasets.picture import Geometry
-from excl.datasets.video import VideoFacts
+from excl.datasets.sampling import VideoFacts
 from excl.datasets.video_errors import VideoError
 from excl.pipeline import items
 from excl.pipeline.config import STRICT, PositiveFloat, WithoutPrefix, identity

@@ -13,7 +13,7 @@ from excl.datasets.container import Limits
 from excl.datasets.isolated import DecoderProcess, IsolatedVideo
 from excl.datasets.picture import Geometry
 from excl.datasets.probe import Probe
-from excl.datasets.video import OnDamage, Sampling
+from excl.datasets.sampling import OnDamage, Sampling
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt
 
 

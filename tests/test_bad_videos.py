@@ -227,7 +227,8 @@ def test_forty_kinds_of_bad_entries_and_five_good_videos(corpus, tmp_path):
 )
 def test_reasons(corpus, name, reason):
     """The obvious cases have the obvious reasons."""
-    from excl.datasets.video import SampledVideo, Sampling
+    from excl.datasets.sampling import Sampling
+    from excl.datasets.video import SampledVideo
     from excl.datasets.video_errors import VideoError
 
     folder, names, _ = corpus
@@ -239,7 +240,8 @@ def test_reasons(corpus, name, reason):
 
 def test_damage_can_be_kept(corpus):
     """With on_damage="keep" a damaged video gives what can be decoded, and says what could not."""
-    from excl.datasets.video import SampledVideo, Sampling
+    from excl.datasets.sampling import Sampling
+    from excl.datasets.video import SampledVideo
 
     folder, _, _ = corpus
     video = SampledVideo(folder / "noise_in_it.mp4", Sampling(on_damage="keep"))

@@ -15,7 +15,8 @@ import pytest
 from conftest import write_video
 
 from excl.datasets.picture import Geometry
-from excl.datasets.video import SampledVideo, Sampling
+from excl.datasets.sampling import Sampling
+from excl.datasets.video import SampledVideo
 from excl.models.i3d.timemap import num_rows, row_times
 from excl.pipeline import decode, extract, items
 from excl.pipeline.decode import StoredFrames

@@ -13,7 +13,8 @@ from conftest import write_video
 
 from excl.datasets.isolated import DecoderProcess
 from excl.datasets.picture import Geometry
-from excl.datasets.video import SampledVideo, Sampling
+from excl.datasets.sampling import Sampling
+from excl.datasets.video import SampledVideo
 from excl.datasets.video_errors import VideoError
 
 SAMPLING = Sampling(5.0, Geometry(48, 40))

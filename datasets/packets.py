@@ -1,0 +1,200 @@
+"""What a video's packets say before any of them is decoded: when each frame is shown, and which need not be decoded.
+
+Two kinds of packets can be left out without changing any other frame. Frames that no other refers to: in H.264 those with
+nal_ref_idc 0 (ITU-T H.264, 7.4.1), in HEVC the sub-layer non-reference pictures where there is one sub-layer (ITU-T H.265,
+table 7-1). And whatever follows the last wanted packet before decoding starts anew: at an IDR picture, or in codecs that
+have none at a key frame after which, in the file's order, nothing earlier is shown.
+"""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import av
+import av.container
+
+from excl.datasets.sampling import Clock
+
+RESTART_AT_KEY_FRAMES = frozenset(("vp8", "vp9", "mjpeg", "mpeg4", "mpeg1video", "mpeg2video", "prores", "ffv1"))
+WITHOUT_TIMES = frozenset(("avi",))  # containers that keep times of decoding only
+H264_SLICES, H264_IDR, H264_PARAMETERS = frozenset((1, 2, 3, 4, 5)), 5, frozenset((7, 8, 13, 15))
+HEVC_LAST_SLICE, HEVC_LAST_SUBLAYER_NON_REFERENCE, HEVC_IDR = 31, 14, frozenset((19, 20))
+HEVC_PARAMETERS = frozenset((32, 33, 34))
+
+
+@dataclass(frozen=True)
+class PacketTable:
+    """A stream's packets in the file's order, one a frame, as columns: pts, duration (0 if unknown), and what they are.
+
+    `shown` is 0 where an edit list has the frame decoded but not shown; `restarts` 1 where decoding can start anew,
+    `disposable` 1 where no other frame needs this one, `keys` 1 where the container says it is a key frame.
+    `parameter_sets` are the different ones that packets carry (H.264 and HEVC) and the position of the first such packet.
+    """
+
+    pts: array[int] = field(default_factory=lambda: array("q"))
+    duration: array[int] = field(default_factory=lambda: array("q"))
+    shown: bytearray = field(default_factory=bytearray)
+    keys: bytearray = field(default_factory=bytearray)
+    restarts: bytearray = field(default_factory=bytearray)
+    disposable: bytearray = field(default_factory=bytearray)
+    parameter_sets: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether size and kind of the pictures stay as they are from the first packet on, as far as packets tell."""
+        return list(self.parameter_sets.values()) in ([], [0])
+
+    def presentation(self) -> list[int]:
+        """The pts of the frames that are shown, in order."""
+        return sorted(pts for pts, shown in zip(self.pts, self.shown, strict=True) if shown)
+
+    def largest_gap(self) -> int:
+        """The longest time between two frames that are shown, in units of the time base."""
+        order = self.presentation()
+        return max((after - before for before, after in itertools.pairwise(order)), default=0)
+
+
+def read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> PacketTable | None:
+    """The table of a stream's packets; None if they do not tell when each frame is shown. Reads the file to its end."""
+    if container.format.name in WITHOUT_TIMES:
+        return None
+    kinds = _reader_of_kinds(stream)
+    table = PacketTable()
+    seen: set[int] = set()
+    for packet in container.demux(stream):
+        if packet.size == 0:  # the end
+            continue
+        if packet.pts is None or packet.pts in seen or packet.is_corrupt:
+            return None
+        seen.add(packet.pts)
+        restarts, disposable = kinds(packet, table)
+        table.pts.append(packet.pts)
+        table.duration.append(packet.duration or 0)
+        table.shown.append(not packet.is_discard)
+        table.keys.append(packet.is_keyframe)
+        table.restarts.append(restarts)
+        table.disposable.append(disposable)
+    return table if any(table.shown) else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which packets are not decoded, and what must come of the rest: its frames, the samples that each stands for by pts."""
+
+    skip: bytearray
+    samples: dict[int, int]
+    num_frames: int
+    largest_gap: int
+
+    @property
+    def num_skipped(self) -> int:
+        """How many packets are left out."""
+        return sum(self.skip)
+
+
+def make_plan(table: PacketTable, clock: Clock) -> Plan:
+    """The plan that decodes as little as gives the same samples. The last frame is always decoded: its end is the video's.
+
+    Where parameter sets change on the way everything is decoded: what is left out might carry them.
+    """
+    order = table.presentation()
+    samples = {
+        pts: clock.first_sample_at(after) - (clock.first_sample_at(pts) if index else 0)
+        for index, (pts, after) in enumerate(itertools.pairwise(order))
+    }
+    wanted = {pts for pts, count in samples.items() if count} | {order[-1]}
+    skip = bytearray(len(table.pts))
+    for segment in _segments(table) if table.is_steady else ():
+        needed = False  # by a wanted packet that comes after, in the file's order
+        for position in reversed(segment):
+            is_wanted = bool(table.shown[position]) and table.pts[position] in wanted
+            needed |= is_wanted
+            skip[position] = not is_wanted and (not needed or table.disposable[position])
+    decoded = sum(shown and not left_out for shown, left_out in zip(table.shown, skip, strict=True))
+    return Plan(skip, samples, decoded, table.largest_gap())
+
+
+def _segments(table: PacketTable) -> Iterator[range]:
+    """Runs of packets that need nothing from before them, in the file's order."""
+    starts = [0, *(position for position, restarts in enumerate(table.restarts) if restarts and position)]
+    begin = 0
+    for start, end in itertools.pairwise([*starts[1:], len(table.pts)]):
+        # Frames shown before the key frame that they come after refer to what was before it (an open group of pictures).
+        if min(table.pts[start:end]) >= table.pts[start]:
+            yield range(begin, start)
+            begin = start
+    yield range(begin, len(table.pts))
+
+
+class _Kinds:
+    """Tells of a packet whether decoding restarts at it and whether no other needs it; for a stream without NAL units."""
+
+    def __init__(self, restarts: bool) -> None:
+        self.restarts = restarts
+
+    def __call__(self, packet: av.Packet, table: PacketTable) -> tuple[bool, bool]:  # noqa: ARG002
+        return self.restarts and packet.is_keyframe, False
+
+
+class _KindsByUnits:
+    """The same for H.264 and HEVC, by the headers of the NAL units in the packet."""
+
+    def __init__(self, *, length_size: int, hevc: bool, one_sublayer: bool) -> None:
+        self.length_size, self.hevc, self.one_sublayer = length_size, hevc, one_sublayer
+
+    def __call__(self, packet: av.Packet, table: PacketTable) -> tuple[bool, bool]:
+        content = bytes(packet)
+        restarts = False
+        slices = references = 0
+        parameters = b""
+        for begin, end in _units(content, self.length_size):
+            header = content[begin]
+            if self.hevc:
+                kind = header >> 1 & 0x3F
+                is_slice, is_idr = kind <= HEVC_LAST_SLICE, kind in HEVC_IDR
+                is_reference = not (self.one_sublayer and kind <= HEVC_LAST_SUBLAYER_NON_REFERENCE and kind % 2 == 0)
+                is_parameters = kind in HEVC_PARAMETERS
+            else:
+                kind = header & 0x1F
+                is_slice, is_idr, is_parameters = kind in H264_SLICES, kind == H264_IDR, kind in H264_PARAMETERS
+                is_reference = header & 0x60 != 0
+            slices += is_slice
+            references += is_slice and is_reference
+            restarts |= is_idr
+            if is_parameters:
+                parameters += content[begin:end].rstrip(b"\0")
+        if parameters:
+            table.parameter_sets.setdefault(parameters, len(table.pts))
+        return restarts, slices > 0 and references == 0 and not parameters
+
+
+def _units(content: bytes, length_size: int) -> Iterator[tuple[int, int]]:
+    """Where the NAL units of a packet are: each after its length, or (`length_size` 0) after a start code 00 00 01."""
+    if length_size:
+        at = 0
+        while at + length_size < len(content):
+            begin = at + length_size
+            at = begin + int.from_bytes(content[at:begin], "big")
+            yield begin, at
+        return
+    begin = content.find(b"\0\0\1") + 3
+    while 3 <= begin < len(content):
+        following = content.find(b"\0\0\1", begin)
+        end = len(content) if following < 0 else following
+        yield begin, end
+        begin = following + 3
+
+
+def _reader_of_kinds(stream: av.VideoStream) -> _Kinds | _KindsByUnits:
+    codec, head = stream.codec_context.name, stream.codec_context.extradata or b""
+    boxed = len(head) > 22 and head[0] == 1  # avcC or hvcC, ISO/IEC 14496-15; otherwise start codes
+    if codec == "h264":
+        boxed = len(head) > 6 and head[0] == 1
+        return _KindsByUnits(length_size=(head[4] & 3) + 1 if boxed else 0, hevc=False, one_sublayer=True)
+    if codec == "hevc":
+        length_size, sublayers = ((head[21] & 3) + 1, head[21] >> 3 & 7) if boxed else (0, 0)
+        return _KindsByUnits(length_size=length_size, hevc=True, one_sublayer=sublayers == 1)
+    return _Kinds(codec in RESTART_AT_KEY_FRAMES)

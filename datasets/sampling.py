@@ -1,0 +1,117 @@
+"""What sampling a video in time means, and what is known of the video afterwards; the same for every decoder.
+
+Frame k is the last frame whose presentation time is at or before k/fps on the player's clock: the clock starts at t0, the
+container's start time. Before the first frame's own time the first frame stands. There are T = ceil(fps · (end - t0)) of
+them, where end is the last frame's time and duration. All of it is compared in integers of the stream's time base: in
+floats 0.6 < 3/5, and every such slip is a wrong frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from excl.datasets.container import Limits
+from excl.datasets.picture import Geometry
+from excl.datasets.video_errors import VideoError
+
+MAX_SHARE_MISSING = 0.1  # of the claimed duration; containers round, and some are wrong by a little
+
+OnDamage = Literal["fail", "keep"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a video is read: samples a second, geometry, what is allowed, and what becomes of a damaged video.
+
+    `on_damage` is "fail" (any sign of damage refuses the video) or "keep" (what could be decoded is used). `backends` are
+    the decoders, each tried if those before it refuse the file (`backends.py`). With more `threads` than one, one video is
+    decoded faster and comes out the same.
+    """
+
+    fps: float = 5.0
+    geometry: Geometry = Geometry()
+    limits: Limits = Limits()
+    on_damage: OnDamage = "fail"
+    backends: tuple[str, ...] = ("pyav",)
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What is known of a video once all of it was sampled.
+
+    `t0_s` is the container's start time, from which all other times count; `duration_s` the end of the last frame;
+    `claimed_duration_s` what the container says of the pictures (None if nothing); `num_frames` the number of samples;
+    `backend` the decoder that read it. The rest is its quality: frames by the container (None if it does not say), decoded
+    and left undecoded because no sample needs them; packets that could not be decoded and frames that say they are damaged
+    (None where the decoder does not tell); the longest time between two frames.
+    """
+
+    num_frames: int
+    fps: float
+    t0_s: float
+    duration_s: float
+    claimed_duration_s: float | None
+    frames_claimed: int | None
+    frames_decoded: int
+    frames_skipped: int
+    width: int
+    height: int
+    codec: str
+    bad_packets: int | None
+    corrupt_frames: int | None
+    largest_gap_s: float
+    backend: str
+
+
+class Video(Protocol):
+    """One pass over a video: iterating gives uint8 RGB frames [crop, crop, 3]; `facts` is there when the pass is over.
+
+    Iterating raises VideoError for what is no readable file, no video, damaged, or beyond the limits.
+    """
+
+    path: Path
+
+    @property
+    def facts(self) -> VideoFacts:
+        """The facts, known once iteration has come to its end."""
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+
+class Clock:
+    """The player's clock over a stream's presentation times, exact."""
+
+    def __init__(self, fps: Fraction, t0: Fraction, time_base: Fraction) -> None:
+        self.fps, self.t0, self.time_base = fps, t0, time_base
+        factor = fps * time_base  # sample number = factor * pts - offset, as one fraction with integers kept ready
+        offset = fps * t0
+        self._denominator = factor.denominator * offset.denominator
+        self._per_pts = factor.numerator * offset.denominator
+        self._offset = offset.numerator * factor.denominator
+
+    def first_sample_at(self, pts: int) -> int:
+        """The least k >= 0 with k / fps at or after the time of `pts`: the first sample for which such a frame can stand."""
+        return max(0, -((self._offset - self._per_pts * pts) // self._denominator))
+
+    def seconds(self, pts: int) -> Fraction:
+        """Seconds from the start of the presentation."""
+        return pts * self.time_base - self.t0
+
+
+def require_sound(path: Path, sampling: Sampling, *, end: Fraction, claimed_s: float | None) -> None:
+    """VideoError for pictures that end before they begin, or (unless damage is kept) long before they should."""
+    if end <= 0:
+        raise VideoError("bad_times", f"{path}: the pictures end {float(end):.3f} s after the presentation's start")
+    if sampling.on_damage == "fail" and claimed_s is not None and end < (1 - MAX_SHARE_MISSING) * claimed_s:
+        raise VideoError(
+            "truncated",
+            f"{path}: decoded {float(end):.1f} s of pictures, the file says {claimed_s:.1f} s; it may be cut "
+            "short (on-damage keep uses what there is)",
+        )

@@ -1,0 +1,144 @@
+"""Not decoding what no sample needs: less work, the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from conftest import write_video
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from excl.datasets import video as video_module
+from excl.datasets.packets import PacketTable, make_plan, read_packets
+from excl.datasets.picture import Geometry
+from excl.datasets.sampling import Clock, Sampling
+from excl.datasets.video import SampledVideo
+
+SMALL = Geometry(48, 48)
+X264 = {"preset": "veryfast", "crf": "20"}
+X265 = {"preset": "ultrafast", "x265-params": "log-level=error:keyint=15:bframes=3:b-pyramid=1"}
+KINDS = {  # name: (file, codec, options)
+    "h264": ("a.mp4", "libx264", {**X264, "bf": "3", "g": "250"}),
+    "h264, many slices": ("a.mp4", "libx264", {**X264, "bf": "3", "g": "20", "slices": "4"}),
+    "h264, closed groups": ("a.mkv", "libx264", {**X264, "bf": "0", "g": "10"}),
+    "h264, open groups": ("a.mkv", "libx264", {**X264, "bf": "3", "g": "10", "x264-params": "open-gop=1"}),
+    "h264, intra refresh": ("a.mp4", "libx264", {**X264, "bf": "2", "g": "10", "x264-params": "intra-refresh=1"}),
+    "h264, interlaced": ("a.mkv", "libx264", {**X264, "bf": "2", "g": "12", "flags": "+ildct+ilme"}),
+    "h264, transport stream": ("a.ts", "libx264", {**X264, "bf": "3", "g": "12"}),
+    "h264, intra only": ("a.mp4", "libx264", {"preset": "ultrafast", "g": "1"}),
+    "hevc": ("a.mp4", "libx265", X265),
+    "hevc, transport stream": ("a.ts", "libx265", X265),
+    "vp9": ("a.webm", "libvpx-vp9", {"deadline": "realtime", "g": "12"}),
+    "vp8": ("a.webm", "libvpx", {"deadline": "realtime", "g": "12"}),
+    "mpeg4, B-frames": ("a.mkv", "mpeg4", {"bf": "2", "g": "12"}),
+    "mpeg4": ("a.mp4", "mpeg4", {"bf": "0", "g": "12"}),
+    "mpeg2": ("a.mkv", "mpeg2video", {"bf": "0", "g": "12"}),
+    "mjpeg": ("a.mkv", "mjpeg", {}),
+    "flv": ("a.flv", "flv", {}),
+}
+
+
+def moving(path, codec, options, *, count=90):
+    """A video in which every frame differs from the others everywhere, so that a wrong reference shows."""
+    generator = np.random.default_rng(0)
+    texture = generator.integers(0, 256, (200, 200, 3)).astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30, options=options)
+        stream.width, stream.height = 96, 64
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for number in range(count):
+            picture = np.ascontiguousarray(texture[number : number + 64, 2 * number : 2 * number + 96])
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format=stream.pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def read(path, *, whole, fps, threads=1):
+    video = SampledVideo(path, Sampling(fps, SMALL, threads=threads), whole=whole)
+    return np.stack(list(video)), video.facts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_bits_for_less_work(kind, tmp_path):
+    name, codec, options = KINDS[kind]
+    path = moving(tmp_path / name, codec, options)
+    for fps in (0.7, 5, 12):
+        wanted, all_facts = read(path, whole=True, fps=fps)
+        for threads in (1, 3):
+            found, facts = read(path, whole=False, fps=fps, threads=threads)
+            np.testing.assert_array_equal(found, wanted)
+            assert facts.frames_decoded + facts.frames_skipped == all_facts.frames_decoded == 90
+            same = {"frames_decoded": 0, "frames_skipped": 0}
+            assert dataclasses.replace(facts, **same) == dataclasses.replace(all_facts, **same)
+            assert facts.frames_skipped > 0 or fps > 1 or kind == "flv"
+
+
+def test_real_videos(shared):
+    for path in sorted((shared / "videos").iterdir()):
+        wanted, _ = read(path, whole=True, fps=5)
+        found, facts = read(path, whole=False, fps=5)
+        np.testing.assert_array_equal(found, wanted)
+        assert facts.frames_skipped > 0
+
+
+def test_packets_that_lie_are_found_out(tmp_path, monkeypatch):
+    """A table whose times are not the frames' from 2 s on: all is decoded then, and every sample given once."""
+    path = moving(tmp_path / "a.mp4", "libx264", X264)
+    wanted, facts = read(path, whole=True, fps=7)
+
+    def lying(container, stream):
+        table = read_packets(container, stream)
+        for position, pts in enumerate(table.pts):
+            table.pts[position] += pts * stream.time_base > 2
+        return table
+
+    monkeypatch.setattr(video_module, "read_packets", lying)
+    found, found_facts = read(path, whole=False, fps=7)
+    np.testing.assert_array_equal(found, wanted)
+    assert found_facts == facts  # nothing skipped
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), fps=st.sampled_from([Fraction(1, 3), Fraction(1), Fraction(5), Fraction(30000, 1001)]))
+def test_plans_by_the_literal_rule(data, fps):
+    """Whatever the packets: every frame that a sample shows is decoded, with all that comes before it and is needed."""
+    count = data.draw(st.integers(1, 40))
+    table = PacketTable()
+    for pts in data.draw(st.lists(st.integers(0, 4000), min_size=count, max_size=count, unique=True)):
+        table.pts.append(pts)
+        table.duration.append(0)
+        table.keys.append(0)
+        table.shown.append(1)
+        table.restarts.append(data.draw(st.booleans()))
+        table.disposable.append(data.draw(st.booleans()))
+    plan = make_plan(table, Clock(fps, Fraction(0), Fraction(1, 1000)))
+    order = sorted(table.pts)
+    shown = {order[-1]}
+    for k in range(int(fps * 4) + 2):
+        at = [pts for pts in order if Fraction(pts, 1000) <= k / fps]
+        shown.add(at[-1] if at else order[0])
+    needed = [i for i, pts in enumerate(table.pts) if pts in shown]
+    assert not any(plan.skip[i] for i in needed)
+    for i in needed:  # back to where decoding restarts, all that other frames may refer to is decoded
+        j = i
+        while j >= 0:
+            assert not plan.skip[j] or table.disposable[j]
+            restarts = table.restarts[j] and min(table.pts[j : _next_restart(table, j)]) >= table.pts[j]
+            j = -1 if restarts else j - 1
+    assert plan.num_frames == count - plan.num_skipped
+
+
+def _next_restart(table, position):
+    return next((i for i in range(position + 1, len(table.pts)) if table.restarts[i]), len(table.pts))
+
+
+def test_what_does_not_tell_its_times_has_no_plan(tmp_path):
+    path = write_video(tmp_path / "old.avi", list(range(20)), time_base=Fraction(1, 25), rate=25, options={"bf": "2"})
+    with av.open(str(path)) as container:
+        assert read_packets(container, container.streams.video[0]) is None
