@@ -136,15 +136,19 @@ class TimedFrames:
     def _decode(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames in the order of presentation. With more threads than one FFmpeg loses errors, and even frames."""
         self.stream.thread_type, self.stream.thread_count = "SLICE" if self.threads == 1 else "AUTO", self.threads
-        following: int | None = None  # when the next frame is due, if it should come without a time
+        last: int | None = None
+        step = frame_gap(self.stream)
         for number, packet in enumerate(self.container.demux(self.stream)):
             if self.skip and number < len(self.skip) and self.skip[number]:
                 continue
             try:
                 for frame in packet.decode():
-                    pts = following if frame.pts is None else frame.pts
+                    pts = frame.pts
+                    if pts is None and last is not None:
+                        pts = last + step  # as long after its predecessor as that came after its own, or lasts
                     if pts is not None:  # a frame before the first that has a time cannot be shown at one
-                        following = pts + (frame.duration or frame_gap(self.stream))
+                        step = frame.duration or (step if last is None else pts - last)
+                        last = pts
                         yield pts, frame
             except av.InvalidDataError:
                 self.bad_packets += 1
@@ -204,11 +208,17 @@ def claimed_duration_s(container: av.container.InputContainer, stream: av.VideoS
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska
+    late_s = max(0.0, float(start_time(container))) if "matroska" in container.format.name else 0.0  # it tells the end
     if tag:
-        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - late_s
     if container.duration and not container.streams.audio:
-        return container.duration / av.time_base
+        return container.duration / av.time_base - late_s
     return None
+
+
+def codec_name(stream: av.VideoStream) -> str:
+    """The codec's name, whichever decoder is used for it."""
+    return stream.codec_context.codec.canonical_name
 
 
 def frame_gap(stream: av.VideoStream) -> int:

@@ -3,7 +3,8 @@
 `DecoderProcess` starts `python -m excl.datasets.isolated` and keeps it for many videos. The parent writes a JSON line a
 video to its standard input; the child answers on its standard output with messages, a letter and a length (big-endian,
 4 bytes) before each: F, the bytes of a frame; D, at the end, the facts or the probe as JSON; E, the reason and the message
-of a VideoError as JSON. The child's memory is limited; a parent that waits longer than allowed for the next byte kills it.
+of a VideoError as JSON. The memory that the child may take beyond its own program is limited; a parent that waits longer
+than allowed for the next byte kills it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from excl.datasets.backends import open_sampled, why_not
 from excl.datasets.container import Limits
 from excl.datasets.picture import Geometry
 from excl.datasets.probe import Probe, probe_video
 from excl.datasets.sampling import Sampling, VideoFacts
-from excl.datasets.video import SampledVideo
 from excl.datasets.video_errors import VideoError
 
 HEADER = struct.Struct(">cI")
@@ -39,7 +40,8 @@ READ_BYTES = 1 << 20
 class DecoderProcess:
     """A process that reads videos, one after another; started when first needed and again after it died.
 
-    `timeout_s` bounds the wait for the next frame, `memory_bytes` the child's address space. Not for use by two threads.
+    `timeout_s` bounds the wait for the next frame, `memory_bytes` what videos may take of the child's address space.
+    Not for use by two threads.
     """
 
     def __init__(self, *, timeout_s: float, memory_bytes: int) -> None:
@@ -156,11 +158,12 @@ class IsolatedVideo:
                 self.decoder.kill()
 
 
-def _serve(orders: BinaryIO, answers: BinaryIO) -> None:
+def _serve(orders: BinaryIO, answers: BinaryIO, memory_bytes: int) -> None:
     def send(letter: bytes, content: bytes) -> None:
         answers.write(HEADER.pack(letter, len(content)))
         answers.write(content)
 
+    loaded: tuple[str, ...] = ()
     for line in orders:
         order: dict[str, Any] = json.loads(line)
         path = Path(order["path"])
@@ -168,7 +171,11 @@ def _serve(orders: BinaryIO, answers: BinaryIO) -> None:
             if "limits" in order:
                 facts: VideoFacts | Probe = probe_video(path, Limits(**order["limits"]))
             else:
-                video = SampledVideo(path, _sampling(order["sampling"]))
+                sampling = _sampling(order["sampling"])
+                if sampling.backends != loaded:
+                    loaded = sampling.backends
+                    _load(loaded, memory_bytes)
+                video = open_sampled(path, sampling)
                 for frame in video:
                     send(b"F", frame.tobytes())
                 facts = video.facts
@@ -183,13 +190,33 @@ def _serve(orders: BinaryIO, answers: BinaryIO) -> None:
 
 def _sampling(value: dict[str, Any]) -> Sampling:
     nested = {"geometry": Geometry(**value["geometry"]), "limits": Limits(**value["limits"])}
-    return Sampling(**{**value, **nested})
+    return Sampling(**{**value, **nested, "backends": tuple(value["backends"])})
+
+
+def _load(backends: tuple[str, ...], memory_bytes: int) -> None:
+    """Import the decoders, then limit what may be taken beyond that (a GPU's driver maps more than there is: no limit)."""
+    limit = resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for backend in backends:
+        why_not(backend)
+    if "torchcodec-cuda" not in backends:
+        limit = memory_bytes + _address_space()
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+def _address_space() -> int:
+    """Bytes that this process has mapped; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except FileNotFoundError:
+        return 0
 
 
 if __name__ == "__main__":
-    limit = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process when it goes
+    answering = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get among the answers
+    _load((), int(sys.argv[1]))
     with contextlib.suppress(BrokenPipeError):
-        _serve(sys.stdin.buffer, sys.stdout.buffer)
+        _serve(sys.stdin.buffer, answering, int(sys.argv[1]))
     os._exit(0)  # nothing is left to flush, and to whom

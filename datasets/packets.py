@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import av
 import av.container
 
+from excl.datasets.container import codec_name
 from excl.datasets.sampling import Clock
 
 RESTART_AT_KEY_FRAMES = frozenset(("vp8", "vp9", "mjpeg", "mpeg4", "mpeg1video", "mpeg2video", "prores", "ffv1"))
@@ -82,11 +83,16 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
 
 @dataclass(frozen=True)
 class Plan:
-    """Which packets are not decoded, and what must come of the rest: its frames, the samples that each stands for by pts."""
+    """Which packets are not decoded, and what must come of the rest: its frames, the samples that each stands for by pts.
+
+    `num_expected` counts all frames, decoded or not; `last_gap` and `largest_gap` are between two of them.
+    """
 
     skip: bytearray
     samples: dict[int, int]
     num_frames: int
+    num_expected: int
+    last_gap: int
     largest_gap: int
 
     @property
@@ -114,7 +120,8 @@ def make_plan(table: PacketTable, clock: Clock) -> Plan:
             needed |= is_wanted
             skip[position] = not is_wanted and (not needed or table.disposable[position])
     decoded = sum(shown and not left_out for shown, left_out in zip(table.shown, skip, strict=True))
-    return Plan(skip, samples, decoded, table.largest_gap())
+    last_gap = order[-1] - order[-2] if len(order) > 1 else 0
+    return Plan(skip, samples, decoded, len(order), last_gap, table.largest_gap())
 
 
 def _segments(table: PacketTable) -> Iterator[range]:
@@ -189,7 +196,7 @@ def _units(content: bytes, length_size: int) -> Iterator[tuple[int, int]]:
 
 
 def _reader_of_kinds(stream: av.VideoStream) -> _Kinds | _KindsByUnits:
-    codec, head = stream.codec_context.name, stream.codec_context.extradata or b""
+    codec, head = codec_name(stream), stream.codec_context.extradata or b""
     boxed = len(head) > 22 and head[0] == 1  # avcC or hvcC, ISO/IEC 14496-15; otherwise start codes
     if codec == "h264":
         boxed = len(head) > 6 and head[0] == 1

@@ -3,9 +3,13 @@
 What is kept is a centred square, `crop / short_side` of the picture's short side, scaled to crop x crop pixels. Cropping
 before scaling is what scaling the short side to `short_side` and cropping then would give, but for the border: the square's
 edges lie on even pixels of the source (its colours have half the resolution), at most one pixel from the exact place.
+
 Scaling is swscale's bilinear filter, which averages when it makes smaller; colours are converted by what the stream says of
-its matrix and range (BT.601 and limited range where it says nothing). Of an interlaced frame, which shows two moments, the
-field of the first moment is taken: it is what is on screen at the frame's time. Only frames that are kept come here.
+its matrix and range (BT.601 and limited range where it says nothing). The result is asked for as planes: straight to packed
+RGB swscale halves the resolution of the colours once more and is darker by 1.5 of 255.
+
+Of an interlaced frame, which shows two moments, the field of the first moment is taken: it is what is on screen at the
+frame's time. Only frames that are kept come here.
 """
 
 from __future__ import annotations
@@ -79,7 +83,7 @@ class Converter:
             *([graph.add("separatefields")] if frame.interlaced_frame else []),  # the first that comes is the earlier one
             graph.add("crop", f"{width}:{height}:{left}:{top}"),
             graph.add("scale", f"{side}:{side}:flags=bilinear"),
-            graph.add("format", "rgb24"),
+            graph.add("format", "gbrp"),
             graph.add("buffersink"),
         ]
         graph.link_nodes(*nodes).configure()

@@ -8,7 +8,15 @@ from pathlib import Path
 import av
 import av.container
 
-from excl.datasets.container import Limits, TimedFrames, choose_stream, claimed_duration_s, open_video, start_time
+from excl.datasets.container import (
+    Limits,
+    TimedFrames,
+    choose_stream,
+    claimed_duration_s,
+    codec_name,
+    open_video,
+    start_time,
+)
 from excl.datasets.video_errors import VideoError
 
 
@@ -43,7 +51,7 @@ def probe_video(path: Path, limits: Limits) -> Probe:
         whole_s = container.duration / av.time_base if container.duration else None
         return Probe(
             container=container.format.name,
-            codec=stream.codec_context.name,
+            codec=codec_name(stream),
             width=stream.codec_context.width,
             height=stream.codec_context.height,
             rate=float(stream.average_rate) if stream.average_rate else None,

@@ -48,9 +48,9 @@ class VideoFacts:
 
     `t0_s` is the container's start time, from which all other times count; `duration_s` the end of the last frame;
     `claimed_duration_s` what the container says of the pictures (None if nothing); `num_frames` the number of samples;
-    `backend` the decoder that read it. The rest is its quality: frames by the container (None if it does not say), decoded
-    and left undecoded because no sample needs them; packets that could not be decoded and frames that say they are damaged
-    (None where the decoder does not tell); the longest time between two frames.
+    `backend` the decoder that read it. The rest is its quality: frames expected by the packets or else the container (None
+    if neither tells), decoded, and left undecoded because no sample needs them; packets that could not be decoded and
+    frames that say they are damaged (None where the decoder does not tell); the longest time between two frames.
     """
 
     num_frames: int
@@ -58,7 +58,7 @@ class VideoFacts:
     t0_s: float
     duration_s: float
     claimed_duration_s: float | None
-    frames_claimed: int | None
+    frames_expected: int | None
     frames_decoded: int
     frames_skipped: int
     width: int

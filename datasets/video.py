@@ -19,7 +19,15 @@ import av
 import av.container
 import numpy as np
 
-from excl.datasets.container import TimedFrames, choose_stream, claimed_duration_s, frame_gap, open_video, start_time
+from excl.datasets.container import (
+    TimedFrames,
+    choose_stream,
+    claimed_duration_s,
+    codec_name,
+    frame_gap,
+    open_video,
+    start_time,
+)
 from excl.datasets.packets import Plan, make_plan, read_packets
 from excl.datasets.picture import Converter
 from excl.datasets.sampling import Clock, Sampling, VideoFacts, require_sound
@@ -44,6 +52,7 @@ class SampledVideo:
         self.sampling = sampling
         self.whole = whole
         self._facts: VideoFacts | None = None
+        self._frames_expected: int | None = None
 
     @property
     def facts(self) -> VideoFacts:
@@ -77,7 +86,9 @@ class SampledVideo:
                 order = table.presentation()
                 if (order[-1] - order[0]) * clock.time_base > limits.max_duration_s:
                     return None
-                return make_plan(table, clock)
+                plan = make_plan(table, clock)
+                self._frames_expected = plan.num_expected
+                return plan
         except VideoError as error:
             log.debug("%s: no plan, since %s", self.path, error)
             return None
@@ -109,9 +120,10 @@ class SampledVideo:
                 shown, shown_pts = frame, pts
             if shown is None:
                 raise self._no_frames(stream, frames)
-            end = clock.seconds(shown_pts + (shown.duration or last_gap or frame_gap(stream)))
             if plan is not None:
                 self._require_as_planned(plan, frames)
+                last_gap = plan.last_gap
+            end = clock.seconds(shown_pts + (shown.duration or last_gap or frame_gap(stream)))
             self._require_sound(end, claimed_duration_s(container, stream), frames)
             until = math.ceil(clock.fps * end)
             if until > k:
@@ -159,12 +171,12 @@ class SampledVideo:
             t0_s=float(t0),
             duration_s=float(end),
             claimed_duration_s=claimed_duration_s(container, stream),
-            frames_claimed=stream.frames or None,
+            frames_expected=self._frames_expected or stream.frames or None,
             frames_decoded=frames.num_frames,
             frames_skipped=0 if plan is None else plan.num_skipped,
             width=stream.codec_context.width,
             height=stream.codec_context.height,
-            codec=stream.codec_context.name,
+            codec=codec_name(stream),
             bad_packets=frames.bad_packets,
             corrupt_frames=frames.corrupt_frames,
             largest_gap_s=float(largest_gap * frames.time_base),

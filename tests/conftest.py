@@ -76,3 +76,23 @@ def make_video(tmp_path):
         return write_video(tmp_path / name, pts, **settings)
 
     return make
+
+
+CONFORMANCE = pytest.StashKey[dict[str, dict[str, str]]]()
+
+
+@pytest.fixture
+def conformance_table(request: pytest.FixtureRequest) -> dict[str, dict[str, str]]:
+    """Kind of video to decoder to what came out: shown when all tests are done."""
+    return request.config.stash.setdefault(CONFORMANCE, {})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the conformance table."""
+    table = config.stash.get(CONFORMANCE, {})
+    if table:
+        columns = list(next(iter(table.values())))
+        terminalreporter.section("frames by kind of video and decoder")
+        terminalreporter.write_line(f"{'':40}" + "".join(f"{name:18}" for name in columns))
+        for kind, found in table.items():
+            terminalreporter.write_line(f"{kind:40}" + "".join(f"{found.get(name, '-'):18}" for name in columns))

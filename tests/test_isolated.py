@@ -85,7 +85,7 @@ def test_memory_is_limited(tmp_path):
     """
     big = write_video(tmp_path / "big.mp4", [0, 40], width=7680, height=4320, options={"preset": "ultrafast"})
     small = write_video(tmp_path / "small.mp4", [0, 40], width=64, height=48)
-    narrow = DecoderProcess(timeout_s=20, memory_bytes=300 * 2**20)
+    narrow = DecoderProcess(timeout_s=20, memory_bytes=64 * 2**20)
     with pytest.raises(VideoError, match=r"big\.mp4"):
         list(narrow.read(big, SAMPLING))
     assert len(list(narrow.read(small, SAMPLING))) == 1

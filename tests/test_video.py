@@ -170,6 +170,34 @@ def test_colours_come_back(pixels, matrix, full):
     assert np.abs(found[middles].astype(int) - colours).max() <= 4
 
 
+def test_pixels_are_those_of_exact_arithmetic():
+    """From the planes in floats: bilinear with averaging, then BT.601; in hard colours, where short cuts show."""
+    generator = np.random.default_rng(0)
+    blocks = generator.integers(0, 256, (60, 80, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(blocks, "rgb24").reformat(format="yuv420p")
+    planes = frame.to_ndarray().astype(np.float64)
+    luma, chroma = planes[:480], planes[480:].reshape(2, 240, 320)
+    # 480 * 224 / 256 = 420 lines and columns of the source
+    y = (shrunk(luma[30:450, 110:530], 224) - 16) * 255 / 219
+    u, v = ((shrunk(plane[15:225, 55:265], 224) - 128) * 255 / 224 for plane in chroma)
+    exact = np.stack([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], axis=-1).clip(0, 255)
+    found = Converter(Geometry(), pixel_aspect=Fraction(1))(frame)
+    assert np.abs(found - exact).mean() < 0.5
+    assert abs((found - exact).mean()) < 0.1
+
+
+def shrunk(plane, size):
+    """A plane scaled to size x size by a triangle filter as wide as the step, or as a source pixel if that is wider."""
+    for _ in range(2):
+        step = len(plane) / size
+        reach = max(step, 1.0)
+        centres = (np.arange(size) + 0.5) * step - 0.5
+        weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(-4, len(plane) + 4)) / reach)
+        folded = np.pad(np.eye(len(plane)), ((4, 4), (0, 0)), mode="edge")  # beyond the edge its pixel stands
+        plane = ((weights / weights.sum(1, keepdims=True)) @ folded @ plane).T
+    return plane
+
+
 def test_cropping_first_is_scaling_first_but_for_a_pixel(make_video):
     """Against the other order of work, by a smooth picture in which a shift by a pixel changes little."""
     rows, columns = np.mgrid[0:480, 0:640]
