@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 VIDEO_SUFFIXES = frozenset((
@@ -10,13 +11,17 @@ VIDEO_SUFFIXES = frozenset((
 ))  # fmt: skip
 
 
+LIST_SUFFIX = ".txt"
+
+
 def video_files(source: Path) -> list[Path]:
     """All files with the name of a video in a folder (searched recursively), sorted by path, or the one file given.
 
-    Raises FileNotFoundError if there is no such place, ValueError for a folder without videos.
+    A file that ends with .txt is a list: a path on every line, from the list's own folder if it is relative; blank lines do
+    not count. Raises FileNotFoundError if there is no such place, ValueError for a folder or a list without videos.
     """
     if source.is_file():
-        return [source]
+        return _listed(source) if source.suffix.lower() == LIST_SUFFIX else [source]
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: there is no such file or folder of videos")
     found = sorted(p for p in source.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
@@ -25,8 +30,16 @@ def video_files(source: Path) -> list[Path]:
     return found
 
 
+def _listed(source: Path) -> list[Path]:
+    lines = os.fsdecode(source.read_bytes()).splitlines()  # names of files need not be valid Unicode
+    found = [source.parent / line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ValueError(f"{source}: an empty list; wanted is the path of a video on every line")
+    return found
+
+
 def find_videos(source: Path) -> dict[str, Path]:
-    """Video id (the file's stem) to path, sorted by id, for a folder or one file as in `video_files`.
+    """Video id (the file's stem) to path, sorted by id, for a folder, a file or a list as in `video_files`.
 
     Raises ValueError for two files that would share an id.
     """

@@ -41,7 +41,7 @@ class DecoderProcess:
     """A process that reads videos, one after another; started when first needed and again after it died.
 
     `timeout_s` bounds the wait for the next frame, `memory_bytes` what videos may take of the child's address space.
-    Not for use by two threads.
+    Not for use by two threads but for `stop`.
     """
 
     def __init__(self, *, timeout_s: float, memory_bytes: int) -> None:
@@ -109,6 +109,12 @@ class DecoderProcess:
         self.kill()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return VideoError("crashed", f"{path}: the decoder's process died of it ({how})")
+
+    def stop(self) -> None:
+        """Tell the process to end, from any thread; whoever waits for it gets a VideoError("crashed")."""
+        process = self._process
+        if process is not None and self._owner == os.getpid():
+            process.kill()
 
     def kill(self) -> None:
         """End the process, if there is one; the next video starts another."""

@@ -1,44 +1,37 @@
-"""Stage 1, decode: reads videos, leaves their frames at `fps` a second, one HDF5 file a video.
+"""Stage 1, decode: reads videos, leaves their frames at `fps` a second as pictures in shards (`frames.py`).
 
 `extract` takes frames straight from the decoder and does not need this stage; it is for extracting many times from the
-same videos. A file holds `frames` uint8 RGB [T, crop, crop, 3], compressed without loss, and as JSON in its attributes the
-`facts` of the sampling and the `source`, the video's file. Frame k is the one on screen k / fps seconds after the start
-(`datasets/video.py`).
+same videos. Frame k is the one on screen k / fps seconds after the start (`datasets/sampling.py`).
 """
 
 from __future__ import annotations
 
-import builtins
-import dataclasses
-import itertools
-import json
 import logging
+import shutil
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import h5py
-import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.backends import Choice, choose
 from excl.datasets.files import find_videos
-from excl.datasets.isolated import IsolatedVideo
 from excl.datasets.picture import Geometry
-from excl.datasets.sampling import VideoFacts
 from excl.datasets.video_errors import VideoError
-from excl.pipeline import items
-from excl.pipeline.config import STRICT, PositiveFloat, WithoutPrefix, identity
-from excl.pipeline.manifest import Manifest, atomic
-from excl.pipeline.reading import Reading
+from excl.pipeline import frames, items
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
+from excl.pipeline.frames import StoredFrames
+from excl.pipeline.manifest import Manifest
+from excl.pipeline.reading import ReadingSeveral, num_cores
+from excl.pipeline.shards import ShardedStage, part_name, whereabouts
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "decode", 2
-FRAMES_PER_CHUNK = 8
+STAGE, CODE_VERSION = "decode", 3
+SAMPLED_VIDEOS, SAMPLED_SECONDS = 16, 2.0  # from which the size is predicted
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,132 +39,148 @@ class Config:
     """Sample videos at exact times and keep the frames, for extracting many times from the same videos."""
 
     videos: Path
-    """A folder, searched recursively for videos, or one video file."""
+    """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line."""
     out: Path
     """The folder to write: frames and manifest. Run again with the same settings, it goes on where it stopped."""
     fps: PositiveFloat = 5.0
     """Frames a second of presentation time."""
-    short_side: Annotated[int, Field(ge=32)] = 256
-    """Pixels to which the shorter side of the picture is scaled."""
+    short_side: int | str = 256
+    """Pixels to which the shorter side of the picture is scaled, or like 226-upscale-only: smaller ones are made larger,
+    larger ones are left as they are."""
     crop: Annotated[int, Field(ge=32)] = 224
     """Pixels of the centred square that is kept."""
+    backend: Choice = "pyav"
+    """What decodes: pyav, the reference; decord, torchcodec, torchcodec-cuda (NVDEC), which refuse files that they would
+    get wrong; or auto, the GPU's decoder where there is one, with pyav for what it refuses, and otherwise pyav."""
+    pictures: str = frames.LOSSLESS
+    """How frames are kept: png, without loss, or jpeg:QUALITY (jpeg:95 takes a quarter of png's bytes)."""
+    shard_videos: PositiveInt = 16
+    """How many videos make up one shard."""
     retry_failed: bool = False
     """Try those videos again that failed before."""
-    reading: WithoutPrefix[Reading] = field(default_factory=Reading)
+    reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
     """How videos are read."""
 
     def __post_init__(self) -> None:
-        Geometry(self.short_side, self.crop)
+        check_sampled(self.short_side, self.crop, self.backend)
+        frames.check_pictures(self.pictures)
 
 
 RUN_ONLY = ("videos", "out", "retry_failed", "reading")
 
 
-def run(config: Config, *, map: items.Map = builtins.map) -> Path:
+def run(config: Config, *, map: items.Map | None = None) -> Path:
     """Decode what is not decoded yet; failures are recorded and do not stop the run. Returns the folder."""
-    videos = find_videos(config.videos)
-    made_by = identity(config, run_only=RUN_ONLY)
-    with Manifest.open(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION) as manifest:
-        (config.out / "frames").mkdir(exist_ok=True)
-
-        def present(video_id: str) -> bool:
-            return (config.out / manifest.records[items.key(video_id)]["file"]).exists()
-
-        planned = items.plan(manifest, videos, present=present)
-        todo = items.pending(manifest, planned, identify=items.file_facts, present=present, retry_failed=config.retry_failed)
-        for _ in items.work_off(manifest, todo, partial(decode_video, config), map=map, what=STAGE):
-            pass
-        items.report(manifest, what=STAGE)
+    recipe = {**identity(config, run_only=RUN_ONLY), "backend": list(choose(config.backend))}
+    workers = config.reading.decoders or num_cores()
+    stage = ShardedStage(
+        name=STAGE,
+        code_version=CODE_VERSION,
+        out=config.out,
+        identity=recipe,
+        shard_videos=config.shard_videos,
+        work=partial(decode_video, config, recipe),
+        join=partial(frames.join_frames, recipe=recipe),
+        identify=lambda item: items.file_facts(item.path),
+        before=partial(_predict, config),
+    )
+    stage.run(find_videos(config.videos), map=map or items.in_threads(workers), retry_failed=config.retry_failed)
     return config.out
 
 
-def decode_video(config: Config, item: items.Item) -> dict[str, Any]:
-    """Write the frames of one video; returns its record."""
+def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
+    """ValueError for a geometry that is none, and for a decoder that this machine has not."""
+    if isinstance(short_side, int) and short_side < 32:
+        raise ValueError(f"short_side: {short_side} pixels are too few, the least is 32")
+    Geometry.of(short_side, crop)
+    choose(backend)
+
+
+def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> dict[str, Any]:
+    """Write the frames of one video as a shard of one; returns its record."""
     started = time.monotonic()
-    name = f"frames/{item.number:06d}.h5"
+    name = part_name(item.number)
     try:
         source = items.file_facts(item.path)
-        video = config.reading.open(item.path, fps=config.fps, geometry=Geometry(config.short_side, config.crop))
-        with atomic(config.out / name) as temporary:
-            _write_frames(temporary, video, crop=config.crop, source=source)
+        video = config.reading.open(
+            item.path,
+            fps=config.fps,
+            geometry=Geometry.of(config.short_side, config.crop),
+            backends=choose(config.backend),
+            threads=item.threads,
+        )
+        num_bytes = frames.write_part(
+            config.out / name, video, video_id=item.video_id, spec=config.pictures, source=source, recipe=recipe
+        )
     except VideoError as error:
         return items.failure(item.video_id, error)
     return {
         "id": items.key(item.video_id),
-        "file": name,
+        "part": name,
+        "videos": [item.video_id],
         "source": source,
         "num_frames": video.facts.num_frames,
+        "bytes": num_bytes,
         "duration_s": video.facts.duration_s,
         "stat": items.read_state(item.path),
         "wall_s": round(time.monotonic() - started, 3),
     }
 
 
-def _write_frames(path: Path, video: IsolatedVideo, *, crop: int, source: dict[str, Any]) -> None:
-    with h5py.File(path, "w") as file:
-        frames = file.create_dataset(
-            "frames",
-            shape=(0, crop, crop, 3),
-            maxshape=(None, crop, crop, 3),
-            chunks=(FRAMES_PER_CHUNK, crop, crop, 3),
-            dtype=np.uint8,
-            compression="gzip",
-            compression_opts=1,
-        )
-        for batch in _batches(video):
-            frames.resize(len(frames) + len(batch), axis=0)
-            frames[-len(batch) :] = batch
-        file.attrs["facts"] = json.dumps(dataclasses.asdict(video.facts))
-        file.attrs["source"] = json.dumps(source)
-
-
-def _batches(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    iterator = iter(frames)
-    while batch := list(itertools.islice(iterator, FRAMES_PER_CHUNK)):
-        yield np.stack(batch)
-
-
-class StoredFrames:
-    """The frames of one video as `decode` left them; iterate as with `IsolatedVideo`. `source` is the video's own file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+def _predict(config: Config, todo: list[items.Item]) -> None:
+    """Say how much room the frames will take, by a few frames of a few of the videos, and whether there is as much."""
+    encode = frames.encoder(config.pictures, side=config.crop)
+    geometry = Geometry.of(config.short_side, config.crop)
+    wanted_frames, sizes = [], []
+    chosen = todo[:: max(1, len(todo) // SAMPLED_VIDEOS)][:SAMPLED_VIDEOS]
+    for item in chosen:
         try:
-            with h5py.File(path, "r", locking=False) as file:
-                self.facts = VideoFacts(**json.loads(file.attrs["facts"]))
-                self.source: dict[str, Any] = json.loads(file.attrs["source"])
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise VideoError("corrupt", f"{path}: not a file of frames that `excl decode` wrote ({error})") from error
+            seconds = config.reading.probe(item.path).duration_s or 0.0
+            some = config.reading.open(item.path, fps=1 / SAMPLED_SECONDS, geometry=geometry)
+            sizes += [len(encode(frame)) for frame, _ in zip(some, range(3), strict=False)]
+        except VideoError:
+            continue  # it is told of when its turn comes
+        wanted_frames.append(seconds * config.fps)
+    if not sizes:
+        return
+    count = sum(wanted_frames) / len(chosen) * len(todo)
+    needed = count * sum(sizes) / len(sizes)
+    free = shutil.disk_usage(config.out).free
+    by = "" if len(chosen) == len(todo) else f", judged by {len(chosen)} of them"
+    log.info(
+        "decode: %d videos, about %s frames, %s to write%s; %s are free",
+        len(todo), f"{count:,.0f}", _size(needed), by, _size(free),
+    )  # fmt: skip
+    if needed > free:
+        log.warning("decode: the disk of %s will probably be full before the end", config.out)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        try:
-            with h5py.File(self.path, "r", locking=False) as file:
-                frames = file["frames"]
-                for start in range(0, len(frames), FRAMES_PER_CHUNK):
-                    yield from frames[start : start + FRAMES_PER_CHUNK]
-        except OSError as error:
-            raise VideoError("corrupt", f"{self.path}: damaged ({error}); decode the video again") from error
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
-def stored_videos(folder: Path, *, fps: float, geometry: Geometry) -> dict[str, Path]:
-    """Video id to the file of its frames, for a folder of `decode`.
+def stored_videos(
+    folder: Path, *, fps: float, short_side: int | str, crop: int, backends: tuple[str, ...]
+) -> tuple[dict[str, Path], str]:
+    """Video id to the file that holds its frames, for a folder of `decode`, and how the frames are kept there.
 
     Raises ValueError if the frames were not sampled as asked for, or not all of them are there yet.
     """
     manifest = Manifest.read(folder, stage=STAGE)
     items.require_finished(manifest)
-    wanted = {"fps": fps, **dataclasses.asdict(geometry)}
-    found = manifest.header["identity"]
-    if found != wanted or manifest.header["code_version"] != CODE_VERSION:
-        version = manifest.header["code_version"]
+    wanted = {"fps": fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
+    made_by, version = manifest.header["identity"], manifest.header["code_version"]
+    found = {key: made_by.get(key) for key in wanted}
+    if found != wanted or version != CODE_VERSION:
         raise ValueError(
             f"{folder}: its frames were sampled with {found} (version {version}), asked for is {wanted} "
             f"(version {CODE_VERSION}); decode again into another folder, or ask for the same"
         )
     if manifest.failed:
         log.warning("%s: %d videos that could not be decoded are left out", folder, len(manifest.failed))
-    return {
-        name.removeprefix("video/"): folder / record["file"]
-        for name, record in manifest.records.items()
-        if name.startswith("video/") and "error" not in record
-    }
+    return {video_id: folder / file for video_id, file in sorted(whereabouts(manifest).items())}, made_by["pictures"]
+
+
+def source_of(item: items.Item) -> dict[str, Any]:
+    """Which video an item's stored frames are of: its file's name, size and sha256."""
+    return StoredFrames(item.path, item.video_id).source

@@ -6,9 +6,12 @@ failed and `retry_failed` is asked for, or its file has changed, which is refuse
 
 from __future__ import annotations
 
+import itertools
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from excl.datasets.container import require_regular_file
 from excl.datasets.video_errors import VideoError
 from excl.pipeline.manifest import Manifest, sha256_file
+from excl.pipeline.reading import stop_decoders
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +33,43 @@ class Map(Protocol):
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]: ...
 
 
+def in_threads(workers: int) -> Map:
+    """A map that works on so many items at once and gives results as they come."""
+
+    def mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        iterator = iter(items)
+        pending: set[Future[Any]] = set()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="excl")
+        interrupted = False
+        try:
+            while True:
+                pending |= {pool.submit(function, item) for item in itertools.islice(iterator, workers + 1 - len(pending))}
+                if not pending:
+                    return
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except KeyboardInterrupt:
+            interrupted = True  # and does not want to wait
+            raise
+        finally:
+            stop_decoders()
+            pool.shutdown(wait=not interrupted, cancel_futures=True)
+
+    return mapped
+
+
 @dataclass(frozen=True)
 class Item:
-    """One video of a run: `number` is its place in the plan and names its file, since an id is no safe file name."""
+    """One video of a run: `number` is its place in the plan and names its file, since an id is no safe file name.
+
+    `threads` are those that its decoder may use.
+    """
 
     video_id: str
     path: Path
     number: int
+    threads: int = 1
 
 
 def key(video_id: str) -> str:
@@ -86,7 +120,7 @@ def pending(
     manifest: Manifest,
     items: list[Item],
     *,
-    identify: Callable[[Path], dict[str, Any]],
+    identify: Callable[[Item], dict[str, Any]],
     present: Callable[[str], bool],
     retry_failed: bool,
 ) -> list[Item]:
@@ -108,8 +142,8 @@ def pending(
     return left
 
 
-def _refuse_changed(record: Mapping[str, Any], item: Item, identify: Callable[[Path], dict[str, Any]], folder: Path) -> None:
-    if identify(item.path)["sha256"] != record["source"]["sha256"]:
+def _refuse_changed(record: Mapping[str, Any], item: Item, identify: Callable[[Item], dict[str, Any]], folder: Path) -> None:
+    if identify(item)["sha256"] != record["source"]["sha256"]:
         raise ValueError(
             f"{item.path} has changed since {folder} was made from it; choose another output folder, or remove this one"
         )
@@ -120,8 +154,9 @@ def work_off(
 ) -> Iterable[str]:
     """Map `work` over the items and commit each record as it comes; yields the ids as they are done.
 
-    Progress is a bar on a terminal and ten lines elsewhere.
+    Progress is a bar on a terminal and ten lines elsewhere, with sampled frames a second and the remaining time.
     """
+    started, frames = time.monotonic(), 0
     with logging_redirect_tqdm(), tqdm(total=len(items), desc=what, unit="video", disable=None) as bar:
         lines_every = max(1, len(items) // 10)
         for count, record in enumerate(map(work, items), start=1):
@@ -129,9 +164,14 @@ def work_off(
             video_id = record["id"].removeprefix("video/")
             if "error" in record:
                 log.warning("%s: %s", video_id, record["message"])
+            elapsed_s = time.monotonic() - started
+            frames += record.get("num_frames", 0)
+            bar.set_postfix_str(f"{frames / elapsed_s:,.0f} frames/s", refresh=False)
             bar.update()
             if bar.disable and count % lines_every == 0:
-                log.info("%s: %d of %d videos", what, count, len(items))
+                left_s = elapsed_s / count * (len(items) - count)
+                rate = frames / elapsed_s
+                log.info("%s: %d of %d videos, %.0f frames/s, %.0f s left", what, count, len(items), rate, left_s)
             yield video_id
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.backends import why_not
 from excl.datasets.picture import Geometry
 from excl.datasets.text import UNK, Vocabulary, tokenise
 from excl.models.i3d.extractor import Extractor, choose_device
@@ -21,7 +22,7 @@ from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.examples import Example
 from excl.pipeline.extract import CODE_VERSIONS, video_features
 from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
-from excl.pipeline.reading import Reading
+from excl.pipeline.reading import Reading, num_cores
 from excl.pipeline.store import Query, VideoFeatures
 from excl.pipeline.train import TrainedRun, load_run, predict
 
@@ -109,12 +110,29 @@ def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
             f"not with {weights.source} (sha256 {weights.sha256})"
         )
     return video_features(
-        config.reading.open(config.video, fps=recipe["fps"], geometry=Geometry(recipe["short_side"], recipe["crop"])),
+        config.reading.open(
+            config.video,
+            fps=recipe["fps"],
+            geometry=Geometry.of(recipe["short_side"], recipe["crop"]),
+            backends=_backends_of(recipe),
+            threads=num_cores(),
+        ),
         Extractor(weights, device=choose_device(config.device)),
         video_id=config.video.stem,
         dtype=recipe["dtype"],
         source={"file": config.video.name},
     )
+
+
+def _backends_of(recipe: dict[str, Any]) -> tuple[str, ...]:
+    """The decoders by which the features were made, if this machine has them, and otherwise the reference."""
+    missing = [backend for backend in recipe["backend"] if why_not(backend)]
+    if missing:
+        log.warning(
+            "the run's features were made with the decoder %s; this machine has it not, so pyav is taken", missing[0]
+        )
+        return ("pyav",)
+    return tuple(recipe["backend"])
 
 
 def _weights_of(recipe: dict[str, dict[str, str]], run: Path) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import field
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
+from tqdm import tqdm
 
 from excl.datasets.files import video_files
 from excl.datasets.probe import Probe
 from excl.datasets.video_errors import Reason, VideoError
 from excl.pipeline.config import STRICT, WithoutPrefix
-from excl.pipeline.reading import Reading
+from excl.pipeline.reading import ProbingSeveral, num_cores, stop_decoders
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,10 +24,10 @@ class Config:
     """Look at videos before any work is done on them: codec, size, rate, duration, and what is wrong with them."""
 
     videos: Path
-    """A folder, searched recursively for videos, or one video file."""
+    """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line."""
     json: bool = False
     """Print one JSON object a file, for programs, in place of the table."""
-    reading: WithoutPrefix[Reading] = field(default_factory=Reading)
+    reading: WithoutPrefix[ProbingSeveral] = field(default_factory=ProbingSeveral)
     """How videos are read."""
 
 
@@ -53,14 +55,21 @@ def run(config: Config) -> Findings:
     """A finding for every file that has the name of a video, sorted by path."""
     paths = video_files(config.videos)
     same_id = Counter(path.stem for path in paths)
-    found = []
-    for path in paths:
+
+    def look(path: Path) -> Finding:
         probe, reason, message = None, None, ""
         try:
             probe = config.reading.probe(path)
         except VideoError as error:
             reason, message = error.reason, str(error)
-        found.append(Finding(path.stem, str(path), probe, reason, message, same_id[path.stem]))
+        return Finding(path.stem, str(path), probe, reason, message, same_id[path.stem])
+
+    with ThreadPoolExecutor(config.reading.decoders or num_cores()) as pool:
+        try:
+            found = list(tqdm(pool.map(look, paths), total=len(paths), desc="probe", unit="video", disable=None))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_decoders()
     return Findings(found, config.json)
 
 

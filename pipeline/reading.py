@@ -1,8 +1,10 @@
-"""How decode, extract and localize read videos: the settings they share, and the process that does it."""
+"""How decode, extract and localize read videos: the settings they share, and the processes that do it."""
 
 from __future__ import annotations
 
-import functools
+import os
+import threading
+import weakref
 from pathlib import Path
 from typing import Annotated
 
@@ -14,20 +16,17 @@ from excl.datasets.isolated import DecoderProcess, IsolatedVideo
 from excl.datasets.picture import Geometry
 from excl.datasets.probe import Probe
 from excl.datasets.sampling import OnDamage, Sampling
-from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt
+from excl.pipeline.config import STRICT, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True, config=STRICT)
-class Reading:
-    """What a video may ask for, and what becomes of a damaged one. Whatever is refused costs that video alone."""
+class Guarded:
+    """What a video may ask for. Whatever is refused costs that video alone."""
 
-    on_damage: OnDamage = "fail"
-    """fail refuses a video with any sign of damage or of being cut short; keep uses what can be decoded. Either way the
-    record says what was found."""
     timeout_s: PositiveFloat = 60.0
     """Seconds without a new frame after which the decoder is stopped."""
     memory_gb: Annotated[float, Field(ge=1)] = 4.0
-    """Memory that the decoder's process may use."""
+    """Memory that a decoder's process may use (no limit with torchcodec-cuda)."""
     max_pixels: PositiveInt = 8192 * 8192
     """Pixels of a picture, at most."""
     max_hours: PositiveFloat = 12.0
@@ -39,19 +38,64 @@ class Reading:
         """The limits on a video."""
         return Limits(max_pixels=self.max_pixels, max_duration_s=self.max_hours * 3600, max_gap_s=self.max_gap_s)
 
-    def open(self, path: Path, *, fps: float, geometry: Geometry) -> IsolatedVideo:
-        """One pass over a video, read by this process's decoder."""
-        return self._decoder().read(path, Sampling(fps, geometry, self.limits(), self.on_damage))
-
     def probe(self, path: Path) -> Probe:
         """What can be known of a video without decoding it; VideoError if nothing can."""
-        return self._decoder().probe(path, self.limits())
+        return self.decoder().probe(path, self.limits())
 
-    def _decoder(self) -> DecoderProcess:
-        return _decoder(self.timeout_s, round(self.memory_gb * 2**30))
+    def decoder(self) -> DecoderProcess:
+        """One decoder a thread, kept for all its videos."""
+        wanted = (self.timeout_s, round(self.memory_gb * 2**30))
+        if getattr(_of_thread, "made_for", None) != wanted:
+            _of_thread.decoder = DecoderProcess(timeout_s=wanted[0], memory_bytes=wanted[1])
+            _of_thread.made_for = wanted
+            _decoders.add(_of_thread.decoder)
+        return _of_thread.decoder
 
 
-@functools.lru_cache(maxsize=1)
-def _decoder(timeout_s: float, memory_bytes: int) -> DecoderProcess:
-    """One decoder a process, kept for all its videos."""
-    return DecoderProcess(timeout_s=timeout_s, memory_bytes=memory_bytes)
+@dataclass(frozen=True, config=STRICT)
+class Reading(Guarded):
+    """What a video may ask for, and what becomes of a damaged one."""
+
+    on_damage: OnDamage = "fail"
+    """fail refuses a video with any sign of damage or of being cut short; keep uses what can be decoded. Either way the
+    record says what was found."""
+
+    def open(
+        self, path: Path, *, fps: float, geometry: Geometry, backends: tuple[str, ...] = ("pyav",), threads: int = 1
+    ) -> IsolatedVideo:
+        """One pass over a video, read by this thread's decoder."""
+        return self.decoder().read(path, Sampling(fps, geometry, self.limits(), self.on_damage, backends, threads))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Several:
+    """How many videos are read at once."""
+
+    decoders: NonNegativeInt = 0
+    """Videos read at once, each by a process of its own with one thread (with fewer videos than cores: with more). 0: one
+    a core; two where I3D runs on the CPU, one of which is ahead."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ReadingSeveral(Reading, Several):
+    """How a stage reads its videos."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ProbingSeveral(Guarded, Several):
+    """How videos are looked at."""
+
+
+_of_thread = threading.local()
+_decoders: weakref.WeakSet[DecoderProcess] = weakref.WeakSet()
+
+
+def stop_decoders() -> None:
+    """End the decoders of all threads; what they are reading fails. One that is needed again starts again."""
+    for decoder in list(_decoders):
+        decoder.stop()
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

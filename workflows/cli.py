@@ -107,5 +107,15 @@ def _step_of(config: object) -> Step:
     return next(step for step in COMMANDS if isinstance(config, step.config))
 
 
+def entry() -> None:
+    """The command's entry: `main` as a process, which when interrupted ends without waiting for its threads."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == INTERRUPTED:
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

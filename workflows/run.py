@@ -85,7 +85,7 @@ def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
     decoded, extracted = configs.get("decode"), configs.get("extract")
     if decoded is None or extracted is None or extracted.frames != decoded.out:
         return []
-    pairs = [(key, getattr(decoded, key), getattr(extracted, key)) for key in ("fps", "short_side", "crop")]
+    pairs = [(key, getattr(decoded, key), getattr(extracted, key)) for key in ("fps", "short_side", "crop", "backend")]
     return [f"{name}: [extract]: {key}: {b}, but [decode] has {a}; give both the same" for key, a, b in pairs if a != b]
 
 

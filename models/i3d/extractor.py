@@ -7,6 +7,7 @@ too (the video is edge-padded to it), every chunk gives what the whole video wou
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -32,13 +33,17 @@ def choose_device(name: str) -> torch.device:
 
 
 class Extractor:
-    """I3D on a device. Call it with the frames of one video for the video's feature rows."""
+    """I3D on a device. Call it with the frames of one video for the video's feature rows.
+
+    Threads may share it: each collects its frames, and the network runs for one at a time.
+    """
 
     def __init__(self, weights: Weights, *, device: torch.device, chunk_frames: int = CHUNK_FRAMES) -> None:
         assert chunk_frames > 0
         assert chunk_frames % FRAMES_PER_ROW == 0
         self.device = device
         self.chunk_frames = chunk_frames
+        self._turn = threading.Lock()
         self.network = fold_batch_norm(weights.network()).to(device)
         self.network.to(memory_format=torch.channels_last_3d)
         if device.type == "cuda":
@@ -67,7 +72,8 @@ class Extractor:
     @torch.inference_mode()
     def _steps(self, window: list[np.ndarray], begin: int, end: int) -> Tensor:
         """Time steps of the window's frames [begin, end), float32 [(end - begin) / 8, 1024] on the CPU."""
-        x = torch.from_numpy(np.stack(window)).to(self.device)  # uint8 [T, H, W, 3]
-        x = x.permute(3, 0, 1, 2)[None].float() / 127.5 - 1  # [1, 3, T, H, W], channels last in memory
-        steps = self.network.steps(x)[0]  # [T', 1024]
-        return steps[begin // FRAMES_PER_ROW : end // FRAMES_PER_ROW].cpu()
+        stacked = torch.from_numpy(np.stack(window))  # uint8 [T, H, W, 3]
+        with self._turn:
+            x = stacked.to(self.device).permute(3, 0, 1, 2)[None]  # [1, 3, T, H, W], channels last in memory
+            steps = self.network.steps(x.float() / 127.5 - 1)[0]  # [T', 1024]
+            return steps[begin // FRAMES_PER_ROW : end // FRAMES_PER_ROW].cpu()
