@@ -158,7 +158,7 @@ def bad_entries(folder: Path) -> list[str]:
 
 
 def as_anybody() -> None:
-    """Before a program starts: even if it is root's, what is forbidden stays forbidden (Linux: prctl(2), capabilities(7))."""
+    """Before a program starts: what is forbidden stays forbidden, even if it is root's (prctl(2), capabilities(7))."""
     if sys.platform == "linux" and os.geteuid() == 0:
         drop_from_bounding_set, dac_override, dac_read_search = 24, 1, 2
         for capability in (dac_override, dac_read_search):
