@@ -1,28 +1,35 @@
 """How fast videos are sampled at 5 frames a second, as ratios to the codec's own speed.
 
-    python bench/decode.py [--seconds 40] [--rounds 3]
+    python bench/decode.py [--seconds 60] [--rounds 3]
 
 It makes videos (H.264 at 480p, 720p and 1080p, HEVC, VP9, variable rate: 30 frames a second of moving, noisy pictures),
 then lets every method that is installed make the same thing of them, [T, 224, 224, 3] uint8, one after another in turn, with
 one decoding thread. The limit is FFmpeg decoding the file and throwing the pictures away (`ffmpeg -threads 1 -f null`); it
-has to be on the PATH; 1.00 means as fast as that. Methods are timed in this process, FFmpeg as a process of its own.
+has to be on the PATH; 1.00 means as fast as that. Each method is a process of its own: the first figure is the whole
+process, the second the work without the start of Python and its imports.
+
+A second table is of excl alone: several videos at once, one video with several threads, sampling that is sparse.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
+from excl.datasets.container import Limits
 from excl.datasets.isolated import DecoderProcess
 from excl.datasets.picture import Geometry
 from excl.datasets.sampling import Sampling
@@ -78,15 +85,9 @@ def ours(path: Path) -> int:
     return len(list(SampledVideo(path, Sampling(FPS, Geometry(SIDE, CROP)))))
 
 
-class Isolated:
+def isolated(path: Path) -> int:
     """excl, in a decoder's process of its own, as the stages do it."""
-
-    def __init__(self) -> None:
-        self.decoder = DecoderProcess(timeout_s=60, memory_bytes=2**33)
-
-    def __call__(self, path: Path) -> int:
-        """Read the video in the child."""
-        return len(list(self.decoder.read(path, Sampling(FPS, Geometry(SIDE, CROP)))))
+    return len(list(DecoderProcess(timeout_s=60, memory_bytes=2**33).read(path, Sampling(FPS, Geometry(SIDE, CROP)))))
 
 
 def ffmpeg_pipe(path: Path) -> int:
@@ -145,6 +146,24 @@ def decord_batch(path: Path) -> int:
     return len(frames[:, 16 : 16 + CROP, :CROP])
 
 
+def torchcodec_exact(path: Path) -> int:
+    """torchcodec, asked for the frames played at the sampling times, with its own resizing."""
+    from torchcodec.decoders import VideoDecoder
+    from torchvision.transforms import v2
+
+    transforms = [v2.Resize(_size(path)), v2.CenterCrop((CROP, CROP))]
+    decoder = VideoDecoder(str(path), num_ffmpeg_threads=1, transforms=transforms)
+    end = decoder.metadata.end_stream_seconds
+    return len(decoder.get_frames_played_at(np.arange(int(np.ceil(FPS * end - 1e-6))) / FPS).data)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        scale = SIDE / min(stream.width, stream.height)
+        return round(stream.height * scale), round(stream.width * scale)
+
+
 def opencv_grab(path: Path) -> int:
     """OpenCV, retrieving every sixth frame (which is only right at a constant rate)."""
     import cv2
@@ -162,47 +181,121 @@ def opencv_grab(path: Path) -> int:
     return len(frames)
 
 
-def methods() -> dict[str, Callable[[Path], int]]:
-    """What can be compared on this machine."""
-    found: dict[str, Callable[[Path], int]] = {
-        "ffmpeg -f null (limit)": limit,
-        "excl": ours,
-        "excl, own process": Isolated(),
+METHODS: dict[str, Callable[[Path], int]] = {
+    "ffmpeg -f null": limit,
+    "excl": ours,
+    "excl, isolated": isolated,
+    "ffmpeg pipe": ffmpeg_pipe,
+    "re-encode": reencode,
+    "decord": decord_batch,
+    "torchcodec": torchcodec_exact,
+    "OpenCV grab": opencv_grab,
+}
+NEEDS = {"decord": "decord", "torchcodec": "torchcodec", "OpenCV grab": "cv2"}
+
+
+def timed(method: str, path: Path) -> tuple[float, float] | None:
+    """Seconds of the whole process and of its work alone; None if the method cannot do it."""
+    if method == "ffmpeg -f null":
+        started = time.perf_counter()
+        limit(path)
+        whole = time.perf_counter() - started
+        return whole, whole
+    started = time.perf_counter()
+    command = [sys.executable, __file__, "--method", method, "--path", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    whole = time.perf_counter() - started
+    if result.returncode != 0:
+        print(f"  {method}: {result.stderr.strip().splitlines()[-1][:120]}")
+        return None
+    return whole, float(result.stdout.split()[-1])
+
+
+def warm_up(method: str) -> None:
+    """Import what the method imports, outside its own time."""
+    if method in NEEDS:
+        importlib.import_module({"torchcodec": "torchcodec.decoders"}.get(method, NEEDS[method]))
+    if method == "torchcodec":
+        importlib.import_module("torchvision.transforms.v2")
+
+
+def compare(folder: Path, seconds: int, rounds: int) -> None:
+    """The table of methods by kinds of video."""
+    compared = [m for m in METHODS if m not in NEEDS or importlib.util.find_spec(NEEDS[m])]
+    print(f"{'':16}{'limit fps':>10}" + "".join(f"{name:>17}" for name in compared[1:]))
+    for kind, (name, codec, width, height, variable) in KINDS.items():
+        path = folder / f"{height}{name}"
+        make_video(path, codec, width, height, seconds, variable=variable)
+        found: dict[str, list[tuple[float, float] | None]] = {method: [] for method in compared}
+        for _ in range(rounds):
+            for method in compared:
+                found[method].append(timed(method, path))
+        medians = {
+            method: [statistics.median(times) for times in zip(*(t for t in runs if t), strict=True)]
+            for method, runs in found.items()
+        }
+        limit_s = medians[compared[0]][0]
+        cells = [
+            f"{limit_s / m[0]:.2f} / {limit_s / m[1]:.2f}" if (m := medians[method]) else "fails" for method in compared[1:]
+        ]
+        print(f"{kind:16}{30 * seconds / limit_s:10.0f}" + "".join(f"{cell:>17}" for cell in cells), flush=True)
+
+
+def scale(path: Path, rounds: int) -> None:
+    """excl alone: how much faster with more videos at once, more threads, and less to be decoded."""
+    cores = len(os.sched_getaffinity(0))
+    geometry = Geometry(SIDE, CROP)
+
+    started_decoders = [DecoderProcess(timeout_s=60, memory_bytes=2**33) for _ in range(min(4, cores))]
+    for decoder in started_decoders:
+        decoder.probe(path, Limits())
+
+    def many(workers: int) -> None:
+        decoders = started_decoders[:workers]
+        with ThreadPoolExecutor(workers) as pool:
+            for worker in range(workers):
+                pool.submit(lambda d: [len(list(d.read(path, Sampling(FPS, geometry)))) for _ in range(8 // workers)],
+                            decoders[worker])  # fmt: skip
+
+    def one(threads: int) -> None:
+        assert list(SampledVideo(path, Sampling(FPS, geometry, threads=threads)))
+
+    def sparse(whole: bool) -> None:
+        assert list(SampledVideo(path, Sampling(0.1, geometry), whole=whole))
+
+    pairs = {
+        f"eight videos, {min(4, cores)} at once, to one at a time": (lambda: many(1), lambda: many(min(4, cores))),
+        f"one video, {cores} threads, to 1": (lambda: one(1), lambda: one(cores)),
+        "a frame every 10 s, to decoding all": (lambda: sparse(True), lambda: sparse(False)),
     }
-    found |= {"ffmpeg pipe": ffmpeg_pipe, "re-encode, then read": reencode}
-    if importlib.util.find_spec("decord"):
-        found["decord"] = decord_batch
-    if importlib.util.find_spec("cv2"):
-        found["OpenCV grab"] = opencv_grab
-    return found
+    for name, pair in pairs.items():
+        times: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            for which, function in enumerate(pair):
+                started = time.perf_counter()
+                function()
+                times[which].append(time.perf_counter() - started)
+        print(f"{name:50}{statistics.median(times[0]) / statistics.median(times[1]):6.2f}")
 
 
 def main() -> None:
-    """Make the videos, time everything in turn, print the table of ratios."""
+    """Make the videos, time everything in turn, print the tables of ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=40)
+    parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--method", choices=list(METHODS), help=argparse.SUPPRESS)
+    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    compared = methods()
-    print(f"{'':16}{'limit fps':>10}  " + "".join(f"{name:>22}" for name in list(compared)[1:]))
+    if options.method:  # as a process of its own
+        warm_up(options.method)
+        started = time.perf_counter()
+        METHODS[options.method](options.path)
+        print(time.perf_counter() - started)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        for kind, (name, codec, width, height, variable) in KINDS.items():
-            path = Path(folder) / f"{height}{name}"
-            make_video(path, codec, width, height, options.seconds, variable=variable)
-            times: dict[str, list[float]] = {method: [] for method in compared}
-            for _ in range(options.rounds):
-                for method, function in compared.items():
-                    started = time.perf_counter()
-                    try:
-                        function(path)
-                    except Exception as error:  # a library's failure is a result here
-                        times[method].append(float("nan"))
-                        print(f"  {method} on {kind}: {type(error).__name__}: {str(error)[:80]!r}")
-                        continue
-                    times[method].append(time.perf_counter() - started)
-            medians = [statistics.median(times[method]) for method in compared]
-            ratios = "".join(f"{medians[0] / seconds:22.2f}" for seconds in medians[1:])
-            print(f"{kind:16}{30 * options.seconds / medians[0]:10.0f}  {ratios}", flush=True)
+        compare(Path(folder), options.seconds, options.rounds)
+        print()
+        scale(Path(folder) / "480h264.mp4", options.rounds)
 
 
 if __name__ == "__main__":

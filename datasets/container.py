@@ -98,7 +98,7 @@ def require_size(width: int, height: int, path: Path, limits: Limits) -> None:
 class TimedFrames:
     """The frames of a stream that have a time, each later than the one before, with their pts; counts what is damaged.
 
-    `skip` has a 1 for every packet that is not to be decoded. Iterating raises VideoError where times go back, gape, or run
+    `packets` are those to decode, if not all of the stream's. Iterating raises VideoError where times go back, gape, or run
     beyond what is allowed.
     """
 
@@ -109,11 +109,11 @@ class TimedFrames:
         path: Path,
         limits: Limits,
         *,
-        skip: bytearray | None = None,
+        packets: Iterable[av.Packet] | None = None,
         threads: int = 1,
     ) -> None:
         self.container, self.stream, self.path, self.limits = container, stream, path, limits
-        self.skip, self.threads = skip, threads
+        self.packets, self.threads = packets, threads
         assert stream.time_base is not None
         self.time_base = stream.time_base
         self.num_frames = self.bad_packets = self.corrupt_frames = self.largest_gap = 0
@@ -138,9 +138,7 @@ class TimedFrames:
         self.stream.thread_type, self.stream.thread_count = "SLICE" if self.threads == 1 else "AUTO", self.threads
         last: int | None = None
         step = frame_gap(self.stream)
-        for number, packet in enumerate(self.container.demux(self.stream)):
-            if self.skip and number < len(self.skip) and self.skip[number]:
-                continue
+        for packet in self.container.demux(self.stream) if self.packets is None else self.packets:
             try:
                 for frame in packet.decode():
                     pts = frame.pts

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import resource
@@ -34,7 +35,7 @@ from excl.datasets.sampling import Sampling, VideoFacts
 from excl.datasets.video_errors import VideoError
 
 HEADER = struct.Struct(">cI")
-READ_BYTES = 1 << 20
+PIPE_BYTES = 1 << 20  # as much as Linux lets anybody have; some frames, where the usual 64 KiB are half of one
 
 
 class DecoderProcess:
@@ -49,7 +50,6 @@ class DecoderProcess:
         self.command = [sys.executable, "-m", "excl.datasets.isolated", str(memory_bytes)]
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
-        self._buffer = bytearray()
 
     def read(self, path: Path, sampling: Sampling) -> IsolatedVideo:
         """One pass over a video, with the interface of `SampledVideo`."""
@@ -73,34 +73,37 @@ class DecoderProcess:
         """Send an order: the path of a video and how to sample it, or the limits to probe it with."""
         if self._owner != os.getpid():  # a fork: the process belongs to the parent
             self._process, self._owner = None, os.getpid()
-            self._buffer.clear()
         if self._process is None or self._process.poll() is not None:
             self.kill()
             self._process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+            if sys.platform == "linux":
+                assert self._process.stdout is not None
+                with contextlib.suppress(PermissionError):  # the user's pipes have as much as they may have together
+                    fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
-    def receive(self, path: Path) -> tuple[bytes, bytes]:
+    def receive(self, path: Path) -> tuple[bytes, bytearray]:
         """The next message: its letter and content. VideoError if none comes in time, or none will."""
         letter, length = HEADER.unpack(self._take(HEADER.size, path))
         return letter, self._take(length, path)
 
-    def _take(self, count: int, path: Path) -> bytes:
+    def _take(self, count: int, path: Path) -> bytearray:
         assert self._process is not None
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         deadline = time.monotonic() + self.timeout_s
-        while len(self._buffer) < count:
+        taken = bytearray(count)
+        left = memoryview(taken)
+        while left:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 self.kill()
                 raise VideoError("timeout", f"{path}: the decoder gave nothing for {self.timeout_s:.0f} s and was stopped")
-            received = os.read(descriptor, READ_BYTES)
+            received = os.readv(descriptor, [left])
             if not received:
                 raise self._died(path)
-            self._buffer += received
-        taken = bytes(self._buffer[:count])
-        del self._buffer[:count]
+            left = left[received:]
         return taken
 
     def _died(self, path: Path) -> VideoError:
@@ -126,7 +129,6 @@ class DecoderProcess:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
         self._process = None
-        self._buffer.clear()
 
 
 class IsolatedVideo:
@@ -165,7 +167,7 @@ class IsolatedVideo:
 
 
 def _serve(orders: BinaryIO, answers: BinaryIO, memory_bytes: int) -> None:
-    def send(letter: bytes, content: bytes) -> None:
+    def send(letter: bytes, content: bytes | memoryview) -> None:
         answers.write(HEADER.pack(letter, len(content)))
         answers.write(content)
 
@@ -183,7 +185,7 @@ def _serve(orders: BinaryIO, answers: BinaryIO, memory_bytes: int) -> None:
                     _load(loaded, memory_bytes)
                 video = open_sampled(path, sampling)
                 for frame in video:
-                    send(b"F", frame.tobytes())
+                    send(b"F", frame.data.cast("B"))
                 facts = video.facts
             send(b"D", json.dumps(dataclasses.asdict(facts)).encode())
         except VideoError as error:

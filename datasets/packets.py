@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import av
@@ -20,6 +20,7 @@ from excl.datasets.container import codec_name
 from excl.datasets.sampling import Clock
 
 RESTART_AT_KEY_FRAMES = frozenset(("vp8", "vp9", "mjpeg", "mpeg4", "mpeg1video", "mpeg2video", "prores", "ffv1"))
+SEEKABLE = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))  # reliably to the first packet
 WITHOUT_TIMES = frozenset(("avi",))  # containers that keep times of decoding only
 H264_SLICES, H264_IDR, H264_PARAMETERS = frozenset((1, 2, 3, 4, 5)), 5, frozenset((7, 8, 13, 15))
 HEVC_LAST_SLICE, HEVC_LAST_SUBLAYER_NON_REFERENCE, HEVC_IDR = 31, 14, frozenset((19, 20))
@@ -81,6 +82,10 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
     return table if any(table.shown) else None
 
 
+class PlanError(Exception):
+    """The packets said something else than what comes now."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which packets are not decoded, and what must come of the rest: its frames, the samples that each stands for by pts.
@@ -88,6 +93,7 @@ class Plan:
     `num_expected` counts all frames, decoded or not; `last_gap` and `largest_gap` are between two of them.
     """
 
+    pts: array[int]
     skip: bytearray
     samples: dict[int, int]
     num_frames: int
@@ -99,6 +105,26 @@ class Plan:
     def num_skipped(self) -> int:
         """How many packets are left out."""
         return sum(self.skip)
+
+    def kept(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """Of the stream's packets those to decode; PlanError where they are not the ones of the plan."""
+        expected = len(self.pts)
+        for number, packet in enumerate(packets):
+            if packet.size and (number >= expected or packet.pts != self.pts[number]):
+                raise PlanError(f"packet {number} has another time than before")
+            if packet.size == 0 or not self.skip[number]:
+                yield packet
+
+
+def rewind(container: av.container.InputContainer, stream: av.VideoStream, table: PacketTable) -> bool:
+    """Back to the first packet, which is faster than to open the file again; whether that can be done."""
+    if container.format.name not in SEEKABLE:
+        return False
+    try:
+        container.seek(min(table.pts), stream=stream)
+    except av.FFmpegError:
+        return False
+    return True
 
 
 def make_plan(table: PacketTable, clock: Clock) -> Plan:
@@ -121,7 +147,7 @@ def make_plan(table: PacketTable, clock: Clock) -> Plan:
             skip[position] = not is_wanted and (not needed or table.disposable[position])
     decoded = sum(shown and not left_out for shown, left_out in zip(table.shown, skip, strict=True))
     last_gap = order[-1] - order[-2] if len(order) > 1 else 0
-    return Plan(skip, samples, decoded, len(order), last_gap, table.largest_gap())
+    return Plan(table.pts, skip, samples, decoded, len(order), last_gap, table.largest_gap())
 
 
 def _segments(table: PacketTable) -> Iterator[range]:

@@ -8,6 +8,7 @@ out. Files that are not to be trusted are better read in a process of their own,
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -28,16 +29,12 @@ from excl.datasets.container import (
     open_video,
     start_time,
 )
-from excl.datasets.packets import Plan, make_plan, read_packets
+from excl.datasets.packets import Plan, PlanError, make_plan, read_packets, rewind
 from excl.datasets.picture import Converter
 from excl.datasets.sampling import Clock, Sampling, VideoFacts, require_sound
 from excl.datasets.video_errors import VideoError
 
 log = logging.getLogger(__name__)
-
-
-class _PlanError(Exception):
-    """The packets said something else than the frames do."""
 
 
 class SampledVideo:
@@ -61,80 +58,82 @@ class SampledVideo:
         return self._facts
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        plan = None if self.whole else self._plan()
         given = 0
-        if plan is not None:
+        if not self.whole:
             try:
-                for frame in self._sample(plan):
+                for frame in self._by_plan():
                     yield frame
                     given += 1
                 return
-            except (_PlanError, VideoError) as error:
+            except (PlanError, VideoError) as error:
                 log.debug("%s: decoding all of it, since %s", self.path, error)
-        yield from itertools.islice(self._sample(None), given, None)
+        with self._opened() as (container, stream):
+            yield from itertools.islice(self._sample(container, stream, None), given, None)
 
-    def _plan(self) -> Plan | None:
-        """What need not be decoded, if the packets tell it and it is sure that decoding comes to its end."""
-        limits = self.sampling.limits
-        try:
-            with open_video(self.path) as container:
-                stream = choose_stream(container, self.path, limits)
-                table = read_packets(container, stream)
-                if table is None:
-                    return None
-                clock = self._clock(container, stream)
-                order = table.presentation()
-                if (order[-1] - order[0]) * clock.time_base > limits.max_duration_s:
-                    return None
-                plan = make_plan(table, clock)
-                self._frames_expected = plan.num_expected
-                return plan
-        except VideoError as error:
-            log.debug("%s: no plan, since %s", self.path, error)
-            return None
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        with open_video(self.path) as container:
+            yield container, choose_stream(container, self.path, self.sampling.limits)
+
+    def _by_plan(self) -> Iterator[np.ndarray]:
+        """The samples, with what no sample needs left out; PlanError if the packets do not tell or do not keep to it."""
+        with self._opened() as (container, stream):
+            table = read_packets(container, stream)
+            if table is None:
+                raise PlanError("the packets do not tell when each frame is shown")
+            clock = self._clock(container, stream)
+            order = table.presentation()
+            if (order[-1] - order[0]) * clock.time_base > self.sampling.limits.max_duration_s:
+                raise PlanError("the packets are of a longer time than is allowed")
+            plan = make_plan(table, clock)
+            self._frames_expected = plan.num_expected
+            if rewind(container, stream, table):
+                yield from self._sample(container, stream, plan)
+                return
+        with self._opened() as (container, stream):
+            yield from self._sample(container, stream, plan)
 
     def _clock(self, container: av.container.InputContainer, stream: av.VideoStream) -> Clock:
         assert stream.time_base is not None
         return Clock(Fraction(str(self.sampling.fps)), start_time(container), stream.time_base)
 
-    def _sample(self, plan: Plan | None) -> Iterator[np.ndarray]:
-        with open_video(self.path) as container:
-            stream = choose_stream(container, self.path, self.sampling.limits)
-            # Threads lose errors: they are for videos of which it is known what must come out.
-            threads = self.sampling.threads if plan is not None else 1
-            skip = None if plan is None else plan.skip
-            frames = TimedFrames(container, stream, self.path, self.sampling.limits, skip=skip, threads=threads)
-            clock = self._clock(container, stream)
-            convert = Converter(self.sampling.geometry, pixel_aspect=stream.sample_aspect_ratio or Fraction(1))
-            shown: av.VideoFrame | None = None
-            shown_pts = last_gap = k = 0
-            for pts, frame in frames:
-                if shown is not None:
-                    until = clock.first_sample_at(pts)
-                    if plan is not None and plan.samples.get(shown_pts) != until - k:
-                        raise _PlanError(f"pts {shown_pts} is shown for {until - k} samples")
-                    if until > k:
-                        yield from itertools.repeat(convert(shown), until - k)
-                        k = until
-                    last_gap = pts - shown_pts
-                shown, shown_pts = frame, pts
-            if shown is None:
-                raise self._no_frames(stream, frames)
-            if plan is not None:
-                self._require_as_planned(plan, frames)
-                last_gap = plan.last_gap
-            end = clock.seconds(shown_pts + (shown.duration or last_gap or frame_gap(stream)))
-            self._require_sound(end, claimed_duration_s(container, stream), frames)
-            until = math.ceil(clock.fps * end)
-            if until > k:
-                yield from itertools.repeat(convert(shown), until - k)
-                k = until
-            self._facts = self._gather(container, stream, frames, plan, t0=clock.t0, end=end, num_frames=k)
+    def _sample(
+        self, container: av.container.InputContainer, stream: av.VideoStream, plan: Plan | None
+    ) -> Iterator[np.ndarray]:
+        packets = None if plan is None else plan.kept(container.demux(stream))
+        threads = 1 if plan is None else self.sampling.threads  # they lose errors: only where it is known what must come
+        frames = TimedFrames(container, stream, self.path, self.sampling.limits, packets=packets, threads=threads)
+        clock = self._clock(container, stream)
+        convert = Converter(self.sampling.geometry, pixel_aspect=stream.sample_aspect_ratio or Fraction(1))
+        shown: av.VideoFrame | None = None
+        shown_pts = last_gap = k = 0
+        for pts, frame in frames:
+            if shown is not None:
+                until = clock.first_sample_at(pts)
+                if plan is not None and plan.samples.get(shown_pts) != until - k:
+                    raise PlanError(f"pts {shown_pts} is shown for {until - k} samples")
+                if until > k:
+                    yield from itertools.repeat(convert(shown), until - k)
+                    k = until
+                last_gap = pts - shown_pts
+            shown, shown_pts = frame, pts
+        if shown is None:
+            raise self._no_frames(stream, frames)
+        if plan is not None:
+            self._require_as_planned(plan, frames)
+            last_gap = plan.last_gap
+        end = clock.seconds(shown_pts + (shown.duration or last_gap or frame_gap(stream)))
+        self._require_sound(end, claimed_duration_s(container, stream), frames)
+        until = math.ceil(clock.fps * end)
+        if until > k:
+            yield from itertools.repeat(convert(shown), until - k)
+            k = until
+        self._facts = self._gather(container, stream, frames, plan, t0=clock.t0, end=end, num_frames=k)
 
     @staticmethod
     def _require_as_planned(plan: Plan, frames: TimedFrames) -> None:
         if frames.bad_packets or frames.corrupt_frames or frames.num_frames != plan.num_frames:
-            raise _PlanError(f"{frames.num_frames} frames came of {plan.num_frames} packets, or some are damaged")
+            raise PlanError(f"{frames.num_frames} frames came of {plan.num_frames} packets, or some are damaged")
 
     def _no_frames(self, stream: av.VideoStream, frames: TimedFrames) -> VideoError:
         claim = f"{stream.frames} frames" if stream.frames else "nothing about frames"
