@@ -263,7 +263,12 @@ def scale(path: Path, rounds: int) -> None:
     def sparse(whole: bool) -> None:
         assert list(SampledVideo(path, Sampling(0.1, geometry), whole=whole))
 
-    pairs = {
+    def null(workers: int) -> None:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(limit, [path] * 8))
+
+    pairs: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
+        f"ffmpeg -f null, {min(4, cores)} at once, to one at a time": (lambda: null(1), lambda: null(min(4, cores))),
         f"eight videos, {min(4, cores)} at once, to one at a time": (lambda: many(1), lambda: many(min(4, cores))),
         f"one video, {cores} threads, to 1": (lambda: one(1), lambda: one(cores)),
         "a frame every 10 s, to decoding all": (lambda: sparse(True), lambda: sparse(False)),

@@ -38,6 +38,7 @@ class Limits:
     max_pixels: int = 8192 * 8192
     max_duration_s: float = 12 * 3600.0
     max_gap_s: float = 600.0
+    max_frames: int = 5_000_000
 
 
 @contextmanager
@@ -164,6 +165,8 @@ class TimedFrames:
             raise VideoError(
                 "bad_times", f"{self.path}: no frame for {gap_s:.0f} s, allowed are {self.limits.max_gap_s:.0f}"
             )
+        if self.num_frames >= self.limits.max_frames:
+            raise VideoError("too_large", f"{self.path}: more than {self.limits.max_frames:,} frames, which are allowed")
         if (pts - first) * self.time_base > self.limits.max_duration_s:
             raise VideoError("too_large", f"{self.path}: longer than {self.limits.max_duration_s:.0f} s, which is allowed")
 

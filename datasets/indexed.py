@@ -120,13 +120,13 @@ class IndexedVideo:
             codec=layout.codec,
             bad_packets=None,
             corrupt_frames=None,
-            largest_gap_s=float(layout.table.largest_gap() * clock.time_base),
+            largest_gap_s=float(_largest_gap(layout.presentation) * clock.time_base),
             backend=self.backend,
         )
 
     def _layout(self, container: av.container.InputContainer, stream: av.VideoStream) -> Layout:
         limits = self.sampling.limits
-        table = read_packets(container, stream)
+        table = read_packets(container, stream, max_packets=limits.max_frames)
         if table is None:
             self._refuse("its packets do not say when each frame is shown")
         presentation = table.presentation()
@@ -153,7 +153,7 @@ class IndexedVideo:
         )
 
     def _check_times(self, presentation: list[int], time_base: Fraction, limits: Limits) -> None:
-        gap = max((after - before for before, after in itertools.pairwise(presentation)), default=0)
+        gap = _largest_gap(presentation)
         if gap * time_base > limits.max_gap_s:
             raise VideoError("bad_times", f"{self.path}: no frame for {float(gap * time_base):.0f} s")
         if (presentation[-1] - presentation[0]) * time_base > limits.max_duration_s:
@@ -192,6 +192,10 @@ class IndexedVideo:
         raise VideoError(
             "unsupported", f"{self.path}: not to be read with {self.backend}: {flaw}; use the backend pyav, or auto"
         )
+
+
+def _largest_gap(presentation: list[int]) -> int:
+    return max((after - before for before, after in itertools.pairwise(presentation)), default=0)
 
 
 def _time_base(stream: av.VideoStream) -> Fraction:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import av
 import av.container
+import numpy as np
 
 from excl.datasets.container import codec_name
 from excl.datasets.sampling import Clock
@@ -49,29 +50,30 @@ class PacketTable:
         """Whether size and kind of the pictures stay as they are from the first packet on, as far as packets tell."""
         return list(self.parameter_sets.values()) in ([], [0])
 
+    def order(self) -> np.ndarray:
+        """The positions of the packets whose frames are shown, in the order of presentation, int64 [F]."""
+        positions = np.flatnonzero(np.frombuffer(self.shown, bool))
+        return positions[np.argsort(np.frombuffer(self.pts, np.int64)[positions])]
+
     def presentation(self) -> list[int]:
         """The pts of the frames that are shown, in order."""
-        return sorted(pts for pts, shown in zip(self.pts, self.shown, strict=True) if shown)
-
-    def largest_gap(self) -> int:
-        """The longest time between two frames that are shown, in units of the time base."""
-        order = self.presentation()
-        return max((after - before for before, after in itertools.pairwise(order)), default=0)
+        return np.frombuffer(self.pts, np.int64)[self.order()].tolist()
 
 
-def read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> PacketTable | None:
-    """The table of a stream's packets; None if they do not tell when each frame is shown. Reads the file to its end."""
+def read_packets(container: av.container.InputContainer, stream: av.VideoStream, *, max_packets: int) -> PacketTable | None:
+    """The table of a stream's packets, from a file that is read to its end.
+
+    None if they do not tell when each frame is shown, or are more than `max_packets`.
+    """
     if container.format.name in WITHOUT_TIMES:
         return None
     kinds = _reader_of_kinds(stream)
     table = PacketTable()
-    seen: set[int] = set()
     for packet in container.demux(stream):
         if packet.size == 0:  # the end
             continue
-        if packet.pts is None or packet.pts in seen or packet.is_corrupt:
+        if packet.pts is None or packet.is_corrupt or len(table.pts) >= max_packets:
             return None
-        seen.add(packet.pts)
         restarts, disposable = kinds(packet, table)
         table.pts.append(packet.pts)
         table.duration.append(packet.duration or 0)
@@ -79,7 +81,8 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
         table.keys.append(packet.is_keyframe)
         table.restarts.append(restarts)
         table.disposable.append(disposable)
-    return table if any(table.shown) else None
+    twice_the_same = bool((np.diff(np.sort(np.frombuffer(table.pts, np.int64))) == 0).any())
+    return table if any(table.shown) and not twice_the_same else None
 
 
 class PlanError(Exception):
@@ -88,15 +91,17 @@ class PlanError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """Which packets are not decoded, and what must come of the rest: its frames, the samples that each stands for by pts.
+    """Which packets are not decoded, and what must come of the rest.
 
-    `num_expected` counts all frames, decoded or not; `last_gap` and `largest_gap` are between two of them.
+    `pts` and `skip` are of all packets; `frames` are the pts of the frames that must come, in order, and `samples` how many
+    samples each but the last stands for. `num_expected` counts all frames that are shown, decoded or not; `last_gap` and
+    `largest_gap` are between two of them.
     """
 
     pts: array[int]
     skip: bytearray
-    samples: dict[int, int]
-    num_frames: int
+    frames: array[int]
+    samples: array[int]
     num_expected: int
     last_gap: int
     largest_gap: int
@@ -105,6 +110,11 @@ class Plan:
     def num_skipped(self) -> int:
         """How many packets are left out."""
         return sum(self.skip)
+
+    def require(self, index: int, *, pts: int, samples: int) -> None:
+        """PlanError if the decoded frame number `index` is not at `pts` and stands for so many samples."""
+        if index >= len(self.samples) or (self.frames[index], self.samples[index]) != (pts, samples):
+            raise PlanError(f"decoded frame {index}, at pts {pts}, stands for {samples} samples")
 
     def kept(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
         """Of the stream's packets those to decode; PlanError where they are not the ones of the plan."""
@@ -132,22 +142,30 @@ def make_plan(table: PacketTable, clock: Clock) -> Plan:
 
     Where parameter sets change on the way everything is decoded: what is left out might carry them.
     """
-    order = table.presentation()
-    samples = {
-        pts: clock.first_sample_at(after) - (clock.first_sample_at(pts) if index else 0)
-        for index, (pts, after) in enumerate(itertools.pairwise(order))
-    }
-    wanted = {pts for pts, count in samples.items() if count} | {order[-1]}
-    skip = bytearray(len(table.pts))
+    order = table.order()
+    times = np.frombuffer(table.pts, np.int64)[order]
+    first_samples = np.array([clock.first_sample_at(pts) for pts in times.tolist()], np.int64)
+    samples = np.diff(np.concatenate([[0], first_samples[1:]]))  # of each frame but the last
+    wanted = np.zeros(len(table.pts), bool)
+    wanted[order[:-1][samples > 0]] = wanted[order[-1]] = True
+    disposable = np.frombuffer(table.disposable, bool)
+    skip = np.zeros(len(table.pts), bool)
     for segment in _segments(table) if table.is_steady else ():
-        needed = False  # by a wanted packet that comes after, in the file's order
-        for position in reversed(segment):
-            is_wanted = bool(table.shown[position]) and table.pts[position] in wanted
-            needed |= is_wanted
-            skip[position] = not is_wanted and (not needed or table.disposable[position])
-    decoded = sum(shown and not left_out for shown, left_out in zip(table.shown, skip, strict=True))
-    last_gap = order[-1] - order[-2] if len(order) > 1 else 0
-    return Plan(table.pts, skip, samples, decoded, len(order), last_gap, table.largest_gap())
+        run = slice(segment.start, segment.stop)
+        skip[run] = disposable[run] & ~wanted[run]
+        last_wanted = np.flatnonzero(wanted[run])[-1:] + segment.start
+        skip[(last_wanted[0] + 1 if len(last_wanted) else segment.start) : segment.stop] = True
+    decoded = ~skip[order]
+    gaps = np.diff(times)
+    return Plan(
+        pts=table.pts,
+        skip=bytearray(skip.tobytes()),
+        frames=array("q", times[decoded].tobytes()),
+        samples=array("q", samples[decoded[:-1]].tobytes()),
+        num_expected=len(order),
+        last_gap=int(gaps[-1]) if len(gaps) else 0,
+        largest_gap=int(gaps.max(initial=0)),
+    )
 
 
 def _segments(table: PacketTable) -> Iterator[range]:

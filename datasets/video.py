@@ -78,7 +78,7 @@ class SampledVideo:
     def _by_plan(self) -> Iterator[np.ndarray]:
         """The samples, with what no sample needs left out; PlanError if the packets do not tell or do not keep to it."""
         with self._opened() as (container, stream):
-            table = read_packets(container, stream)
+            table = read_packets(container, stream, max_packets=self.sampling.limits.max_frames)
             if table is None:
                 raise PlanError("the packets do not tell when each frame is shown")
             clock = self._clock(container, stream)
@@ -110,8 +110,8 @@ class SampledVideo:
         for pts, frame in frames:
             if shown is not None:
                 until = clock.first_sample_at(pts)
-                if plan is not None and plan.samples.get(shown_pts) != until - k:
-                    raise PlanError(f"pts {shown_pts} is shown for {until - k} samples")
+                if plan is not None:
+                    plan.require(frames.num_frames - 2, pts=shown_pts, samples=until - k)
                 if until > k:
                     yield from itertools.repeat(convert(shown), until - k)
                     k = until
@@ -132,8 +132,8 @@ class SampledVideo:
 
     @staticmethod
     def _require_as_planned(plan: Plan, frames: TimedFrames) -> None:
-        if frames.bad_packets or frames.corrupt_frames or frames.num_frames != plan.num_frames:
-            raise PlanError(f"{frames.num_frames} frames came of {plan.num_frames} packets, or some are damaged")
+        if frames.bad_packets or frames.corrupt_frames or frames.num_frames != len(plan.frames):
+            raise PlanError(f"{frames.num_frames} frames came of {len(plan.frames)} packets, or some are damaged")
 
     def _no_frames(self, stream: av.VideoStream, frames: TimedFrames) -> VideoError:
         claim = f"{stream.frames} frames" if stream.frames else "nothing about frames"

@@ -31,12 +31,14 @@ class Guarded:
     """Pixels of a picture, at most."""
     max_hours: PositiveFloat = 12.0
     """Duration of a video, at most."""
+    max_frames: PositiveInt = 5_000_000
+    """Frames of a video, at most: not those that are kept, but all that there are."""
     max_gap_s: PositiveFloat = 600.0
     """Seconds between two frames, at most: damaged times make gaps of hours, and a gap is filled with one frame."""
 
     def limits(self) -> Limits:
         """The limits on a video."""
-        return Limits(max_pixels=self.max_pixels, max_duration_s=self.max_hours * 3600, max_gap_s=self.max_gap_s)
+        return Limits(self.max_pixels, self.max_hours * 3600, self.max_gap_s, self.max_frames)
 
     def probe(self, path: Path) -> Probe:
         """What can be known of a video without decoding it; VideoError if nothing can."""

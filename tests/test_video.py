@@ -14,6 +14,7 @@ from conftest import numbered_picture, read_number
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from excl.datasets.container import Limits
 from excl.datasets.files import find_videos
 from excl.datasets.picture import Converter, Geometry, kept_region
 from excl.datasets.sampling import Sampling
@@ -360,3 +361,24 @@ def test_a_size_that_changes_in_mid_stream(tmp_path):
     numbers, facts = sample(path)
     assert facts.frames_decoded == 50
     assert numbers == list(range(0, 50, 5))
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_pixels": 256 * 192 - 1}, "too_large"),
+        ({"max_duration_s": 1.9}, "too_large"),
+        ({"max_frames": 49}, "too_large"),
+        ({"max_gap_s": 0.039}, "bad_times"),
+        ({"max_pixels": 256 * 192, "max_duration_s": 2.0, "max_frames": 50, "max_gap_s": 0.04}, None),
+    ],
+)
+def test_what_a_video_may_ask_for(make_video, limits, reason):
+    path = make_video("a.mp4", list(range(50)), time_base=Fraction(1, 25), rate=25)
+    video = SampledVideo(path, Sampling(5, SMALL, Limits(**limits)))
+    if reason is None:
+        assert len(list(video)) == 10
+        return
+    with pytest.raises(VideoError, match=r"a\.mp4") as error:
+        list(video)
+    assert error.value.reason == reason
