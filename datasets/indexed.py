@@ -32,7 +32,7 @@ from excl.datasets.container import (
 )
 from excl.datasets.packets import PacketTable, read_packets
 from excl.datasets.picture import Converter, kept_region
-from excl.datasets.sampling import Clock, Sampling, VideoFacts, require_sound
+from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, require_sound
 from excl.datasets.video_errors import VideoError
 
 BATCH_BYTES = 64 * 2**20  # of whole pictures, before they are made small
@@ -75,18 +75,12 @@ class Reader(Protocol):
     def __call__(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-class IndexedVideo:
+class IndexedVideo(OnePass):
     """`SampledVideo`, read by decord or torchcodec; raises VideoError("unsupported") for what they would get wrong."""
 
     def __init__(self, path: Path, sampling: Sampling, backend: str) -> None:
-        self.path, self.sampling, self.backend = path, sampling, backend
-        self._facts: VideoFacts | None = None
-
-    @property
-    def facts(self) -> VideoFacts:
-        """The facts, known once iteration has come to its end."""
-        assert self._facts is not None, "the video has not been read to its end"
-        return self._facts
+        super().__init__(path, sampling)
+        self.backend = backend
 
     def __iter__(self) -> Iterator[np.ndarray]:
         with open_video(self.path) as container:

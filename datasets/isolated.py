@@ -31,7 +31,7 @@ from excl.datasets.backends import open_sampled, why_not
 from excl.datasets.container import Limits
 from excl.datasets.picture import Geometry
 from excl.datasets.probe import Probe, probe_video
-from excl.datasets.sampling import Sampling, VideoFacts
+from excl.datasets.sampling import OnePass, Sampling, VideoFacts
 from excl.datasets.video_errors import VideoError
 
 HEADER = struct.Struct(">cI")
@@ -131,18 +131,12 @@ class DecoderProcess:
         self._process = None
 
 
-class IsolatedVideo:
+class IsolatedVideo(OnePass):
     """`SampledVideo`, read by another process: iterate for uint8 RGB frames [crop, crop, 3], then `facts` is there."""
 
     def __init__(self, decoder: DecoderProcess, path: Path, sampling: Sampling) -> None:
-        self.decoder, self.path, self.sampling = decoder, path, sampling
-        self._facts: VideoFacts | None = None
-
-    @property
-    def facts(self) -> VideoFacts:
-        """The facts, known once iteration has come to its end."""
-        assert self._facts is not None, "the video has not been read to its end"
-        return self._facts
+        super().__init__(path, sampling)
+        self.decoder = decoder
 
     def __iter__(self) -> Iterator[np.ndarray]:
         crop = self.sampling.geometry.crop

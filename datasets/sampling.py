@@ -85,6 +85,20 @@ class Video(Protocol):
     def __iter__(self) -> Iterator[np.ndarray]: ...
 
 
+class OnePass:
+    """What every `Video` has: the path, the sampling, and the facts once iteration has come to its end."""
+
+    def __init__(self, path: Path, sampling: Sampling) -> None:
+        self.path, self.sampling = path, sampling
+        self._facts: VideoFacts | None = None
+
+    @property
+    def facts(self) -> VideoFacts:
+        """The facts, known once iteration has come to its end."""
+        assert self._facts is not None, "the video has not been read to its end"
+        return self._facts
+
+
 class Clock:
     """The player's clock over a stream's presentation times, exact."""
 

@@ -31,13 +31,13 @@ from excl.datasets.container import (
 )
 from excl.datasets.packets import Plan, PlanError, make_plan, read_packets, rewind
 from excl.datasets.picture import Converter
-from excl.datasets.sampling import Clock, Sampling, VideoFacts, require_sound
+from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, require_sound
 from excl.datasets.video_errors import VideoError
 
 log = logging.getLogger(__name__)
 
 
-class SampledVideo:
+class SampledVideo(OnePass):
     """One pass over a video: iterating gives uint8 RGB frames [crop, crop, 3]; `facts` is there when the pass is over.
 
     `whole` decodes every frame, also those that no sample needs. Raises VideoError for what is no readable file, no video,
@@ -45,17 +45,9 @@ class SampledVideo:
     """
 
     def __init__(self, path: Path, sampling: Sampling, *, whole: bool = False) -> None:
-        self.path = path
-        self.sampling = sampling
+        super().__init__(path, sampling)
         self.whole = whole
-        self._facts: VideoFacts | None = None
         self._frames_expected: int | None = None
-
-    @property
-    def facts(self) -> VideoFacts:
-        """The facts, known once iteration has come to its end."""
-        assert self._facts is not None, "the video has not been read to its end"
-        return self._facts
 
     def __iter__(self) -> Iterator[np.ndarray]:
         given = 0
