@@ -386,12 +386,15 @@ def test_an_unfinished_store_is_readable_and_said_to_be_unfinished(videos, tmp_p
         (["--videos", "x", "--out", "y", "--weights", "kinetcs"], "kinetcs"),
         (["--videos", "x", "--out", "y", "--dtype", "float64"], "dtype"),
         (["--out", "y", "--weights", "random:0"], "videos or frames"),
+        (["--videos", "x", "--out", "y", "--timeout-s", "-1"], "timeout_s"),
+        (["--videos", "x", "--out", "y", "--decoders", "-1"], "decoders"),
+        (["--videos", "x", "--out", "y", "--backend", "opencv"], "opencv"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        main(["extract", *arguments])
+        sys.exit(main(["extract", *arguments]))
     assert stopped.value.code == 2
     assert message in "".join(capsys.readouterr())
     assert list(tmp_path.iterdir()) == []

@@ -45,8 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if list(arguments) == ["--version"]:
         print(importlib.metadata.version("excl"))
         return 0
-    with _plain_errors():
-        command = tyro.cli(_commands(), args=arguments, prog="excl", description=DESCRIPTION)
+    try:
+        with _plain_errors():
+            command = tyro.cli(_commands(), args=arguments, prog="excl", description=DESCRIPTION)
+    except ValueError as error:  # of a nested configuration, which tyro lets pass
+        print(f"excl: {error}", file=sys.stderr)
+        return 2
     for level, word in ((logging.INFO, ""), (logging.WARNING, "warning: "), (logging.ERROR, "error: ")):
         logging.addLevelName(level, word)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s", stream=sys.stderr)
