@@ -83,6 +83,9 @@ def choose_stream(container: av.container.InputContainer, path: Path, limits: Li
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         raise VideoError("no_video_stream", f"{path}: has no video stream")
+    streams = [stream for stream in streams if stream.codec_context is not None]
+    if not streams:
+        raise VideoError("no_video_stream", f"{path}: its video is of a codec that FFmpeg does not know")
     stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
     require_size(stream.codec_context.width, stream.codec_context.height, path, limits)
     if stream.time_base is None:

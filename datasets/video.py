@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 class SampledVideo(OnePass):
     """One pass over a video: iterating gives uint8 RGB frames [crop, crop, 3]; `facts` is there when the pass is over.
 
-    `whole` decodes every frame, also those that no sample needs. Raises VideoError for what is no readable file, no video,
-    damaged, or beyond the limits.
+    `whole` decodes every frame, also those that no sample needs, as is done where damage is kept. Raises VideoError for what
+    is no readable file, no video, damaged, or beyond the limits.
     """
 
     def __init__(self, path: Path, sampling: Sampling, *, whole: bool = False) -> None:
@@ -51,7 +51,8 @@ class SampledVideo(OnePass):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         given = 0
-        if not self.whole:
+        # Of a damaged video that is kept, what is put in the place of damage may be taken from any frame before it.
+        if not self.whole and self.sampling.on_damage == "fail":
             try:
                 for frame in self._by_plan():
                     yield frame

@@ -22,6 +22,8 @@ import av
 import numpy as np
 import pytest
 from conftest import write_video
+from test_packets import KINDS as VIDEO_KINDS
+from test_packets import moving
 
 from excl.datasets.video_errors import Reason
 from excl.pipeline.manifest import Manifest
@@ -259,3 +261,63 @@ def test_damage_can_be_kept(corpus):
     cut = SampledVideo(folder / "cut.mkv", Sampling(on_damage="keep"))
     assert len(list(cut)) == cut.facts.num_frames < 12
     assert cut.facts.claimed_duration_s == 3.0
+
+
+def damaged(content: bytes, generator: np.random.Generator) -> bytes:
+    """One of six kinds of damage, somewhere."""
+    changed, at = bytearray(content), int(generator.integers(len(content)))
+    length = int(generator.integers(1, 400))
+    match generator.integers(6):
+        case 0:
+            for place in generator.integers(len(content), size=10):
+                changed[place] ^= 1 << int(generator.integers(8))
+        case 1:
+            changed[at : at + length] = generator.bytes(length)
+        case 2:
+            del changed[at:]
+        case 3:
+            changed[at:at] = generator.bytes(length)
+        case 4:
+            changed[at : at + length] = bytes(min(length, len(changed) - at))
+        case 5:
+            del changed[at : at + length]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["h264", "h264, transport stream", "hevc", "vp9", "mpeg4", "flv"])
+def test_whatever_is_in_a_file_there_are_frames_or_one_error(kind, tmp_path):
+    from excl.datasets.picture import Geometry
+    from excl.datasets.sampling import Sampling
+    from excl.datasets.video import SampledVideo
+    from excl.datasets.video_errors import VideoError
+
+    name, codec, options = VIDEO_KINDS[kind]
+    content = moving(tmp_path / name, codec, options, count=40).read_bytes()
+    generator, outcomes = np.random.default_rng(0), set()
+    for _ in range(25):
+        (tmp_path / name).write_bytes(damaged(content, generator))
+        for on_damage in ("fail", "keep"):
+            video = SampledVideo(tmp_path / name, Sampling(5, Geometry(48, 48), on_damage=on_damage))
+            try:
+                assert {frame.shape for frame in video} == {(48, 48, 3)}
+                assert video.facts.num_frames > 0
+                outcomes.add("frames")
+            except VideoError as error:
+                outcomes.add(error.reason if name in str(error) else "an error without the file's name")
+    assert "frames" in outcomes
+    assert len(outcomes) > 1
+    assert "an error without the file's name" not in outcomes
+
+
+def test_a_codec_that_nobody_knows(tmp_path):
+    from excl.datasets.sampling import Sampling
+    from excl.datasets.video import SampledVideo
+    from excl.datasets.video_errors import VideoError
+
+    path = tmp_path / "new.mkv"
+    encode(path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"V_MPEG4/ISO/AVC", b"V_FUTURE/ISO/X1"))
+    with pytest.raises(VideoError, match="of a codec that FFmpeg does not know") as error:
+        list(SampledVideo(path, Sampling()))
+    assert error.value.reason == "no_video_stream"
