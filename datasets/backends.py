@@ -8,6 +8,7 @@ PyAV for the files that it refuses, and otherwise PyAV.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from excl.datasets.indexed import IndexedVideo
 from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Sampling, Video, VideoFacts
+from excl.datasets.sampling import OnDamage, Sampling, Video, VideoFacts
 from excl.datasets.video import SampledVideo
 from excl.datasets.video_errors import VideoError
 
@@ -40,17 +41,26 @@ class SampledFrames:
 
 
 def sample_frames(
-    path: Path, *, fps: float = 5.0, size: int | str = 256, crop: int = 224, backend: Choice = "pyav"
+    path: Path | str,
+    *,
+    fps: float = 5.0,
+    size: int | str = 256,
+    crop: int = 224,
+    backend: Choice = "pyav",
+    on_damage: OnDamage = "fail",
 ) -> Iterator[SampledFrames]:
     """The frames on screen at 0, 1/fps, 2/fps, … seconds of a video's presentation, in chunks, with these seconds.
 
     `size` is the short side's pixels (or like "226-upscale-only"), of which the centred square of `crop` pixels is kept.
-    Reads in this process: for files that nobody vouches for see `isolated.DecoderProcess`. Raises VideoError for a file that
-    cannot be read, or not by this backend, ValueError for a backend that is not installed.
+    `on_damage` "keep" uses what can be decoded of a damaged file. Reads in this process: for files that nobody vouches for
+    see `isolated.DecoderProcess`. Raises VideoError (a ValueError with a `reason`) for a file that cannot be read, or not by
+    this backend, ValueError for a backend that is not installed and for a rate that is none.
     """
-    sampling = Sampling(fps, Geometry.of(size, crop), backends=choose(backend))
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps: {fps} is no rate; wanted is a number above 0")
+    sampling = Sampling(fps, Geometry.of(size, crop), on_damage=on_damage, backends=choose(backend))
     number = 0
-    frames = iter(open_sampled(path, sampling))
+    frames = iter(open_sampled(Path(path), sampling))
     while chunk := list(itertools.islice(frames, CHUNK_FRAMES)):
         yield SampledFrames(np.stack(chunk), np.arange(number, number + len(chunk)) / fps)
         number += len(chunk)

@@ -96,7 +96,9 @@ def choose_stream(container: av.container.InputContainer, path: Path, limits: Li
 def require_size(width: int, height: int, path: Path, limits: Limits) -> None:
     """VideoError for pictures of more pixels than allowed."""
     if width * height > limits.max_pixels:
-        raise VideoError("too_large", f"{path}: pictures of {width} x {height}, allowed are {limits.max_pixels:,} pixels")
+        raise VideoError(
+            "too_large", f"{path}: pictures of {width} x {height}, allowed are {limits.max_pixels:,} pixels (--max-pixels)"
+        )
 
 
 class TimedFrames:
@@ -166,12 +168,16 @@ class TimedFrames:
         if (pts - last) * self.time_base > self.limits.max_gap_s:
             gap_s = float((pts - last) * self.time_base)
             raise VideoError(
-                "bad_times", f"{self.path}: no frame for {gap_s:.0f} s, allowed are {self.limits.max_gap_s:.0f}"
+                "bad_times", f"{self.path}: no frame for {gap_s:g} s, allowed are {self.limits.max_gap_s:g} (--max-gap-s)"
             )
         if self.num_frames >= self.limits.max_frames:
-            raise VideoError("too_large", f"{self.path}: more than {self.limits.max_frames:,} frames, which are allowed")
+            raise VideoError(
+                "too_large", f"{self.path}: more than {self.limits.max_frames:,} frames, which are allowed (--max-frames)"
+            )
         if (pts - first) * self.time_base > self.limits.max_duration_s:
-            raise VideoError("too_large", f"{self.path}: longer than {self.limits.max_duration_s:.0f} s, which is allowed")
+            raise VideoError(
+                "too_large", f"{self.path}: longer than {self.limits.max_duration_s:g} s, which is allowed (--max-hours)"
+            )
 
 
 def _retimed(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:

@@ -149,9 +149,9 @@ class IndexedVideo(OnePass):
     def _check_times(self, presentation: list[int], time_base: Fraction, limits: Limits) -> None:
         gap = _largest_gap(presentation)
         if gap * time_base > limits.max_gap_s:
-            raise VideoError("bad_times", f"{self.path}: no frame for {float(gap * time_base):.0f} s")
+            raise VideoError("bad_times", f"{self.path}: no frame for {float(gap * time_base):g} s")
         if (presentation[-1] - presentation[0]) * time_base > limits.max_duration_s:
-            raise VideoError("too_large", f"{self.path}: longer than {limits.max_duration_s:.0f} s, which is allowed")
+            raise VideoError("too_large", f"{self.path}: longer than {limits.max_duration_s:g} s, which is allowed")
 
     @staticmethod
     def _last_duration(layout: Layout, stream: av.VideoStream) -> int:

@@ -127,5 +127,5 @@ def require_sound(path: Path, sampling: Sampling, *, end: Fraction, claimed_s: f
         raise VideoError(
             "truncated",
             f"{path}: decoded {float(end):.1f} s of pictures, the file says {claimed_s:.1f} s; it may be cut "
-            "short (on-damage keep uses what there is)",
+            "short (--on-damage keep uses what there is; of a video that failed before, with --retry-failed)",
         )

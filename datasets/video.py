@@ -142,7 +142,8 @@ class SampledVideo(OnePass):
             raise VideoError(
                 "corrupt",
                 f"{self.path}: {frames.bad_packets} packets cannot be decoded and {frames.corrupt_frames} of "
-                f"{frames.num_frames} frames are damaged (on-damage keep uses what there is)",
+                f"{frames.num_frames} frames are damaged (--on-damage keep uses what there is; of a video that failed "
+                "before, with --retry-failed)",
             )
 
     def _gather(

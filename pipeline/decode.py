@@ -6,6 +6,7 @@ same videos. Frame k is the one on screen k / fps seconds after the start (`data
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 import time
@@ -39,7 +40,8 @@ class Config:
     """Sample videos at exact times and keep the frames, for extracting many times from the same videos."""
 
     videos: Path
-    """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line."""
+    """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line, from the
+    list's own folder."""
     out: Path
     """The folder to write: frames and manifest. Run again with the same settings, it goes on where it stopped."""
     fps: PositiveFloat = 5.0
@@ -122,6 +124,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
         "num_frames": video.facts.num_frames,
         "bytes": num_bytes,
         "duration_s": video.facts.duration_s,
+        "quality": items.quality(dataclasses.asdict(video.facts)),
         "stat": items.read_state(item.path),
         "wall_s": round(time.monotonic() - started, 3),
     }
@@ -171,13 +174,18 @@ def stored_videos(
     wanted = {"fps": fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
     made_by, version = manifest.header["identity"], manifest.header["code_version"]
     found = {key: made_by.get(key) for key in wanted}
-    if found != wanted or version != CODE_VERSION:
+    if version != CODE_VERSION:
         raise ValueError(
-            f"{folder}: its frames were sampled with {found} (version {version}), asked for is {wanted} "
-            f"(version {CODE_VERSION}); decode again into another folder, or ask for the same"
+            f"{folder}: its frames were made by version {version} of the code, now it is {CODE_VERSION}; decode again into "
+            "another folder"
         )
+    other = [f"{key} is {found[key]!r}, asked for is {wanted[key]!r}" for key in wanted if found[key] != wanted[key]]
+    if other:
+        flags = " ".join(f"--{key.replace('_', '-')} {found[key]}" for key in wanted if key != "backend")
+        raise ValueError(f"{folder}: its frames were sampled otherwise: {'; '.join(other)}; what was used there: {flags}")
     if manifest.failed:
-        log.warning("%s: %d videos that could not be decoded are left out", folder, len(manifest.failed))
+        names = ", ".join(name.removeprefix("video/") for name in list(manifest.failed)[:5])
+        log.warning("%s: %d videos that could not be decoded are left out: %s", folder, len(manifest.failed), names)
     return {video_id: folder / file for video_id, file in sorted(whereabouts(manifest).items())}, made_by["pictures"]
 
 

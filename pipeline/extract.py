@@ -45,7 +45,8 @@ class Config:
     out: Path
     """The feature store to write. Run again with the same settings, it goes on where it stopped."""
     videos: Path | None = None
-    """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line."""
+    """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line, from the
+    list's own folder."""
     frames: Path | None = None
     """A folder that `excl decode` wrote, in place of --videos."""
     weights: str = "kinetics"
@@ -77,7 +78,7 @@ class Config:
         check_spec(self.weights)
         choose_device(self.device)
         if (self.videos is None) == (self.frames is None):
-            raise ValueError("wanted is either videos or frames, and not both")
+            raise ValueError("give either --videos or --frames")
 
 
 RUN_ONLY = ("videos", "frames", "out", "device", "retry_failed", "reading")
@@ -186,6 +187,7 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         "num_frames": features.facts["num_frames"],
         "num_rows": len(features.features),
         "duration_s": features.duration_s,
+        "quality": items.quality(features.facts),
         "device": str(choose_device(config.device)),
         "stat": items.read_state(item.path),
         "wall_s": round(time.monotonic() - started, 3),

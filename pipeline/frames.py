@@ -35,7 +35,8 @@ import torch
 
 from excl.datasets.sampling import Video, VideoFacts
 from excl.datasets.video_errors import VideoError
-from excl.pipeline.manifest import atomic
+from excl.pipeline.manifest import Manifest, atomic
+from excl.pipeline.shards import whereabouts
 
 FORMAT, VERSION = "excl-frames", 1
 PNG_LEVEL = 1  # zlib's; level 6 takes six times as long for a few percent less
@@ -155,6 +156,24 @@ def join_frames(target: Path, sources: Sequence[tuple[str, Path]], *, recipe: Ma
         frames, described = [len(video.lengths) for video in stored], [video.described for video in stored]
         _write_index(file, lengths=lengths, frames=frames, videos=described, recipe=recipe)
     return {"num_frames": sum(frames), "bytes": int(lengths.sum())}
+
+
+class FrameStore(Mapping[str, "StoredFrames"]):
+    """A folder of `decode` as a mapping from video id to its frames."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.manifest = Manifest.read(self.path, stage="decode")
+        self._where = whereabouts(self.manifest)
+
+    def __getitem__(self, video_id: str) -> StoredFrames:
+        return StoredFrames(self.path / self._where[video_id], video_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._where))
+
+    def __len__(self) -> int:
+        return len(self._where)
 
 
 class StoredFrames:

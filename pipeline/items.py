@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.datasets.container import require_regular_file
+from excl.datasets.sampling import MAX_SHARE_MISSING
 from excl.datasets.video_errors import VideoError
 from excl.pipeline.manifest import Manifest, sha256_file
 from excl.pipeline.reading import stop_decoders
@@ -164,6 +165,8 @@ def work_off(
             video_id = record["id"].removeprefix("video/")
             if "error" in record:
                 log.warning("%s: %s", video_id, record["message"])
+            elif damage := _damage(record):
+                log.warning("%s: damaged, and kept: %s", video_id, damage)
             elapsed_s = time.monotonic() - started
             frames += record.get("num_frames", 0)
             bar.set_postfix_str(f"{frames / elapsed_s:,.0f} frames/s", refresh=False)
@@ -175,6 +178,26 @@ def work_off(
             yield video_id
 
 
+def quality(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of how a video could be read, of all the facts."""
+    names = ("frames_expected", "frames_decoded", "frames_skipped", "bad_packets", "corrupt_frames", "largest_gap_s")
+    return {name: facts[name] for name in ("duration_s", "claimed_duration_s", "backend", *names)}
+
+
+def _damage(record: Mapping[str, Any]) -> str:
+    """What is wrong with a video that was kept nevertheless; empty if nothing."""
+    found = record.get("quality", {})
+    claimed_s = found.get("claimed_duration_s")
+    flaws = []
+    if claimed_s and found["duration_s"] < (1 - MAX_SHARE_MISSING) * claimed_s:
+        flaws.append(f"{found['duration_s']:.1f} of {claimed_s:.1f} s")
+    if found.get("bad_packets"):
+        flaws.append(f"{found['bad_packets']} packets could not be decoded")
+    if found.get("corrupt_frames"):
+        flaws.append(f"{found['corrupt_frames']} of {found['frames_decoded']} frames are damaged")
+    return ", ".join(flaws)
+
+
 def failure(video_id: str, error: VideoError) -> dict[str, Any]:
     """The record of a video that failed: the reason from the closed list, and the sentence."""
     return {"id": key(video_id), "error": error.reason, "message": str(error)}
@@ -184,6 +207,9 @@ def report(manifest: Manifest, *, what: str) -> None:
     """One line that counts the videos, and the failures grouped by reason."""
     done = sum(1 for name, r in manifest.records.items() if name.startswith("video/") and "error" not in r)
     failed = manifest.failed
+    damaged = [name.removeprefix("video/") for name, record in manifest.records.items() if _damage(record)]
+    if damaged:
+        log.warning("%d damaged and kept: %s", len(damaged), ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else ""))
     log.info("%s: %d of %d videos done, in %s", what, done, done + len(failed), manifest.folder)
     for error, count in Counter(record["error"] for record in failed.values()).most_common():
         names = [name.removeprefix("video/") for name, record in failed.items() if record["error"] == error]

@@ -24,7 +24,8 @@ class Config:
     """Look at videos before any work is done on them: codec, size, rate, duration, and what is wrong with them."""
 
     videos: Path
-    """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line."""
+    """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line, from the
+    list's own folder."""
     json: bool = False
     """Print one JSON object a file, for programs, in place of the table."""
     reading: WithoutPrefix[ProbingSeveral] = field(default_factory=ProbingSeveral)

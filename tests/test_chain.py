@@ -493,7 +493,7 @@ def test_the_version(capsys):
         ('fps = 0.0\nvideos = "videos"', "[extract]: fps: Input should be greater than 0"),
         ('fps = "5"\nvideos = "videos"', "[extract]: fps: Input should be a valid number"),
         ('frame_rate = 5\nvideos = "videos"', "[extract]: frame_rate: unknown"),
-        ("", "wanted is either videos or frames"),
+        ("", "give either --videos or --frames"),
     ],
 )
 def test_a_recipe_with_a_mistake_is_refused_before_any_work(tmp_path, caplog, change, message):

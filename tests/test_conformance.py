@@ -110,6 +110,12 @@ def test_pixels_differ_little_between_decoders(backend, shared):
     assert np.abs(ours - theirs).mean() < 1.5
 
 
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+def test_rates_that_are_none(fps):
+    with pytest.raises(ValueError, match="is no rate"):
+        next(sample_frames("a.mp4", fps=fps))
+
+
 def test_decoders_that_are_not_there_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="there are auto, pyav"):
         next(sample_frames(tmp_path / "a.mp4", backend="opencv"))

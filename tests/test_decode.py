@@ -19,7 +19,7 @@ from excl.datasets.sampling import Sampling
 from excl.datasets.video import SampledVideo
 from excl.datasets.video_errors import VideoError
 from excl.pipeline import decode, extract
-from excl.pipeline.frames import StoredFrames
+from excl.pipeline.frames import FrameStore, StoredFrames
 from excl.pipeline.manifest import Manifest, RecipeMismatchError
 from excl.pipeline.store import FeatureStore
 from excl.workflows.cli import main
@@ -129,7 +129,8 @@ def test_damaged_frames_cost_one_video(videos, tmp_path, place):
 def test_a_list_of_videos(videos, tmp_path, monkeypatch):
     listed = tmp_path / "list.txt"
     shutil.copy(videos / "v0.mp4", tmp_path / os.fsdecode(b"caf\xe9.mp4"))
-    content = os.fsencode(videos / "v3.mp4") + b"\n\n caf\xe9.mp4 \nnowhere.mp4\n"
+    v3 = os.fsencode(videos / "v3.mp4")
+    content = b"\xef\xbb\xbf" + v3 + b"\r\n\n# a remark\n caf\xe9.mp4 \nnowhere.mp4\n" + v3 + b"\n"
     listed.write_bytes(content)
     found = find_videos(listed)
     assert found["v3"] == videos / "v3.mp4"
@@ -146,6 +147,22 @@ def test_a_list_of_videos(videos, tmp_path, monkeypatch):
         find_videos(listed)
 
 
+def test_damage_that_is_kept_is_told(tmp_path, caplog):
+    path = write_video(tmp_path / "cut.mkv", [i * 40 for i in range(100)], width=64, height=48)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    flags = ["--videos", str(path), "--out", str(tmp_path / "out"), "--short-side", "32", "--crop", "32"]
+    assert main(["decode", *flags]) == 3
+    assert "--on-damage keep uses what there is; of a video that failed before, with --retry-failed" in caplog.text
+    assert main(["decode", *flags, "--on-damage", "keep", "--retry-failed"]) == 0
+    assert "cut: damaged, and kept: " in caplog.text
+    assert " of 4.0 s" in caplog.text
+    assert "1 damaged and kept: cut" in caplog.text
+    quality = Manifest.read(tmp_path / "out").records["video/cut"]["quality"]
+    assert quality["duration_s"] < 3 < quality["claimed_duration_s"]
+    assert quality["frames_decoded"] < 70
+    assert [frame.shape for frame in FrameStore(tmp_path / "out")["cut"]][0] == (32, 32, 3)
+
+
 def test_too_little_room_is_told_before(videos, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     decode.run(decode.Config(videos=videos, out=tmp_path / "out", **SMALL))
@@ -160,7 +177,7 @@ def test_another_decoder_is_another_recipe(videos, tmp_path):
     assert StoredFrames(tmp_path / "out" / record["file"], "v1").facts.backend == "decord"
     with pytest.raises(RecipeMismatchError, match="backend"):
         decode.run(decode.Config(videos=videos, out=tmp_path / "out", **SMALL))
-    with pytest.raises(ValueError, match=r"asked for is .*pyav"):
+    with pytest.raises(ValueError, match=r"backend is .*decord.*asked for is .*pyav"):
         stored(tmp_path / "out")
 
 
