@@ -47,7 +47,7 @@ def open_video(path: Path) -> Iterator[av.container.InputContainer]:
     require_regular_file(path)
     opened = False
     try:
-        with av.open(f"file:{path.absolute()}", options=OPEN_OPTIONS) as container:
+        with av.open(f"file:{path.absolute()}", options=OPEN_OPTIONS, metadata_errors="replace") as container:
             opened = True
             yield container
     except MemoryError as error:
@@ -101,6 +101,14 @@ def require_size(width: int, height: int, path: Path, limits: Limits) -> None:
         )
 
 
+def demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a stream, as far as they can be told apart."""
+    try:
+        yield from container.demux(stream)
+    except IndexError as error:  # a stream that begins after the file was opened, which PyAV does not expect
+        raise VideoError("corrupt", f"{container.name}: a stream begins in the middle of the file") from error
+
+
 class TimedFrames:
     """The frames of a stream that have a time, each later than the one before, with their pts; counts what is damaged.
 
@@ -128,11 +136,10 @@ class TimedFrames:
         frames: Iterable[tuple[int, av.VideoFrame]] = self._decode()
         if self.container.format.name == "avi":
             frames = _retimed(frames)
-        first: int | None = None
-        last = 0
+        start = round(start_time(self.container) / self.time_base)
+        last = start
         for pts, frame in frames:
-            first = pts if first is None else first
-            self._check_time(pts, last if self.num_frames else None, first)
+            self._check_time(pts, last, start)
             require_size(frame.width, frame.height, self.path, self.limits)
             last = pts
             self.num_frames += 1
@@ -144,7 +151,7 @@ class TimedFrames:
         self.stream.thread_type, self.stream.thread_count = "SLICE" if self.threads == 1 else "AUTO", self.threads
         last: int | None = None
         step = frame_gap(self.stream)
-        for packet in self.container.demux(self.stream) if self.packets is None else self.packets:
+        for packet in demuxed(self.container, self.stream) if self.packets is None else self.packets:
             try:
                 for frame in packet.decode():
                     pts = frame.pts
@@ -157,14 +164,13 @@ class TimedFrames:
             except av.InvalidDataError:
                 self.bad_packets += 1
 
-    def _check_time(self, pts: int, last: int | None, first: int) -> None:
-        if last is None:
-            return
-        if pts <= last:
+    def _check_time(self, pts: int, last: int, start: int) -> None:
+        if self.num_frames and pts <= last:
             raise VideoError(
                 "bad_times", f"{self.path}: time goes back, from pts {last} to {pts}; remux the file with correct times"
             )
-        self.largest_gap = max(self.largest_gap, pts - last)
+        if self.num_frames:
+            self.largest_gap = max(self.largest_gap, pts - last)
         if (pts - last) * self.time_base > self.limits.max_gap_s:
             gap_s = float((pts - last) * self.time_base)
             raise VideoError(
@@ -174,7 +180,7 @@ class TimedFrames:
             raise VideoError(
                 "too_large", f"{self.path}: more than {self.limits.max_frames:,} frames, which are allowed (--max-frames)"
             )
-        if (pts - first) * self.time_base > self.limits.max_duration_s:
+        if (pts - start) * self.time_base > self.limits.max_duration_s:
             raise VideoError(
                 "too_large", f"{self.path}: longer than {self.limits.max_duration_s:g} s, which is allowed (--max-hours)"
             )
@@ -217,7 +223,7 @@ def claimed_duration_s(container: av.container.InputContainer, stream: av.VideoS
     """How long the video stream is by the container; None if it does not say (the container's end may be the sound's)."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska
     late_s = max(0.0, float(start_time(container))) if "matroska" in container.format.name else 0.0  # it tells the end
     if tag:
         return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - late_s

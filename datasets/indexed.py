@@ -36,7 +36,7 @@ from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, require
 from excl.datasets.video_errors import VideoError
 
 BATCH_BYTES = 64 * 2**20  # of whole pictures, before they are made small
-DECORD_CODECS = frozenset(("h264", "hevc", "mpeg4", "vp8", "vp9"))
+DECORD_CODECS = frozenset(("h264", "hevc", "mpeg4"))  # in VP8 and VP9 it misses changes of size
 DECORD_CONTAINERS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))
 
 
@@ -124,7 +124,7 @@ class IndexedVideo(OnePass):
         if table is None:
             self._refuse("its packets do not say when each frame is shown")
         presentation = table.presentation()
-        self._check_times(presentation, _time_base(stream), limits)
+        self._check_times(presentation, Clock(Fraction(1), start_time(container), _time_base(stream)), limits)
         with open_video(self.path) as again:
             first = next(iter(TimedFrames(again, choose_stream(again, self.path, limits), self.path, limits)), None)
         if first is None:
@@ -146,11 +146,11 @@ class IndexedVideo(OnePass):
             rotation=frame.rotation,
         )
 
-    def _check_times(self, presentation: list[int], time_base: Fraction, limits: Limits) -> None:
-        gap = _largest_gap(presentation)
-        if gap * time_base > limits.max_gap_s:
-            raise VideoError("bad_times", f"{self.path}: no frame for {float(gap * time_base):g} s")
-        if (presentation[-1] - presentation[0]) * time_base > limits.max_duration_s:
+    def _check_times(self, presentation: list[int], clock: Clock, limits: Limits) -> None:
+        gap_s = float(max(_largest_gap(presentation) * clock.time_base, clock.seconds(presentation[0])))
+        if gap_s > limits.max_gap_s:
+            raise VideoError("bad_times", f"{self.path}: no frame for {gap_s:g} s")
+        if clock.seconds(presentation[-1]) > limits.max_duration_s:
             raise VideoError("too_large", f"{self.path}: longer than {limits.max_duration_s:g} s, which is allowed")
 
     @staticmethod
@@ -165,6 +165,8 @@ class IndexedVideo(OnePass):
             self._refuse(flaw)
         try:
             return READERS[self.backend](layout, self.sampling)
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001  (the library raises errors of many classes)
             self._refuse(f"it cannot open the file ({_first_line(error)})")
 
@@ -213,10 +215,20 @@ def decord_flaw(layout: Layout) -> str | None:
         "no key frame at the beginning": not layout.table.keys[0],
         "frames that are shown before their key frame (open groups of pictures)": _has_leading_frames(layout, keys),
         "interlaced pictures": layout.interlaced,
+        "key frames that are none": _has_false_keys(layout.table),
         "a rotation to the side": layout.rotation % 180 != 0,
         "a name that is not UTF-8": not _is_utf8(layout.path),
     }
     return next((flaw for flaw, is_there in flaws.items() if is_there), None)
+
+
+def _has_false_keys(table: PacketTable) -> bool:
+    """Whether the container calls frames key frames that are none: seeking to one gives broken pictures.
+
+    Some key frames are no restart (in open groups, and in codecs whose headers are not read here), but never most frames.
+    """
+    doubtful = sum(is_key and not restarts for is_key, restarts in zip(table.keys, table.restarts, strict=True))
+    return 2 * doubtful > len(table.keys)
 
 
 def _has_leading_frames(layout: Layout, keys: list[int]) -> bool:
@@ -240,6 +252,7 @@ def torchcodec_flaw(layout: Layout) -> str | None:
     flaws = {
         "a size or kind of picture that changes": not layout.table.is_steady,
         "interlaced pictures": layout.interlaced,
+        "key frames that are none": _has_false_keys(layout.table),
         "a name that is not UTF-8": not _is_utf8(layout.path),
     }
     return next((flaw for flaw, is_there in flaws.items() if is_there), None)

@@ -50,6 +50,7 @@ class DecoderProcess:
         self.command = [sys.executable, "-m", "excl.datasets.isolated", str(memory_bytes)]
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
+        self.busy = False  # from an order until its answer has come to the end
 
     def read(self, path: Path, sampling: Sampling) -> IsolatedVideo:
         """One pass over a video, with the interface of `SampledVideo`."""
@@ -66,6 +67,7 @@ class DecoderProcess:
         if letter == b"E":
             self.kill()
             raise VideoError(**json.loads(content))
+        self.busy = False
         value = json.loads(content)
         return Probe(**{**value, "notes": tuple(value["notes"])})
 
@@ -73,13 +75,16 @@ class DecoderProcess:
         """Send an order: the path of a video and how to sample it, or the limits to probe it with."""
         if self._owner != os.getpid():  # a fork: the process belongs to the parent
             self._process, self._owner = None, os.getpid()
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._process.poll() is not None or self.busy:
             self.kill()
-            self._process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=0
+            )  # in a group of its own, where Ctrl-C on the terminal does not reach it
             if sys.platform == "linux":
                 assert self._process.stdout is not None
                 with contextlib.suppress(PermissionError):  # the user's pipes have as much as they may have together
                     fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self.busy = True
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
@@ -95,9 +100,10 @@ class DecoderProcess:
         deadline = time.monotonic() + self.timeout_s
         taken = bytearray(count)
         left = memoryview(taken)
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
         while left:
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 self.kill()
                 raise VideoError("timeout", f"{path}: the decoder gave nothing for {self.timeout_s:.0f} s and was stopped")
             received = os.readv(descriptor, [left])
@@ -129,6 +135,7 @@ class DecoderProcess:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
         self._process = None
+        self.busy = False
 
 
 class IsolatedVideo(OnePass):
@@ -152,6 +159,7 @@ class IsolatedVideo(OnePass):
                     raise VideoError(**json.loads(content))
                 self._facts = VideoFacts(**json.loads(content))
                 finished = True
+                self.decoder.busy = False
                 return
         finally:
             # A process that met a bad video may be short of memory or worse, and one that was left in the middle of a
@@ -197,13 +205,14 @@ def _sampling(value: dict[str, Any]) -> Sampling:
 
 def _load(backends: tuple[str, ...], memory_bytes: int) -> None:
     """Import the decoders, then limit what may be taken beyond that (a GPU's driver maps more than there is: no limit)."""
-    limit = resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _, allowed = resource.getrlimit(resource.RLIMIT_AS)  # by whoever started all this: it stays
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
     for backend in backends:
         why_not(backend)
     if "torchcodec-cuda" not in backends:
         limit = memory_bytes + _address_space()
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        if allowed == resource.RLIM_INFINITY or limit < allowed:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, allowed))
 
 
 def _address_space() -> int:

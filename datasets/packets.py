@@ -3,7 +3,7 @@
 Two kinds of packets can be left out without changing any other frame. Frames that no other refers to: in H.264 those with
 nal_ref_idc 0 (ITU-T H.264, 7.4.1), in HEVC the sub-layer non-reference pictures where there is one sub-layer (ITU-T H.265,
 table 7-1). And whatever follows the last wanted packet before decoding starts anew: at an IDR picture, or in codecs that
-have none at a key frame after which, in the file's order, nothing earlier is shown.
+have none at a picture that by its own header refers to no other, and after which nothing earlier is shown.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import av
 import av.container
 import numpy as np
 
-from excl.datasets.container import codec_name
+from excl.datasets.container import codec_name, demuxed
 from excl.datasets.sampling import Clock
 
-RESTART_AT_KEY_FRAMES = frozenset(("vp8", "vp9", "mjpeg", "mpeg4", "mpeg1video", "mpeg2video", "prores", "ffv1"))
+INTRA_ONLY = frozenset(("mjpeg", "prores"))
 SEEKABLE = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))  # reliably to the first packet
 WITHOUT_TIMES = frozenset(("avi",))  # containers that keep times of decoding only
 H264_SLICES, H264_IDR, H264_PARAMETERS = frozenset((1, 2, 3, 4, 5)), 5, frozenset((7, 8, 13, 15))
@@ -69,7 +69,7 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream,
         return None
     kinds = _reader_of_kinds(stream)
     table = PacketTable()
-    for packet in container.demux(stream):
+    for packet in demuxed(container, stream):
         if packet.size == 0:  # the end
             continue
         if packet.pts is None or packet.is_corrupt or len(table.pts) >= max_packets:
@@ -181,13 +181,34 @@ def _segments(table: PacketTable) -> Iterator[range]:
 
 
 class _Kinds:
-    """Tells of a packet whether decoding restarts at it and whether no other needs it; for a stream without NAL units."""
+    """Tells of a packet whether decoding restarts at it and whether no other needs it; for a stream without NAL units.
 
-    def __init__(self, restarts: bool) -> None:
-        self.restarts = restarts
+    The container's word for a key frame is not enough: some files call every frame one.
+    """
+
+    def __init__(self, codec: str) -> None:
+        self.codec = codec
 
     def __call__(self, packet: av.Packet, table: PacketTable) -> tuple[bool, bool]:  # noqa: ARG002
-        return self.restarts and packet.is_keyframe, False
+        return packet.is_keyframe and _is_intra(self.codec, bytes(packet)), False
+
+
+def _is_intra(codec: str, content: bytes) -> bool:
+    """Whether the picture refers to no other, by its own header; False for codecs of which this is not known here."""
+    if codec in INTRA_ONLY:
+        return True
+    if codec == "mpeg4":  # vop_start_code, then vop_coding_type: ISO/IEC 14496-2, 6.2.5
+        at = content.find(b"\0\0\1\xb6")
+        return 0 <= at < len(content) - 4 and content[at + 4] >> 6 == 0
+    if codec in {"mpeg1video", "mpeg2video"}:  # picture_start_code, temporal_reference, type 1: ISO/IEC 13818-2, 6.2.3
+        at = content.find(b"\0\0\1\0")
+        return 0 <= at < len(content) - 5 and content[at + 5] >> 3 & 7 == 1
+    if codec == "vp8":  # RFC 6386, 9.1
+        return bool(content) and content[0] & 1 == 0
+    if codec == "vp9":  # frame_marker 2, two bits of the profile (a third if both are set), show_existing_frame, frame_type
+        bits = 0b0000_1100 if content and content[0] & 0b0011_0000 != 0b0011_0000 else 0b0000_0110
+        return bool(content) and content[0] & bits == 0
+    return False
 
 
 class _KindsByUnits:
@@ -248,4 +269,4 @@ def _reader_of_kinds(stream: av.VideoStream) -> _Kinds | _KindsByUnits:
     if codec == "hevc":
         length_size, sublayers = ((head[21] & 3) + 1, head[21] >> 3 & 7) if boxed else (0, 0)
         return _KindsByUnits(length_size=length_size, hevc=True, one_sublayer=sublayers == 1)
-    return _Kinds(codec in RESTART_AT_KEY_FRAMES)
+    return _Kinds(codec)

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import logging
 import math
+import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -50,18 +51,22 @@ class SampledVideo(OnePass):
         self._frames_expected: int | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        given = 0
+        given: list[int] = []  # checksums of the frames
         # Of a damaged video that is kept, what is put in the place of damage may be taken from any frame before it.
         if not self.whole and self.sampling.on_damage == "fail":
             try:
                 for frame in self._by_plan():
+                    given.append(zlib.crc32(frame.data))
                     yield frame
-                    given += 1
                 return
-            except (PlanError, VideoError) as error:
+            except PlanError as error:
                 log.debug("%s: decoding all of it, since %s", self.path, error)
         with self._opened() as (container, stream):
-            yield from itertools.islice(self._sample(container, stream, None), given, None)
+            for k, frame in enumerate(self._sample(container, stream, None)):
+                if k >= len(given):
+                    yield frame
+                elif zlib.crc32(frame.data) != given[k]:
+                    raise VideoError("corrupt", f"{self.path}: sample {k} is another frame when everything is decoded")
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
@@ -75,8 +80,7 @@ class SampledVideo(OnePass):
             if table is None:
                 raise PlanError("the packets do not tell when each frame is shown")
             clock = self._clock(container, stream)
-            order = table.presentation()
-            if (order[-1] - order[0]) * clock.time_base > self.sampling.limits.max_duration_s:
+            if clock.seconds(table.presentation()[-1]) > self.sampling.limits.max_duration_s:
                 raise PlanError("the packets are of a longer time than is allowed")
             plan = make_plan(table, clock)
             self._frames_expected = plan.num_expected
@@ -104,6 +108,7 @@ class SampledVideo(OnePass):
             if shown is not None:
                 until = clock.first_sample_at(pts)
                 if plan is not None:
+                    self._require_no_damage(frames)  # where it is kept there is no plan
                     plan.require(frames.num_frames - 2, pts=shown_pts, samples=until - k)
                 if until > k:
                     yield from itertools.repeat(convert(shown), until - k)
@@ -125,8 +130,8 @@ class SampledVideo(OnePass):
 
     @staticmethod
     def _require_as_planned(plan: Plan, frames: TimedFrames) -> None:
-        if frames.bad_packets or frames.corrupt_frames or frames.num_frames != len(plan.frames):
-            raise PlanError(f"{frames.num_frames} frames came of {len(plan.frames)} packets, or some are damaged")
+        if frames.num_frames != len(plan.frames):
+            raise PlanError(f"{frames.num_frames} frames came of {len(plan.frames)} packets")
 
     def _no_frames(self, stream: av.VideoStream, frames: TimedFrames) -> VideoError:
         claim = f"{stream.frames} frames" if stream.frames else "nothing about frames"
@@ -138,6 +143,9 @@ class SampledVideo(OnePass):
 
     def _require_sound(self, end: Fraction, claimed_s: float | None, frames: TimedFrames) -> None:
         require_sound(self.path, self.sampling, end=end, claimed_s=claimed_s)
+        self._require_no_damage(frames)
+
+    def _require_no_damage(self, frames: TimedFrames) -> None:
         if self.sampling.on_damage == "fail" and (frames.bad_packets or frames.corrupt_frames):
             raise VideoError(
                 "corrupt",

@@ -16,6 +16,7 @@ Reason = Literal[
     "corrupt",  # packets that cannot be decoded, or frames that say they are damaged
     "bad_times",  # no times, times that go back, or a gap that no recording has
     "too_large",  # more pixels, seconds or memory than allowed
+    "changed",  # while it was read
     "unsupported",  # by the decoder that was asked for
     "timeout",  # the decoder made no progress
     "crashed",  # the decoder's process died

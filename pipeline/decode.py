@@ -7,6 +7,7 @@ same videos. Frame k is the one on screen k / fps seconds after the start (`data
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import shutil
 import time
@@ -103,6 +104,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
     started = time.monotonic()
     name = part_name(item.number)
     try:
+        state = items.read_state(item.path)
         source = items.file_facts(item.path)
         video = config.reading.open(
             item.path,
@@ -114,6 +116,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
         num_bytes = frames.write_part(
             config.out / name, video, video_id=item.video_id, spec=config.pictures, source=source, recipe=recipe
         )
+        items.require_unchanged(item.path, state)
     except VideoError as error:
         return items.failure(item.video_id, error)
     return {
@@ -125,7 +128,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
         "bytes": num_bytes,
         "duration_s": video.facts.duration_s,
         "quality": items.quality(dataclasses.asdict(video.facts)),
-        "stat": items.read_state(item.path),
+        "stat": state,
         "wall_s": round(time.monotonic() - started, 3),
     }
 
@@ -139,8 +142,8 @@ def _predict(config: Config, todo: list[items.Item]) -> None:
     for item in chosen:
         try:
             seconds = config.reading.probe(item.path).duration_s or 0.0
-            some = config.reading.open(item.path, fps=1 / SAMPLED_SECONDS, geometry=geometry)
-            sizes += [len(encode(frame)) for frame, _ in zip(some, range(3), strict=False)]
+            some = iter(config.reading.open(item.path, fps=1 / SAMPLED_SECONDS, geometry=geometry))
+            sizes += [len(encode(frame)) for frame in itertools.islice(some, 3)]
         except VideoError:
             continue  # it is told of when its turn comes
         wanted_frames.append(seconds * config.fps)

@@ -172,10 +172,12 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
     started = time.monotonic()
     name = part_name(item.number)
     try:
+        state = items.read_state(item.path)
         video = _open_video(config, item)
         source = video.source if isinstance(video, StoredFrames) else items.file_facts(item.path)
         extractor = _extractor(config.weights, config.device)
         features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source)
+        items.require_unchanged(item.path, state)
     except VideoError as error:
         return items.failure(item.video_id, error)
     write_shard(config.out / name, [features], recipe=made_by)
@@ -189,7 +191,7 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         "duration_s": features.duration_s,
         "quality": items.quality(features.facts),
         "device": str(choose_device(config.device)),
-        "stat": items.read_state(item.path),
+        "stat": state,
         "wall_s": round(time.monotonic() - started, 3),
     }
 

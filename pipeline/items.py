@@ -50,12 +50,13 @@ def in_threads(workers: int) -> Map:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, GeneratorExit):
             interrupted = True  # and does not want to wait
             raise
         finally:
+            pool.shutdown(wait=False, cancel_futures=True)
             stop_decoders()
-            pool.shutdown(wait=not interrupted, cancel_futures=True)
+            pool.shutdown(wait=not interrupted)
 
     return mapped
 
@@ -112,9 +113,16 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> list[int]:
-    """Size and time of modification: while they stay the same the file is taken to be the same."""
+    """Size and time of modification: while they stay the same the file is taken to be the same. VideoError if it is gone."""
+    require_regular_file(path)
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
+
+
+def require_unchanged(path: Path, state: list[int]) -> None:
+    """VideoError if the file is not as it was when `state` was read."""
+    if read_state(path) != state:
+        raise VideoError("changed", f"{path}: changed while it was read; --retry-failed reads it again")
 
 
 def pending(
@@ -138,13 +146,25 @@ def pending(
             log.warning("%s: what was made of it is gone; it is done again", item.video_id)
             del manifest.records[key(item.video_id)]  # until then it counts as not done
             left.append(item)
-        elif "error" not in record and item.path.exists() and read_state(item.path) != record["stat"]:
+        elif "error" not in record and item.path.exists() and _state_or_none(item.path) != record["stat"]:
             _refuse_changed(record, item, identify, manifest.folder)
     return left
 
 
+def _state_or_none(path: Path) -> list[int] | None:
+    try:
+        return read_state(path)
+    except VideoError:
+        return None
+
+
 def _refuse_changed(record: Mapping[str, Any], item: Item, identify: Callable[[Item], dict[str, Any]], folder: Path) -> None:
-    if identify(item)["sha256"] != record["source"]["sha256"]:
+    try:
+        found = identify(item)["sha256"]
+    except VideoError as error:
+        log.warning("%s: cannot be read any more, what was made of it stays: %s", item.video_id, error)
+        return
+    if found != record["source"]["sha256"]:
         raise ValueError(
             f"{item.path} has changed since {folder} was made from it; choose another output folder, or remove this one"
         )

@@ -23,6 +23,7 @@ from excl.pipeline.examples import Example
 from excl.pipeline.extract import CODE_VERSIONS, video_features
 from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
 from excl.pipeline.reading import Reading, num_cores
+from excl.pipeline.shards import MAX_THREADS
 from excl.pipeline.store import Query, VideoFeatures
 from excl.pipeline.train import TrainedRun, load_run, predict
 
@@ -115,7 +116,7 @@ def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
             fps=recipe["fps"],
             geometry=Geometry.of(recipe["short_side"], recipe["crop"]),
             backends=_backends_of(recipe),
-            threads=num_cores(),
+            threads=min(MAX_THREADS, num_cores()),
         ),
         Extractor(weights, device=choose_device(config.device)),
         video_id=config.video.stem,

@@ -69,12 +69,14 @@ class ShardedStage:
         members = ids[numbers.start : numbers.stop]
         records = [manifest.records.get(items.key(v)) for v in members]
         done = [v for v, record in zip(members, records, strict=True) if record and "error" not in record]
+        committed = manifest.records.get(shard_key(shard), {})
+        if None not in records and not done and committed.get("videos"):  # all that it held is lost for good
+            manifest.add({"id": shard_key(shard), "videos": []})
         if None in records or not done:
             return
-        committed = manifest.records.get(shard_key(shard), {})
         if committed.get("videos") != done or not self._is_there(committed):
             self._join(manifest, shard, done)
-            if committed and committed["file"] != manifest.records[shard_key(shard)]["file"]:
+            if "file" in committed and committed["file"] != manifest.records[shard_key(shard)]["file"]:
                 (self.out / committed["file"]).unlink(missing_ok=True)
         for number, video_id in zip(numbers, members, strict=False):
             if video_id in done:
@@ -86,7 +88,7 @@ class ShardedStage:
         sources = []
         for video_id in video_ids:
             part = self.out / manifest.records[items.key(video_id)]["part"]
-            sources.append((video_id, part if part.exists() else self.out / earlier["file"]))
+            sources.append((video_id, part if part.exists() or "file" not in earlier else self.out / earlier["file"]))
         joined = self.out / "parts" / f"joined-{shard:05d}.h5"
         facts = self.join(joined, sources)
         sha256 = sha256_file(joined)

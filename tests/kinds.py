@@ -65,9 +65,11 @@ def write(
     fields: str = "",
     edit: Callable[[list[Any]], Iterable[av.Packet]] = lambda packets: packets,
     with_sound: bool = False,
+    title: str = "",
 ) -> Path:
     """Frame i with the picture of `content(i)`, shown at times[i]; `edit` changes the packets before they are written."""
     with av.open(str(path), "w", options=container_options or {}) as container:
+        container.metadata["title"] = title
         sound: Any = container.add_stream("aac", rate=8000, layout="mono") if with_sound else None
         stream: Any = container.add_stream(codec, rate=rate, options=options if options is not None else X264)
         stream.width, stream.height = size
@@ -301,6 +303,20 @@ def claims(folder: Path, factor: Fraction) -> Made:
     return made
 
 
+def all_called_keys(folder: Path) -> Made:
+    """An mp4 without the list of its key frames, which by the format makes every frame one."""
+    made = plain(folder, "a.mp4", even(90), codec="mpeg4", base=FRAME, options={"b": "2M", "bf": "0", "g": "30"})
+    made.path.write_bytes(made.path.read_bytes().replace(b"stss", b"free"))
+    return made
+
+
+def with_odd_title(folder: Path) -> Made:
+    """A title in Latin-1, where Matroska wants UTF-8."""
+    made = plain(folder, "a.mkv", even(60), title="cafe of old")
+    made.path.write_bytes(made.path.read_bytes().replace(b"cafe of old", b"caf\xe9 of old"))
+    return made
+
+
 def lying_avi(folder: Path) -> Made:
     """The header of an AVI with five times the number of frames (in both places): as if it were cut short."""
     made = plain(folder, "a.avi", even(90, 30), base=FRAME, codec="mpeg4", options={"b": "2M", "bf": "0"})
@@ -402,6 +418,8 @@ KINDS: dict[str, Callable[[Path], Made]] = {
     "claims a third of its duration": lambda f: claims(f, Fraction(1, 3)),
     "claims three times its duration": lambda f: claims(f, Fraction(3)),
     "AVI that claims five times its frames": lying_avi,
+    "every frame called a key frame": all_called_keys,
+    "a title that is not UTF-8": with_odd_title,
     "begins without a key frame": headless,
     "cut short, mp4": lambda f: cut(f, "a.mp4"),
     "cut short, Matroska": lambda f: cut(f, "a.mkv"),

@@ -334,6 +334,47 @@ def test_what_was_lost_with_its_video_is_a_failure_and_the_rest_stays(videos, tm
     store.require_finished()
 
 
+def test_a_shard_that_is_lost_with_all_its_videos(videos, tmp_path):
+    some = tmp_path / "videos"
+    shutil.copytree(videos, some)
+    run_small(some, tmp_path / "out", shard_videos=2)
+    sorted((tmp_path / "out" / "shards").iterdir())[0].unlink()  # v0 and v1
+    for name in ("v0", "v1"):
+        (some / f"{name}.mp4").write_bytes(b"")
+    store = run_small(some, tmp_path / "out", shard_videos=2)
+    assert list(store) == ["v2", "v3", "v4"]
+    store.require_finished()
+
+
+def test_a_video_that_can_no_longer_be_read_stops_nothing(videos, tmp_path, caplog):
+    some = tmp_path / "videos"
+    shutil.copytree(videos, some)
+    (some / "v4.mp4").rename(tmp_path / "later.mp4")
+    run_small(some, tmp_path / "out")
+    (some / "v0.mp4").write_bytes(b"")
+    (tmp_path / "later.mp4").rename(some / "v4.mp4")
+    store = run_small(some, tmp_path / "out")
+    assert list(store) == [f"v{i}" for i in range(5)]
+    assert "v0: cannot be read any more, what was made of it stays" in caplog.text
+
+
+def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, monkeypatch):
+    some = tmp_path / "videos"
+    shutil.copytree(videos, some)
+    honest = items.file_facts
+
+    def replaced_meanwhile(path):
+        facts = honest(path)
+        if path.name == "v1.mp4":
+            path.write_bytes((videos / "v2.mp4").read_bytes())
+        return facts
+
+    monkeypatch.setattr(items, "file_facts", replaced_meanwhile)
+    store = run_small(some, tmp_path / "out")
+    assert list(store) == ["v0", "v2", "v3", "v4"]
+    assert store.manifest.failed["video/v1"]["error"] == "changed"
+
+
 def test_frames_that_were_lost_are_decoded_again(videos, tmp_path):
     config = decode.Config(videos=videos, out=tmp_path / "frames", short_side=32, crop=32)
     decode.run(config)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import resource
+import subprocess
 import sys
 import time
 
@@ -11,6 +14,7 @@ import psutil
 import pytest
 from conftest import write_video
 
+from excl.datasets.container import Limits
 from excl.datasets.isolated import DecoderProcess
 from excl.datasets.picture import Geometry
 from excl.datasets.sampling import Sampling
@@ -90,6 +94,43 @@ def test_memory_is_limited(tmp_path):
         list(narrow.read(big, SAMPLING))
     assert len(list(narrow.read(small, SAMPLING))) == 1
     narrow.kill()
+
+
+def test_an_answer_that_was_not_read_to_its_end_is_nobody_elses(decoder, video, tmp_path):
+    """However a reader was stopped, even before it could clean up, the next order gets its own answer."""
+    decoder.ask({"path": str(video), "sampling": dataclasses.asdict(SAMPLING)})
+    assert decoder.receive(video)[0] == b"F"
+    assert decoder.probe(video, Limits()).codec == "h264"
+    assert len(list(decoder.read(video, SAMPLING))) == 12
+
+
+def test_many_open_files(video):
+    """More than select(2) can watch."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard < 1200:
+        pytest.skip(f"no more than {hard} files may be open here")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1200, hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        process = DecoderProcess(timeout_s=20, memory_bytes=2**32)
+        assert len(list(process.read(video, SAMPLING))) == 12
+        process.kill()
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_limit_on_memory_that_was_there_before(video):
+    """As a cluster's scheduler sets it: it stays, and videos are read."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (20 * 2**30, 20 * 2**30))\n"
+        "import sys; from excl.workflows.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "probe", "--videos", str(video)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, "h264" in result.stdout) == (0, True), result.stdout
 
 
 def test_it_ends_with_its_parent(video):

@@ -363,6 +363,29 @@ def test_a_size_that_changes_in_mid_stream(tmp_path):
     assert numbers == list(range(0, 50, 5))
 
 
+@pytest.mark.parametrize(("start_s", "reason"), [(80_000, "too_large"), (700, "bad_times"), (500, None)])
+def test_pictures_that_start_long_after_the_sound(tmp_path, start_s, reason):
+    """What the first frame would have to fill is bounded as a gap is."""
+    path = tmp_path / "late.mkv"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        video = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "10"})
+        video.width, video.height, video.pix_fmt = 256, 192, "yuv420p"
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        samples.sample_rate, samples.pts = 8000, 0
+        container.mux(sound.encode(samples))
+        frame = av.VideoFrame.from_ndarray(numbered_picture(0), "rgb24")
+        frame.pts, frame.time_base = start_s, Fraction(1)
+        container.mux([*video.encode(frame), *video.encode()])
+    video = SampledVideo(path, Sampling(1, SMALL, Limits(max_duration_s=3600, max_gap_s=600 if start_s < 1000 else 1e6)))
+    if reason is None:
+        assert len(list(video)) >= 500
+        return
+    with pytest.raises(VideoError) as error:
+        list(video)
+    assert error.value.reason == reason
+
+
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
