@@ -86,7 +86,8 @@ class DecoderProcess:
                     fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.busy = True
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # it died at once: `receive` tells
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
     def receive(self, path: Path) -> tuple[bytes, bytearray]:
         """The next message: its letter and content. VideoError if none comes in time, or none will."""
@@ -123,6 +124,7 @@ class DecoderProcess:
         """Tell the process to end, from any thread; whoever waits for it gets a VideoError("crashed")."""
         process = self._process
         if process is not None and self._owner == os.getpid():
+            self.busy = True  # so that the next order starts another, even if this one is still dying
             process.kill()
 
     def kill(self) -> None:
