@@ -95,10 +95,15 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
     return {k: v for key, item in pairs for k, v in _flatten(item, f"{name}.{key}" if name else str(key)).items()}
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    old, new = _flatten(found), _flatten(wanted)
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The two values under every dotted key where nested mappings differ, `(nothing)` where one has no such key."""
+    old, new = _flatten(one), _flatten(other)
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [_difference(key, old.get(key, "(nothing)"), new.get(key, "(nothing)")) for key in keys]
+    return {key: (old.get(key, "(nothing)"), new.get(key, "(nothing)")) for key in keys}
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    return [_difference(key, old, new) for key, (old, new) in differing(found, wanted).items()]
 
 
 def _difference(key: str, old: object, new: object) -> str:
