@@ -1,0 +1,139 @@
+"""Which video of one source is which of another, where people name them in their own ways: `v_abc`, `abc.mp4`, `abc_i3d`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+PREFIX = "v_"
+VIDEO_ENDINGS = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".flv", ".3gp", ".ts"})
+ENOUGH = 0.5  # of the smaller side: so many equal names, and no rule is looked for
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is taken off every name of one side, in this order: a common suffix, a video's ending, the prefix `v_`."""
+
+    suffix: str = ""
+    ending: bool = False
+    prefix: bool = False
+
+    def __call__(self, name: str) -> str:
+        name = name.removesuffix(self.suffix)
+        name = os.path.splitext(name)[0] if self.ending else name
+        return name.removeprefix(PREFIX) if self.prefix else name
+
+    def __str__(self) -> str:
+        parts = [repr(self.suffix)] if self.suffix else []
+        parts += ["the ending of a video file"] if self.ending else []
+        parts += [repr(PREFIX)] if self.prefix else []
+        return " and ".join(parts)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """How much is taken off: of rules that match as well, the least one is used."""
+        return bool(self.suffix) + self.ending + self.prefix, len(self.suffix)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The names of A and B that are one video, under its common id, and a sentence on how they were found."""
+
+    pairs: dict[str, tuple[str, str]]
+    only_a: list[str]
+    only_b: list[str]
+    rule: str
+
+
+def pair(names_a: Iterable[str], names_b: Iterable[str]) -> Pairing:
+    """The videos in common: by equal names, or where fewer than half are, by the rule that finds the most.
+
+    ValueError where two names of a side become one, two rules find different pairs equally well, or nothing is common.
+    """
+    a, b = sorted(names_a), sorted(names_b)
+    exact = set(a) & set(b)
+    if len(exact) >= ENOUGH * min(len(a), len(b)):
+        return _pairing({name: (name, name) for name in sorted(exact)}, a, b, "equal ids")
+    rules_a = [(rule, {rule(name) for name in a}) for rule in _rules(a)]
+    rules_b = [(rule, {rule(name) for name in b}) for rule in _rules(b)]
+    found = [
+        (-len(ids_a & ids_b), _sum(rule_a, rule_b), rule_a, rule_b)
+        for (rule_a, ids_a), (rule_b, ids_b) in itertools.product(rules_a, rules_b)
+    ]
+    most = min(item[:2] for item in found)
+    if most[0] == 0:
+        raise ValueError(
+            f"no video of A is in B, neither by equal ids nor without prefixes and suffixes that all ids of a side have: "
+            f"A has {_some(a)}; B has {_some(b)}"
+        )
+    candidates = [(rule_a, rule_b) for *score, rule_a, rule_b in found if tuple(score) == most]
+    pairings = [_by_rules(a, b, *rules) for rules in candidates]
+    for other in pairings[1:]:
+        if set(other.pairs.values()) != set(pairings[0].pairs.values()):
+            raise ValueError(f"two rules match ids equally well: {pairings[0].rule}; or {other.rule}; rename one side")
+    return pairings[0]
+
+
+def chosen(names: Iterable[str], suffix: str, *, where: str) -> dict[str, str]:
+    """The names that end in `suffix`, by what is before it; ValueError if none does."""
+    found = {name.removesuffix(suffix): name for name in names if name.endswith(suffix)}
+    if not found:
+        raise ValueError(f"{where}: no id ends in {suffix!r}; it has {_some(sorted(names))}")
+    return found
+
+
+def _by_rules(a: Sequence[str], b: Sequence[str], rule_a: Rule, rule_b: Rule) -> Pairing:
+    by_a, by_b = _grouped(a, rule_a), _grouped(b, rule_b)
+    common = sorted(by_a.keys() & by_b.keys())
+    for side, groups in (("A", by_a), ("B", by_b)):
+        for name in common:
+            if len(groups[name]) > 1:
+                raise ValueError(
+                    f"ids are ambiguous: {' and '.join(map(repr, groups[name][:3]))} of {side} would all be {name!r}; "
+                    f"rename or remove all but one"
+                )
+    said = [f"those of {side} without {rule}" for side, rule in (("A", rule_a), ("B", rule_b)) if rule != Rule()]
+    pairs = {name: (by_a[name][0], by_b[name][0]) for name in common}
+    return _pairing(pairs, a, b, "ids, " + ", ".join(said) if said else "equal ids")
+
+
+def _pairing(pairs: dict[str, tuple[str, str]], a: Sequence[str], b: Sequence[str], rule: str) -> Pairing:
+    in_a, in_b = {first for first, _ in pairs.values()}, {second for _, second in pairs.values()}
+    return Pairing(pairs, [name for name in a if name not in in_a], [name for name in b if name not in in_b], rule)
+
+
+def _grouped(names: Sequence[str], rule: Rule) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(rule(name), []).append(name)
+    return groups
+
+
+def _rules(names: Sequence[str]) -> list[Rule]:
+    """All rules that apply to every one of these names and leave something of each."""
+    shared = names[0]
+    for name in names:
+        while not name.endswith(shared):
+            shared = shared[1:]
+    suffixes = ["", *(shared[match.start() :] for match in re.finditer(r"[-_.]", shared))]
+    rules = [Rule(*parts) for parts in itertools.product(suffixes, (False, True), (False, True))]
+    return [rule for rule in rules if all(_applies(rule, name) for name in names)]
+
+
+def _applies(rule: Rule, name: str) -> bool:
+    before = name.removesuffix(rule.suffix)
+    if rule.ending and PurePath(before).suffix.lower() not in VIDEO_ENDINGS:
+        return False
+    return bool(rule(name)) and (not rule.prefix or name.startswith(PREFIX))
+
+
+def _sum(a: Rule, b: Rule) -> tuple[int, int]:
+    return a.steps[0] + b.steps[0], a.steps[1] + b.steps[1]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f", … ({len(names):,} in all)" if len(names) > 3 else "")

@@ -1,0 +1,210 @@
+"""Features as others keep them, as arrays by video id: an excl store, a folder of array files, one HDF5 file.
+
+Nothing is unpickled. What cannot be read is a ValueError that names the file (and in it the dataset).
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from excl.pipeline.manifest import HEADER
+from excl.pipeline.store import FORMAT, FeatureStore
+
+ENDINGS = (".npy", ".npz", ".pt", ".pth")
+HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
+MAX_VALUES = 2**30  # of one video: a million rows of 1024
+WANTED = f"wanted is a feature store of excl, a folder of {', '.join(ENDINGS)} files, or one HDF5 file"
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """Arrays by name, each read when it is asked for; a ValueError or OSError where it cannot be."""
+
+    def __init__(self, path: Path, kind: str, read: Mapping[str, Callable[[], np.ndarray]]) -> None:
+        self.path, self.kind, self._read = path, kind, read
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return as_matrix(self._read[name](), where=f"{self.path}: {name!r}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    def centres_s(self, name: str) -> np.ndarray | None:  # noqa: ARG002
+        """The middle of each row's time in seconds, where the source knows it."""
+        return None
+
+
+class StoreArrays(Arrays):
+    """The features of a store of excl."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = FeatureStore(path)
+        super().__init__(path, "excl store", {name: self._reader(name) for name in self.store})
+
+    def _reader(self, name: str) -> Callable[[], np.ndarray]:
+        return lambda: self.store[name].features
+
+    def centres_s(self, name: str) -> np.ndarray | None:
+        video = self.store[name]
+        return (video.start_s + video.end_s) / 2
+
+
+def open_source(path: Path) -> Arrays:
+    """The features at `path`; ValueError or FileNotFoundError says what was found and what is wanted."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is nothing of that name; {WANTED}")
+    if path.is_dir():
+        return StoreArrays(path) if (path / HEADER).exists() else _folder(path)
+    if path.suffix.lower() in HDF5_ENDINGS or h5py.is_hdf5(path):
+        return _hdf5(path)
+    hint = " (give the folder that it lies in)" if path.suffix in ENDINGS else ""
+    raise ValueError(f"{path}: a file, and no HDF5{hint}; {WANTED}")
+
+
+def as_matrix(array: np.ndarray, *, where: str) -> np.ndarray:
+    """Rows [n, D] of [n, D], [1, n, D], [n, 1, 1, D] and the like: axes of length one go, from the left, until two stay."""
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{where}: values of the type {array.dtype}; wanted are numbers")
+    shape = list(array.shape)
+    while len(shape) > 2 and 1 in shape:
+        shape.remove(1)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"{where}: an array of the shape {array.shape}; wanted is [n, D], [1, n, D] or [n, 1, 1, D], n > 0")
+    return array.reshape(shape)
+
+
+def _folder(path: Path) -> Arrays:
+    files = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in ENDINGS and entry.is_file())
+    if not files:
+        below = next((file.parent for ending in ENDINGS for file in sorted(path.rglob(f"*{ending}"))), None)
+        hint = f"; there are some in {below}" if below else ""
+        raise ValueError(f"{path}: a folder without a {HEADER} of excl and without array files{hint}; {WANTED}")
+    by_id: dict[str, Path] = {}
+    for file in files:
+        if file.stem in by_id:
+            raise ValueError(f"{path}: {by_id[file.stem].name} and {file.name} are of one video; leave one of them there")
+        by_id[file.stem] = file
+    return Arrays(path, f"folder of {len(files):,} array files", {name: _reader(file) for name, file in by_id.items()})
+
+
+def _reader(path: Path) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        try:
+            return {".npy": _npy, ".npz": _npz}.get(path.suffix.lower(), _torch)(path)
+        except (ValueError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path}: cannot be read ({_first_line(error)})") from error
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            raise ValueError(f"{path}: a damaged archive ({_first_line(error)})") from error
+
+    return read
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0].strip()
+
+
+def _npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":  # of which np.load says that it is pickled, and how to load it unsafely
+            raise ValueError("not an array file of NumPy")
+    return _in_memory(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _in_memory(array: np.ndarray | h5py.Dataset) -> np.ndarray:
+    if array.size > MAX_VALUES:
+        raise ValueError(f"the shape {array.shape} has more than {MAX_VALUES:,} values, which no video's features have")
+    return np.asarray(array[()])
+
+
+def _npz(path: Path) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        largest = max((entry.file_size for entry in archive.infolist()), default=0)
+    if largest > 8 * MAX_VALUES:
+        raise ValueError(f"an array of {largest:,} bytes, which no video's features have")
+    with np.load(path, allow_pickle=False) as arrays:
+        names = list(arrays.keys())
+        if len(names) != 1 and "features" not in names:
+            raise ValueError(f"{len(names)} arrays ({', '.join(names[:5])}); wanted is one, or one named 'features'")
+        return arrays[names[0] if len(names) == 1 else "features"]
+
+
+def _torch(path: Path) -> np.ndarray:
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, torch.Tensor):
+        raise ValueError(f"holds a {type(found).__name__}; wanted is one tensor")
+    return (found.float() if found.dtype == torch.bfloat16 else found).detach().numpy()
+
+
+def _hdf5(path: Path) -> Arrays:
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable HDF5 file ({_first_line(error)})") from error
+    if file.attrs.get("format") == FORMAT:
+        raise ValueError(f"{path}: one shard of a feature store of excl; give the store's folder")
+    if not len(file):
+        raise ValueError(f"{path}: an HDF5 file without anything in it; wanted is a dataset or a group a video")
+
+    def reader(name: str) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            try:
+                return _in_memory(_dataset(file, name))
+            except (ValueError, OSError, KeyError, RuntimeError) as error:
+                raise ValueError(f"{path}: {name!r}: {_first_line(error)}") from error
+
+        return read
+
+    names = list(file)
+    if len(names) == 1 and isinstance(file.get(names[0]), h5py.Group) and len(file[names[0]]) > 1:
+        raise ValueError(
+            f"{path}: all of it is in the group {names[0]!r}; wanted is a dataset or a group a video at the top"
+        )
+    return Arrays(path, f"HDF5 file of {len(names):,} entries", {name: reader(name) for name in names})
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """The dataset of that name, or the only one in the group of that name."""
+    found = file[name]
+    if isinstance(found, h5py.Group):
+        inside = list(found)
+        if len(inside) != 1 or not isinstance(found[inside[0]], h5py.Dataset):
+            raise ValueError(f"a group with {', '.join(inside[:5]) or 'nothing'} in it; wanted is one dataset")
+        found = found[inside[0]]
+    if not isinstance(found, h5py.Dataset) or found.shape is None or found.dtype.kind not in "fiu":
+        raise ValueError(f"a dataset of the type {getattr(found, 'dtype', type(found).__name__)}; wanted are numbers")
+    return found
+
+
+def transposed_side(shapes_a: Sequence[tuple[int, int]], shapes_b: Sequence[tuple[int, int]]) -> str:
+    """'A' or 'B' if that side is [D, n] where the other is [n, D], 'A or B' if nothing tells which, else ''.
+
+    A side is transposed if the other has one width in most videos, and most of its own have it as their height only.
+    """
+    width_a, width_b = _most(shape[1] for shape in shapes_a), _most(shape[1] for shape in shapes_b)
+    height_a, height_b = _most(shape[0] for shape in shapes_a), _most(shape[0] for shape in shapes_b)
+    if width_a and width_a == width_b:
+        return ""
+    turned = [
+        side
+        for side, (height, width) in {"A": (height_a, width_b), "B": (height_b, width_a)}.items()
+        if height and height == width
+    ]
+    return " or ".join(turned)
+
+
+def _most(lengths: Iterable[int]) -> int:
+    """The length that more than half have; 0 if there is none."""
+    counts = Counter(lengths)
+    length, times = counts.most_common(1)[0] if counts else (0, 0)
+    return length if 2 * times > counts.total() else 0
