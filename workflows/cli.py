@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from excl.pipeline.config import describe
 from excl.pipeline.manifest import BusyError
 from excl.workflows import run as recipe
-from excl.workflows.steps import LOOK, STEPS, Step
+from excl.workflows.steps import COMPARE, LOOK, STEPS, Step
 
 log = logging.getLogger("excl")
 
@@ -31,10 +31,10 @@ DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with ex
 
 `probe` looks at videos. For a data set: decode (optional), extract, tokenise, pack, train, evaluate, each a command that
 leaves one folder and can be interrupted and run again; or all of them in one recipe with run. Then localize answers
-queries about any video. `excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in the
-environment an error shows where it was raised."""
+queries about any video, and compare tells whether two sets of features are the same. `excl COMMAND --help` tells more,
+`excl --version` which one this is. With EXCL_DEBUG=1 in the environment an error shows where it was raised."""
 
-COMMANDS = (LOOK, *STEPS.values(), Step("run", recipe.Config, recipe.run, failed=int))
+COMMANDS = (LOOK, *STEPS.values(), COMPARE, Step("run", recipe.Config, recipe.run, failed=int))
 INTERRUPTED = 130
 DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 

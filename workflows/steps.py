@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline import decode, evaluate, extract, localize, pack, probe, tokenise, train
+from excl.pipeline import compare, decode, evaluate, extract, localize, pack, probe, tokenise, train
 from excl.pipeline.manifest import Manifest
 from excl.workflows import demo
 
@@ -32,6 +32,7 @@ class Step:
 
 
 LOOK = Step("probe", probe.Config, probe.run, show=probe.show, failed=probe.num_bad)  # no step of a recipe
+COMPARE = Step("compare", compare.Config, compare.run, show=compare.show, failed=compare.num_failed)  # nor is this
 
 STEPS = {
     step.name: step
