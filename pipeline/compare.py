@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -36,9 +36,9 @@ LOOKED_AT = 16  # videos by which it is seen whether a side is transposed
 class Config:
     """Compare two sets of features of the same videos: the same, shifted, scaled, of another rate, or different."""
 
-    a: tyro.conf.Positional[Path]
+    a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="A")]
     """Features: a store of excl, a folder of .npy, .npz or .pt files, or an HDF5 file with a dataset or group a video."""
-    b: tyro.conf.Positional[Path]
+    b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="B")]
     """The features to compare them with, such as published ones; errors are relative to these."""
     suffix_a: str = ""
     """Take of A only the videos whose id ends so, such as _rgb, and take that off."""

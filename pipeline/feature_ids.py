@@ -34,9 +34,9 @@ class Rule:
         return " and ".join(parts)
 
     @property
-    def steps(self) -> tuple[int, int]:
+    def steps(self) -> tuple[int, int, int]:
         """How much is taken off: of rules that match as well, the least one is used."""
-        return bool(self.suffix) + self.ending + self.prefix, len(self.suffix)
+        return bool(self.suffix) + self.ending + self.prefix, int(self.ending), len(self.suffix)
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def _applies(rule: Rule, name: str) -> bool:
     return bool(rule(name)) and (not rule.prefix or name.startswith(PREFIX))
 
 
-def _sum(a: Rule, b: Rule) -> tuple[int, int]:
-    return a.steps[0] + b.steps[0], a.steps[1] + b.steps[1]
+def _sum(a: Rule, b: Rule) -> tuple[int, ...]:
+    return tuple(x + y for x, y in zip(a.steps, b.steps, strict=True))
 
 
 def _some(names: Sequence[str]) -> str:

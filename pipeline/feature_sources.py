@@ -136,7 +136,10 @@ def _npz(path: Path) -> np.ndarray:
         names = list(arrays.keys())
         if len(names) != 1 and "features" not in names:
             raise ValueError(f"{len(names)} arrays ({', '.join(names[:5])}); wanted is one, or one named 'features'")
-        return arrays[names[0] if len(names) == 1 else "features"]
+        array = arrays[names[0] if len(names) == 1 else "features"]
+    if not isinstance(array, np.ndarray):  # what is no array in the archive comes as bytes
+        raise ValueError("not an archive of NumPy arrays")
+    return array
 
 
 def _torch(path: Path) -> np.ndarray:

@@ -16,7 +16,7 @@ REPEAT_REACH = 64  # rows back in which an equal row counts as a repetition
 ODD_ROW = 0.1  # a row whose relative error is above this is not the same row
 UNIT_NORM = 2e-3
 TIE = 1e-6  # an offset has to be better than a smaller one by this much, in mean cosine
-RESAMPLED_IS_BETTER = 0.01  # what resampled rows have to gain, in mean cosine
+BETTER = 0.01  # what another way to line rows up has to gain, in mean cosine
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def likeness(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | Non
     if len(a) != len(b):
         at = np.arange(len(a)) * len(b) // len(a) if at is None else at
         other_offset, other = best_offset(a, b[at], max_offset)
-        if other > mean + RESAMPLED_IS_BETTER or math.isnan(mean):
+        if other > mean + BETTER or math.isnan(mean):
             return _measure(a, b[at], other_offset, resampled=True)
     return _measure(a, b, offset, resampled=False)
 
