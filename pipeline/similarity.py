@@ -16,7 +16,7 @@ REPEAT_REACH = 64  # rows back in which an equal row counts as a repetition
 ODD_ROW = 0.1  # a row whose relative error is above this is not the same row
 UNIT_NORM = 2e-3
 TIE = 1e-6  # an offset has to be better than a smaller one by this much, in mean cosine
-BETTER = 0.01  # what another way to line rows up has to gain, in mean cosine
+NEAR_COUNTS = 1.25  # row counts further apart than this are expected to be another rate
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ def best_offset(a: np.ndarray, b: np.ndarray, max_offset: int) -> tuple[int, flo
 
 
 def likeness(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None = None) -> Likeness:
-    """A against B at the best offset, where row counts differ also with B resampled to A's rows, whichever fits better.
+    """A against B at the best offset; where row counts differ also with B resampled to A's rows, if that fits better.
+
+    Counts that are more than a quarter apart need a reason not to be resampled: rows half as far apart (1 - cosine) without.
 
     `at` [n of A] says which row of B is at the time of each row of A; by default it is i * nB / nA, rounded down.
     """
@@ -136,9 +138,15 @@ def likeness(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | Non
     if len(a) != len(b):
         at = np.arange(len(a)) * len(b) // len(a) if at is None else at
         other_offset, other = best_offset(a, b[at], max_offset)
-        if other > mean + BETTER or math.isnan(mean):
+        far = max(len(a), len(b)) > NEAR_COUNTS * min(len(a), len(b)) and mean < 1 - 1e-3
+        if math.isnan(mean) or (1 - mean > (1 - other) / 2 if far else better(other, mean)):
             return _measure(a, b[at], other_offset, resampled=True)
     return _measure(a, b, offset, resampled=False)
+
+
+def better(mean: float, other: float) -> bool:
+    """Whether rows with this mean cosine are clearly nearer than with the other: at most three quarters as far apart."""
+    return 1 - mean < 0.75 * (1 - other)
 
 
 def _measure(a: np.ndarray, b: np.ndarray, offset: int, *, resampled: bool) -> Likeness:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from excl.pipeline.similarity import BETTER, Condition, Likeness, condition, likeness, repeats
+from excl.pipeline.similarity import Condition, Likeness, better, condition, likeness, repeats
 
 ROUNDING, REDUCED = 1e-3, 2e-2  # relative L2
 FACTOR = 1 - REDUCED**2 / 2  # the cosine of rows that are REDUCED apart once they have the same length
@@ -74,7 +74,7 @@ def judge(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None =
         without = likeness(a[repeats(a)[1] == 0], b[repeats(b)[1] == 0], max_offset)
         if without.rel <= REDUCED and not without.odd and not without.resampled:
             found, verdict = without, Verdict.REPEATS
-        elif without.cos_mean > found.cos_mean + BETTER:
+        elif better(without.cos_mean, found.cos_mean):
             found, verdict, notes = without, by_rules(of_a, of_b, without), ("without the repeated rows",)
     return Judged(of_a, of_b, found, verdict, notes + _remarks(of_a, of_b, found, verdict))
 

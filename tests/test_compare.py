@@ -220,6 +220,23 @@ def test_another_rate(times):
     assert back.notes[0] == f"rows A to B {times}:1, B resampled"
 
 
+def test_another_rate_of_rows_that_are_all_alike():
+    """Cosines above 0.99 everywhere, as a network gives them: twice the rows is another rate, not an offset."""
+    b = np.cumsum(rows_of(11).astype(float), axis=0) + 40
+    a = noisy(np.repeat(b, 2, axis=0), 0.02)
+    judged = judge(a, b, 16)
+    assert judged.likeness.control > 0.98
+    assert judged.likeness.resampled
+    assert judged.likeness.offset == 0
+    assert judged.verdict is Verdict.RATE
+
+
+def test_a_part_of_related_features_is_no_rate():
+    b = rows_of(100)
+    judged = judge(noisy(b, 0.3)[:55], b, 16)
+    assert (judged.verdict, judged.likeness.resampled, judged.likeness.offset) == (Verdict.RELATED, False, 0)
+
+
 def test_ratios():
     assert ratio(100, 203) == "1:2"
     assert ratio(800, 101) == "8:1"
