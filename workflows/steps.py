@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline import decode, evaluate, extract, localize, pack, probe, tokenise, train
+from excl.pipeline import decode, evaluate, extract, localize, pack, probe, tokenise, train, weights
 from excl.pipeline.manifest import Manifest
 from excl.workflows import demo
 
@@ -32,6 +32,7 @@ class Step:
 
 
 LOOK = Step("probe", probe.Config, probe.run, show=probe.show, failed=probe.num_bad)  # no step of a recipe
+WEIGHTS = Step("weights", weights.Config, weights.run, show=weights.show, failed=weights.num_wrong)  # nor is this
 
 STEPS = {
     step.name: step
