@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import subprocess
 import tarfile
 import zipfile
@@ -19,6 +20,7 @@ import torch
 from excl.models.i3d import published
 from excl.models.i3d.fetching import cached_path
 from excl.models.i3d.published import Facts, Published, class_names, git_blob_id
+from excl.models.i3d.reading import write_safetensors
 from excl.models.i3d.weights import check_spec, describe_wrong, load_weights
 from excl.workflows.cli import main
 
@@ -207,6 +209,29 @@ def test_a_flipped_bit_is_found_where_there_is_a_checksum(tmp_path, state, kind)
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
     assert describe_wrong(path).startswith("damaged")
+
+
+@pytest.mark.parametrize("kind", ["old.pt", "new.pt", "mine.safetensors"])
+def test_whatever_is_damaged_is_told_and_never_raised(tmp_path, state, kind):
+    path, draw = tmp_path / kind, random.Random(0)
+    if kind == "mine.safetensors":
+        write_safetensors(path, state, Facts())
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "new.pt")
+    whole = path.read_bytes()
+    for attempt in range(12):
+        damaged = bytearray(whole)
+        start = 0 if attempt % 3 else len(whole) - 30_000  # where names and lengths are
+        for _ in range(draw.choice([1, 5, 50])):
+            damaged[start + draw.randrange(30_000)] = draw.randrange(256)
+        path.write_bytes(damaged)
+        assert describe_wrong(path) or kind == "old.pt"  # which has no checksums
+
+
+def test_a_length_of_exabytes_asks_for_no_memory(tmp_path):
+    path = tmp_path / "long.pt"
+    path.write_bytes(b"\x80\x02\x8e" + (1 << 60).to_bytes(8, "little") + bytes(100))
+    assert "truncated" in describe_wrong(path)
 
 
 def changed(state, key, value):

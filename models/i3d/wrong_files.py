@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickletools
 import re
 import struct
@@ -17,6 +18,7 @@ from torch import Tensor
 from excl.models.i3d.network import I3D
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: the first of five pickles
+PICKLES_AT_MOST = 1 << 22  # bytes; those of I3D take 36 thousand, and the numbers come after them
 TF_INDEX_MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)  # the end of a table file
 BEGINNINGS = {
     b"version https://git-lfs.github.com/spec/": (
@@ -29,6 +31,7 @@ BEGINNINGS = {
     b"7z\xbc\xaf": "a file packed with 7z; unpack it first",
     b"\x28\xb5\x2f\xfd": "a file packed with zstd; unpack it first",
 }
+CUT = "truncated (or damaged): it is torch's format, and ends early; fetch it again"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 UNWRAP = "save that part alone: torch.save(torch.load(FILE, map_location='cpu', weights_only=True)[{key!r}], NEW)"
 
@@ -52,7 +55,7 @@ def wrong_bytes(path: Path) -> str | None:  # noqa: PLR0911 (one for each kind)
             return what
     if head.startswith(b"PK"):
         return _wrong_zip(path)
-    return _wrong_tar(path) if head[257:262] == b"ustar" or tarfile.is_tarfile(path) else None
+    return _wrong_tar(path) if head[257:262] == b"ustar" or _is_tar(path) else None
 
 
 def is_page(head: bytes) -> bool:
@@ -62,9 +65,9 @@ def is_page(head: bytes) -> bool:
 
 
 def _wrong_zip(path: Path) -> str | None:
-    if not zipfile.is_zipfile(path):
-        return "truncated or damaged: it begins as a zip file (torch's format), and the end is missing"
     try:
+        if not zipfile.is_zipfile(path):
+            return "truncated or damaged: it begins as a zip file (torch's format), and the end is missing"
         with zipfile.ZipFile(path) as archive:
             names = [name.split("/", 1)[-1] for name in archive.namelist()]
             if "constants.pkl" in names:
@@ -73,9 +76,17 @@ def _wrong_zip(path: Path) -> str | None:
                 return f"a zip archive that torch did not write (it holds {archive.namelist()[:1]}); unpack it first"
             if (damaged := archive.testzip()) is not None:
                 return f"damaged: the checksum of {damaged!r} in it is wrong; fetch it again"
-    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 (zipfile checks little before it believes a field)
         return f"damaged: a zip file that cannot be read ({error}); fetch it again"
     return None
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except (tarfile.TarError, OSError, EOFError, ValueError):
+        return False
 
 
 def _wrong_tar(path: Path) -> str:
@@ -100,7 +111,7 @@ def why_not_loaded(path: Path, error: Exception) -> str:
         if head[:2] not in {b"\x80" + bytes([n]) for n in range(2, 6)} and not head.startswith(b"PK"):
             return f"not a weight file: neither torch's format nor safetensors (it begins with {head[:8]!r})"
         if head.startswith(b"\x80") and _ends_early(path, pickles=5 if head == LEGACY_MAGIC else 1):
-            return "truncated: it is torch's format, and ends early; fetch it again"
+            return CUT
     text = str(error)
     blocked = re.search(r"GLOBAL ([\w.]+)", text)
     if blocked:
@@ -109,7 +120,7 @@ def why_not_loaded(path: Path, error: Exception) -> str:
             "with torch.save, or as safetensors"
         )
     if isinstance(error, EOFError) or re.search(r"unexpected EOF|Ran out of input|failed finding central", text):
-        return "truncated: it is torch's format, and ends early; fetch it again"
+        return CUT
     if "Weights only load failed" in text or "weights_only" in text:
         return "a pickle of more than tensors, or a damaged one, which is not loaded; save the state dict alone"
     return f"damaged, or not torch's format ({type(error).__name__}: {text.splitlines()[0][:100] if text else 'no reason'})"
@@ -117,14 +128,16 @@ def why_not_loaded(path: Path, error: Exception) -> str:
 
 def _ends_early(path: Path, *, pickles: int) -> bool:
     """Whether the file ends within its first pickles, which are read here and not executed."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        try:
-            for _ in range(pickles):
-                for _operation in pickletools.genops(file):
-                    pass
-        except (ValueError, IndexError, UnicodeDecodeError):
-            return file.tell() >= size
+        beginning = io.BytesIO(
+            file.read(PICKLES_AT_MOST)
+        )  # in memory, where a damaged length asks for no more than is there
+    try:
+        for _ in range(pickles):
+            for _operation in pickletools.genops(beginning):
+                pass
+    except (ValueError, IndexError, OverflowError):
+        return beginning.tell() >= path.stat().st_size
     return False
 
 
