@@ -13,7 +13,8 @@ import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from typing import Annotated, Any
 
@@ -23,18 +24,19 @@ from pydantic import ValidationError
 from excl.pipeline.config import describe
 from excl.pipeline.manifest import BusyError
 from excl.workflows import run as recipe
-from excl.workflows.steps import COMPARE, LOOK, STEPS, Step
+from excl.workflows.steps import STEPS, TOOLS, Step
 
 log = logging.getLogger("excl")
 
 DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with exact times, and ExCL trained on them.
 
-`probe` looks at videos. For a data set: decode (optional), extract, tokenise, pack, train, evaluate, each a command that
-leaves one folder and can be interrupted and run again; or all of them in one recipe with run. Then localize answers
-queries about any video, and compare tells whether two sets of features are the same. `excl COMMAND --help` tells more,
-`excl --version` which one this is. With EXCL_DEBUG=1 in the environment an error shows where it was raised."""
+`probe` looks at videos, `weights` at I3D's weights. For a data set: decode (optional), extract, tokenise, pack, train,
+evaluate, each a command that leaves one folder and can be interrupted and run again; or all of them in one recipe with run.
+Then localize answers queries about any video, and compare tells whether two sets of features are the same.
+`excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in the environment an error shows
+where it was raised."""
 
-COMMANDS = (LOOK, *STEPS.values(), COMPARE, Step("run", recipe.Config, recipe.run, failed=int))
+COMMANDS = (*TOOLS.values(), *STEPS.values(), Step("run", recipe.Config, recipe.run, failed=int))
 INTERRUPTED = 130
 DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 
@@ -84,8 +86,7 @@ def _plain_errors() -> Iterator[None]:
 
     tyro shows the user what a constructor raises, and pydantic's own text is for programmers.
     """
-    configs: set[Any] = {step.config for step in COMMANDS}
-    configs |= {f.default_factory for c in configs for f in dataclasses.fields(c) if isinstance(f.default_factory, type)}
+    configs = {config for step in COMMANDS for config in _configurations(step.config)}
     originals = {config: config.__init__ for config in configs}
     for config, original in originals.items():
         config.__init__ = _with_plain_errors(original)
@@ -94,6 +95,17 @@ def _plain_errors() -> Iterator[None]:
     finally:
         for config, original in originals.items():
             config.__init__ = original
+
+
+def _configurations(kind: Any) -> Iterator[Any]:
+    """A configuration and all that are in its fields, also those in unions: the dataclasses in a type, at any depth."""
+    if dataclasses.is_dataclass(kind):
+        yield kind
+        inner: Iterable[Any] = typing.get_type_hints(kind).values()
+    else:
+        inner = typing.get_args(kind)
+    for part in inner:
+        yield from _configurations(part)
 
 
 def _with_plain_errors(original: Callable[..., None]) -> Callable[..., None]:

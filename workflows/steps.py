@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline import compare, decode, evaluate, extract, localize, pack, probe, tokenise, train
+from excl.pipeline import compare, decode, evaluate, extract, localize, pack, probe, tokenise, train, weights
 from excl.pipeline.manifest import Manifest
 from excl.workflows import demo
 
@@ -31,8 +31,14 @@ class Step:
     failed: Callable[[Any], int] = _none_failed
 
 
-LOOK = Step("probe", probe.Config, probe.run, show=probe.show, failed=probe.num_bad)  # no step of a recipe
-COMPARE = Step("compare", compare.Config, compare.run, show=compare.show, failed=compare.num_failed)  # nor is this
+TOOLS = {  # which are no steps of a recipe
+    step.name: step
+    for step in (
+        Step("probe", probe.Config, probe.run, show=probe.show, failed=probe.num_bad),
+        Step("weights", weights.Config, weights.run, show=weights.show, failed=weights.num_wrong),
+        Step("compare", compare.Config, compare.run, show=compare.show, failed=compare.num_failed),
+    )
+}
 
 STEPS = {
     step.name: step

