@@ -237,6 +237,17 @@ def codec_name(stream: av.VideoStream) -> str:
     return stream.codec_context.codec.canonical_name
 
 
+def own_rate(stream: av.VideoStream, path: Path) -> Fraction:
+    """How many frames a second a stream has by what it says of itself; VideoError if it says nothing.
+
+    That is the rate on whose grid all its times lie, unless its average is another one, as of a variable rate.
+    """
+    average, base = stream.average_rate, stream.base_rate
+    if not average:
+        raise VideoError("bad_times", f"{path}: does not say how many frames a second it has; give a rate as fps")
+    return base if base and abs(base - average) < average / 100 else average
+
+
 def frame_gap(stream: av.VideoStream) -> int:
     """A lone frame without a duration lasts one period of the average rate, or a 25th of a second."""
     assert stream.time_base is not None

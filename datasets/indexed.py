@@ -9,7 +9,6 @@ Damage inside frames is something that these decoders do not tell.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +29,7 @@ from excl.datasets.container import (
 )
 from excl.datasets.packets import read_packets
 from excl.datasets.readers import FLAWS, READERS, Layout, Reader
-from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, require_sound
+from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, clock_of, require_sound
 from excl.datasets.video_errors import VideoError
 
 BATCH_BYTES = 64 * 2**20  # of whole pictures, before they are made small
@@ -46,14 +45,14 @@ class IndexedVideo(OnePass):
     def __iter__(self) -> Iterator[np.ndarray]:
         with open_video(self.path) as container:
             stream = choose_stream(container, self.path, self.sampling.limits)
-            clock = Clock(Fraction(str(self.sampling.fps)), start_time(container), _time_base(stream))
+            clock = clock_of(container, stream, self.path, self.sampling.fps)
             layout = self._layout(container, stream)
             claimed_s = claimed_duration_s(container, stream)
             last_frame_lasts = self._last_duration(layout, stream)
         end = clock.seconds(layout.presentation[-1] + last_frame_lasts)
         require_sound(self.path, self.sampling, end=end, claimed_s=claimed_s)
         read = self._reader(layout)
-        samples = [clock.first_sample_at(pts) for pts in layout.presentation[1:]] + [math.ceil(clock.fps * end)]
+        samples = [clock.first_sample_at(pts) for pts in layout.presentation[1:]] + [clock.num_samples(end)]
         counts = np.diff(samples, prepend=0)
         wanted = np.flatnonzero(counts).tolist()
         batch = max(1, BATCH_BYTES // (3 * layout.width * layout.height))
@@ -63,7 +62,7 @@ class IndexedVideo(OnePass):
                 yield from itertools.repeat(picture, counts[index])
         self._facts = VideoFacts(
             num_frames=samples[-1],
-            fps=self.sampling.fps,
+            fps=float(clock.fps),
             t0_s=float(clock.t0),
             duration_s=float(end),
             claimed_duration_s=claimed_s,

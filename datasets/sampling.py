@@ -8,15 +8,17 @@ floats 0.6 < 3/5, and every such slip is a wrong frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Protocol
 
+import av
 import numpy as np
 
-from excl.datasets.container import Limits
+from excl.datasets.container import Limits, own_rate, start_time
 from excl.datasets.picture import Geometry
 from excl.datasets.video_errors import VideoError
 
@@ -29,12 +31,14 @@ OnDamage = Literal["fail", "keep"]
 class Sampling:
     """How a video is read: samples a second, geometry, what is allowed, and what becomes of a damaged video.
 
+    Without `fps` it is the video's own rate, and sample k is the frame on screen in the middle of period k: of a video of
+    constant rate every frame is then one sample, however its times were rounded.
     `on_damage` is "fail" (any sign of damage refuses the video) or "keep" (what could be decoded is used). `backends` are
     the decoders, each tried if those before it refuse the file (`backends.py`). With more `threads` than one, one video is
     decoded faster and comes out the same.
     """
 
-    fps: float = 5.0
+    fps: float | None = 5.0
     geometry: Geometry = Geometry()
     limits: Limits = Limits()
     on_damage: OnDamage = "fail"
@@ -100,23 +104,36 @@ class OnePass:
 
 
 class Clock:
-    """The player's clock over a stream's presentation times, exact."""
+    """The player's clock over a stream's presentation times, exact. Sample k is taken at (k + phase) / fps seconds."""
 
-    def __init__(self, fps: Fraction, t0: Fraction, time_base: Fraction) -> None:
-        self.fps, self.t0, self.time_base = fps, t0, time_base
+    def __init__(self, fps: Fraction, t0: Fraction, time_base: Fraction, *, phase: Fraction = Fraction(0)) -> None:
+        self.fps, self.t0, self.time_base, self.phase = fps, t0, time_base, phase
         factor = fps * time_base  # sample number = factor * pts - offset, as one fraction with integers kept ready
-        offset = fps * t0
+        offset = fps * t0 + phase
         self._denominator = factor.denominator * offset.denominator
         self._per_pts = factor.numerator * offset.denominator
         self._offset = offset.numerator * factor.denominator
 
     def first_sample_at(self, pts: int) -> int:
-        """The least k >= 0 with k / fps at or after the time of `pts`: the first sample for which such a frame can stand."""
+        """The least sample k >= 0 at or after the time of `pts`: the first for which such a frame can stand."""
         return max(0, -((self._offset - self._per_pts * pts) // self._denominator))
+
+    def num_samples(self, end: Fraction) -> int:
+        """How many samples are taken before `end`, in seconds from the start; at least one."""
+        return max(1, math.ceil(self.fps * end - self.phase))
 
     def seconds(self, pts: int) -> Fraction:
         """Seconds from the start of the presentation."""
         return pts * self.time_base - self.t0
+
+
+def clock_of(container: av.container.InputContainer, stream: av.VideoStream, path: Path, fps: float | None) -> Clock:
+    """The clock by which a stream is sampled; VideoError if it has no rate of its own and `fps` is None."""
+    assert stream.time_base is not None  # choose_stream refuses such
+    t0 = start_time(container)
+    if fps is None:
+        return Clock(own_rate(stream, path), t0, stream.time_base, phase=Fraction(1, 2))
+    return Clock(Fraction(str(fps)), t0, stream.time_base)
 
 
 def require_sound(path: Path, sampling: Sampling, *, end: Fraction, claimed_s: float | None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import math
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
@@ -28,11 +27,10 @@ from excl.datasets.container import (
     codec_name,
     frame_gap,
     open_video,
-    start_time,
 )
 from excl.datasets.packets import Plan, PlanError, make_plan, read_packets, rewind
 from excl.datasets.picture import Converter
-from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, require_sound
+from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, clock_of, require_sound
 from excl.datasets.video_errors import VideoError
 
 log = logging.getLogger(__name__)
@@ -91,8 +89,7 @@ class SampledVideo(OnePass):
             yield from self._sample(container, stream, plan)
 
     def _clock(self, container: av.container.InputContainer, stream: av.VideoStream) -> Clock:
-        assert stream.time_base is not None
-        return Clock(Fraction(str(self.sampling.fps)), start_time(container), stream.time_base)
+        return clock_of(container, stream, self.path, self.sampling.fps)
 
     def _sample(
         self, container: av.container.InputContainer, stream: av.VideoStream, plan: Plan | None
@@ -122,11 +119,11 @@ class SampledVideo(OnePass):
             last_gap = plan.last_gap
         end = clock.seconds(shown_pts + (shown.duration or last_gap or frame_gap(stream)))
         self._require_sound(end, claimed_duration_s(container, stream), frames)
-        until = math.ceil(clock.fps * end)
+        until = clock.num_samples(end)
         if until > k:
             yield from itertools.repeat(convert(shown), until - k)
             k = until
-        self._facts = self._gather(container, stream, frames, plan, t0=clock.t0, end=end, num_frames=k)
+        self._facts = self._gather(container, stream, frames, plan, clock, end=end, num_frames=k)
 
     @staticmethod
     def _require_as_planned(plan: Plan, frames: TimedFrames) -> None:
@@ -160,16 +157,16 @@ class SampledVideo(OnePass):
         stream: av.VideoStream,
         frames: TimedFrames,
         plan: Plan | None,
+        clock: Clock,
         *,
-        t0: Fraction,
         end: Fraction,
         num_frames: int,
     ) -> VideoFacts:
         largest_gap = frames.largest_gap if plan is None else plan.largest_gap
         return VideoFacts(
             num_frames=num_frames,
-            fps=self.sampling.fps,
-            t0_s=float(t0),
+            fps=float(clock.fps),
+            t0_s=float(clock.t0),
             duration_s=float(end),
             claimed_duration_s=claimed_duration_s(container, stream),
             frames_expected=self._frames_expected or stream.frames or None,

@@ -14,7 +14,7 @@ import time
 from dataclasses import field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -45,8 +45,8 @@ class Config:
     list's own folder."""
     out: Path
     """The folder to write: frames and manifest. Run again with the same settings, it goes on where it stopped."""
-    fps: PositiveFloat = 5.0
-    """Frames a second of presentation time."""
+    fps: PositiveFloat | Literal["native"] = 5.0
+    """Frames a second of presentation time, or native, the rate of each video itself."""
     short_side: int | str = 256
     """Pixels to which the shorter side of the picture is scaled, or like 226-upscale-only: smaller ones are made larger,
     larger ones are left as they are."""
@@ -108,7 +108,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
         source = items.file_facts(item.path)
         video = config.reading.open(
             item.path,
-            fps=config.fps,
+            fps=None if config.fps == "native" else config.fps,
             geometry=Geometry.of(config.short_side, config.crop),
             backends=choose(config.backend),
             threads=item.threads,
@@ -141,12 +141,13 @@ def _predict(config: Config, todo: list[items.Item]) -> None:
     chosen = todo[:: max(1, len(todo) // SAMPLED_VIDEOS)][:SAMPLED_VIDEOS]
     for item in chosen:
         try:
-            seconds = config.reading.probe(item.path).duration_s or 0.0
+            probe = config.reading.probe(item.path)
+            rate = (probe.rate or 25.0) if config.fps == "native" else config.fps
             some = iter(config.reading.open(item.path, fps=1 / SAMPLED_SECONDS, geometry=geometry))
             sizes += [len(encode(frame)) for frame in itertools.islice(some, 3)]
         except VideoError:
             continue  # it is told of when its turn comes
-        wanted_frames.append(seconds * config.fps)
+        wanted_frames.append((probe.duration_s or 0.0) * rate)
     if not sizes:
         return
     count = sum(wanted_frames) / len(chosen) * len(todo)
@@ -166,7 +167,7 @@ def _size(num_bytes: float) -> str:
 
 
 def stored_videos(
-    folder: Path, *, fps: float, short_side: int | str, crop: int, backends: tuple[str, ...]
+    folder: Path, *, fps: float | None, short_side: int | str, crop: int, backends: tuple[str, ...]
 ) -> tuple[dict[str, Path], str]:
     """Video id to the file that holds its frames, for a folder of `decode`, and how the frames are kept there.
 
@@ -174,7 +175,7 @@ def stored_videos(
     """
     manifest = Manifest.read(folder, stage=STAGE)
     items.require_finished(manifest)
-    wanted = {"fps": fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
+    wanted = {"fps": "native" if fps is None else fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
     made_by, version = manifest.header["identity"], manifest.header["code_version"]
     found = {key: made_by.get(key) for key in wanted}
     if version != CODE_VERSION:

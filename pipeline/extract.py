@@ -8,39 +8,50 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
+import os
 import threading
 import time
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
+import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.backends import Choice, choose
+from excl.datasets.backends import Choice
 from excl.datasets.files import find_videos
-from excl.datasets.picture import Geometry
 from excl.datasets.sampling import Video
 from excl.datasets.video_errors import VideoError
-from excl.models.i3d.extractor import Extractor, choose_device
-from excl.models.i3d.timemap import FRAMES_PER_ROW, row_times
+from excl.models.i3d.compiling import Compile
+from excl.models.i3d.extractor import MAX_SIZE, Extractor, choose_devices
+from excl.models.i3d.presets import PRESETS, PresetName
+from excl.models.i3d.runner import Precision, check_precision, keep_freed_memory
+from excl.models.i3d.timemap import Pool
 from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline import decode, items
-from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
+from excl.pipeline.features import Making, RowSettings, making, video_features, weights_identity
 from excl.pipeline.frames import LOSSLESS, StoredFrames
 from excl.pipeline.reading import ReadingSeveral, num_cores
 from excl.pipeline.shards import ShardedStage, part_name
 from excl.pipeline.store import Shard, VideoFeatures, write_shard
 
-STAGE, CODE_VERSION = "extract", 1
+log = logging.getLogger(__name__)
+
+STAGE, CODE_VERSION = "extract", 2
 CODE_VERSIONS = {decode.STAGE: decode.CODE_VERSION, STAGE: CODE_VERSION}  # of all code that makes a feature
+
+
+OfPreset = tyro.conf.arg(help_behavior_hint="(default: the preset's)")
+OfWindows = tyro.conf.arg(help_behavior_hint="(default: the preset's, if it has windows)")
 
 
 @dataclass(frozen=True, config=STRICT)
 class Config:
-    """Make I3D RGB features of videos: a row of 1024 numbers every 8 frames, with the seconds it describes."""
+    """Make I3D RGB features of videos: rows of 1024 numbers, with the seconds that each describes."""
 
     out: Path
     """The feature store to write. Run again with the same settings, it goes on where it stopped."""
@@ -49,56 +60,95 @@ class Config:
     list's own folder."""
     frames: Path | None = None
     """A folder that `excl decode` wrote, in place of --videos."""
-    weights: str = "kinetics"
-    """kinetics or charades (downloaded on first use), a file in the format of the public PyTorch port, or random:SEED,
-    weights by formula that are good for trying things out and for nothing else."""
-    fps: PositiveFloat = 5.0
-    """Frames a second of presentation time; the paper uses 5."""
-    short_side: int | str = 256
+    preset: PresetName = "excl"
+    """Rate, picture, weights and rows by name: excl, a row every 8 of 5 frames a second, or excl-dense, a row for every
+    frame; the others as features were made that others published (docs/features.md). What is given beside it wins."""
+    bug_compatible: bool = False
+    """Repeat also those mistakes of a published pipeline that change which rows there are."""
+    weights: Annotated[str | None, OfPreset] = None
+    """kinetics or charades (downloaded on first use), a file in the format of the public PyTorch port or of safetensors, the
+    name of an imported file, or random:SEED, weights by formula that are good for trying things out and for nothing else."""
+    fps: Annotated[PositiveFloat | Literal["native"] | None, OfPreset] = None
+    """Frames a second of presentation time (the paper uses 5), or native, the rate of each video itself."""
+    short_side: Annotated[int | str | None, OfPreset] = None
     """Pixels to which the shorter side of the picture is scaled, or like 226-upscale-only: smaller ones are made larger,
     larger ones are left as they are."""
-    crop: Annotated[int, Field(ge=32)] = 224
+    crop: Annotated[Annotated[int, Field(ge=32, le=MAX_SIZE)] | None, OfPreset] = None
     """Pixels of the centred square that is kept; the published weights were trained on 224."""
+    stride: Annotated[Literal[8, 4, 2, 1] | None, OfPreset] = None
+    """A row every so many frames of the whole video. 4, 2 and 1 cost 1.02, 1.2 and 2.4 times as much as 8."""
+    window: Annotated[PositiveInt | None, OfWindows] = None
+    """In place of the whole video, windows of so many frames, each seen by itself, as many published features were made."""
+    hop: Annotated[PositiveInt | None, OfWindows] = None
+    """Frames from one window's start to the next; if only --window is given, as many."""
+    window_mean: Annotated[bool | None, OfWindows] = None
+    """Average the rows of each window into one."""
+    last_window: Annotated[Literal["pad", "drop"] | None, OfWindows] = None
+    """What becomes of the video's end: pad fills the last window up with copies of the last frame, drop leaves out what
+    fills no window."""
+    pool: Annotated[Pool | None, OfPreset] = None
+    """2x7x7 averages neighbouring steps of 8 frames in pairs, as the published network does; 1x7x7 does not."""
     backend: Choice = "pyav"
     """What decodes: pyav, the reference; decord, torchcodec, torchcodec-cuda (NVDEC), which refuse files that they would
     get wrong; or auto, the GPU's decoder where there is one, with pyav for what it refuses, and otherwise pyav."""
+    precision: Precision = "float32"
+    """What I3D computes in: float32, tf32 (NVIDIA's GPUs, three digits), bfloat16 (faster; relative error below 1e-2)."""
     dtype: Literal["float16", "float32"] = "float16"
-    """How features are stored. They are computed in float32."""
+    """How features are stored."""
     shard_videos: PositiveInt = 64
     """How many videos make up one shard."""
     device: str = "auto"
-    """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps, or several GPUs: cuda:0,cuda:1."""
+    chunk_frames: Annotated[PositiveInt, Field(multiple_of=8)] = 512
+    """Frames that the network sees at once of a long video: fewer need less memory and more time, the rows are the same."""
+    compile: Compile = "auto"
+    """torch.compile for shapes that come so often that it pays (auto), at once (always), or never."""
     retry_failed: bool = False
     """Try those videos again that failed before."""
     reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
     """How videos are read."""
 
     def __post_init__(self) -> None:
-        check_sampled(self.short_side, self.crop, self.backend)
-        check_spec(self.weights)
-        choose_device(self.device)
+        made = self.making()
+        check_sampled(made.short_side, made.crop, self.backend)
+        check_spec(self.weights_spec)
+        for device in choose_devices(self.device):
+            check_precision(self.precision, device)
         if (self.videos is None) == (self.frames is None):
             raise ValueError("give either --videos or --frames")
 
+    def making(self) -> Making:
+        """How the features are made; ValueError for settings that contradict each other."""
+        names = [field.name for field in dataclasses.fields(RowSettings)]
+        return making(
+            RowSettings(**{name: getattr(self, name) for name in names}),
+            fps=self.fps,
+            short_side=self.short_side,
+            crop=self.crop,
+            backend=self.backend,
+            precision=self.precision,
+            dtype=self.dtype,
+        )
 
-RUN_ONLY = ("videos", "frames", "out", "device", "retry_failed", "reading")
+    @property
+    def weights_spec(self) -> str:
+        """Which weights, by name."""
+        return self.weights or PRESETS[self.preset].weights
 
 
 def run(config: Config, *, map: items.Map | None = None) -> Path:
     """Extract what is not extracted yet; failures are recorded and do not stop the run. Returns the store's folder."""
+    made = config.making()
     pictures, identify = LOSSLESS, _identify_file
     if config.frames is not None:
         videos, pictures = stored_videos(
-            config.frames,
-            fps=config.fps,
-            short_side=config.short_side,
-            crop=config.crop,
-            backends=choose(config.backend),
+            config.frames, fps=made.fps, short_side=made.short_side, crop=made.crop, backends=made.backends
         )
         identify = source_of
     else:
         assert config.videos is not None
         videos = find_videos(config.videos)
+    keep_freed_memory()
     made_by = recipe(config, pictures)
     stage = ShardedStage(
         name=STAGE,
@@ -111,12 +161,14 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
         identify=identify,
     )
     stage.run(videos, map=map or items.in_threads(_workers(config)), retry_failed=config.retry_failed)
+    for extractor in _extractors.values():
+        log.info("%s", extractor.runner.take_usage().summary())
     return config.out
 
 
 def _workers(config: Config) -> int:
     """How many videos at once: on a CPU I3D takes longest and all cores, so that one video ahead is enough."""
-    enough = 2 if choose_device(config.device).type == "cpu" else num_cores()
+    enough = 2 if choose_devices(config.device)[0].type == "cpu" else num_cores()
     return config.reading.decoders or enough
 
 
@@ -129,21 +181,12 @@ def recipe(config: Config, pictures: str) -> dict[str, Any]:
 
     `pictures` is how frames were kept on the way: "png" is without loss, and so the same as not at all.
     """
-    weights = _weights(config.weights)
-    settings = identity(config, run_only=RUN_ONLY)
-    settings["weights"] = {
-        "source": weights.source,
-        "sha256": weights.sha256,
-        "classes": weights.num_classes,
-        "random": weights.is_random,
-    }
     return {
-        **settings,
-        "backend": list(choose(config.backend)),
+        **config.making().to_json(),
+        "weights": weights_identity(_weights(config.weights_spec)),
         "pictures": pictures,
         "network": "i3d-rgb",
-        "frames_per_row": FRAMES_PER_ROW,
-        "pool": "2x7x7",
+        "shard_videos": config.shard_videos,
         "code_versions": CODE_VERSIONS,
     }
 
@@ -154,17 +197,24 @@ def _weights(spec: str) -> Weights:
 
 
 _one_at_a_time = threading.Lock()
+_extractors: dict[tuple[Any, ...], Extractor] = {}
 
 
-def _extractor(spec: str, device: str) -> Extractor:
-    """One network a process, made when the process gets its first video."""
+def _extractor(config: Config, number: int) -> Extractor:
+    """The network for item `number`: one a device and process, made when the process gets its first video."""
+    devices = choose_devices(config.device)
+    device = devices[number % len(devices)]
+    made = config.making()
+    settings = (os.getpid(), config.weights_spec, made, config.chunk_frames, config.compile)  # a fork has no threads
     with _one_at_a_time:
-        return _make_extractor(spec, device)
-
-
-@functools.lru_cache(maxsize=1)
-def _make_extractor(spec: str, device: str) -> Extractor:
-    return Extractor(_weights(spec), device=choose_device(device))
+        for known in list(_extractors):
+            if known[0] != settings:
+                del _extractors[known]
+        if (settings, device) not in _extractors:
+            _extractors[settings, device] = made.extractor(
+                _weights(config.weights_spec), device, chunk_frames=config.chunk_frames, compile=config.compile
+            )
+        return _extractors[settings, device]
 
 
 def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> dict[str, Any]:
@@ -175,7 +225,7 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         state = items.read_state(item.path)
         video = _open_video(config, item)
         source = video.source if isinstance(video, StoredFrames) else items.file_facts(item.path)
-        extractor = _extractor(config.weights, config.device)
+        extractor = _extractor(config, item.number)
         features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source)
         items.require_unchanged(item.path, state)
     except VideoError as error:
@@ -190,7 +240,7 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         "num_rows": len(features.features),
         "duration_s": features.duration_s,
         "quality": items.quality(features.facts),
-        "device": str(choose_device(config.device)),
+        "device": str(extractor.runner.device),
         "stat": state,
         "wall_s": round(time.monotonic() - started, 3),
     }
@@ -199,30 +249,14 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
 def _open_video(config: Config, item: items.Item) -> Video:
     if config.frames is not None:
         return StoredFrames(item.path, item.video_id)
+    made = config.making()
     return config.reading.open(
         item.path,
-        fps=config.fps,
-        geometry=Geometry.of(config.short_side, config.crop),
-        backends=choose(config.backend),
+        fps=made.fps,
+        geometry=made.geometry,
+        backends=made.backends,
         threads=item.threads,
     )
-
-
-def video_features(
-    video: Video, extractor: Extractor, *, video_id: str, dtype: str, source: dict[str, Any]
-) -> VideoFeatures:
-    """The feature rows of one video with their seconds; VideoError if it cannot be read."""
-    rows = extractor(video)
-    facts = video.facts
-    start_s, end_s = row_times(facts.num_frames, fps=facts.fps, duration_s=facts.duration_s)
-    described = {**dataclasses.asdict(facts), "source": source}
-    with np.errstate(over="ignore"):  # said below
-        stored = rows.astype(np.dtype(dtype))
-    if not np.isfinite(stored).all():
-        raise VideoError(
-            "features", f"{video.path}: features up to {np.abs(rows).max():.3g} do not fit {dtype}; use dtype float32"
-        )
-    return VideoFeatures(video_id, stored, start_s, end_s, described)
 
 
 def _join(target: Path, sources: list[tuple[str, Path]], *, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -13,14 +13,15 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.backends import why_not
-from excl.datasets.picture import Geometry
 from excl.datasets.text import UNK, Vocabulary, tokenise
-from excl.models.i3d.extractor import Extractor, choose_device
-from excl.models.i3d.weights import load_weights
+from excl.models.i3d.extractor import choose_device
+from excl.models.i3d.runner import check_precision, keep_freed_memory
+from excl.models.i3d.weights import Weights, imported_names, load_weights
 from excl.pipeline import items, train
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.examples import Example
-from excl.pipeline.extract import CODE_VERSIONS, video_features
+from excl.pipeline.extract import CODE_VERSIONS
+from excl.pipeline.features import OWN_FILE, Making, video_features
 from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
 from excl.pipeline.reading import Reading, num_cores
 from excl.pipeline.shards import MAX_THREADS
@@ -104,43 +105,54 @@ def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
             f"{config.run}: its features were made by other versions of the code ({recipe['code_versions']}) than "
             f"there are now ({CODE_VERSIONS}); extract, pack and train again"
         )
-    weights = load_weights(config.weights or _weights_of(recipe, config.run))
-    if weights.sha256 != recipe["weights"]["sha256"]:
-        raise ValueError(
-            f"{config.run}: its features were made with the weights {recipe['weights']}, "
-            f"not with {weights.source} (sha256 {weights.sha256})"
-        )
+    weights = _weights(config, recipe)
+    made = Making.from_recipe(recipe)
+    device = choose_device(config.device)
+    check_precision(made.precision, device)
+    keep_freed_memory()
     return video_features(
         config.reading.open(
             config.video,
-            fps=recipe["fps"],
-            geometry=Geometry.of(recipe["short_side"], recipe["crop"]),
-            backends=_backends_of(recipe),
+            fps=made.fps,
+            geometry=made.geometry,
+            backends=_backends_of(made),
             threads=min(MAX_THREADS, num_cores()),
         ),
-        Extractor(weights, device=choose_device(config.device)),
+        made.extractor(weights, device),
         video_id=config.video.stem,
-        dtype=recipe["dtype"],
+        dtype=made.dtype,
         source={"file": config.video.name},
     )
 
 
-def _backends_of(recipe: dict[str, Any]) -> tuple[str, ...]:
+def _backends_of(made: Making) -> tuple[str, ...]:
     """The decoders by which the features were made, if this machine has them, and otherwise the reference."""
-    missing = [backend for backend in recipe["backend"] if why_not(backend)]
+    missing = [backend for backend in made.backends if why_not(backend)]
     if missing:
         log.warning(
             "the run's features were made with the decoder %s; this machine has it not, so pyav is taken", missing[0]
         )
         return ("pyav",)
-    return tuple(recipe["backend"])
+    return made.backends
 
 
-def _weights_of(recipe: dict[str, dict[str, str]], run: Path) -> str:
-    source = recipe["weights"]["source"]
-    if source in {"kinetics", "charades"} or source.startswith("random:"):
-        return source
-    raise ValueError(f"{run}: its features were made with the weight file {source!r}; say where it is with --weights")
+def _weights(config: Config, recipe: dict[str, Any]) -> Weights:
+    """The weights that the run's features were made with: those of the setting, published ones, or imported ones."""
+    wanted = recipe["weights"]
+    names = [config.weights] if config.weights else imported_names() if wanted["source"] == OWN_FILE else [wanted["source"]]
+    for name in names:
+        weights = load_weights(name)
+        if weights.sha256 == wanted["sha256"]:
+            return weights
+        if name == config.weights:
+            raise ValueError(
+                f"{config.run}: its features were made with the weights {wanted}, not with {name} (sha256 of its tensors "
+                f"{weights.sha256})"
+            )
+    raise ValueError(
+        f"{config.run}: its features were made with weights from {wanted['source']} (sha256 of the tensors "
+        f"{wanted['sha256'][:12]}…) that are not in the cache; say where they are with --weights"
+    )
 
 
 def _example(query: str, video: VideoFeatures, vocabulary: Vocabulary) -> Example:

@@ -63,7 +63,7 @@ class Reading(Guarded):
     record says what was found."""
 
     def open(
-        self, path: Path, *, fps: float, geometry: Geometry, backends: tuple[str, ...] = ("pyav",), threads: int = 1
+        self, path: Path, *, fps: float | None, geometry: Geometry, backends: tuple[str, ...] = ("pyav",), threads: int = 1
     ) -> IsolatedVideo:
         """One pass over a video, read by this thread's decoder."""
         return self.decoder().read(path, Sampling(fps, geometry, self.limits(), self.on_damage, backends, threads))

@@ -14,7 +14,7 @@ import torch
 from conftest import write_video
 
 from excl.datasets.text import Vocabulary
-from excl.models.i3d.timemap import row_times
+from excl.models.i3d.timemap import Continuous
 from excl.pipeline import train
 from excl.pipeline.evaluate import table
 from excl.pipeline.manifest import Manifest, RecipeMismatchError
@@ -47,7 +47,7 @@ def made(tmp_path_factory):
     videos = []
     for number in range(24):
         split = "train" if number < 14 else "val" if number < 18 else "test"
-        start_s, end_s = row_times(80, fps=5.0, duration_s=16.0)  # 9 rows
+        start_s, end_s = Continuous().row_times(80, fps=5.0, duration_s=16.0)  # 9 rows
         values = 0.1 * generator.standard_normal((9, 8))
         cut = int(generator.integers(2, 7))
         for animal, span in (("cat", slice(0, cut)), ("dog", slice(cut, 9))):

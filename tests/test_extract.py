@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from conftest import write_video
 from excl.datasets.picture import Geometry
 from excl.datasets.sampling import Sampling
 from excl.datasets.video import SampledVideo
-from excl.models.i3d.timemap import num_rows, row_times
+from excl.models.i3d.timemap import Continuous
 from excl.pipeline import decode, extract, items
 from excl.pipeline.frames import StoredFrames
 from excl.pipeline.manifest import Manifest, RecipeMismatchError
@@ -51,9 +52,9 @@ def test_every_video_has_its_rows_and_their_seconds(videos, tmp_path):
         video = store[f"v{number}"]
         sampled = -(-frames * 5 // 25)
         assert video.facts["num_frames"] == sampled
-        assert video.features.shape == (num_rows(sampled), 1024)
+        assert video.features.shape == (Continuous().num_rows(sampled), 1024)
         assert video.features.dtype == np.float16
-        start_s, end_s = row_times(sampled, fps=5.0, duration_s=frames / 25)
+        start_s, end_s = Continuous().row_times(sampled, fps=5.0, duration_s=frames / 25)
         np.testing.assert_array_equal(video.start_s, start_s)
         np.testing.assert_array_equal(video.end_s, end_s)
         assert video.facts["source"]["file"] == f"v{number}.mp4"
@@ -155,9 +156,12 @@ def test_videos_added_later_extend_the_store(videos, tmp_path):
 class FewNumbers:
     """In the place of I3D where only the order of writing is tested: features made of the frames' mean colours."""
 
+    layout = Continuous()
+    runner = SimpleNamespace(device="cpu")
+
     def __call__(self, frames):
         means = np.array([frame.mean() for frame in frames])
-        return np.resize(means, (num_rows(len(means)), 1024)).astype(np.float32)
+        return np.resize(means, (Continuous().num_rows(len(means)), 1024)).astype(np.float32)
 
 
 @pytest.fixture

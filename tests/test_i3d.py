@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 
 import numpy as np
@@ -14,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from excl.models.i3d import I3D
-from excl.models.i3d.extractor import Extractor, choose_device
-from excl.models.i3d.network import pool_pairs, same_pads
-from excl.models.i3d.timemap import padded_frames
+from excl.models.i3d.extractor import MAX_BATCH_FRAMES, MAX_SIZE, Extractor, choose_device, choose_devices
+from excl.models.i3d.network import same_pads
+from excl.models.i3d.quirks import PortChunks, ShiftedWindows, StacksWithOneMore
+from excl.models.i3d.runner import TOLERANCE, Runner, _normalised, flops_of_clip
+from excl.models.i3d.timemap import Continuous, NoRowsError, Windows
 from excl.models.i3d.weights import load_weights
 
 
@@ -32,8 +40,18 @@ def network():
 
 
 @functools.cache
-def extractor(chunk_frames):
-    return Extractor(weights(), device=torch.device("cpu"), chunk_frames=chunk_frames)
+def extractor_of(layout):
+    return Extractor(weights(), device=torch.device("cpu"), layout=layout)
+
+
+def extractor(chunk_frames, layout):
+    found = extractor_of(layout)
+    found.chunk_frames = chunk_frames
+    return found
+
+
+def noise(frames, *, size=32, seed=0):
+    return np.random.default_rng([seed, frames]).integers(0, 256, (frames, size, size, 3), dtype=np.uint8)
 
 
 def literal_features(state, x):
@@ -152,20 +170,113 @@ def test_a_row_reads_the_frames_it_should():
     assert (touched[0], touched[-1]) == (8 * row - 44, 8 * row + 62)
 
 
-@settings(max_examples=30, deadline=None)
-@given(frames=st.integers(1, 150), chunk=st.sampled_from([8, 16, 24, 40, 64]), seed=st.integers(0, 9))
-def test_chunks_give_what_the_whole_video_gives(frames, chunk, seed):
-    pixels = np.random.default_rng(seed).integers(0, 256, (frames, 32, 32, 3), dtype=np.uint8)
-    found = extractor(chunk)(iter(pixels))
-    padded = np.concatenate([pixels, np.repeat(pixels[-1:], padded_frames(frames) - frames, axis=0)])
+def by_definition(pixels, stride, pool):
+    """Rows of the whole video at once, its padding written out: copies of the first frame in front, of the last behind."""
+    lead = 8 - stride if pool == "2x7x7" else 4 - stride // 2
+    wanted = ceil(len(pixels) / stride)
+    if pool == "2x7x7":
+        wanted = max(1, wanted - 1)
+    steps = ceil(wanted * stride / 8) + (pool == "2x7x7")
+    behind = 8 * steps + 8 - stride - lead - len(pixels)
+    padded = np.concatenate([np.repeat(pixels[:1], lead, axis=0), pixels, np.repeat(pixels[-1:], behind, axis=0)])
     x = torch.from_numpy(padded).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     with torch.inference_mode():
-        wanted = pool_pairs(network().steps(x))[0].numpy()
-    assert found.shape == wanted.shape == (max(1, ceil(frames / 8) - 1), 1024)
+        rows = network().steps(x, stride=stride)[0]
+    if pool == "2x7x7":
+        rows = (rows[: -8 // stride] + rows[8 // stride :]) / 2
+    return rows[:wanted].numpy()
+
+
+@settings(max_examples=240, deadline=None)
+@given(
+    frames=st.integers(1, 150),
+    chunk=st.sampled_from([8, 16, 24, 40, 64, 96]),
+    stride=st.sampled_from([8, 8, 8, 4, 2, 1]),
+    pool=st.sampled_from(["2x7x7", "2x7x7", "1x7x7"]),
+)
+def test_chunks_give_what_the_whole_video_gives(frames, chunk, stride, pool):
+    pixels = noise(frames, size=16)
+    found = extractor(chunk, Continuous(stride, pool))(iter(pixels))
+    wanted = by_definition(pixels, stride, pool)
+    assert found.shape == wanted.shape == (Continuous(stride, pool).num_rows(frames), 1024)
     assert relative_error(found, wanted) < 2e-6
 
 
-def test_a_long_video_is_never_held_whole():
+@pytest.mark.parametrize(("frames", "chunk", "stride"), [(77, 16, 8), (60, 24, 2)])
+def test_chunks_at_full_size(frames, chunk, stride):
+    pixels = noise(frames, size=224)
+    found = extractor(chunk, Continuous(stride))(iter(pixels))
+    assert relative_error(found, by_definition(pixels, stride, "2x7x7")) < 2e-6
+
+
+@pytest.mark.parametrize("stride", [4, 2, 1])
+def test_rows_in_between_are_those_of_videos_that_start_later(stride):
+    """Away from the borders, row j of a small stride is a row of the network on the frames from some frame on."""
+    pixels = noise(232)
+    found = extractor(64, Continuous(stride))(iter(pixels))
+    compared = 0
+    for offset in range(0, 8, stride):
+        x = torch.from_numpy(pixels[offset : offset + 224]).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        with torch.inference_mode():
+            shifted = network().features(x)[0].numpy()
+        for k in range(7, 20):  # its centre is frame offset + 8k + 8, that of row j is stride * (j + 1)
+            row = (offset + 8 * k + 8) // stride - 1
+            assert np.abs(found[row] - shifted[k]).max() < 2e-6 * np.abs(shifted).max()
+            compared += 1
+    assert compared == 13 * 8 // stride
+
+
+CLIP_LAYOUTS = [
+    Windows(window=16, hop=16),
+    Windows(window=24, hop=24, last="drop"),
+    Windows(window=16, hop=4),
+    Windows(window=20, hop=7, mean=True),
+    Windows(window=16, hop=40, pool="1x7x7"),
+    Windows(window=64, hop=64, mean=True, last="drop"),
+    ShiftedWindows(window=16),
+    StacksWithOneMore(),
+]
+
+
+@pytest.mark.parametrize("layout", CLIP_LAYOUTS, ids=str)
+@pytest.mark.parametrize("frames", [1, 9, 16, 17, 25, 63, 64, 65, 100, 131])
+def test_clips_are_seen_by_themselves(layout, frames):
+    pixels = noise(frames)
+    try:
+        rows = layout.num_rows(frames)
+    except NoRowsError as error:
+        with pytest.raises(NoRowsError, match=re.escape(str(error))):
+            extractor(32, layout)(iter(pixels))
+        return
+    wanted = []
+    for begin, end in layout.clips(frames):
+        clip = pixels[np.minimum(np.arange(begin, end), frames - 1)]
+        x = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        with torch.inference_mode():
+            steps = network().steps(x)[0].numpy()
+        of_clip = (steps[:-1] + steps[1:]) / 2 if layout.pool == "2x7x7" else steps
+        wanted += [of_clip.mean(axis=0)] if layout.mean else list(of_clip)
+    found = extractor(32, layout)(iter(pixels))
+    assert found.shape == (rows, 1024)
+    assert relative_error(found, np.stack(wanted)[:rows]) < 2e-6
+
+
+@pytest.mark.parametrize("frames", [1603, 1605, 1700])
+def test_clips_longer_than_a_chunk(frames):
+    """The chunks of a clip of any length, even or odd, give what the clip gives: the remainder of its length is kept."""
+    pixels = noise(frames)
+    found = extractor(256, PortChunks())(iter(pixels))
+    wanted = []
+    for start in range(1, frames - 56, 1600):
+        clip = pixels[max(1, start - 48) : min(frames - 1, start + 1656)]
+        with torch.inference_mode():
+            x = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+            wanted.append(network().features(x)[0].numpy())
+    assert relative_error(found, np.concatenate(wanted)) < 2e-6
+
+
+@pytest.mark.parametrize("layout", [Continuous(), Continuous(stride=1), Windows(), Windows(window=24, hop=40)], ids=str)
+def test_a_long_video_is_never_held_whole(layout):
     """The extractor lets go of frames: what it holds is a chunk and its context, whatever the length."""
     alive = {"now": 0, "most": 0}
 
@@ -179,14 +290,113 @@ def test_a_long_video_is_never_held_whole():
             alive["most"] = max(alive["most"], alive["now"])
             yield np.zeros((32, 32, 3), np.uint8).view(Frame)
 
-    assert len(extractor(64)(frames())) == 74
-    assert alive["most"] <= 64 + 2 * 48 + 1
+    assert len(extractor(64, layout)(frames())) == layout.num_rows(600)
+    assert alive["most"] <= 64 + 2 * 48 + 16
+
+
+def test_videos_at_the_same_time_give_what_single_ones_give():
+    """Threads that share the network, on which clips of equal shape are computed together."""
+    videos = [noise(frames, seed=seed) for seed, frames in enumerate([40, 90, 40, 128, 90, 40, 9, 64])]
+    alone = [extractor(32, Continuous())(iter(pixels)) for pixels in videos]
+    shared = Extractor(weights(), device=torch.device("cpu"), chunk_frames=32)
+    shared.runner.batch_frames = 4096
+    shapes = []
+    compute = shared.runner._compute
+    shared.runner._compute = lambda x, **more: shapes.append(x.shape) or compute(x, **more)
+    gate = threading.Event()
+    shared.runner._thread.submit(gate.wait)  # until all are waiting
+    with ThreadPoolExecutor(len(videos)) as pool:
+        futures = [pool.submit(shared, iter(pixels)) for pixels in videos]
+        while len(shared.runner._jobs) < len(videos):
+            time.sleep(0.01)
+        gate.set()
+        together = [future.result() for future in futures]
+    assert max(shape[0] for shape in shapes) >= 3
+    for one, other in zip(alone, together, strict=True):
+        assert relative_error(other, one) < 2e-6
+
+
+def test_an_error_of_the_network_comes_to_those_who_asked():
+    broken = Extractor(weights(), device=torch.device("cpu"), chunk_frames=32)
+    compute = broken.runner._compute
+
+    def fail_once(*_, **__):
+        broken.runner._compute = compute
+        raise RuntimeError("out of something")
+
+    broken.runner._compute = fail_once
+    with pytest.raises(RuntimeError, match="out of something"):
+        broken(iter(noise(40)))
+    assert len(broken(iter(noise(40)))) == 4
+
+
+def test_no_tensor_has_two_to_the_31_elements():
+    """Of the largest pictures and strides that are allowed, and of the largest batch; shapes alone, on the meta device."""
+    largest = 0
+
+    def note(_module, _inputs, output):
+        nonlocal largest
+        largest = max(largest, output.numel())
+
+    with torch.device("meta"):
+        net = I3D().eval()
+    for module in net.modules():
+        module.register_forward_hook(note)
+    cpu = torch.device("cpu")
+    for size in (224, 256, 448, 700, MAX_SIZE):
+        for stride in (8, 1):
+            frames = Extractor(weights(), device=cpu, layout=Continuous(stride))._chunk_frames(size)
+            with torch.no_grad():
+                net.steps(torch.empty(1, 3, frames + 96 + 8 - stride, size, size, device="meta"), stride=stride)
+    with torch.no_grad():
+        net.steps(torch.empty(1, 3, MAX_BATCH_FRAMES, 224, 224, device="meta"))
+    assert 2**30 < largest < 2**31
+
+
+def test_precisions():
+    pixels = noise(72, size=64)
+    exact = extractor(32, Continuous())(iter(pixels))
+    rounded = Extractor(weights(), device=torch.device("cpu"), precision="bfloat16")(iter(pixels))
+    assert rounded.dtype == np.float32
+    assert 1e-4 < relative_error(rounded, exact) < TOLERANCE["bfloat16"] / 2
+    with pytest.raises(ValueError, match="tf32 is one of NVIDIA's GPUs, not of cpu"):
+        Extractor(weights(), device=torch.device("cpu"), precision="tf32")
+
+
+def test_wrong_arithmetic_is_noticed_at_the_start(monkeypatch):
+    monkeypatch.setattr(Runner, "_compute", lambda self, x, **_: self._network.steps(_normalised(x, self._dtype)) * 1.1)
+    with pytest.raises(ValueError, match=r"I3D on cpu in bfloat16 is off by .*another version of PyTorch"):
+        Runner(weights(), device=torch.device("cpu"), precision="bfloat16")
+
+
+def test_what_was_done_is_told():
+    """Frames with their context, floating-point operations by the published count of 111.15 G multiply-adds a clip."""
+    assert flops_of_clip(64, 224) == pytest.approx(2 * 111.1503e9, rel=1e-3)
+    assert flops_of_clip(64 + 7, 224, 1) / flops_of_clip(64, 224) == pytest.approx(2.44 * 71 / 64, rel=0.05)
+    shared = Extractor(weights(), device=torch.device("cpu"), chunk_frames=32)
+    shared(iter(noise(100)))
+    usage = shared.runner.take_usage()
+    assert usage.frames == 80 + 104  # of 104 frames: [0, 32 + 48) for the first 32, and all of them for the others
+    assert "frames in" in usage.summary()
+    assert shared.runner.take_usage().summary() == "I3D had nothing to do"
+
+
+def test_freed_memory_is_kept_without_harm():
+    code = (
+        "from excl.models.i3d.runner import keep_freed_memory; keep_freed_memory(); import numpy as np;"
+        "print(sum(np.ones(10_000_000)[::1_000_000].sum() for _ in range(5)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "50.0\n"
 
 
 def test_devices():
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="device 'nonsense'"):
         choose_device("nonsense")
+    assert choose_devices("cpu") == [torch.device("cpu")]
+    with pytest.raises(ValueError, match="names one device twice"):
+        choose_devices("cpu,cpu")
     if not torch.cuda.is_available():
         assert choose_device("auto") == torch.device("cpu")
         with pytest.raises(ValueError, match="device 'cuda'"):
@@ -196,5 +406,7 @@ def test_devices():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_what_the_cpu_gives():
     pixels = np.random.default_rng(0).integers(0, 256, (80, 112, 112, 3), dtype=np.uint8)
-    on_gpu = Extractor(weights(), device=torch.device("cuda"), chunk_frames=32)(iter(pixels))
-    assert relative_error(on_gpu, extractor(64)(iter(pixels))) < 1e-5
+    wanted = extractor(64, Continuous())(iter(pixels))
+    for precision, tolerance in TOLERANCE.items():
+        found = Extractor(weights(), device=torch.device("cuda"), precision=precision, chunk_frames=32)(iter(pixels))
+        assert relative_error(found, wanted) < tolerance

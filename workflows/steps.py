@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline import compare, decode, evaluate, extract, localize, pack, probe, tokenise, train, weights
+from excl.pipeline import (
+    classify,
+    compare,
+    decode,
+    evaluate,
+    extract,
+    localize,
+    pack,
+    probe,
+    tokenise,
+    train,
+    verify_weights,
+    weights,
+)
 from excl.pipeline.manifest import Manifest
 from excl.workflows import demo
 
@@ -36,6 +49,14 @@ TOOLS = {  # which are no steps of a recipe
     for step in (
         Step("probe", probe.Config, probe.run, show=probe.show, failed=probe.num_bad),
         Step("weights", weights.Config, weights.run, show=weights.show, failed=weights.num_wrong),
+        Step(
+            "verify-weights",
+            verify_weights.Config,
+            verify_weights.run,
+            show=verify_weights.show,
+            failed=verify_weights.num_wrong,
+        ),
+        Step("classify", classify.Config, classify.run, show=classify.show),
         Step("compare", compare.Config, compare.run, show=compare.show, failed=compare.num_failed),
     )
 }

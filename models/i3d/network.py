@@ -5,6 +5,12 @@ that its weight files load with `strict=True`. TensorFlow's SAME padding is kept
 input and may differ in front and behind.
 
 Shapes: N clips, C channels, T frames, H x W pixels; T' = ceil(T / 8).
+
+Rows may be had more often than every 8 frames. The network halves time three times, and what is dropped on the way is a
+choice: with both choices of each halving there are 8 rows where there was one, each what the network gives when it starts
+so many frames later. `steps` makes both choices for the halvings that a stride asks for, so that the layers before them are
+computed once: most of the work is done before the second halving, and a row for every frame costs 2.4 times a row for every
+8, not 8 times.
 """
 
 from __future__ import annotations
@@ -15,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 FEATURE_DIM = 1024
+STRIDES = (8, 4, 2, 1)
+FRAMES_BEFORE_HALVING = {"Conv3d_1a_7x7": 2, "MaxPool3d_4a_3x3": 4, "MaxPool3d_5a_2x2": 8}  # layer: frames a step after it
 
 
 def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -23,12 +31,8 @@ def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _same_padding(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    """`x` and the symmetric padding left to the layer: x where pads are symmetric, padded with zeros where not."""
-    pads = [same_pads(size, k, s) for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
-    if all(front == behind for front, behind in pads):
-        return x, tuple(front for front, _ in pads)
-    return F.pad(x, [pad for front_behind in reversed(pads) for pad in front_behind]), (0, 0, 0)
+def _same_padding(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [same_pads(size, k, s) for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
 
 
 class Unit(nn.Module):
@@ -40,7 +44,10 @@ class Unit(nn.Module):
         self.bn: nn.Module = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, padding = _same_padding(x, self.conv3d.kernel_size, self.conv3d.stride)
+        pads = _same_padding(x, self.conv3d.kernel_size, self.conv3d.stride)
+        padding = tuple(front for front, _ in pads)
+        if any(front != behind for front, behind in pads):  # only the first layer, of three channels
+            x, padding = F.pad(x, [pad for front_behind in reversed(pads) for pad in front_behind]), (0, 0, 0)
         x = F.conv3d(x, self.conv3d.weight, self.conv3d.bias, self.conv3d.stride, padding)
         return F.relu(self.bn(x), inplace=True)
 
@@ -53,8 +60,9 @@ class Pool(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        x, padding = _same_padding(x, self.kernel, self.stride)
-        return F.max_pool3d(x, self.kernel, self.stride, padding)
+        # The pad behind is at most one longer than the one in front: rounding up makes room for it, without a copy.
+        front = tuple(front for front, _ in _same_padding(x, self.kernel, self.stride))
+        return F.max_pool3d(x, self.kernel, self.stride, front, ceil_mode=True)
 
 
 class Mixed(nn.Module):
@@ -108,16 +116,26 @@ class I3D(nn.Module):
         # The port's files call the classifier `logits`, which is also the method's name: registered by hand, both stand.
         self._modules["logits"] = Logits(num_classes)
 
-    def steps(self, x: Tensor) -> Tensor:
-        """Mixed_5c averaged over space, float [N, T', 1024], of RGB frames x float [N, 3, T, H, W] in [-1, 1].
+    def steps(self, x: Tensor, *, stride: int = 8) -> Tensor:
+        """Mixed_5c averaged over space, float32 [N, T', 1024], of RGB frames x float [N, 3, T, H, W] in [-1, 1].
 
         The average covers whatever space is left: 7 x 7 for 224 pixels.
+
+        With a `stride` of 4, 2 or 1 there is a step every so many frames: T must be 8m + 8 - stride, and the result is
+        [N, 8m / stride, 1024], of which step i is what the network gives for the frames from i * stride on, but that its
+        layers see the frames before these too.
         """
+        clips, offsets = x.shape[0], 8 // stride
+        if stride not in STRIDES or (stride < 8 and x.shape[2] % 8 != 8 - stride):
+            raise ValueError(f"stride {stride}, {x.shape[2]} frames: wanted is 8, 4, 2 or 1, and 8m + 8 - stride frames")
         for name, layer in self._modules.items():
+            if stride < FRAMES_BEFORE_HALVING.get(name, 0):
+                x = torch.cat([x[:, :, :-1], x[:, :, 1:]])  # twice the clips, the second half one step later
             if name != "logits":
                 assert layer is not None
                 x = layer(x)
-        return x.mean(dim=(3, 4)).transpose(1, 2)
+        x = x.mean(dim=(3, 4), dtype=torch.float32).transpose(1, 2)  # [offsets * N, T', 1024]
+        return x.reshape(offsets, clips, -1, FEATURE_DIM).permute(1, 2, 0, 3).flatten(1, 2)
 
     def features(self, x: Tensor) -> Tensor:
         """Feature rows, float [N, T' - 1, 1024]: the average pool of 2 x 7 x 7 over Mixed_5c, for x as in `steps`.
@@ -148,6 +166,9 @@ def fold_batch_norm(network: I3D) -> I3D:
     return network
 
 
-def pool_pairs(steps: Tensor) -> Tensor:
-    """Averages of neighbouring time steps, [N, n + 1, 1024] to [N, n, 1024]: the temporal half of I3D's last pool."""
-    return (steps[:, :-1] + steps[:, 1:]) / 2
+def pool_pairs(steps: Tensor, *, offsets: int = 1) -> Tensor:
+    """Averages of time steps 8 frames apart, [N, n + offsets, 1024] to [N, n, 1024]: the time of I3D's last pool.
+
+    `offsets` is how many steps there are for every 8 frames.
+    """
+    return (steps[:, :-offsets] + steps[:, offsets:]) / 2

@@ -103,14 +103,14 @@ def load_weights(spec: str) -> Weights:
 
 
 def read_weights(path: Path, *, source: str) -> Weights:
-    """The weights in a file; ValueError says by name what a wrong file is."""
+    """The weights in a file; ValueError says by name what a wrong file is. A published file is known by its content."""
     state, facts = read_weight_file(path)
     name = published_name(facts.git_blob_id)
     num_classes = len(state["logits.conv3d.bias"])
     names = class_names(name) if name else None
     if names is not None and len(names) != num_classes:
         names = None
-    return Weights(state, num_classes, source, digest(state), facts, names)
+    return Weights(state, num_classes, name or source, digest(state), facts, names)
 
 
 def describe_wrong(path: Path) -> str:

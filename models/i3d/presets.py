@@ -1,0 +1,70 @@
+"""How I3D features were made by those who published them, and how excl makes them: rate, picture, weights and rows by name.
+
+From their public code and documentation. Published features are not repeated to the bit by these: their frames went
+through JPEG files and other scalers. Row counts are for a video of T sampled frames.
+
+| preset | frames a second | short side | rows | published for |
+|---|---|---|---|---|
+| excl | 5 | 256 | max(1, ceil(T/8) - 1) | the ExCL paper |
+| excl-dense | 5 | 256 | max(1, T - 1) | a row for every frame |
+| vslnet-charades | 24 | 226, upscale only | ceil(T/12) | Charades-STA features of VSLNet |
+| vslnet-tacos | the video's | 224 | ceil(T/16) | TACoS and ActivityNet features of VSLNet |
+| piergiaj | 24 | 226, upscale only | max(1, ceil(T/8) - 1) | the PyTorch port's own script |
+| video-features | the video's | 256 | max(1, floor(T/64)) | v-iashin/video_features |
+| finspire | 25 | 256 | max(1, floor((T - 16)/16) + 1) | Finspire13/pytorch-i3d-feature-extraction |
+
+Where the published code has a mistake that changes which rows there are, `bugs` is the layout that repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from excl.models.i3d.quirks import PortChunks, ShiftedWindows, StacksWithOneMore
+from excl.models.i3d.timemap import Continuous, Layout, Windows
+
+PresetName = Literal["excl", "excl-dense", "vslnet-charades", "vslnet-tacos", "piergiaj", "video-features", "finspire"]
+
+_UPSCALE_226 = "226-upscale-only"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Frames a second (None: the video's own), geometry as `Geometry.of` takes it, weights, rows, rows with mistakes."""
+
+    layout: Layout
+    fps: float | None = 5.0
+    short_side: int | str = 256
+    crop: int = 224
+    weights: str = "kinetics"
+    bugs: Layout | None = None
+
+
+PRESETS: dict[str, Preset] = {
+    "excl": Preset(Continuous()),
+    "excl-dense": Preset(Continuous(stride=1)),
+    "vslnet-charades": Preset(
+        Windows(window=24, hop=24), 24.0, _UPSCALE_226, weights="charades", bugs=ShiftedWindows(window=24)
+    ),
+    "vslnet-tacos": Preset(Windows(window=16, hop=16), None, 224, bugs=ShiftedWindows(window=16)),
+    "piergiaj": Preset(Continuous(), 24.0, _UPSCALE_226, weights="charades", bugs=PortChunks()),
+    "video-features": Preset(Windows(window=64, hop=64, mean=True, last="drop"), None, bugs=StacksWithOneMore()),
+    "finspire": Preset(Windows(window=16, hop=16, last="drop"), 25.0),
+}
+assert set(PRESETS) == set(get_args(PresetName))
+
+_KINDS: dict[str, type[Any]] = {
+    "continuous": Continuous,
+    "windows": Windows,
+    "port-chunks": PortChunks,
+    "shifted-windows": ShiftedWindows,
+    "stacks-with-one-more": StacksWithOneMore,
+}
+
+
+def layout_from_json(values: Mapping[str, Any]) -> Layout:
+    """The layout of which `to_json` gave these values."""
+    settings = dict(values)
+    return _KINDS[settings.pop("kind")](**settings)

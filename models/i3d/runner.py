@@ -1,0 +1,258 @@
+"""The network on a device: clips from several threads, those of equal shape together, in the precision that was chosen.
+
+What bounds the work is arithmetic: 1.74 G multiply-adds a frame of 224 x 224. On a CPU memory comes next, and most of that
+is memory that the C library gives back after every layer and asks for again page by page (`keep_freed_memory`). On a GPU
+frames travel as bytes from pinned memory on a stream of their own while the batch before is computed, and are normalised
+there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+import threading
+import time
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from excl.models.i3d.compiling import Compile, Compiler
+from excl.models.i3d.network import I3D, fold_batch_norm
+from excl.models.i3d.weights import Weights
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+# How far the features may be from float32 on random weights and noise, relative to the largest. Measured on a CPU: 6e-7 and
+# 7e-3 (README); beyond these bounds the arithmetic is not what it says.
+TOLERANCE = {"float32": 2e-5, "tf32": 1e-2, "bfloat16": 3e-2}
+SAME_SHAPES_BEFORE_TUNING = 3  # cuDNN tries its algorithms only for shapes that come again and again
+
+
+@dataclass
+class Usage:
+    """What a runner has done: frames given to the network, the seconds it was busy, and from when to when (monotonic)."""
+
+    frames: int = 0
+    flops: int = 0
+    busy_s: float = 0.0
+    first_s: float | None = None
+    last_s: float = 0.0
+
+    def summary(self) -> str:
+        """One line for people."""
+        if self.first_s is None or self.last_s <= self.first_s:
+            return "I3D had nothing to do"
+        wall_s = self.last_s - self.first_s
+        return (
+            f"I3D: {self.frames} frames in {self.busy_s:.1f} s of computing, {self.flops / self.busy_s / 1e12:.2f} TFLOP/s; "
+            f"it waited for frames {max(0.0, 1 - self.busy_s / wall_s):.0%} of {wall_s:.1f} s"
+        )
+
+
+@dataclass(eq=False)
+class _Job:
+    clips: np.ndarray
+    result: Future[Tensor]
+
+
+class Runner:
+    """Runs I3D. `submit` from any thread; clips of equal shape that wait together are computed together.
+
+    They are as many as have the largest tensor of `batch_frames` frames of 224 x 224 pixels; with 0 no more than one job's.
+
+    Raises ValueError for a precision that the device has not, or that on this machine is not what it should be.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        device: torch.device,
+        precision: Precision = "float32",
+        stride: int = 8,
+        batch_frames: int = 0,
+        compile: Compile = "never",
+    ) -> None:
+        check_precision(precision, device)
+        self.device, self.precision, self.stride, self.batch_frames = device, precision, stride, batch_frames
+        self.usage = Usage()
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._network = fold_batch_norm(weights.network()).to(device, self._dtype)
+        self._network.to(memory_format=torch.channels_last_3d)
+        self._compiler = Compiler(compile, device, tolerance=TOLERANCE[precision])
+        self._jobs: deque[_Job] = deque()
+        self._changing = threading.Lock()
+        self._seen: Counter[tuple[int, ...]] = Counter()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="excl-i3d")
+        self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._flying: deque[tuple[Any, Any, Tensor, list[_Job]]] = deque()
+        if precision != "float32" or device.type != "cpu":
+            self.check(weights)
+
+    def submit(self, clips: np.ndarray) -> Future[Tensor]:
+        """Steps of clips uint8 [B, T, H, W, 3], as `I3D.steps` has them: float32 [B, T' * 8 / stride, 1024] on the CPU."""
+        job = _Job(clips, Future())
+        with self._changing:
+            self._jobs.append(job)
+        self._thread.submit(self._work)
+        return job.result
+
+    def take_usage(self) -> Usage:
+        """What it has done since it was asked last."""
+        taken, self.usage = self.usage, Usage()
+        return taken
+
+    def check(self, weights: Weights) -> None:
+        """ValueError if the arithmetic is not that of its precision: a small clip is compared with the CPU's float32.
+
+        Some versions of cuDNN and of PyTorch had wrong three-dimensional convolutions.
+        """
+        noise = np.random.default_rng(0).integers(0, 256, (1, 24 - self.stride, 64, 64, 3), dtype=np.uint8)
+        with torch.no_grad():
+            x = _normalised(torch.from_numpy(noise), torch.float32)
+            wanted = weights.network().steps(x, stride=self.stride)
+            found = self._compute(torch.from_numpy(noise).to(self.device), tuned=False).cpu()
+        error = float((found - wanted).abs().max() / wanted.abs().max())
+        log.info("I3D on %s in %s: relative error %.1e against float32 on the CPU", self.device, self.precision, error)
+        if not error <= TOLERANCE[self.precision]:
+            raise ValueError(
+                f"I3D on {self.device} in {self.precision} is off by {error:.1e}, allowed is "
+                f"{TOLERANCE[self.precision]:.0e}: PyTorch {torch.__version__} with cuDNN "
+                f"{torch.backends.cudnn.version()} computes it wrongly here. "
+                "Take another version of PyTorch, another precision, or the device cpu."
+            )
+
+    def _work(self) -> None:
+        """Compute what waits, as much of it at once as fits together. Runs in the runner's own thread."""
+        jobs = self._take()
+        if jobs:
+            try:
+                self._run(jobs)
+            except Exception as error:  # noqa: BLE001  (belongs to those who asked, whatever it is)
+                for job in jobs:
+                    job.result.set_exception(error)
+        while self._flying and (len(self._flying) > 1 or not self._jobs):
+            self._land()
+
+    def _take(self) -> list[_Job]:
+        with self._changing:
+            if not self._jobs:
+                return []
+            taken = [self._jobs.popleft()]
+            room = self.batch_frames - self._cost(taken[0])
+            for job in list(self._jobs):
+                if job.clips.shape[1:] == taken[0].clips.shape[1:] and self._cost(job) <= room:
+                    room -= self._cost(job)
+                    self._jobs.remove(job)
+                    taken.append(job)
+        return taken
+
+    def _cost(self, job: _Job) -> float:
+        """The job's largest tensor, in frames of 224 x 224 pixels at a stride of 8."""
+        clips, num_frames, height, width, _ = job.clips.shape
+        return clips * num_frames * (height * width / 224**2) * (2 if self.stride == 1 else 1)
+
+    @torch.no_grad()
+    def _run(self, jobs: list[_Job]) -> None:
+        shape = (sum(len(job.clips) for job in jobs), *jobs[0].clips.shape[1:])
+        self.usage.first_s = self.usage.first_s or time.monotonic()
+        self._seen[shape] += 1
+        tuned = self._seen[shape] > SAME_SHAPES_BEFORE_TUNING
+        frames = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copying is not None)
+        np.concatenate([job.clips for job in jobs], out=frames.numpy())
+        if self._copying is None:
+            started = time.monotonic()
+            steps = self._compute(frames.to(self.device), tuned=tuned).cpu()
+            self._done(jobs, steps, shape, busy_s=time.monotonic() - started)
+            return
+        with torch.cuda.stream(self._copying):
+            x = frames.to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._copying)
+        x.record_stream(computing)
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record(computing)
+        steps = self._compute(x, tuned=tuned)
+        landing = torch.empty(steps.shape, dtype=steps.dtype, pin_memory=True)
+        landing.copy_(steps, non_blocking=True)
+        after.record(computing)
+        self._flying.append((before, after, landing, jobs))
+
+    def _land(self) -> None:
+        before, after, steps, jobs = self._flying.popleft()
+        try:
+            after.synchronize()
+            shape = (len(steps), *jobs[0].clips.shape[1:])
+            self._done(jobs, steps, shape, busy_s=before.elapsed_time(after) / 1000)
+        except Exception as error:  # noqa: BLE001  (an error of the device comes when it is waited for)
+            for job in jobs:
+                job.result.set_exception(error)
+
+    def _compute(self, frames: Tensor, *, tuned: bool) -> Tensor:
+        """Steps of uint8 [B, T, H, W, 3] on the device."""
+
+        def steps(frames: Tensor) -> Tensor:
+            return self._network.steps(_normalised(frames, self._dtype), stride=self.stride)
+
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=tuned, deterministic=False, allow_tf32=self.precision == "tf32"
+        ):
+            return self._compiler(steps, frames)
+
+    def _done(self, jobs: list[_Job], steps: Tensor, shape: tuple[int, ...], *, busy_s: float) -> None:
+        self.usage.frames += shape[0] * shape[1]
+        self.usage.flops += shape[0] * flops_of_clip(shape[1], shape[2], self.stride)
+        self.usage.busy_s += busy_s
+        self.usage.last_s = time.monotonic()
+        begin = 0
+        for job in jobs:
+            job.result.set_result(steps[begin : begin + len(job.clips)])
+            begin += len(job.clips)
+
+
+def _normalised(frames: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 [B, T, H, W, 3] as what the network takes: [B, 3, T, H, W] in [-1, 1], channels last in memory."""
+    return (frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1).to(dtype)
+
+
+_flops: dict[tuple[int, int, int], int] = {}
+
+
+def flops_of_clip(num_frames: int, size: int, stride: int = 8) -> int:
+    """Floating-point operations (two for a multiply-add) of the network's convolutions over a clip of size x size pixels."""
+    key = (num_frames, size, stride)
+    if key not in _flops:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            I3D().eval().steps(torch.empty(1, 3, num_frames, size, size), stride=stride)
+        _flops[key] = counter.get_total_flops()
+    return _flops[key]
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """ValueError for a precision that the device has not."""
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"precision tf32 is one of NVIDIA's GPUs, not of {device}; choose float32 or bfloat16")
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that it frees, instead of asking the system for every tensor's pages again.
+
+    On a CPU that makes the network 1.4 times as fast. It is a setting of glibc for the whole process, so commands make
+    it and the library does not; elsewhere than on Linux with glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_max, arena_max = -1, -4, -8  # as <malloc.h> numbers them
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
+        mallopt(arena_max, 1)  # memory that another thread freed, too

@@ -1,0 +1,191 @@
+"""What makes a video's features, from the settings of `extract` or from the recipe of a store, and the making itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from excl.datasets.backends import choose
+from excl.datasets.picture import Geometry
+from excl.datasets.sampling import Video
+from excl.datasets.video_errors import VideoError
+from excl.models.i3d.compiling import Compile
+from excl.models.i3d.extractor import Extractor
+from excl.models.i3d.presets import PRESETS, layout_from_json
+from excl.models.i3d.published import PUBLISHED
+from excl.models.i3d.runner import Precision
+from excl.models.i3d.timemap import Continuous, Layout, NoRowsError, Pool, Windows
+from excl.models.i3d.weights import Weights
+from excl.pipeline.store import VideoFeatures
+
+NATIVE: Literal["native"] = "native"
+OWN_FILE = "a file"
+
+
+@dataclass(frozen=True)
+class Making:
+    """How features are made, but for the weights: sampling (fps None: the video's own rate), rows, precision, storage."""
+
+    fps: float | None
+    short_side: int | str
+    crop: int
+    backends: tuple[str, ...]
+    layout: Layout
+    precision: Precision
+    dtype: Literal["float16", "float32"]
+
+    @property
+    def geometry(self) -> Geometry:
+        """What of a picture is kept."""
+        return Geometry.of(self.short_side, self.crop)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, for recipes."""
+        return {
+            "fps": NATIVE if self.fps is None else self.fps,
+            "short_side": self.short_side,
+            "crop": self.crop,
+            "backend": list(self.backends),
+            "rows": self.layout.to_json(),
+            "precision": self.precision,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> Making:
+        """What a store's recipe says."""
+        return cls(
+            fps=None if recipe["fps"] == NATIVE else recipe["fps"],
+            short_side=recipe["short_side"],
+            crop=recipe["crop"],
+            backends=tuple(recipe["backend"]),
+            layout=layout_from_json(recipe["rows"]),
+            precision=recipe["precision"],
+            dtype=recipe["dtype"],
+        )
+
+    def extractor(
+        self, weights: Weights, device: torch.device, *, chunk_frames: int = 512, compile: Compile = "never"
+    ) -> Extractor:
+        """The network that makes them."""
+        return Extractor(
+            weights,
+            device=device,
+            layout=self.layout,
+            precision=self.precision,
+            chunk_frames=chunk_frames,
+            compile=compile,
+        )
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """The settings that choose a layout of rows; None is what the preset says."""
+
+    preset: str = "excl"
+    bug_compatible: bool = False
+    stride: Literal[8, 4, 2, 1] | None = None
+    window: int | None = None
+    hop: int | None = None
+    window_mean: bool | None = None
+    last_window: Literal["pad", "drop"] | None = None
+    pool: Pool | None = None
+
+    def layout(self) -> Layout:
+        """The layout; ValueError for settings that contradict each other."""
+        preset = PRESETS[self.preset]
+        of_windows = ("window", "hop", "window_mean", "last_window")
+        given = [name for name in of_windows if getattr(self, name) is not None]
+        if self.bug_compatible:
+            return self._with_bugs([*given, *(name for name in ("stride", "pool") if getattr(self, name))])
+        if self.stride is not None:
+            if given:
+                raise ValueError(
+                    f"stride: rows of the whole video have a stride, windows have {given[0]}; give one of the two"
+                )
+            return Continuous(self.stride, self.pool or preset.layout.pool)
+        if self.window is None and not isinstance(preset.layout, Windows):
+            if given:
+                raise ValueError(f"{given[0]}: there are no windows without a window's length; give window, too")
+            assert isinstance(preset.layout, Continuous)
+            return dataclasses.replace(preset.layout, pool=self.pool or preset.layout.pool)
+        return self._windows(preset.layout)
+
+    def _windows(self, of_preset: Layout) -> Windows:
+        base = of_preset if isinstance(of_preset, Windows) else Windows()
+        window = self.window or base.window
+        return Windows(
+            window=window,
+            hop=self.hop or (base.hop if self.window is None else window),
+            mean=base.mean if self.window_mean is None else self.window_mean,
+            last=self.last_window or base.last,
+            pool=self.pool or base.pool,
+        )
+
+    def _with_bugs(self, given: list[str]) -> Layout:
+        bugs = PRESETS[self.preset].bugs
+        if bugs is None:
+            known = ", ".join(name for name, preset in PRESETS.items() if preset.bugs)
+            raise ValueError(f"bug_compatible: the preset {self.preset} has no bugs to repeat; those that have: {known}")
+        if given:
+            raise ValueError(f"bug_compatible: with {given[0]} it is no longer what {self.preset} does; give one of the two")
+        return bugs
+
+
+def making(
+    rows: RowSettings,
+    *,
+    fps: float | Literal["native"] | None,
+    short_side: int | str | None,
+    crop: int | None,
+    backend: str,
+    precision: Precision,
+    dtype: Literal["float16", "float32"],
+) -> Making:
+    """How features are made by these settings, of which None is what the preset says."""
+    preset = PRESETS[rows.preset]
+    return Making(
+        fps=preset.fps if fps is None else None if fps == NATIVE else fps,
+        short_side=preset.short_side if short_side is None else short_side,
+        crop=preset.crop if crop is None else crop,
+        backends=choose(backend),
+        layout=rows.layout(),
+        precision=precision,
+        dtype=dtype,
+    )
+
+
+def weights_identity(weights: Weights) -> dict[str, Any]:
+    """What recipes say of the weights: of a file of one's own not its name, which is no part of what they are."""
+    return {
+        "source": weights.source if weights.source in PUBLISHED or weights.is_random else OWN_FILE,
+        "sha256": weights.sha256,
+        "classes": weights.num_classes,
+        "random": weights.is_random,
+        "facts": weights.facts.to_json(),
+    }
+
+
+def video_features(
+    video: Video, extractor: Extractor, *, video_id: str, dtype: str, source: Mapping[str, Any]
+) -> VideoFeatures:
+    """The feature rows of one video with their seconds; VideoError if it cannot be read, or has no rows in this layout."""
+    try:
+        rows = extractor(video)
+        facts = video.facts
+        start_s, end_s = extractor.layout.row_times(facts.num_frames, fps=facts.fps, duration_s=facts.duration_s)
+    except NoRowsError as error:
+        raise VideoError("features", f"{video.path}: {error}") from error
+    described = {**dataclasses.asdict(facts), "source": source}
+    with np.errstate(over="ignore"):  # said below
+        stored = rows.astype(np.dtype(dtype))
+    if not np.isfinite(stored).all():
+        raise VideoError(
+            "features", f"{video.path}: features up to {np.abs(rows).max():.3g} do not fit {dtype}; use dtype float32"
+        )
+    return VideoFeatures(video_id, stored, start_s, end_s, described)
