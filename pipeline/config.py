@@ -8,6 +8,7 @@ says what of it goes into the header. Unknown keys, wrong types and impossible v
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -21,6 +22,9 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction01 = Annotated[float, Field(ge=0, lt=1)]
+
+# What pydantic adds to the place of an error to say which kind of a setting of several kinds it was tried as.
+BRANCH = re.compile(r"(constrained-)?(int|float|str)|literal\[.*\]")
 
 C = TypeVar("C")
 WithoutPrefix = Annotated[C, tyro.conf.arg(name="")]  # flags of a nested configuration under their own names
@@ -37,9 +41,12 @@ def parse_section(config_type: type[C], section: Mapping[str, Any], *, where: st
 
 def describe(error: ValidationError, *, where: str) -> str:
     """A ValidationError as one line a field: `where: key: what is wrong (given: value)`."""
-    lines = []
+    lines: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
+        key = ".".join(str(part) for part in item["loc"] if not BRANCH.fullmatch(str(part)))
+        if key in lines:  # a setting of several kinds, of which each has its own reason
+            lines[key] += f", or {item['msg'].removeprefix('Input should be ')}"
+            continue
         reason = item["msg"].removeprefix("Value error, ")
         message = {"unexpected_keyword_argument": "unknown", "missing": "missing, and it has no default"}.get(
             item["type"], reason
@@ -49,8 +56,8 @@ def describe(error: ValidationError, *, where: str) -> str:
             if item["type"] in {"missing", "unexpected_keyword_argument", "value_error"}
             else f" (given: {item['input']!r})"
         )
-        lines.append(f"{where}: {key}: {message}{given}" if key else f"{where}: {message}")
-    return "\n".join(lines)
+        lines[key] = f"{where}: {key}: {message}{given}" if key else f"{where}: {message}"
+    return "\n".join(lines.values())
 
 
 def dump(config: object) -> dict[str, Any]:

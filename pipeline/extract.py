@@ -162,7 +162,9 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
     )
     stage.run(videos, map=map or items.in_threads(_workers(config)), retry_failed=config.retry_failed)
     for extractor in _extractors.values():
-        log.info("%s", extractor.runner.take_usage().summary())
+        usage = extractor.runner.take_usage()
+        if usage.frames:
+            log.info("%s", usage.summary())
     return config.out
 
 

@@ -39,8 +39,9 @@ FORMAT, VERSION = "excl-features", 1
 class VideoFeatures:
     """The rows of one video: features [n, D] float16 or float32, start_s and end_s [n] float64 seconds.
 
-    The rows tile the video: start_s[0] = 0, start_s[k + 1] = end_s[k], end_s[-1] = the duration. `facts` says where they
-    come from (file, sha256, frames, fps, duration, …) as JSON values.
+    Rows of the whole video tile it: start_s[0] = 0, start_s[k + 1] = end_s[k], end_s[-1] = the duration. Rows of windows may
+    overlap, leave gaps, and end before the video. `facts` says where they come from (file, sha256, frames, fps, duration, …)
+    as JSON values.
     """
 
     video_id: str
@@ -61,8 +62,8 @@ class VideoFeatures:
 
     @property
     def duration_s(self) -> float:
-        """The end of the last row, which is the end of the video."""
-        return float(self.end_s[-1])
+        """The end of the video; where nothing is known of it, that of the rows."""
+        return float(self.facts.get("duration_s", self.end_s.max()))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from excl.datasets.backends import choose
 from excl.datasets.parsing import read_text
 from excl.pipeline.config import STRICT, parse_section
 from excl.pipeline.manifest import RecipeMismatchError
@@ -85,8 +86,14 @@ def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
     decoded, extracted = configs.get("decode"), configs.get("extract")
     if decoded is None or extracted is None or extracted.frames != decoded.out:
         return []
-    pairs = [(key, getattr(decoded, key), getattr(extracted, key)) for key in ("fps", "short_side", "crop", "backend")]
-    return [f"{name}: [extract]: {key}: {b}, but [decode] has {a}; give both the same" for key, a, b in pairs if a != b]
+    asked = extracted.making().to_json()
+    made = {"fps": decoded.fps, "short_side": decoded.short_side, "crop": decoded.crop}
+    made["backend"] = list(choose(decoded.backend))
+    return [
+        f"{name}: [extract]: {key}: {asked[key]}, but [decode] has {value}; give both the same"
+        for key, value in made.items()
+        if asked[key] != value
+    ]
 
 
 def _missing_inputs(name: str, configs: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,7 @@ class Usage:
 
     def summary(self) -> str:
         """One line for people."""
-        if self.first_s is None or self.last_s <= self.first_s:
+        if self.first_s is None:
             return "I3D had nothing to do"
         wall_s = self.last_s - self.first_s
         return (
@@ -211,6 +211,7 @@ class Runner:
         self.usage.frames += shape[0] * shape[1]
         self.usage.flops += shape[0] * flops_of_clip(shape[1], shape[2], self.stride)
         self.usage.busy_s += busy_s
+        self._compiler.spent(shape, busy_s)
         self.usage.last_s = time.monotonic()
         begin = 0
         for job in jobs:

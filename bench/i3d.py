@@ -1,0 +1,286 @@
+"""How fast I3D runs, as ratios to a plain implementation of it, and how far each way is from exact.
+
+    python bench/i3d.py [--frames 304] [--rounds 3] [--batch 1] [--device auto]
+
+The plain implementation is below: evaluation mode, float32, batch 1, every layer by itself, every padding a copy, as the
+public PyTorch port computes it. All ways get the same random weights and the same frames of 224 x 224 pixels. Each is a
+process of its own that runs once to warm up and is then timed, in turn with the others; the figure is the median of the
+rounds. (The plain one runs in a process as it would be: the setting of the C library that excl's commands make is timed
+beside it.)
+
+A second table is of excl alone: what it costs to have rows more often, and a whole `excl extract` of made videos with the
+share of time that the network waits for frames. On a GPU the achieved operations a second are compared with the device's
+own rate for large bfloat16 matrices, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from excl.models.i3d.extractor import MAX_BATCH_FRAMES, choose_device
+from excl.models.i3d.runner import Runner, flops_of_clip, keep_freed_memory
+from excl.models.i3d.weights import load_weights
+from excl.pipeline import extract
+
+SIZE = 224
+Steps = Callable[[np.ndarray], np.ndarray]
+
+
+class Plain:
+    """I3D read out loud: explicit padding of every layer, batch norm as it is trained, nothing fused."""
+
+    def __init__(self, device: torch.device, autocast: bool) -> None:
+        self.state = {key: value.to(device) for key, value in load_weights("random:0").state_dict.items()}
+        self.device, self.autocast = device, autocast
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Steps of uint8 [B, T, H, W, 3]."""
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            x = torch.from_numpy(frames).to(self.device).permute(0, 4, 1, 2, 3).contiguous().float() / 255 * 2 - 1
+            x = self.pool(self.unit("Conv3d_1a_7x7", x, 7, 2), (1, 3, 3), (1, 2, 2))
+            x = self.pool(self.unit("Conv3d_2c_3x3", self.unit("Conv3d_2b_1x1", x), 3), (1, 3, 3), (1, 2, 2))
+            x = self.pool(self.mixed("Mixed_3c", self.mixed("Mixed_3b", x)), (3, 3, 3), (2, 2, 2))
+            for letter in "bcdef":
+                x = self.mixed(f"Mixed_4{letter}", x)
+            x = self.mixed("Mixed_5c", self.mixed("Mixed_5b", self.pool(x, (2, 2, 2), (2, 2, 2))))
+            return x.float().mean(dim=(3, 4)).transpose(1, 2).cpu().numpy()
+
+    @staticmethod
+    def pad(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        """SAME padding as a copy."""
+        widths: list[int] = []
+        for size, k, s in reversed(list(zip(x.shape[2:], kernel, stride, strict=True))):
+            total = max(k - (size % s or s), 0)
+            widths += [total // 2, total - total // 2]
+        return F.pad(x, widths)
+
+    def unit(self, name: str, x: Tensor, kernel: int = 1, stride: int = 1) -> Tensor:
+        """Padding, convolution, batch norm, ReLU."""
+        s = self.state
+        x = F.conv3d(self.pad(x, (kernel,) * 3, (stride,) * 3), s[f"{name}.conv3d.weight"], stride=stride)
+        mean, var = s[f"{name}.bn.running_mean"], s[f"{name}.bn.running_var"]
+        return F.relu(F.batch_norm(x, mean, var, s[f"{name}.bn.weight"], s[f"{name}.bn.bias"], eps=1e-3))
+
+    def pool(self, x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        """Padding, max pool."""
+        return F.max_pool3d(self.pad(x, kernel, stride), kernel, stride)
+
+    def mixed(self, name: str, x: Tensor) -> Tensor:
+        """Four branches."""
+        branches = [
+            self.unit(f"{name}.b0", x),
+            self.unit(f"{name}.b1b", self.unit(f"{name}.b1a", x), 3),
+            self.unit(f"{name}.b2b", self.unit(f"{name}.b2a", x), 3),
+            self.unit(f"{name}.b3b", self.pool(x, (3, 3, 3), (1, 1, 1))),
+        ]
+        return torch.cat(branches, dim=1)
+
+
+def excl(device: torch.device, keep: bool = True, **settings: Any) -> Steps:
+    """excl's own runner."""
+    if keep:
+        keep_freed_memory()
+    runner = Runner(load_weights("random:0"), device=device, **settings)
+    return lambda frames: runner.submit(frames).result().numpy()
+
+
+def plain(device: torch.device, keep: bool = False, autocast: bool = False) -> Steps:
+    """The plain implementation."""
+    if keep:
+        keep_freed_memory()
+    return Plain(device, autocast)
+
+
+METHODS: dict[str, Callable[[torch.device], Steps]] = {
+    "plain": plain,
+    "plain, freed memory kept": lambda device: plain(device, keep=True),
+    "plain, bfloat16 by autocast": lambda device: plain(device, autocast=True),
+    "excl": excl,
+    "excl, freed memory not kept": lambda device: excl(device, keep=False),
+    "excl, compiled": lambda device: excl(device, compile="always"),
+    "excl, tf32": lambda device: excl(device, precision="tf32"),
+    "excl, bfloat16": lambda device: excl(device, precision="bfloat16"),
+    "excl, bfloat16, compiled": lambda device: excl(device, precision="bfloat16", compile="always"),
+    "excl, a row every 4 frames": lambda device: excl(device, stride=4),
+    "excl, a row every 2 frames": lambda device: excl(device, stride=2),
+    "excl, a row every frame": lambda device: excl(device, stride=1),
+}
+STRIDES = {"excl, a row every 4 frames": 4, "excl, a row every 2 frames": 2, "excl, a row every frame": 1}
+
+
+def applicable(method: str, device: torch.device) -> bool:
+    """Whether the device has what the method needs."""
+    return ("tf32" not in method or device.type == "cuda") and ("kept" not in method or device.type == "cpu")
+
+
+def work(method: str, device: torch.device, options: argparse.Namespace) -> None:
+    """One process: warm up, then time; prints seconds, the first call's seconds, and where the steps were written."""
+    logging.disable(logging.WARNING)
+    frames = options.frames + 8 - STRIDES.get(method, 8)
+    clips = np.random.default_rng(0).integers(0, 256, (options.batch, frames, SIZE, SIZE, 3), dtype=np.uint8)
+    steps = METHODS[method](device)
+    started = time.perf_counter()
+    result = steps(clips)
+    first_s = time.perf_counter() - started
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        steps(clips)
+        times.append(time.perf_counter() - started)
+    np.save(options.out, result)
+    print(json.dumps([min(times), first_s]))
+
+
+def compare(device: torch.device, options: argparse.Namespace, folder: Path) -> None:
+    """Print the table of all ways."""
+    found: dict[str, list[list[float]]] = {method: [] for method in METHODS if applicable(method, device)}
+    arguments = ["--frames", str(options.frames), "--batch", str(options.batch), "--device", str(device)]
+    for _ in range(options.rounds):
+        for method, timings in found.items():
+            command = [sys.executable, __file__, *arguments, "--method", method, "--out", str(folder / f"{method}.npy")]
+            shown = subprocess.run(command, capture_output=True, text=True, check=False)
+            if shown.returncode:
+                print(f"{method}: {(shown.stderr.strip() or 'failed').splitlines()[-1]}")
+                continue
+            timings.append(json.loads(shown.stdout.splitlines()[-1]))
+    plain_s = statistics.median(seconds for seconds, _ in found["plain"])
+    exact = np.load(folder / "plain.npy")
+    rate = matrix_flops(device)
+    print(f"{options.batch} x {options.frames} frames of {SIZE} pixels on {device}, {torch.get_num_threads()} threads")
+    print(f"{'':30}{'frames/s':>10}{'ratio':>8}{'TFLOP/s':>9}{'of matrices':>12}{'first call':>12}{'error':>10}")
+    for method, runs in found.items():
+        if not runs:
+            continue
+        seconds, first_s = (statistics.median(values) for values in zip(*runs, strict=True))
+        steps = np.load(folder / f"{method}.npy")
+        error = np.abs(steps - exact).max() / np.abs(exact).max() if steps.shape == exact.shape else np.nan
+        flops = options.batch * flops_of_clip(options.frames, SIZE) / seconds
+        print(
+            f"{method:30}{options.batch * options.frames / seconds:10.1f}{plain_s / seconds:8.2f}{flops / 1e12:9.2f}"
+            f"{flops / rate:12.0%}{first_s:10.1f} s{error:10.1e}"
+        )
+    print("(operations of a row every 8 frames; of matrices: the device's rate for large ones, bfloat16 where it has it)")
+
+
+def matrix_flops(device: torch.device) -> float:
+    """Operations a second of the device for large square matrices, the faster of bfloat16 and float32."""
+    best = 0.0
+    size = 8192 if device.type == "cuda" else 2048
+    for dtype in (torch.bfloat16, torch.float32):
+        a = torch.randn(size, size, device=device).to(dtype)
+        for _ in range(3):
+            a @ a
+        synchronise(device)
+        started = time.perf_counter()
+        for _ in range(10):
+            a @ a
+        synchronise(device)
+        best = max(best, 10 * 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def waiting(device: torch.device) -> None:
+    """A GPU that is fed from memory by several threads: its operations a second, and how long it waits."""
+    runner = Runner(
+        load_weights("random:0"), device=device, precision="bfloat16", batch_frames=MAX_BATCH_FRAMES, compile="always"
+    )
+    clips = np.random.default_rng(0).integers(0, 256, (1, 512, SIZE, SIZE, 3), dtype=np.uint8)
+    for number in (16, 64):  # the first to warm up
+        runner.take_usage()
+        futures: list[Future[Tensor]] = [runner.submit(clips) for _ in range(number)]
+        for future in futures:
+            future.result()
+    usage = runner.take_usage()
+    rate = matrix_flops(device)
+    print(f"fed from memory, bfloat16: {usage.summary()}; {usage.flops / usage.busy_s / rate:.0%} of the rate for matrices")
+
+
+def whole(device: torch.device, folder: Path, options: argparse.Namespace) -> None:
+    """`excl extract` of made videos, from the files to the store."""
+    videos = folder / "videos"
+    videos.mkdir()
+    for number in range(options.videos):
+        write_video(videos / f"v{number}.mp4", options.seconds)
+    for precision in ("float32", "bfloat16"):
+        out = folder / f"out-{precision}"
+        logging.disable(logging.NOTSET)
+        lines = io.StringIO()
+        handler = logging.StreamHandler(lines)
+        logging.getLogger("excl").addHandler(handler)
+        logging.getLogger("excl").setLevel(logging.INFO)
+        started = time.perf_counter()
+        extract.run(
+            extract.Config(videos=videos, out=out, weights="random:0", device=str(device), precision=precision)  # type: ignore[arg-type]
+        )
+        seconds = time.perf_counter() - started
+        logging.getLogger("excl").removeHandler(handler)
+        summary = next(line for line in lines.getvalue().splitlines() if line.startswith("I3D: "))
+        print(f"extract, {precision}: {options.videos * options.seconds / seconds:.1f} times real time. {summary}")
+
+
+def write_video(path: Path, seconds: int) -> None:
+    """640 x 360 pixels of moving noise, 30 frames a second."""
+    noise = np.random.default_rng(0).integers(0, 256, (500, 800, 3), dtype=np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "28"})
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"  # type: ignore[attr-defined]
+        for number in range(30 * seconds):
+            top, left = 2 * (number % 300), 3 * (number % 300)
+            picture = np.ascontiguousarray(noise[top : top + 360, left : left + 640])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))  # type: ignore[attr-defined]
+        container.mux(stream.encode())  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    """Time everything in turn, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=304, help="of a clip, a multiple of 8")
+    parser.add_argument("--batch", type=int, default=1, help="clips at once")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--videos", type=int, default=4, help="of the whole extraction")
+    parser.add_argument("--seconds", type=int, default=60, help="of each video")
+    parser.add_argument("--method", choices=list(METHODS), help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    if options.method:  # as a process of its own
+        work(options.method, device, options)
+        return
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(folder) / "compiled"))
+        compare(device, options, Path(folder))
+        print()
+        if device.type == "cuda":
+            waiting(device)
+        whole(device, Path(folder), options)
+
+
+if __name__ == "__main__":
+    main()

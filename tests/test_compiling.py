@@ -1,0 +1,107 @@
+"""When torch.compile is used: not before it pays, and never for worse."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from excl.models.i3d import compiling
+from excl.models.i3d.compiling import Compiler
+from excl.models.i3d.runner import Runner
+from excl.models.i3d.weights import load_weights
+
+CPU = torch.device("cpu")
+
+
+def double(x):
+    return x * 2
+
+
+@pytest.fixture
+def compiled_as(monkeypatch, tmp_path):
+    """`compiled_as(function)` puts a function in the place of what torch.compile makes; returns the list of its calls."""
+    monkeypatch.setenv("EXCL_CACHE", str(tmp_path))
+
+    def replace(made):
+        calls = []
+
+        def fake(function, **options):
+            calls.append(options)
+            if isinstance(made, Exception):
+                raise made
+            return made
+
+        monkeypatch.setattr(torch, "compile", fake)
+        return calls
+
+    return replace
+
+
+def test_auto_compiles_a_shape_when_it_has_cost_enough(compiled_as):
+    calls = compiled_as(lambda x: x * 2 + 1e-9)
+    compiler = Compiler("auto", CPU, tolerance=1e-5)
+    small, large = torch.ones(1), torch.ones(2)
+    for _ in range(3):
+        compiler(double, small)
+        compiler.spent((1,), 0.4 * compiling.WORTH_S["cpu"])
+        compiler(double, large)
+        compiler.spent((2,), 0.1 * compiling.WORTH_S["cpu"])
+    assert calls == []
+    assert torch.equal(compiler(double, small), 2 * small)  # compiles, and gives what was computed without
+    assert len(calls) == 1
+    assert calls[0]["dynamic"] is False
+    assert compiler(double, small).item() == pytest.approx(2 + 1e-9, abs=1e-12)
+    compiler(double, large)
+    assert len(calls) == 1
+
+
+def test_never_and_always(compiled_as):
+    calls = compiled_as(double)
+    never, always = Compiler("never", CPU, tolerance=1e-5), Compiler("always", CPU, tolerance=1e-5)
+    never.spent((1,), 1e9)
+    never(double, torch.ones(1))
+    assert calls == []
+    always(double, torch.ones(1))
+    always(double, torch.ones(1))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [(RuntimeError("no C++ compiler\nand more"), "cannot be compiled (RuntimeError: no C++ compiler)"),
+     (lambda x: x * 2.1, "off by 5.0e-02"), (lambda x: x * float("nan"), "off by nan")],
+)  # fmt: skip
+def test_what_fails_or_is_wrong_is_left_as_it_was(compiled_as, caplog, made, message):
+    calls = compiled_as(made)
+    compiler = Compiler("always", CPU, tolerance=1e-3)
+    for _ in range(3):
+        assert compiler(double, torch.ones(3)).tolist() == [2, 2, 2]
+    assert len(calls) == 1
+    assert message in caplog.text
+
+
+def test_the_runner_tells_what_shapes_have_cost():
+    runner = Runner(load_weights("random:0"), device=CPU, compile="auto")
+    for _ in range(2):
+        runner.submit(np.zeros((1, 16, 16, 16, 3), np.uint8)).result()
+    assert list(runner._compiler._spent_s) == [(1, 16, 16, 16, 3)]
+    assert runner._compiler._spent_s[1, 16, 16, 16, 3] == runner.usage.busy_s > 0
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_real_compiler_gives_the_same(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    caplog.set_level("INFO")
+    compiler = Compiler("always", CPU, tolerance=1e-6)
+
+    def function(x):
+        return torch.relu(x.float() / 127.5 - 1).mean(dim=1)
+
+    x = torch.arange(200, dtype=torch.uint8).reshape(10, 20)
+    first, second = compiler(function, x), compiler(function, x)
+    assert "compiled for clips of (10, 20)" in caplog.text
+    assert torch.allclose(first, second, atol=1e-6)
+    assert list(tmp_path.rglob("*.so")) or list(tmp_path.rglob("*.cpp"))
