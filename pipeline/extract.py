@@ -240,6 +240,7 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         "source": source,
         "num_frames": features.facts["num_frames"],
         "num_rows": len(features.features),
+        "frames_repeated": features.facts["frames_repeated"],
         "duration_s": features.duration_s,
         "quality": items.quality(features.facts),
         "device": str(extractor.runner.device),

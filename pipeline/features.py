@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,9 +20,11 @@ from excl.models.i3d.extractor import Extractor
 from excl.models.i3d.presets import PRESETS, layout_from_json
 from excl.models.i3d.published import PUBLISHED
 from excl.models.i3d.runner import Precision
-from excl.models.i3d.timemap import Continuous, Layout, NoRowsError, Pool, Windows
+from excl.models.i3d.timemap import MIN_POOLED_FRAMES, Continuous, Layout, NoRowsError, Pool, Windows
 from excl.models.i3d.weights import Weights
 from excl.pipeline.store import VideoFeatures
+
+log = logging.getLogger(__name__)
 
 NATIVE: Literal["native"] = "native"
 OWN_FILE = "a file"
@@ -181,7 +184,13 @@ def video_features(
         start_s, end_s = extractor.layout.row_times(facts.num_frames, fps=facts.fps, duration_s=facts.duration_s)
     except NoRowsError as error:
         raise VideoError("features", f"{video.path}: {error}") from error
-    described = {**dataclasses.asdict(facts), "source": source}
+    repeated = extractor.layout.repeated(facts.num_frames)
+    if facts.num_frames < MIN_POOLED_FRAMES:
+        log.info(
+            "%s: %d frames are fewer than the %d that I3D needs; the last one is repeated",
+            video_id, facts.num_frames, MIN_POOLED_FRAMES,
+        )  # fmt: skip
+    described = {**dataclasses.asdict(facts), "frames_repeated": repeated, "source": source}
     with np.errstate(over="ignore"):  # said below
         stored = rows.astype(np.dtype(dtype))
     if not np.isfinite(stored).all():

@@ -177,7 +177,7 @@ def work_off(
 
     Progress is a bar on a terminal and ten lines elsewhere, with sampled frames a second and the remaining time.
     """
-    started, frames = time.monotonic(), 0
+    started, frames, video_s = time.monotonic(), 0, 0.0
     with logging_redirect_tqdm(), tqdm(total=len(items), desc=what, unit="video", disable=None) as bar:
         lines_every = max(1, len(items) // 10)
         for count, record in enumerate(map(work, items), start=1):
@@ -189,6 +189,7 @@ def work_off(
                 log.warning("%s: damaged, and kept: %s", video_id, damage)
             elapsed_s = time.monotonic() - started
             frames += record.get("num_frames", 0)
+            video_s += record.get("duration_s", 0.0)
             bar.set_postfix_str(f"{frames / elapsed_s:,.0f} frames/s", refresh=False)
             bar.update()
             if bar.disable and count % lines_every == 0:
@@ -196,6 +197,9 @@ def work_off(
                 rate = frames / elapsed_s
                 log.info("%s: %d of %d videos, %.0f frames/s, %.0f s left", what, count, len(items), rate, left_s)
             yield video_id
+        if frames:
+            wall_s = time.monotonic() - started
+            log.info("%s: %.0f s of video in %.1f s, %.1f times real time", what, video_s, wall_s, video_s / wall_s)
 
 
 def quality(facts: Mapping[str, Any]) -> dict[str, Any]:

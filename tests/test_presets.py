@@ -70,6 +70,18 @@ def test_rows_of_five_seconds(videos, tmp_path, flags, counts, edges_s):
     assert again.to_json().items() <= store.recipe.items()
 
 
+def test_short_videos_are_padded_and_say_so(videos, tmp_path, caplog):
+    caplog.set_level("INFO")
+    store = extracted(videos, tmp_path / "out", "--fps", "10")
+    assert store["short"].features.shape == (1, 1024)
+    assert store["short"].facts["frames_repeated"] == 9  # 7 frames become 16
+    assert store["five"].facts["frames_repeated"] == 6  # 50 become 56
+    assert "short: 7 frames are fewer than the 9 that I3D needs" in caplog.text
+    assert "five: 50 frames" not in caplog.text
+    windows = extracted(videos, tmp_path / "windows", "--fps", "10", "--window", "16", "--hop", "12")
+    assert windows["five"].facts["frames_repeated"] == 2  # [36, 52)
+
+
 def test_a_recipe_says_what_was_resolved_and_not_by_which_name(videos, tmp_path):
     """A preset and its settings one by one are the same recipe, so one goes on where the other stopped."""
     extracted(videos, tmp_path / "out", "--preset", "finspire")

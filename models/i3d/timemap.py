@@ -43,6 +43,9 @@ class Layout(Protocol):
         `duration_s` is the video's end on the same clock, with num_frames = ceil(fps * duration_s).
         """
 
+    def repeated(self, num_frames: int) -> int:
+        """How many copies of a video's first or last frame the network sees beside its frames."""
+
     def to_json(self) -> dict[str, Any]:
         """The layout as JSON values, for recipes."""
 
@@ -97,6 +100,10 @@ class Continuous:
         last = self.num_rows(num_frames) * self.stride
         steps = math.ceil(last / FRAMES_PER_STEP) + (1 if self.pool == "2x7x7" else 0)
         return FRAMES_PER_STEP * steps + FRAMES_PER_STEP - self.stride
+
+    def repeated(self, num_frames: int) -> int:
+        """How many copies of a video's first or last frame the network sees beside its frames."""
+        return self.padded(num_frames) - num_frames
 
     def row_times(self, num_frames: int, *, fps: float, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Start and end of every row in seconds: start[0] = 0, end[k] = start[k + 1], end[-1] = duration_s."""
@@ -155,6 +162,10 @@ class Clips(abc.ABC):
         """How many rows a video of `num_frames` > 0 frames has."""
         require_frames(num_frames)
         return int(self.kept(num_frames).sum())
+
+    def repeated(self, num_frames: int) -> int:
+        """How many copies of a video's last frame the network sees beside its frames."""
+        return sum(max(0, end - max(begin, num_frames)) for begin, end in self.clips(num_frames))
 
     def row_times(self, num_frames: int, *, fps: float, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Start and end of every row in seconds: a clip's rows tile it, and clips may overlap or leave gaps."""
