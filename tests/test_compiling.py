@@ -41,7 +41,7 @@ def compiled_as(monkeypatch, tmp_path):
 
 
 def test_auto_compiles_a_shape_when_it_has_cost_enough(compiled_as):
-    calls = compiled_as(lambda x: x * 2 + 1e-9)
+    calls = compiled_as(lambda x: x * 2 + 1e-6)
     compiler = Compiler("auto", CPU, tolerance=1e-5)
     small, large = torch.ones(1), torch.ones(2)
     for _ in range(3):
@@ -53,7 +53,7 @@ def test_auto_compiles_a_shape_when_it_has_cost_enough(compiled_as):
     assert torch.equal(compiler(double, small), 2 * small)  # compiles, and gives what was computed without
     assert len(calls) == 1
     assert calls[0]["dynamic"] is False
-    assert compiler(double, small).item() == pytest.approx(2 + 1e-9, abs=1e-12)
+    assert compiler(double, small).item() == pytest.approx(2 + 1e-6, abs=3e-7)
     compiler(double, large)
     assert len(calls) == 1
 

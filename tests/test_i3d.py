@@ -330,6 +330,33 @@ def test_an_error_of_the_network_comes_to_those_who_asked():
     assert len(broken(iter(noise(40)))) == 4
 
 
+@pytest.mark.parametrize("most", [1, 0])
+def test_a_device_without_enough_memory(most):
+    """Fewer clips at once are tried; what does not fit by itself either is refused with what to do."""
+    small = Extractor(weights(), device=torch.device("cpu"), layout=Windows(window=16, hop=16), chunk_frames=16)
+    runner, compute = small.runner, small.runner._compute
+    runner.batch_frames = 4096
+
+    def little_memory(x, **more):
+        if len(x) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
+        return compute(x, **more)
+
+    runner._compute = little_memory
+    gate = threading.Event()
+    runner._thread.submit(gate.wait)
+    futures = [runner.submit(noise(16, seed=seed)[None]) for seed in range(3)]
+    gate.set()
+    if most:
+        alone = [compute(torch.from_numpy(noise(16, seed=seed)[None]), tuned=False).detach() for seed in range(3)]
+        for future, wanted in zip(futures, alone, strict=True):
+            assert torch.allclose(future.result(), wanted, rtol=1e-5, atol=1e-5)
+        return
+    for future in futures:
+        with pytest.raises(ValueError, match=r"not enough memory for 16 frames at once; give a smaller --chunk-frames"):
+            future.result()
+
+
 def test_no_tensor_has_two_to_the_31_elements():
     """Of the largest pictures and strides that are allowed, and of the largest batch; shapes alone, on the meta device."""
     largest = 0

@@ -133,14 +133,30 @@ class Runner:
     def _work(self) -> None:
         """Compute what waits, as much of it at once as fits together. Runs in the runner's own thread."""
         jobs = self._take()
-        if jobs:
-            try:
+        try:
+            if jobs:
                 self._run(jobs)
-            except Exception as error:  # noqa: BLE001  (belongs to those who asked, whatever it is)
-                for job in jobs:
-                    job.result.set_exception(error)
+        except torch.OutOfMemoryError:
+            self.batch_frames = 0  # from now on no more than one job's clips at once
+            for job in jobs:
+                self._run_alone(job)
+        except Exception as error:  # noqa: BLE001  (belongs to those who asked, whatever it is)
+            for job in jobs:
+                job.result.set_exception(error)
         while self._flying and (len(self._flying) > 1 or not self._jobs):
             self._land()
+
+    def _run_alone(self, job: _Job) -> None:
+        while self._flying:
+            self._land()
+        try:
+            self._run([job])
+        except torch.OutOfMemoryError as error:
+            frames = job.clips.shape[0] * job.clips.shape[1]
+            problem = f"{self.device} has not enough memory for {frames} frames at once; give a smaller --chunk-frames"
+            job.result.set_exception(ValueError(f"{problem} ({str(error).splitlines()[0]})"))
+        except Exception as error:  # noqa: BLE001
+            job.result.set_exception(error)
 
     def _take(self) -> list[_Job]:
         with self._changing:
