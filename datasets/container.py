@@ -240,12 +240,14 @@ def codec_name(stream: av.VideoStream) -> str:
 def own_rate(stream: av.VideoStream, path: Path) -> Fraction:
     """How many frames a second a stream has by what it says of itself; VideoError if it says nothing.
 
-    That is the rate on whose grid all its times lie, unless its average is another one, as of a variable rate.
+    That is its average rate; or the rounder rate that FFmpeg guesses by its times, if over the whole stream that is less
+    than half a frame away.
     """
     average, base = stream.average_rate, stream.base_rate
+    lasts_s = stream.duration * stream.time_base if stream.duration and stream.time_base else None
     if not average:
         raise VideoError("bad_times", f"{path}: does not say how many frames a second it has; give a rate as fps")
-    return base if base and abs(base - average) < average / 100 else average
+    return base if base and lasts_s and abs(base - average) * lasts_s < Fraction(1, 2) else average
 
 
 def frame_gap(stream: av.VideoStream) -> int:

@@ -85,7 +85,8 @@ class Classified:
 def run(config: Config) -> Classified:
     """Classify the video. Raises ValueError (VideoError) for one that cannot be read."""
     weights = load_weights(config.weights)
-    keep_freed_memory()
+    if choose_device(config.device).type == "cpu":
+        keep_freed_memory()
     fps = config.fps or weights.facts.fps or DEFAULT_FPS
     video = config.reading.open(
         config.video,

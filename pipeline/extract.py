@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import threading
@@ -25,7 +26,7 @@ from excl.datasets.files import find_videos
 from excl.datasets.sampling import Video
 from excl.datasets.video_errors import VideoError
 from excl.models.i3d.compiling import Compile
-from excl.models.i3d.extractor import MAX_SIZE, Extractor, choose_devices
+from excl.models.i3d.extractor import MAX_BATCH_FRAMES, MAX_SIZE, Extractor, choose_devices
 from excl.models.i3d.presets import PRESETS, PresetName
 from excl.models.i3d.runner import Precision, check_precision, keep_freed_memory
 from excl.models.i3d.timemap import Pool
@@ -77,7 +78,7 @@ class Config:
     """Pixels of the centred square that is kept; the published weights were trained on 224."""
     stride: Annotated[Literal[8, 4, 2, 1] | None, OfPreset] = None
     """A row every so many frames of the whole video. 4, 2 and 1 cost 1.02, 1.2 and 2.4 times as much as 8."""
-    window: Annotated[PositiveInt | None, OfWindows] = None
+    window: Annotated[Annotated[PositiveInt, Field(le=MAX_BATCH_FRAMES)] | None, OfWindows] = None
     """In place of the whole video, windows of so many frames, each seen by itself, as many published features were made."""
     hop: Annotated[PositiveInt | None, OfWindows] = None
     """Frames from one window's start to the next; if only --window is given, as many."""
@@ -99,7 +100,7 @@ class Config:
     """How many videos make up one shard."""
     device: str = "auto"
     """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps, or several GPUs: cuda:0,cuda:1."""
-    chunk_frames: Annotated[PositiveInt, Field(multiple_of=8)] = 512
+    chunk_frames: Annotated[PositiveInt, Field(multiple_of=8, le=MAX_BATCH_FRAMES)] = 512
     """Frames that the network sees at once of a long video: fewer need less memory and more time, the rows are the same."""
     compile: Compile = "auto"
     """torch.compile for shapes that come so often that it pays (auto), at once (always), or never."""
@@ -148,7 +149,8 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
     else:
         assert config.videos is not None
         videos = find_videos(config.videos)
-    keep_freed_memory()
+    if any(device.type == "cpu" for device in choose_devices(config.device)):
+        keep_freed_memory()
     made_by = recipe(config, pictures)
     stage = ShardedStage(
         name=STAGE,
@@ -199,13 +201,14 @@ def _weights(spec: str) -> Weights:
 
 
 _one_at_a_time = threading.Lock()
+_turn = itertools.count()
 _extractors: dict[tuple[Any, ...], Extractor] = {}
 
 
-def _extractor(config: Config, number: int) -> Extractor:
-    """The network for item `number`: one a device and process, made when the process gets its first video."""
+def _extractor(config: Config) -> Extractor:
+    """The network for the next video, on each device in turn: one a device and process, made when it is first needed."""
     devices = choose_devices(config.device)
-    device = devices[number % len(devices)]
+    device = devices[next(_turn) % len(devices)]
     made = config.making()
     settings = (os.getpid(), config.weights_spec, made, config.chunk_frames, config.compile)  # a fork has no threads
     with _one_at_a_time:
@@ -227,7 +230,7 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         state = items.read_state(item.path)
         video = _open_video(config, item)
         source = video.source if isinstance(video, StoredFrames) else items.file_facts(item.path)
-        extractor = _extractor(config, item.number)
+        extractor = _extractor(config)
         features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source)
         items.require_unchanged(item.path, state)
     except VideoError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from excl.datasets.backends import choose
-from excl.datasets.picture import Geometry
+from excl.datasets.picture import UPSCALE_ONLY, Geometry
 from excl.datasets.sampling import Video
 from excl.datasets.video_errors import VideoError
 from excl.models.i3d.compiling import Compile
@@ -122,13 +122,15 @@ class RowSettings:
     def _windows(self, of_preset: Layout) -> Windows:
         base = of_preset if isinstance(of_preset, Windows) else Windows()
         window = self.window or base.window
-        return Windows(
+        chosen = Windows(
             window=window,
             hop=self.hop or (base.hop if self.window is None else window),
             mean=base.mean if self.window_mean is None else self.window_mean,
             last=self.last_window or base.last,
             pool=self.pool or base.pool,
         )
+        several = dataclasses.replace(chosen, mean=False).rows_of(window) > 1
+        return dataclasses.replace(chosen, mean=chosen.mean and several)  # the mean of one row is that row: one recipe
 
     def _with_bugs(self, given: list[str]) -> Layout:
         bugs = PRESETS[self.preset].bugs
@@ -152,10 +154,12 @@ def making(
 ) -> Making:
     """How features are made by these settings, of which None is what the preset says."""
     preset = PRESETS[rows.preset]
+    crop = preset.crop if crop is None else crop
+    geometry = Geometry.of(preset.short_side if short_side is None else short_side, crop)
     return Making(
         fps=preset.fps if fps is None else None if fps == NATIVE else fps,
-        short_side=preset.short_side if short_side is None else short_side,
-        crop=preset.crop if crop is None else crop,
+        short_side=f"{geometry.short_side}{UPSCALE_ONLY}" if geometry.upscale_only else geometry.short_side,
+        crop=crop,
         backends=choose(backend),
         layout=rows.layout(),
         precision=precision,
@@ -164,13 +168,16 @@ def making(
 
 
 def weights_identity(weights: Weights) -> dict[str, Any]:
-    """What recipes say of the weights: of a file of one's own not its name, which is no part of what they are."""
+    """What recipes say of the weights; of a file of one's own neither its name nor its bytes, but what is in it."""
+    known = weights.source in PUBLISHED or weights.is_random
+    of_file = () if known else ("git_blob_id", "file_sha256")
+    facts = {name: value for name, value in weights.facts.to_json().items() if name not in of_file}
     return {
-        "source": weights.source if weights.source in PUBLISHED or weights.is_random else OWN_FILE,
+        "source": weights.source if known else OWN_FILE,
         "sha256": weights.sha256,
         "classes": weights.num_classes,
         "random": weights.is_random,
-        "facts": weights.facts.to_json(),
+        "facts": facts,
     }
 
 
@@ -185,7 +192,7 @@ def video_features(
     except NoRowsError as error:
         raise VideoError("features", f"{video.path}: {error}") from error
     repeated = extractor.layout.repeated(facts.num_frames)
-    if facts.num_frames < MIN_POOLED_FRAMES:
+    if facts.num_frames < MIN_POOLED_FRAMES and extractor.layout.pool == "2x7x7":
         log.info(
             "%s: %d frames are fewer than the %d that I3D needs; the last one is repeated",
             video_id, facts.num_frames, MIN_POOLED_FRAMES,

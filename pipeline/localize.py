@@ -16,7 +16,7 @@ from excl.datasets.backends import why_not
 from excl.datasets.text import UNK, Vocabulary, tokenise
 from excl.models.i3d.extractor import choose_device
 from excl.models.i3d.runner import check_precision, keep_freed_memory
-from excl.models.i3d.weights import Weights, imported_names, load_weights
+from excl.models.i3d.weights import Weights, imported_names, imported_path, load_weights, read_weights
 from excl.pipeline import items, train
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.examples import Example
@@ -108,8 +108,14 @@ def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
     weights = _weights(config, recipe)
     made = Making.from_recipe(recipe)
     device = choose_device(config.device)
-    check_precision(made.precision, device)
-    keep_freed_memory()
+    try:
+        check_precision(made.precision, device)
+    except ValueError as error:
+        raise ValueError(
+            f"{config.run}: its features are in {made.precision}, and so must the video's be: {error}"
+        ) from error
+    if device.type == "cpu":
+        keep_freed_memory()
     return video_features(
         config.reading.open(
             config.video,
@@ -139,16 +145,22 @@ def _backends_of(made: Making) -> tuple[str, ...]:
 def _weights(config: Config, recipe: dict[str, Any]) -> Weights:
     """The weights that the run's features were made with: those of the setting, published ones, or imported ones."""
     wanted = recipe["weights"]
-    names = [config.weights] if config.weights else imported_names() if wanted["source"] == OWN_FILE else [wanted["source"]]
-    for name in names:
-        weights = load_weights(name)
+    if config.weights or wanted["source"] != OWN_FILE:
+        weights = load_weights(config.weights or wanted["source"])
+        if weights.sha256 != wanted["sha256"]:
+            raise ValueError(
+                f"{config.run}: its features were made with the weights {wanted}, not with {weights.source} (sha256 of its "
+                f"tensors {weights.sha256})"
+            )
+        return weights
+    for name in imported_names():
+        try:
+            weights = read_weights(imported_path(name), source=name)
+        except ValueError as error:
+            log.warning("%s", error)
+            continue
         if weights.sha256 == wanted["sha256"]:
             return weights
-        if name == config.weights:
-            raise ValueError(
-                f"{config.run}: its features were made with the weights {wanted}, not with {name} (sha256 of its tensors "
-                f"{weights.sha256})"
-            )
     raise ValueError(
         f"{config.run}: its features were made with weights from {wanted['source']} (sha256 of the tensors "
         f"{wanted['sha256'][:12]}…) that are not in the cache; say where they are with --weights"

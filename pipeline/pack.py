@@ -150,5 +150,8 @@ def _write_shards(config: Config, store: FeatureStore, queries: list[Query], man
         if f"shard/{name}" in manifest.records:
             continue
         about = [query.to_json() for video_id in members for query in asked[video_id]]
-        write_shard(config.out / name, [store[v] for v in members], recipe=store.recipe, queries=about)
+        videos = [store[video_id] for video_id in members]
+        for video in videos:
+            video.require_in_order()
+        write_shard(config.out / name, videos, recipe=store.recipe, queries=about)
         manifest.add({"id": f"shard/{name}", "file": name, "videos": members, "sha256": sha256_file(config.out / name)})

@@ -39,9 +39,9 @@ FORMAT, VERSION = "excl-features", 1
 class VideoFeatures:
     """The rows of one video: features [n, D] float16 or float32, start_s and end_s [n] float64 seconds.
 
-    Rows of the whole video tile it: start_s[0] = 0, start_s[k + 1] = end_s[k], end_s[-1] = the duration. Rows of windows may
-    overlap, leave gaps, and end before the video. `facts` says where they come from (file, sha256, frames, fps, duration, …)
-    as JSON values.
+    Rows of the whole video tile it: start_s[0] = 0, start_s[k + 1] = end_s[k], end_s[-1] = the duration. Those of windows
+    may overlap, leave gaps, and end before the video. `facts` says where they come from (file, sha256, frames, fps,
+    duration, …) as JSON values.
     """
 
     video_id: str
@@ -59,6 +59,14 @@ class VideoFeatures:
             )
         if not np.isfinite(self.features).all():
             raise ValueError(f"{self.video_id}: {(~np.isfinite(self.features)).sum()} feature values are not finite")
+
+    def require_in_order(self) -> None:
+        """ValueError unless rows follow each other in time, as spans need it: neither starts nor ends go back."""
+        if (np.diff(self.start_s) < 0).any() or (np.diff(self.end_s) < 0).any():
+            raise ValueError(
+                f"{self.video_id}: its rows go back in time, as those of overlapping windows with several rows each, and "
+                "of overlapping chunks: no span of rows is a moment. Extract with --window-mean True, or a hop of a whole window"
+            )
 
     @property
     def duration_s(self) -> float:

@@ -24,6 +24,7 @@ def double(x):
 def compiled_as(monkeypatch, tmp_path):
     """`compiled_as(function)` puts a function in the place of what torch.compile makes; returns the list of its calls."""
     monkeypatch.setenv("EXCL_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiling, "_shapes", [])
 
     def replace(made):
         calls = []
@@ -67,6 +68,21 @@ def test_never_and_always(compiled_as):
     always(double, torch.ones(1))
     always(double, torch.ones(1))
     assert len(calls) == 1
+
+
+def test_no_more_shapes_than_the_compiler_takes(compiled_as):
+    """PyTorch compiles one function for 8 shapes, and runs others as they are without saying so."""
+    calls = compiled_as(double)
+    compiler = Compiler("always", CPU, tolerance=1e-5)
+    for size in range(1, 20):
+        assert compiler(double, torch.ones(size)).tolist() == size * [2]
+    assert len(calls) == compiling.MAX_SHAPES == torch._dynamo.config.recompile_limit
+
+
+def test_the_check_at_the_start_is_not_compiled(compiled_as):
+    calls = compiled_as(double)
+    Runner(load_weights("random:0"), device=CPU, precision="bfloat16", compile="always")
+    assert calls == []
 
 
 @pytest.mark.parametrize(

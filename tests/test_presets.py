@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import ceil
 
 import numpy as np
 import pytest
 from conftest import write_video
 
+from excl.datasets.picture import Geometry
+from excl.datasets.sampling import Sampling
+from excl.datasets.video import SampledVideo
 from excl.models.i3d.presets import PRESETS
 from excl.models.i3d.quirks import PortChunks
 from excl.models.i3d.timemap import Continuous, Windows
@@ -111,8 +115,24 @@ def test_native_rate_takes_every_frame_once(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("period_ms", "frames"), [(1000 / 24.96, 1248), (1000 / 29.9, 1495), (1000 / 17.3, 865), (1001 / 24, 1250)]
+)
+def test_native_rates_that_are_no_usual_ones(tmp_path, period_ms, frames):
+    """24.96, 29.9, 17.3 and 23.976 a second: a rounder rate nearby would repeat a frame now and then."""
+    pts = [round(i * period_ms * 90) for i in range(frames)]
+    path = write_video(
+        tmp_path / "a.mp4", pts, time_base=Fraction(1, 90000), rate=25, width=64, height=48, options={"preset": "ultrafast"}
+    )
+    video = SampledVideo(path, Sampling(None, Geometry(32, 32)))
+    count = sum(1 for _ in video)
+    assert count == video.facts.num_frames == frames
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--chunk-frames", "80000"], "4096"),
+        (["--window", "5000"], "4096"),
         (["--stride", "4", "--window", "16"], "windows have window"),
         (["--hop", "4"], "hop: there are no windows without a window's length"),
         (["--window", "8"], "window: 8 frames; with the pool 2x7x7 at least 9 are needed"),
@@ -132,6 +152,24 @@ def test_settings_that_contradict_each_other_are_refused(flags, message, videos,
         raise SystemExit(main(["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SMALL, *flags]))
     assert stopped.value.code == 2
     assert message in " ".join("".join(capsys.readouterr()).replace("│", " ").split())
+
+
+def test_the_same_rows_are_the_same_recipe():
+    def made(**settings):
+        return extract.Config(videos="x", out="y", weights="random:0", **settings).making().to_json()
+
+    assert made(short_side=256) == made(short_side="256") == made()
+    assert made(window=16) == made(window=16, window_mean=True)
+    assert made(window=24) != made(window=24, window_mean=True)
+    assert made(short_side="226-upscale-only", crop=200) != made(short_side=226, crop=200)
+
+
+def test_rows_that_go_back_in_time_are_no_store_to_train_on(videos, tmp_path):
+    store = extracted(videos / "five.mp4", tmp_path / "out", "--fps", "24", "--window", "24", "--hop", "8")
+    with pytest.raises(ValueError, match=r"five: its rows go back in time.*--window-mean True"):
+        store["five"].require_in_order()
+    for flags in (["--window", "24", "--hop", "24"], ["--window", "24", "--hop", "8", "--window-mean", "True"]):
+        extracted(videos / "five.mp4", tmp_path / flags[-1], "--fps", "24", *flags)["five"].require_in_order()
 
 
 def test_what_is_given_beside_a_preset_wins():

@@ -360,3 +360,30 @@ def test_list_tells_of_damage(port_file, capsys):
     kinetics, charades = capsys.readouterr().out.splitlines()[1:]
     assert kinetics.startswith("kinetics") and kinetics.endswith("not fetched")  # noqa: PT018
     assert "WRONG: weights of RGB I3D, and not the published charades" in charades
+
+
+def test_localize_finds_imported_weights_by_what_is_in_them(tmp_path, monkeypatch, caplog):
+    """A run's own weights are looked for among the imported ones; a damaged one beside them is no obstacle."""
+    from types import SimpleNamespace
+
+    from excl.models.i3d.weights import convert, imported_path
+    from excl.pipeline import localize
+    from excl.pipeline.features import weights_identity
+
+    monkeypatch.setenv("EXCL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    state = load_weights("random:3").state_dict
+    torch.save(state, tmp_path / "zip.pt")
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    recipe = {"weights": weights_identity(load_weights("zip.pt"))}
+    assert recipe["weights"] == weights_identity(load_weights("old.pt"))  # the same weights are one recipe
+    config = SimpleNamespace(run=tmp_path / "run", weights=None)
+    with pytest.raises(ValueError, match=r"run: .* that are not in the cache; say where they are with --weights"):
+        localize._weights(config, recipe)
+    convert(tmp_path / "zip.pt", imported_path("mine"))
+    imported_path("broken").write_bytes(b"nothing")
+    (tmp_path / "mine").touch()  # a file of the same name where the command is run
+    assert localize._weights(config, recipe).sha256 == recipe["weights"]["sha256"]
+    assert "broken.safetensors" in caplog.text
+    with pytest.raises(ValueError, match="made with the weights .* not with random:1"):
+        localize._weights(SimpleNamespace(run=tmp_path / "run", weights="random:1"), recipe)

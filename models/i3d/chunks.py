@@ -89,9 +89,9 @@ def single_clips(frames: Iterable[np.ndarray], layout: Clips) -> Iterator[np.nda
             begin, end = layout.clip(index)
             yield np.stack(list(itertools.islice(window, begin - first, end - first)))
             index += 1
-            while first < min(layout.clip(index)[0] - layout.reach, count):
-                window.popleft()
-                first += 1
+        while first < min(layout.clip(index)[0] - layout.reach, count - 1):  # a last clip may repeat the newest frame
+            window.popleft()
+            first += 1
     layout.num_rows(count)  # refuses a video that the layout has no rows for
     for begin, end in layout.clips(count)[index:]:
         numbers = np.minimum(np.arange(begin, end), count - 1) - first

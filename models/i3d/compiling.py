@@ -26,7 +26,10 @@ Compile = Literal["auto", "always", "never"]
 # On a CPU 25 s and a tenth were measured; on a GPU nothing was, and the figures are a guess.
 WORTH_S = {"cpu": 25 / 0.1, "cuda": 60 / 0.25}
 
+MAX_SHAPES = 8  # of a process: PyTorch compiles one piece of code for no more, and goes on without a word
+
 Steps = Callable[[Tensor], Tensor]
+_shapes: list[tuple[int, ...]] = []
 
 
 class Compiler:
@@ -45,7 +48,7 @@ class Compiler:
         shape = tuple(x.shape)
         if shape in self._compiled:
             return self._compiled[shape](x)
-        if self._spent_s[shape] >= self.worth_s:
+        if self._spent_s[shape] >= self.worth_s and len(_shapes) < MAX_SHAPES:
             return self._compile(function, x)
         return function(x)
 
@@ -56,6 +59,7 @@ class Compiler:
     def _compile(self, function: Steps, x: Tensor) -> Tensor:
         """function(x), and from now on compiled for its shape, unless that fails or is wrong: then as it was."""
         shape = tuple(x.shape)
+        _shapes.append(shape)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
         expected = function(x)
         self._compiled[shape] = function

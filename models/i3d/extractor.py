@@ -24,7 +24,9 @@ MAX_SIZE = 1024  # at which no tensor of the shortest chunk reaches 2**31 elemen
 MAX_BATCH_FRAMES = 4096  # of 224 pixels, on a GPU; 5300 would make a tensor of 2**31 elements
 
 
-Part = tuple[np.ndarray, slice]  # clips uint8 [B, T, H, W, 3] of equal length, and which of their blocks of 8 frames count
+# Clips uint8 [B, T, H, W, 3] of equal length, and which of their blocks of 8 frames count (all: slice(None)). What the
+# network computes of several parts is put together along time, so those are of the same clip.
+Part = tuple[np.ndarray, slice]
 
 
 def choose_device(name: str) -> torch.device:
@@ -67,7 +69,7 @@ class Extractor:
             raise ValueError(f"chunk_frames: {chunk_frames}; wanted is a multiple of 8")
         self.layout, self.chunk_frames = layout, chunk_frames
         stride = layout.stride if isinstance(layout, Continuous) else FRAMES_PER_STEP
-        batch_frames = MAX_BATCH_FRAMES if device.type == "cuda" else 0
+        batch_frames = min(MAX_BATCH_FRAMES, 8 * chunk_frames) if device.type == "cuda" else 0
         self.runner = Runner(
             weights, device=device, precision=precision, stride=stride, batch_frames=batch_frames, compile=compile
         )

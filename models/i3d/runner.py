@@ -33,7 +33,12 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 # How far the features may be from float32 on random weights and noise, relative to the largest. Measured on a CPU: 6e-7 and
 # 7e-3 (README); beyond these bounds the arithmetic is not what it says.
 TOLERANCE = {"float32": 2e-5, "tf32": 1e-2, "bfloat16": 3e-2}
+POLL_S = 2e-4
 SAME_SHAPES_BEFORE_TUNING = 3  # cuDNN tries its algorithms only for shapes that come again and again
+
+
+# cuDNN's settings are those of the process, and are read when work is enqueued: one runner at a time does that.
+_choosing = threading.Lock()
 
 
 @dataclass
@@ -119,7 +124,7 @@ class Runner:
         with torch.no_grad():
             x = _normalised(torch.from_numpy(noise), torch.float32)
             wanted = weights.network().steps(x, stride=self.stride)
-            found = self._compute(torch.from_numpy(noise).to(self.device), tuned=False).cpu()
+            found = self._compute(torch.from_numpy(noise).to(self.device), tuned=False, compiled=False).cpu()
         error = float((found - wanted).abs().max() / wanted.abs().max())
         log.info("I3D on %s in %s: relative error %.1e against float32 on the CPU", self.device, self.precision, error)
         if not error <= TOLERANCE[self.precision]:
@@ -131,7 +136,11 @@ class Runner:
             )
 
     def _work(self) -> None:
-        """Compute what waits, as much of it at once as fits together. Runs in the runner's own thread."""
+        """Compute what waits, as much of it at once as fits together. Runs in the runner's own thread, once for every job:
+
+        those whose job was taken together with another find nothing to take. What is in flight on a GPU lands when the next
+        is on its way, or when there is no next.
+        """
         jobs = self._take()
         try:
             if jobs:
@@ -142,9 +151,13 @@ class Runner:
                 self._run_alone(job)
         except Exception as error:  # noqa: BLE001  (belongs to those who asked, whatever it is)
             for job in jobs:
-                job.result.set_exception(error)
+                if not job.result.done():
+                    job.result.set_exception(error)
         while self._flying and (len(self._flying) > 1 or not self._jobs):
-            self._land()
+            if len(self._flying) == 1 and not self._flying[0][1].query():
+                time.sleep(POLL_S)  # until it has landed, or something new is to be copied meanwhile
+            else:
+                self._land()
 
     def _run_alone(self, job: _Job) -> None:
         while self._flying:
@@ -212,16 +225,21 @@ class Runner:
             for job in jobs:
                 job.result.set_exception(error)
 
-    def _compute(self, frames: Tensor, *, tuned: bool) -> Tensor:
+    def _compute(self, frames: Tensor, *, tuned: bool, compiled: bool = True) -> Tensor:
         """Steps of uint8 [B, T, H, W, 3] on the device."""
 
         def steps(frames: Tensor) -> Tensor:
             return self._network.steps(_normalised(frames, self._dtype), stride=self.stride)
 
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=tuned, deterministic=False, allow_tf32=self.precision == "tf32"
+        if self._copying is None:
+            return self._compiler(steps, frames) if compiled else steps(frames)
+        with (
+            _choosing,
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=tuned, deterministic=False, allow_tf32=self.precision == "tf32"
+            ),
         ):
-            return self._compiler(steps, frames)
+            return self._compiler(steps, frames) if compiled else steps(frames)
 
     def _done(self, jobs: list[_Job], steps: Tensor, shape: tuple[int, ...], *, busy_s: float) -> None:
         self.usage.frames += shape[0] * shape[1]
