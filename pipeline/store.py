@@ -65,7 +65,7 @@ class VideoFeatures:
         if (np.diff(self.start_s) < 0).any() or (np.diff(self.end_s) < 0).any():
             raise ValueError(
                 f"{self.video_id}: its rows go back in time, as those of overlapping windows with several rows each, and "
-                "of overlapping chunks: no span of rows is a moment. Extract with --window-mean True, or a hop of a whole window"
+                "of overlapping chunks: no span of rows is a moment. Extract with --window-mean True, or a hop of a window"
             )
 
     @property

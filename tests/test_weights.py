@@ -380,7 +380,7 @@ def test_localize_finds_imported_weights_by_what_is_in_them(tmp_path, monkeypatc
     config = SimpleNamespace(run=tmp_path / "run", weights=None)
     with pytest.raises(ValueError, match=r"run: .* that are not in the cache; say where they are with --weights"):
         localize._weights(config, recipe)
-    convert(tmp_path / "zip.pt", imported_path("mine"))
+    convert(tmp_path / "zip.pt", imported_path("mine"), trained_on=None, licence=None, fps=None)
     imported_path("broken").write_bytes(b"nothing")
     (tmp_path / "mine").touch()  # a file of the same name where the command is run
     assert localize._weights(config, recipe).sha256 == recipe["weights"]["sha256"]
