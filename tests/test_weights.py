@@ -385,5 +385,5 @@ def test_localize_finds_imported_weights_by_what_is_in_them(tmp_path, monkeypatc
     (tmp_path / "mine").touch()  # a file of the same name where the command is run
     assert localize._weights(config, recipe).sha256 == recipe["weights"]["sha256"]
     assert "broken.safetensors" in caplog.text
-    with pytest.raises(ValueError, match="made with the weights .* not with random:1"):
+    with pytest.raises(ValueError, match=r"made with the weights .* not with random:1"):
         localize._weights(SimpleNamespace(run=tmp_path / "run", weights="random:1"), recipe)
