@@ -154,7 +154,7 @@ class Runner:
                 if not job.result.done():
                     job.result.set_exception(error)
         while self._flying and (len(self._flying) > 1 or not self._jobs):
-            if len(self._flying) == 1 and not self._flying[0][1].query():
+            if len(self._flying) == 1 and not _is_over(self._flying[0][1]):
                 time.sleep(POLL_S)  # until it has landed, or something new is to be copied meanwhile
             else:
                 self._land()
@@ -251,6 +251,13 @@ class Runner:
         for job in jobs:
             job.result.set_result(steps[begin : begin + len(job.clips)])
             begin += len(job.clips)
+
+
+def _is_over(event: torch.cuda.Event) -> bool:
+    try:
+        return event.query()
+    except RuntimeError:  # of the device: it comes again, and is told, when the event is waited for
+        return True
 
 
 def _normalised(frames: Tensor, dtype: torch.dtype) -> Tensor:
