@@ -77,7 +77,7 @@ class Config:
     crop: Annotated[Annotated[int, Field(ge=32, le=MAX_SIZE)] | None, OfPreset] = None
     """Pixels of the centred square that is kept; the published weights were trained on 224."""
     stride: Annotated[Literal[8, 4, 2, 1] | None, OfPreset] = None
-    """A row every so many frames of the whole video. 4, 2 and 1 cost 1.02, 1.2 and 2.4 times as much as 8."""
+    """A row every so many frames of the whole video. 4, 2 and 1 take 1.1, 1.2 and 2.4 times as long as 8."""
     window: Annotated[Annotated[PositiveInt, Field(le=MAX_BATCH_FRAMES)] | None, OfWindows] = None
     """In place of the whole video, windows of so many frames, each seen by itself, as many published features were made."""
     hop: Annotated[PositiveInt | None, OfWindows] = None
@@ -161,6 +161,7 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
         work=functools.partial(extract_video, config, made_by),
         join=functools.partial(_join, recipe=made_by),
         identify=identify,
+        about={"weights": _weights(config.weights_spec).facts.to_json()},
     )
     stage.run(videos, map=map or items.in_threads(_workers(config)), retry_failed=config.retry_failed)
     for extractor in _extractors.values():

@@ -168,16 +168,14 @@ def making(
 
 
 def weights_identity(weights: Weights) -> dict[str, Any]:
-    """What recipes say of the weights; of a file of one's own neither its name nor its bytes, but what is in it."""
+    """What recipes say of the weights; of a file of one's own what is in it, and not its name or what is said of it."""
     known = weights.source in PUBLISHED or weights.is_random
-    of_file = () if known else ("git_blob_id", "file_sha256")
-    facts = {name: value for name, value in weights.facts.to_json().items() if name not in of_file}
     return {
         "source": weights.source if known else OWN_FILE,
         "sha256": weights.sha256,
         "classes": weights.num_classes,
         "random": weights.is_random,
-        "facts": facts,
+        "facts": weights.facts.to_json() if known else {},
     }
 
 
@@ -192,7 +190,9 @@ def video_features(
     except NoRowsError as error:
         raise VideoError("features", f"{video.path}: {error}") from error
     repeated = extractor.layout.repeated(facts.num_frames)
-    if facts.num_frames < MIN_POOLED_FRAMES and extractor.layout.pool == "2x7x7":
+    if repeated > facts.num_frames:
+        log.info("%s: the network saw %d frames and %d copies of them", video_id, facts.num_frames, repeated)
+    elif facts.num_frames < MIN_POOLED_FRAMES and extractor.layout.pool == "2x7x7":
         log.info(
             "%s: %d frames are fewer than the %d that I3D needs; the last one is repeated",
             video_id, facts.num_frames, MIN_POOLED_FRAMES,

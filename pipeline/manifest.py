@@ -122,11 +122,20 @@ class Manifest:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, folder: Path, *, stage: str, identity: Mapping[str, Any], code_version: int) -> Iterator[Manifest]:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        stage: str,
+        identity: Mapping[str, Any],
+        code_version: int,
+        about: Mapping[str, Any] | None = None,
+    ) -> Iterator[Manifest]:
         """Create the folder or resume it, under its lock.
 
-        `identity` is everything that determines the results, as JSON values. Raises RecipeMismatchError when the folder
-        was made from another identity, stage or code version, and BusyError when another process holds it.
+        `identity` is everything that determines the results, as JSON values, `about` what else is known of them.
+        Raises RecipeMismatchError when the folder was made from another identity, stage or code version, and BusyError when
+        another process holds it.
         """
         header = json.loads(_canonical({"stage": stage, "code_version": code_version, "identity": identity}))
         if not (folder / HEADER).exists():
@@ -135,7 +144,7 @@ class Manifest:
             _remove_temporaries(folder)
             if not (folder / HEADER).exists() or _is_barren(folder):
                 (folder / RECORDS).unlink(missing_ok=True)
-                write_json(folder / HEADER, {**header, "excl": _package_version()})
+                write_json(folder / HEADER, {**header, "excl": _package_version(), "about": dict(about or {})})
             _refuse_other_recipe(folder, header)
             yield cls(folder, header, _read_records(folder / RECORDS, repair=True))
 
@@ -143,7 +152,8 @@ class Manifest:
     def read(cls, folder: Path, *, stage: str | None = None) -> Manifest:
         """The manifest of a finished or unfinished folder, without a lock; ValueError if it is none of `stage`."""
         header = read_header(folder)
-        header.pop("excl", None)  # which version of the package wrote it is told, and no part of what it is
+        for told in ("excl", "about"):  # by which version of the package, and more: no part of what it is
+            header.pop(told, None)
         if stage is not None and header.get("stage") != stage:
             raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, wanted is one made by {stage!r}")
         return cls(folder, header, _read_records(folder / RECORDS, repair=False))

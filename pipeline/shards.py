@@ -40,10 +40,13 @@ class ShardedStage:
     join: Join
     identify: Callable[[items.Item], dict[str, Any]]
     before: Callable[[list[items.Item]], None] = lambda _: None
+    about: Mapping[str, Any] | None = None
 
     def run(self, videos: Mapping[str, Path], *, map: items.Map, retry_failed: bool) -> None:
         """Do what is not done yet, `before` it told what that is; failures are recorded and do not stop the run."""
-        opened = Manifest.open(self.out, stage=self.name, identity=self.identity, code_version=self.code_version)
+        opened = Manifest.open(
+            self.out, stage=self.name, identity=self.identity, code_version=self.code_version, about=self.about
+        )
         with opened as manifest:
             for name in ("parts", "shards"):
                 (self.out / name).mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import filelock
@@ -69,7 +70,7 @@ def _fetch(published: Published, path: Path) -> None:
         try:
             _download(published.url, part)
         except OSError as error:  # requests' errors are, and those of a full disk
-            raise _failed(published, part, str(error)) from error
+            raise _failed(published, part, _reason(error)) from error
         found = differs(part, published)
         if found is not None:
             what = wrong_bytes(part)
@@ -80,6 +81,13 @@ def _fetch(published: Published, path: Path) -> None:
             )
     publish(part, path)
     _discard(part)
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong with the network, out of what requests tells of its own inside."""
+    text = str(error)
+    known = re.search(r"Failed to resolve '[^']+'|Connection refused|timed out|Network is unreachable", text)
+    return known[0] if known else text
 
 
 def _failed(published: Published, part: Path, reason: str) -> OSError:

@@ -287,7 +287,7 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 def keep_freed_memory() -> None:
     """Let this process keep memory that it frees, instead of asking the system for every tensor's pages again.
 
-    On a CPU that makes the network 1.4 times as fast. It is a setting of glibc for the whole process, so commands make
+    On a CPU that makes the network 1.5 times as fast. It is a setting of glibc for the whole process, so commands make
     it and the library does not; elsewhere than on Linux with glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):

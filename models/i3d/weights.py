@@ -153,6 +153,11 @@ def convert(path: Path, target: Path, *, trained_on: str | None, licence: str | 
     state, facts = read_weight_file(path)
     said = {"trained_on": trained_on, "licence": licence, "fps": fps}
     said = {key: value for key, value in said.items() if value is not None}
+    if target.is_file() and not describe_wrong(target):  # what was said before is kept
+        there, facts_there = read_weight_file(target)
+        if digest(there) != digest(state):
+            raise ValueError(f"{target}: there are other weights in this file; choose another name, or remove it")
+        said = {"trained_on": facts_there.trained_on, "licence": facts_there.licence, "fps": facts_there.fps} | said
     if said and published_name(facts.git_blob_id):
         raise ValueError(f"{path}: these are published weights, whose facts are known; leave out {', '.join(said)}")
     write_safetensors(target, state, dataclasses.replace(facts, **said))  # type: ignore[arg-type]
