@@ -190,13 +190,13 @@ def video_features(
     except NoRowsError as error:
         raise VideoError("features", f"{video.path}: {error}") from error
     repeated = extractor.layout.repeated(facts.num_frames)
-    if repeated > facts.num_frames:
-        log.info("%s: the network saw %d frames and %d copies of them", video_id, facts.num_frames, repeated)
-    elif facts.num_frames < MIN_POOLED_FRAMES and extractor.layout.pool == "2x7x7":
+    if facts.num_frames < MIN_POOLED_FRAMES and extractor.layout.pool == "2x7x7":
         log.info(
             "%s: %d frames are fewer than the %d that I3D needs; the last one is repeated",
             video_id, facts.num_frames, MIN_POOLED_FRAMES,
         )  # fmt: skip
+    elif repeated > facts.num_frames:
+        log.info("%s: the network saw %d frames and %d copies of them", video_id, facts.num_frames, repeated)
     described = {**dataclasses.asdict(facts), "frames_repeated": repeated, "source": source}
     with np.errstate(over="ignore"):  # said below
         stored = rows.astype(np.dtype(dtype))
