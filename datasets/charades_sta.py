@@ -1,8 +1,9 @@
 """Charades-STA: reads `charades_sta_{train,test}.txt` and the video lengths of Charades, leaves moments.
 
 A row is `AO8RW 0.0 6.9##a person is putting a book on a shelf.`: video, start and end in seconds, query. The lengths of
-the videos stand in other files, `Charades_v1_{train,test}.csv`, columns `id` and `length` (seconds). The official files
-hold 12,408 and 3,720 rows of 5,338 and 1,334 videos. There is no official validation split: `moments.carve_validation`.
+the videos stand in other files: `Charades_v1_{train,test}.csv`, columns `id` and `length` (seconds), or `charades.json`,
+`{"AO8RW": {"duration": 33.67, ...}, ...}`. The official files hold 12,408 and 3,720 rows of 5,338 and 1,334 videos. There
+is no official validation split: `moments.carve_validation`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from excl.datasets.moments import Moment
-from excl.datasets.parsing import annotation_id, one_line, positive, read_lines, read_text
+from excl.datasets.parsing import annotation_id, get, positive, query_fields, read_lines, read_text, read_videos
 
 
 def load(path: Path, *, split: str, durations: Sequence[Path]) -> list[Moment]:
     """Every row as a moment, unfiltered, in the file's order; blank lines are no rows.
 
-    `durations` are the CSV files that together hold the length of every video in `path`. ValueError where a row cannot
-    be read or its video has no length, naming file, line and video.
+    `durations` are the CSV or JSON files that together hold the length of every video in `path`. ValueError where a row
+    cannot be read or its video has no length, naming file, line and video.
     """
     duration_s_by_video = read_durations(durations)
     looked_in = ", ".join(str(file) for file in durations) or "no file at all"
@@ -34,7 +35,7 @@ def load(path: Path, *, split: str, durations: Sequence[Path]) -> list[Moment]:
             Moment(
                 annotation_id=annotation_id(split, path, line_number),
                 video_id=video_id,
-                query=query,
+                **query_fields(query),
                 start_s=start_s,
                 end_s=end_s,
                 duration_s=duration_s_by_video[video_id],
@@ -51,7 +52,7 @@ def _parse_row(line: str, where: str) -> tuple[str, float, float, str]:
     fields = head.split()
     if not separator or len(fields) != 3:
         raise ValueError(f"{where}: found {line[:60]!r}; wanted `video start end##query`")
-    return fields[0], _seconds(fields[1], "the start", where), _seconds(fields[2], "the end", where), one_line(query)
+    return fields[0], _seconds(fields[1], "the start", where), _seconds(fields[2], "the end", where), query
 
 
 def read_durations(paths: Sequence[Path]) -> dict[str, float]:
@@ -66,7 +67,12 @@ def read_durations(paths: Sequence[Path]) -> dict[str, float]:
 
 
 def _rows_of_durations(path: Path) -> list[tuple[str, float, str]]:
-    """Video, length in seconds and place of every row of a CSV file."""
+    """Video, length in seconds and place of every row of a CSV file, or of every video in a JSON file."""
+    if path.suffix.lower() == ".json":
+        return [
+            (video_id, positive(get(record, "duration", object, where), "'duration'", where), where)
+            for video_id, where, record in read_videos(path)
+        ]
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         return [_duration_of(row, f"{path}:{reader.line_num}") for row in reader]

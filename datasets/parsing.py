@@ -25,6 +25,12 @@ def one_line(query: str) -> str:
     return re.sub(r"\s*[\r\n]\s*", " ", query.strip())
 
 
+def query_fields(text: str) -> dict[str, str]:
+    """A query as a file has it as the fields of a moment: `query` in one line, `raw_query` where that changes it."""
+    query = one_line(text)
+    return {"query": query} if query == text else {"query": query, "raw_query": text}
+
+
 def storable(text: str) -> bool:
     """Whether a text can be written as UTF-8 and as an HDF5 string."""
     return _NOT_STORABLE.search(text) is None
@@ -42,10 +48,13 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of every line that is not blank; only line feeds end a line, not U+2028 and its kin."""
+def read_lines(path: Path, *, comment: str | None = None) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of every line that is not blank; only line feeds end a line, not U+2028 and its kin.
+
+    Lines that begin with `comment`, where there is such a thing, are left out too.
+    """
     for line_number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
+        if line.strip() and not (comment and line.lstrip().startswith(comment)):
             yield line_number, line.rstrip("\r")
 
 
@@ -115,7 +124,7 @@ def read_videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def annotated_spans(record: Mapping[str, Any], where: str) -> list[tuple[float, float, str]]:
-    """Start, end (in the file's unit) and query of every annotation in a record with `timestamps` and `sentences`."""
+    """Start, end (in the file's unit) and sentence of every annotation in a record with `timestamps` and `sentences`."""
     pairs = get(record, "timestamps", list, where)
     sentences = get(record, "sentences", list, where)
     if len(pairs) != len(sentences):
@@ -127,7 +136,7 @@ def annotated_spans(record: Mapping[str, Any], where: str) -> list[tuple[float, 
             raise ValueError(f"{here}: the timestamp is {describe(pair)}; wanted [start, end]")
         if not isinstance(sentence, str):
             raise ValueError(f"{here}: the sentence is {describe(sentence)}; wanted a string")
-        spans.append((number(pair[0], "the start", here), number(pair[1], "the end", here), one_line(sentence)))
+        spans.append((number(pair[0], "the start", here), number(pair[1], "the end", here), sentence))
     return spans
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from excl.datasets.moments import Moment
-from excl.datasets.parsing import annotated_spans, annotation_id, get, positive, read_videos
+from excl.datasets.parsing import annotated_spans, annotation_id, get, positive, query_fields, read_videos
 
 
 def load(path: Path, *, split: str) -> list[Moment]:
@@ -28,7 +28,7 @@ def load(path: Path, *, split: str) -> list[Moment]:
                 Moment(
                     annotation_id=annotation_id(split, path, f"{video_id}:{index}"),
                     video_id=video_id,
-                    query=query,
+                    **query_fields(query),
                     start_s=start_frame / fps,
                     end_s=end_frame / fps,
                     duration_s=num_frames / fps,

@@ -6,12 +6,15 @@ does not reach it.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from nltk.tokenize import NLTKWordTokenizer
 
@@ -21,25 +24,48 @@ MAX_QUERY_CHARS = 2000  # the longest of 108,000 official queries has 451; what 
 PAD, UNK = 0, 1
 PAD_TOKEN, UNK_TOKEN = "<pad>", "<unk>"
 
+Tokeniser = Literal["nltk", "whitespace", "words", "no-punctuation"]
+
 _TOKENIZER = NLTKWordTokenizer()  # regular expressions only: needs no download
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # NLTK splits the full stop off the end of its input alone, so each sentence goes in by itself. A sentence may end in a
-# quote or a bracket after its stop: he said "go." then left.
-_BETWEEN_SENTENCES = re.compile(r"""(?:(?<=[.!?])|(?<=[.!?]["')\]\u201d\u2019\u00bb]))\s+""")
+# quote or a bracket after its stop: he said "go." then left. Some annotators left out the space (the bedroom.they leave): a
+# stop between two words of two letters or more ends a sentence too, unlike those of e.g. and 3.5.
+_BETWEEN_SENTENCES = re.compile(
+    r"""(?:(?<=[.!?])|(?<=[.!?]["')\]\u201d\u2019\u00bb]))\s+|(?<=[^\W\d_]{2}\.)(?=[^\W\d_]{2})"""
+)
 
 
-def tokenise(query: str) -> list[str]:
-    """The words and punctuation marks of a query, lower-case, none with whitespace in it; [] for an empty query.
+def tokenise(query: str, tokeniser: Tokeniser = "nltk") -> list[str]:
+    """The tokens of a query, lower-case, none with whitespace in it; [] for a query without any.
 
-    ValueError for more than MAX_QUERY_CHARS characters. NLTK's word tokeniser after a split into sentences; its double
-    quotes come out as `` and ''.
+    `nltk`: words and punctuation marks by NLTK's word tokeniser after a split into sentences; its double quotes come out as
+    `` and ''. `whitespace`: what stands between whitespace, punctuation glued to it, as 2D-TAN has it. `words`: runs of
+    letters, digits and underscores. `no-punctuation`: ASCII's punctuation marks are taken out, then as `whitespace`; LGI's
+    vocabularies come out of it. ValueError for more than MAX_QUERY_CHARS characters.
     """
-    if len(query) > MAX_QUERY_CHARS:
-        raise ValueError(
-            f"the query that begins {query[:40]!r} has {len(query):,} characters; at most {MAX_QUERY_CHARS:,} are "
-            "allowed: is it one sentence, or a whole file?"
-        )
-    sentences = _BETWEEN_SENTENCES.split(query.lower())
-    return [token for sentence in sentences for token in _TOKENIZER.tokenize(sentence)]
+    if reason := too_long(query):
+        raise ValueError(reason)
+    lower = query.lower()
+    match tokeniser:
+        case "nltk":
+            return [token for sentence in _BETWEEN_SENTENCES.split(lower) for token in _TOKENIZER.tokenize(sentence)]
+        case "whitespace":
+            return lower.split()
+        case "words":
+            return re.findall(r"\w+", lower)
+        case "no-punctuation":
+            return lower.translate(_WITHOUT_PUNCTUATION).split()
+
+
+def too_long(query: str) -> str:
+    """What is wrong with a query of more than MAX_QUERY_CHARS characters; empty for a shorter one."""
+    if len(query) <= MAX_QUERY_CHARS:
+        return ""
+    return (
+        f"the query that begins {query[:40]!r} has {len(query):,} characters; at most {MAX_QUERY_CHARS:,} are "
+        "allowed: is it one sentence, or a whole file?"
+    )
 
 
 @dataclass(frozen=True)
@@ -83,6 +109,11 @@ class Vocabulary:
     def ids(self, tokens: Sequence[str]) -> list[int]:
         """The index of every token, UNK for those that are no word of the vocabulary."""
         return [self._index_by_word.get(token, UNK) for token in tokens]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of what `save` writes."""
+        return hashlib.sha256(("\n".join(self.words) + "\n").encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """One word a line, UTF-8: line number, from 0, is index."""

@@ -1,15 +1,18 @@
 """The adapters: every row of the official files, synthetic files in each format, and what they refuse."""
 
+import csv
 import json
+import pickle
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from excl.datasets import activitynet_captions, charades_sta, jsonl, tacos
-from excl.datasets.moments import clean
+from excl.datasets import activitynet_captions, charades_sta, csv_table, jsonl, moment_detr, tacos, tacos_tall
+from excl.datasets.hygiene import clean, find_flaws
 
 ANNOTATIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "annotations"
 needs_official_files = pytest.mark.skipif(
@@ -71,10 +74,14 @@ def test_every_row_of_the_official_files_comes_out_once(data_set, name, num_rows
 def test_cleaning_the_official_files_changes_the_known_number_of_rows(data_set, name, num_beyond, num_empty, most_s):
     _, moments = official(data_set, name)
     result = clean(moments)
-    dropped_beyond = [m for m, _ in result.dropped if m.end_s > m.duration_s]
-    assert len(result.clipped) + len(dropped_beyond) == num_beyond
-    assert len(result.dropped) == num_empty
-    assert max((m.end_s - m.duration_s for m in result.clipped), default=0.0) == pytest.approx(most_s, abs=1e-9)
+    flaws = find_flaws(moments)
+    assert len(flaws["beyond_video"]) == num_beyond
+    assert len(flaws["unordered"]) == len(result.dropped) == num_empty
+    clipped = [m for m, how in result.changed if how == "clipped"]
+    assert max((m.end_s - m.duration_s for m in clipped), default=0.0) == pytest.approx(most_s, abs=1e-9)
+    duplicates = {("tacos", "train"): 1_201, ("tacos", "val"): 516, ("tacos", "test"): 567}
+    assert len(flaws["duplicates"]) == duplicates.get((data_set, name), 0)
+    assert flaws["unusable_query"] == []
 
 
 @needs_official_files
@@ -162,6 +169,16 @@ def test_a_charades_row_becomes_a_moment(tmp_path):
 def test_a_bad_charades_row_is_refused_by_line(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
         load_charades(tmp_path, rows)
+
+
+def test_lengths_may_be_json(tmp_path):
+    (tmp_path / "charades.json").write_text('{"AAA": {"subset": "training", "duration": 10.5, "actions": []}}')
+    path, _ = write_charades(tmp_path, "AAA 0 1##x\n")
+    [m] = charades_sta.load(path, split="train", durations=[tmp_path / "charades.json"])
+    assert m.duration_s == 10.5
+    (tmp_path / "charades.json").write_text('{"AAA": {"subset": "training"}}')
+    with pytest.raises(ValueError, match=r"charades\.json: AAA: no 'duration'"):
+        charades_sta.load(path, split="train", durations=[tmp_path / "charades.json"])
 
 
 @pytest.mark.parametrize(
@@ -352,6 +369,142 @@ def test_a_bad_row_is_refused_by_line(tmp_path, row, message):
         jsonl.load(write_jsonl(tmp_path, ROW, row), split="train")
 
 
-def test_without_a_split_every_row_must_name_its_own(tmp_path):
-    with pytest.raises(ValueError, match=r"own\.jsonl:2: no 'split'"):
-        jsonl.load(write_jsonl(tmp_path, {**ROW, "split": "val"}, ROW), split=None)
+def test_rows_may_name_their_split_and_are_of_train_if_they_do_not(tmp_path):
+    loaded = jsonl.load(write_jsonl(tmp_path, {**ROW, "split": "val"}, ROW), split=None)
+    assert [(m.split, m.annotation_id) for m in loaded] == [("val", "val:own:1"), ("train", "train:own:2")]
+
+
+def test_comments_are_no_rows_and_keep_the_numbers_of_lines(tmp_path):
+    [m] = jsonl.load(write_jsonl(tmp_path, b'# {"video_id": 1}', b"  # more", ROW), split="train")
+    assert m.source == "own.jsonl:3"
+
+
+def test_a_file_of_another_format_is_told_by_its_keys(tmp_path):
+    row = {"qid": 1, "query": "x", "duration": 9, "vid": "v", "relevant_windows": [[0, 1]]}
+    with pytest.raises(ValueError, match="Moment-DETR's format is --dataset moment-detr"):
+        jsonl.load(write_jsonl(tmp_path, row), split="train")
+
+
+# Tables
+
+
+def test_a_table_has_the_rows_of_json_lines(tmp_path):
+    rows = [
+        {**ROW, "query": 'a, b; "c"', "duration_s": 9.5, "split": "val", "group": "ordinal", "query_id": "q"},
+        {**ROW, "query": "née"},
+    ]
+    wanted = jsonl.load(write_jsonl(tmp_path, *rows), split=None)
+    names = ["video_id", "query", "start_s", "end_s", "duration_s", "split", "group", "query_id"]
+    for delimiter, name in ((",", "own.csv"), (";", "semicolon.csv"), ("\t", "tabs.tsv")):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, names, delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+        found = csv_table.load(tmp_path / name, split=None)
+        assert [replace(m, source="", annotation_id="x") for m in found] == [
+            replace(m, source="", annotation_id="x") for m in wanted
+        ]
+        assert [m.source for m in found] == [f"{name}:2", f"{name}:3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "video,query\nv,x\n",
+            r"own\.csv:1: the columns are \['video', 'query'\], without \['video_id', 'start_s', 'end_s'\]",
+        ),
+        ("", r"own\.csv:1: the columns are \[\]"),
+        ("video_id,query,start_s,end_s,query\n", r"own\.csv:1: .*each name may be there once"),
+        ("video_id,query,start_s,end_s\nv,he runs, she,1,2\n", r"own\.csv:2: more fields than .* comma not in quotes"),
+        ("video_id;query;start_s;end_s\nv;x;1,5;2\n", r"own\.csv:2: 'start_s' is '1,5'; wanted a number of seconds"),
+        ("video_id,query,start_s,end_s\nv,x,1\n", r"own\.csv:2: no 'end_s'"),
+        ("video_id,query,start_s,end_s,colour\nv,x,1,2,red\n", r"own\.csv:2: unknown keys 'colour'"),
+        ('video_id,query,start_s,end_s\nv,"x,1,2\n', r"own\.csv:\d: cannot be read as a table"),
+    ],
+)
+def test_a_bad_table_is_refused_by_line(tmp_path, content, message):
+    (tmp_path / "own.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        csv_table.load(tmp_path / "own.csv", split="train")
+
+
+# Moment-DETR
+
+
+WINDOWS = {"qid": 8, "query": " A man\ncooks ", "duration": 126, "vid": "NUs_210.0_360.0", "relevant_windows": [[14, 22.5]]}
+
+
+def test_windows_become_moments_and_those_of_one_query_stay_together(tmp_path):
+    several = {**WINDOWS, "qid": "s17-d69_0", "relevant_windows": [[0, 2], [4, 6]], "saliency_scores": [[1, 2]]}
+    one, first, second = moment_detr.load(write_jsonl(tmp_path, WINDOWS, several), split="val")
+    assert (one.annotation_id, one.query_id, one.video_id, one.query) == (
+        "val:own:8",
+        "val:own:8",
+        "NUs_210.0_360.0",
+        "A man cooks",
+    )
+    assert (one.start_s, one.end_s, one.duration_s, one.source) == (14.0, 22.5, 126.0, "own.jsonl:1")
+    assert (first.annotation_id, second.annotation_id) == ("val:own:s17-d69_0:0", "val:own:s17-d69_0:1")
+    assert first.query_id == second.query_id == "val:own:s17-d69_0"
+    assert (second.start_s, second.end_s, second.source) == (4.0, 6.0, "own.jsonl:2[1]")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"relevant_windows": None}, "no 'relevant_windows'; is it a test split whose answers are withheld"),
+        ({"relevant_windows": []}, "'relevant_windows' is empty"),
+        ({"relevant_windows": [[1]]}, r"window 0 is \[1\]; wanted \[start, end\]"),
+        ({"relevant_windows": [[1, "2"]]}, 'the end is "2"'),
+        ({"qid": True}, "'qid' is true"),
+        ({"qid": None}, "no 'qid'"),
+        ({"qid": 9}, "its qid is that of line 1 too"),
+        ({"duration": -1}, "'duration' is -1"),
+        ({"vid": 3}, "'vid' is 3; wanted str"),
+    ],
+)
+def test_a_bad_line_of_moment_detr_is_refused(tmp_path, changes, message):
+    row = {key: value for key, value in {**WINDOWS, **changes}.items() if value is not None}
+    with pytest.raises(ValueError, match=r"own\.jsonl:2: " + message):
+        moment_detr.load(write_jsonl(tmp_path, {**WINDOWS, "qid": 9}, row), split="val")
+
+
+# TACoS in TALL's version
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+def test_clips_of_tall_become_moments_with_the_lengths_of_its_pickle(tmp_path, protocol):
+    (tmp_path / "train.txt").write_text("s13-d21.avi_252_452.avi##He took out a pan\ns13-d21_294_588\tHe\u2028left\n")
+    (tmp_path / "frames.pkl").write_bytes(pickle.dumps({"s13-d21.avi": 2940, "s14-d35": 70_000}, protocol=protocol))
+    first, second = tacos_tall.load(tmp_path / "train.txt", split="train", durations=[tmp_path / "frames.pkl"])
+    assert (first.annotation_id, first.video_id, first.query) == ("train:train:1", "s13-d21", "He took out a pan")
+    assert (first.start_s, first.end_s, first.duration_s) == pytest.approx((252 / 29.4, 452 / 29.4, 100.0))
+    assert (second.video_id, second.start_s, second.end_s) == ("s13-d21", 10.0, 20.0)
+    assert tacos_tall.load(tmp_path / "train.txt", split="train")[0].duration_s is None
+    (tmp_path / "frames.json").write_text('{"s13-d21": 2940}')
+    assert tacos_tall.load(tmp_path / "train.txt", split="train", durations=[tmp_path / "frames.json"]) == [first, second]
+
+
+def test_a_pickle_is_never_run(tmp_path):
+    (tmp_path / "frames.pkl").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
+    with pytest.raises(ValueError, match="wanted is a pickle of a dictionary"):
+        tacos_tall.read_frame_counts(tmp_path / "frames.pkl")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "frames.pkl").write_bytes(b"\xff\xff")
+    with pytest.raises(ValueError, match="cannot be read as a pickle"):
+        tacos_tall.read_frame_counts(tmp_path / "frames.pkl")
+
+
+@pytest.mark.parametrize("line", ["s13-d21_252_452 He took", "s13-d21.avi##He", "s13_a_b##He", "_1_2##He"])
+def test_a_line_that_is_no_clip_of_tall_is_refused(tmp_path, line):
+    (tmp_path / "train.txt").write_text("s13-d21_252_452##ok\n" + line + "\n")
+    with pytest.raises(ValueError, match=r"train\.txt:2: found .*wanted `video_start_end##sentence`"):
+        tacos_tall.load(tmp_path / "train.txt", split="train")
+
+
+def test_a_clip_without_a_length_is_refused(tmp_path):
+    (tmp_path / "train.txt").write_text("s13-d21_252_452##ok\n")
+    (tmp_path / "frames.json").write_text('{"s14-d35": 2940}')
+    with pytest.raises(ValueError, match=r"train\.txt:1: video s13-d21 has no length in .*frames\.json"):
+        tacos_tall.load(tmp_path / "train.txt", split="train", durations=[tmp_path / "frames.json"])

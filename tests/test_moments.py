@@ -1,4 +1,4 @@
-"""Moments: what is refused at birth, cleaning, carving out validation videos."""
+"""Moments: what is refused at birth, carving out validation videos."""
 
 import math
 import os
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from excl.datasets.moments import Moment, carve_validation, clean
+from excl.datasets.moments import Moment, carve_validation
 
 
 def moment(start_s=1.0, end_s=2.0, *, duration_s=10.0, query="a person runs.", video_id="v", row=1, split="train"):
@@ -42,95 +42,11 @@ def test_an_empty_name_is_refused(name):
         replace(moment(), **{name: " "})
 
 
-@pytest.mark.parametrize("name", ["annotation_id", "video_id", "split", "query", "group"])
+@pytest.mark.parametrize("name", ["annotation_id", "video_id", "split", "query", "group", "query_id", "raw_query"])
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
 def test_a_text_that_no_file_can_keep_is_refused(name, text):
     with pytest.raises(ValueError, match=rf"file\.txt:1: {name} .* correct the annotation"):
         replace(moment(), **{name: text})
-
-
-# clean
-
-
-@pytest.mark.parametrize(
-    ("given_s", "kept_s"),
-    [
-        ((1.0, 2.0), (1.0, 2.0)),
-        ((9.0, 10.5), (9.0, 10.0)),
-        ((-0.5, 2.0), (0.0, 2.0)),
-        ((-1.0, 11.0), (0.0, 10.0)),
-        ((0.0, 10.0), (0.0, 10.0)),
-    ],
-)
-def test_times_are_clipped_to_the_video(given_s, kept_s):
-    original = moment(*given_s)
-    result = clean([original])
-    assert result.kept == [replace(original, start_s=kept_s[0], end_s=kept_s[1])]
-    assert result.clipped == ([] if given_s == kept_s else [original])
-    assert result.dropped == []
-
-
-def test_an_end_stays_where_the_duration_is_unknown():
-    original = moment(1.0, 1e6, duration_s=None)
-    assert clean([original]).kept == [original]
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (moment(5.0, 3.0), "start before it ends"),
-        (moment(5.0, 5.0), "start before it ends"),
-        (moment(10.0, 12.0), "start before it ends"),  # empty once clipped
-        (moment(-3.0, -1.0), "start before it ends"),
-        (moment(query=" \t\n"), "query is empty"),
-        (moment(query=""), "query is empty"),
-        (moment(math.nan, 2.0), "finite"),
-        (moment(1.0, math.nan), "finite"),
-        (moment(1.0, math.inf), "finite"),  # not clipped: nobody measured infinity
-        (moment(-math.inf, 2.0), "finite"),
-    ],
-)
-def test_what_cannot_be_used_is_dropped_as_it_was_with_the_reason(bad, reason):
-    good = moment(row=2)
-    result = clean([bad, good])
-    assert result.kept == [good]
-    assert result.clipped == []
-    [(dropped, why)] = result.dropped
-    assert dropped is bad
-    assert reason in why
-
-
-times = st.floats(-20, 20) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 10.0])
-moments = st.builds(
-    moment, times, times, duration_s=st.none() | st.floats(0.1, 15), query=st.sampled_from(["", " ", "he runs"])
-)
-
-
-@given(st.lists(moments))
-def test_cleaning_loses_nothing_silently_and_leaves_only_usable_moments(given_moments):
-    result = clean(given_moments)
-    assert len(result.kept) + len(result.dropped) == len(given_moments)
-    for kept in result.kept:
-        assert 0 <= kept.start_s < kept.end_s < math.inf
-        assert kept.duration_s is None or kept.end_s <= kept.duration_s
-        assert kept.query.strip()
-    again = clean(result.kept)
-    assert again.kept == result.kept
-    assert (again.clipped, again.dropped) == ([], [])
-
-
-def test_the_report_gives_counts_and_at_most_five_names():
-    rows = [moment(9.0, 11.0, row=row) for row in range(1, 8)] + [moment(3.0, 2.0, video_id="w", row=8), moment(row=9)]
-    first, clipped, dropped = clean(rows).lines()
-    assert first == "9 moments: 8 kept, 1 dropped"
-    assert "7 of those kept" in clipped
-    assert "file.txt:5 (v 9-11 s) and 2 more" in clipped
-    assert "file.txt:6" not in clipped
-    assert dropped.endswith("1: file.txt:8 (w 3-2 s)")
-
-
-def test_the_report_of_clean_moments_is_one_line():
-    assert clean([moment()]).lines() == ["1 moments: 1 kept, 0 dropped"]
 
 
 # carve_validation
