@@ -26,7 +26,7 @@ from excl.pipeline.train import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "evaluate", 1
+STAGE, CODE_VERSION = "evaluate", 2
 COLUMNS = (*(f"R1@{threshold}" for threshold in THRESHOLDS), "mIoU")
 
 
@@ -114,8 +114,10 @@ def _metrics(
     groups = np.array([query.group for query in queries])
     covered = ~np.isnan(predicted[:, 0])
     return {
-        "dataset": trained.dataset,
+        "dataset": store.about_queries["dataset"],
         "split": config.split,
+        "split_made_of": store.about_queries["splits"].get(config.split, ""),
+        "trained_on": trained.about_queries,
         "num_queries": len(queries),
         "num_covered": int(covered.sum()),
         "random_weights": trained.recipe["weights"]["random"],
@@ -151,7 +153,7 @@ def table(folder: Path) -> str:
     """The results of an evaluation as a table for people."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     lines = [
-        f"{metrics['dataset']}, split {metrics['split']}: {metrics['num_queries']:,} queries, "
+        f"{metrics['dataset']}, split {metrics['split']} ({metrics['split_made_of']}): {metrics['num_queries']:,} queries, "
         f"{metrics['num_covered']:,} with features",
         f"{'':32}{'queries':24}{'number':>8}" + "".join(f"{name:>9}" for name in COLUMNS),
         *_table_lines("ExCL-clf 2-b", metrics["model"]),

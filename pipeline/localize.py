@@ -92,7 +92,8 @@ def answer(config: Config) -> list[Answer]:
     trained = load_run(config.run, device=config.device)
     video = _features(config, trained)
     vocabulary = Vocabulary(tuple(trained.words))
-    examples = [_example(query, video, vocabulary) for query in config.query]
+    tokeniser = trained.about_queries["tokeniser"]
+    examples = [_example(query, tokenise(query, tokeniser), video, vocabulary) for query in config.query]
     predicted = predict(trained.model, examples, batch_size=len(examples))
     return [Answer(query, *map(float, span)) for query, span in zip(config.query, predicted, strict=True)]
 
@@ -167,8 +168,7 @@ def _weights(config: Config, recipe: dict[str, Any]) -> Weights:
     )
 
 
-def _example(query: str, video: VideoFeatures, vocabulary: Vocabulary) -> Example:
-    tokens = tokenise(query)
+def _example(query: str, tokens: list[str], video: VideoFeatures, vocabulary: Vocabulary) -> Example:
     unknown = [token for token, index in zip(tokens, vocabulary.ids(tokens), strict=True) if index == UNK]
     if unknown:
         log.warning("%r: words that the training split did not have: %s", query, ", ".join(unknown))

@@ -3,6 +3,7 @@
 A training store has everything that training needs and nothing else: shards of the videos that have queries, each with
 the queries about them (`pipeline/store.py`), `vocabulary.txt` and `vectors.npy`, and `uncovered.jsonl`, the queries whose
 video has no features. Those are counted, named and later evaluated as misses, never dropped in silence.
+`coverage.json` says which videos are missing, which have no queries, and whose file is not as long as the annotations say.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
 from excl.pipeline import tokenise
-from excl.pipeline.config import STRICT, PositiveInt, identity
-from excl.pipeline.manifest import Manifest, atomic, sha256_file, single, write_json, write_text
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
+from excl.pipeline.manifest import COMPLETE, Manifest, atomic, sha256_file, single, write_json, write_text
 from excl.pipeline.store import FeatureStore, Query, write_shard
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "pack", 1
+STAGE, CODE_VERSION = "pack", 2
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,6 +41,15 @@ class Config:
     """The folder that `excl tokenise` wrote."""
     out: Path
     """The training store to write."""
+    missing_video: Literal["keep", "drop", "fail"] = "keep"
+    """What becomes of queries whose video has no features. keep: they stay in the store and count as misses, so that results
+    are over all queries of a split; results over those with features stand beside."""
+    other_duration: Literal["keep", "clip", "drop", "fail"] = "keep"
+    """What becomes of queries whose video's file is longer or shorter than the annotations say, by more than
+    --duration-tolerance-s: is it the same video? keep leaves the moments as annotated, so that results can be compared (none
+    that begins after the file's end is trained on); clip cuts them to the file."""
+    duration_tolerance_s: PositiveFloat = 1.0
+    """A difference in seconds that is no difference: containers and annotators round."""
     shard_videos: PositiveInt = 64
     """How many videos make up one shard."""
 
@@ -54,7 +66,7 @@ def run(config: Config) -> Path:
         "features": store.manifest.fingerprint(),
         "queries": queries.fingerprint(),
         "recipe": store.recipe,
-        "dataset": queries.header["identity"]["dataset"],
+        "about_queries": queries.records[COMPLETE]["about"],
     }
     return single(
         config.out,
@@ -66,27 +78,28 @@ def run(config: Config) -> Path:
 
 
 def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, Any]:
-    queries, dropped = _read_queries(config.queries / "moments.jsonl", store)
-    if dropped:
-        names = ", ".join(query.annotation_id for query in dropped[:5])
-        log.warning("%d moments lie beyond the end of their video and are dropped: %s", len(dropped), names)
+    queries = [Query.from_json(row) for row in _json_lines(config.queries / "moments.jsonl")]
+    durations_s = {video_id: store.duration_s(video_id) for video_id in {q.video_id for q in queries} if video_id in store}
+    queries, dropped = _fit(config, queries, durations_s)
     coverage = _coverage(queries, store)
-    for split, counts in coverage.items():
-        log.info("%s: %s", split, coverage_line(counts))
-        if not counts["covered"]:
-            asked, held = next(iter(counts["missing"])), next(iter(store))
-            log.warning(
-                "%s has no features at all: it asks for %r, the features hold %r; do the ids match?", split, asked, held
-            )
+    _tell(coverage, store)
     if not any(counts["covered"] for counts in coverage.values()):
         raise ValueError(
             f"no query's video has features: the queries ask for {queries[0].video_id!r}, "
-            f"{config.features} holds {next(iter(store))!r}"
+            f"{config.features} holds {next(iter(store))!r}{match_hint({q.video_id for q in queries}, set(store))}"
         )
-    beyond = [query.annotation_id for query in dropped]
-    write_json(manifest.folder / "coverage.json", {"splits": coverage, "dropped_beyond_the_end": beyond})
     uncovered = [query for query in queries if query.video_id not in store]
-    write_text(manifest.folder / "uncovered.jsonl", "".join(json.dumps(q.to_json()) + "\n" for q in uncovered))
+    if uncovered and config.missing_video == "fail":
+        raise ValueError(f"{len(uncovered):,} queries ask for videos without features, {uncovered[0].video_id!r} for one")
+    write_json(manifest.folder / "coverage.json", {
+        "splits": coverage,
+        "uncovered_queries": config.missing_video,
+        "dropped": dropped,
+        "videos_without_queries": sorted(set(store) - {query.video_id for query in queries}),
+        "other_durations": _other_durations(config, queries, durations_s),
+    })  # fmt: skip
+    kept = uncovered if config.missing_video == "keep" else []
+    write_text(manifest.folder / "uncovered.jsonl", "".join(json.dumps(q.to_json()) + "\n" for q in kept))
     for name in ("vocabulary.txt", "vectors.npy"):
         with atomic(manifest.folder / name) as temporary:
             shutil.copyfile(config.queries / name, temporary)
@@ -95,24 +108,87 @@ def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, 
     return {"sha256": {name: sha256_file(manifest.folder / name) for name in files}}
 
 
-def _read_queries(path: Path, store: FeatureStore) -> tuple[list[Query], list[Query]]:
-    """The queries in order, and those that had to be dropped.
+def _json_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]  # splitlines() cuts at U+2028
 
-    Where the annotations know no duration the video's own is taken, the moment clipped to it, and dropped if it lies
-    beyond: `tokenise` does the same with the durations that it has.
+
+def _fit(config: Config, queries: list[Query], durations_s: Mapping[str, float]) -> tuple[list[Query], list[dict[str, str]]]:
+    """The queries in order, and those dropped, with why: their times against the duration of the video's file.
+
+    Where the annotations know no duration the file's own is taken and the moment clipped to it: `tokenise` does the same
+    with the durations that it has.
     """
-    queries: list[Query] = []
-    dropped: list[Query] = []
-    durations: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # splitlines() would also cut at U+2028
-        query = Query.from_json(json.loads(line))
-        if query.duration_s is None and query.video_id in store:
-            if query.video_id not in durations:
-                durations[query.video_id] = store[query.video_id].duration_s
-            duration_s = durations[query.video_id]
+    differ = _other_durations(config, queries, durations_s)
+    if differ:
+        few = ", ".join(
+            f"{v} ({d['annotated_s']:.1f} s, file {d['file_s']:.1f} s)" for v, d in [*differ.items()][:NAMES_SHOWN]
+        )
+        message = f"{len(differ):,} videos are not as long as annotated: {few}"
+        if config.other_duration == "fail":
+            raise ValueError(f"{message}; are they the same videos? --other-duration says what becomes of their queries")
+        log.warning("%s (%s)", message, config.other_duration)
+    kept: list[Query] = []
+    dropped: list[dict[str, str]] = []
+    for annotated in queries:
+        query, why = annotated, ""
+        if query.video_id in differ and config.other_duration == "drop":
+            why = "its video's file has another duration"
+        elif query.video_id in durations_s and (
+            query.duration_s is None or (query.video_id in differ and config.other_duration == "clip")
+        ):
+            duration_s = durations_s[query.video_id]
             query = dataclasses.replace(query, duration_s=duration_s, end_s=min(query.end_s, duration_s))
-        (queries if query.start_s < query.end_s else dropped).append(query)
-    return queries, dropped
+            why = "" if query.start_s < query.end_s else "it lies beyond the end of its video's file"
+        if why:
+            dropped.append({"annotation_id": query.annotation_id, "why": why})
+        else:
+            kept.append(query)
+    for why in sorted({row["why"] for row in dropped}):
+        named = [row["annotation_id"] for row in dropped if row["why"] == why]
+        log.warning("%d moments are dropped: %s: %s", len(named), why, ", ".join(named[:NAMES_SHOWN]))
+    return kept, dropped
+
+
+def _other_durations(config: Config, queries: list[Query], durations_s: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The videos whose file is not as long as annotated, with both lengths."""
+    return {
+        q.video_id: {"annotated_s": q.duration_s, "file_s": durations_s[q.video_id]}
+        for q in queries
+        if q.duration_s is not None
+        and q.video_id in durations_s
+        and abs(q.duration_s - durations_s[q.video_id]) > config.duration_tolerance_s
+    }
+
+
+def _tell(coverage: Mapping[str, Any], store: FeatureStore) -> None:
+    for split, counts in coverage.items():
+        log.info("%s: %s", split, coverage_line(counts))
+        if not counts["covered"]:
+            asked, held = next(iter(counts["missing"])), next(iter(store))
+            hint = match_hint(set(counts["missing"]), set(store))
+            log.warning(
+                "%s has no features at all: it asks for %r, the features hold %r; do the ids match?%s",
+                split,
+                asked,
+                held,
+                hint,
+            )
+
+
+RENAMINGS: dict[str, Callable[[str], str]] = {  # by which names of videos and ids in annotations are known to differ
+    "without the prefix v_": lambda name: name.removeprefix("v_"),
+    "without a suffix such as .avi": lambda name: name.rsplit(".", 1)[0],
+    "in lower case": str.lower,
+    "without the time range at their end": lambda name: re.sub(r"_\d+(\.\d+)?_\d+(\.\d+)?$", "", name),
+}
+
+
+def match_hint(asked: Set[str], held: Set[str]) -> str:
+    """How the ids of annotations and videos would match better, as the end of a message; empty if nothing known helps."""
+    now = len(asked & held)
+    found = {how: len({rename(a) for a in asked} & {rename(h) for h in held}) for how, rename in RENAMINGS.items()}
+    best = max(found, key=lambda how: found[how])
+    return f"; {found[best]:,} would match {best}, in place of {now:,}" if found[best] > now else ""
 
 
 def _coverage(queries: list[Query], store: FeatureStore) -> dict[str, dict[str, Any]]:

@@ -88,6 +88,8 @@ class Query:
     group: str
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
+    query_id: str = ""
+    """Queries with the same one are one query with several answers; empty where there is one."""
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Query:
@@ -215,6 +217,12 @@ class FeatureStore:
             raise ValueError(f"{self.path / file}: holds {video.video_id!r} where {video_id!r} is recorded; it is damaged")
         return video
 
+    def duration_s(self, video_id: str) -> float:
+        """The end of a video, by its facts alone if they say it."""
+        file, position = self._where[video_id]
+        known = self._shard(file).videos[position].get("duration_s")
+        return self[video_id].duration_s if known is None else float(known)
+
     def __contains__(self, video_id: object) -> bool:
         return video_id in self._where
 
@@ -260,6 +268,11 @@ class TrainingStore(FeatureStore):
         if not chosen:
             raise ValueError(f"{self.path}: no queries of a split {split!r}; it has {sorted({r['split'] for r in rows})}")
         return chosen
+
+    @property
+    def about_queries(self) -> dict[str, Any]:
+        """Which data set the queries are of, what its splits are made of, the tokeniser, the policies on bad annotations."""
+        return self.manifest.header["identity"]["about_queries"]
 
     @property
     def vocabulary(self) -> Vocabulary:

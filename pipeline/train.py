@@ -33,7 +33,7 @@ from excl.pipeline.store import TrainingStore
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "train", 1
+STAGE, CODE_VERSION = "train", 2
 SELECT_BY = ("R1@0.5", "mIoU")
 
 
@@ -99,7 +99,7 @@ class Training:
     def __init__(self, config: Config, store: TrainingStore, manifest: Manifest) -> None:
         self.config, self.folder = config, manifest.folder
         self.device = choose_device(config.device)
-        self.train = load_examples(store, store.queries("train"))
+        self.train = [e for e in load_examples(store, store.queries("train")) if e.query.start_s < e.row_end_s[-1]]
         self.val = load_examples(store, store.queries("val"))
         if not self.train or not self.val:
             raise ValueError(
@@ -116,7 +116,7 @@ class Training:
             "config": identity(config, run_only=RUN_ONLY),
             "words": list(store.vocabulary.words),
             "recipe": store.recipe,
-            "dataset": store.manifest.header["identity"]["dataset"],
+            "about_queries": store.about_queries,
         }
 
     def run(self) -> dict[str, Any]:
@@ -258,7 +258,7 @@ class TrainedRun:
     model: ExCL
     words: list[str]
     recipe: dict[str, Any]
-    dataset: str
+    about_queries: dict[str, Any]
     best: dict[str, Any]
 
 
@@ -271,4 +271,4 @@ def load_run(path: Path, *, device: str) -> TrainedRun:
     model = ExCL(ExCLConfig(**saved["config"]["model"]), vectors=vectors, feature_dim=len(saved["model"]["feature_mean"]))
     model.load_state_dict(saved["model"])
     model.to(choose_device(device)).eval()
-    return TrainedRun(path, model, saved["words"], saved["recipe"], saved["dataset"], saved["best"])
+    return TrainedRun(path, model, saved["words"], saved["recipe"], saved["about_queries"], saved["best"])

@@ -103,8 +103,11 @@ def test_tokenised_queries(packed):
     assert vectors.shape == (len(vocabulary), 10)
     assert vectors.dtype == np.float32
     report = json.loads((packed / "queries" / "report.json").read_text())
-    assert report["splits"]["test"] == {"videos": 6, "moments": 12, "tokens": 48, "unknown_tokens": 0}
-    assert [row["annotation_id"] for row in report["dropped"]] == ["train:train:29"]
+    nothing = {"tokens": 0, "queries": 0, "words": {}}
+    assert report["splits"]["test"] == {
+        "videos": 6, "moments": 12, "tokens": 48, "unknown": nothing, "without_vector": nothing
+    }  # fmt: skip
+    assert [row["annotation_id"] for row in report["cleaning"]["dropped"]] == ["train:train:29"]
 
 
 def test_validation_is_carved_where_there_is_none(made, tmp_path):
@@ -119,7 +122,7 @@ def test_validation_is_carved_where_there_is_none(made, tmp_path):
 
 def test_packing_counts_and_names_what_has_no_features(packed, caplog):
     coverage = json.loads((packed / "store" / "coverage.json").read_text())
-    assert coverage["dropped_beyond_the_end"] == []
+    assert (coverage["dropped"], coverage["other_durations"], coverage["videos_without_queries"]) == ([], {}, [])
     coverage = coverage["splits"]
     assert coverage["train"] == {"queries": 28, "covered": 28, "missing": {}}
     assert coverage["test"] == {"queries": 12, "covered": 10, "missing": {"v23": 2}}
@@ -221,7 +224,7 @@ def test_moments_beyond_a_video_whose_length_only_the_video_knows(made, tmp_path
     assert main(["tokenise", *arguments, "--carve-val", "0", "--out", str(tmp_path / "q")]) == 0
     arguments = ["--features", str(made / "features"), "--queries", str(tmp_path / "q"), "--out", str(tmp_path / "s")]
     assert main(["pack", *arguments]) == 0
-    assert "1 moments lie beyond the end of their video and are dropped: train:train:2" in caplog.text
+    assert "1 moments are dropped: it lies beyond the end of its video's file: train:train:2" in caplog.text
     [query] = TrainingStore(tmp_path / "s").queries("train")
     assert (query.start_s, query.end_s, query.duration_s) == (1, 16.0, 16.0)
 

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from excl.pipeline.config import describe
 from excl.pipeline.manifest import BusyError
+from excl.workflows import check
 from excl.workflows import run as recipe
 from excl.workflows.steps import STEPS, TOOLS, Step
 
@@ -30,13 +31,19 @@ log = logging.getLogger("excl")
 
 DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with exact times, and ExCL trained on them.
 
-`probe` looks at videos, `weights` at I3D's weights, which verify-weights and classify try out. For a data set: decode
+`init` begins a data set of your own and `check` says whether everything is in place. `probe` looks at videos, `weights` at
+I3D's weights, which verify-weights and classify try out, `glove` at word vectors. For a data set: decode
 (optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can be interrupted and run
 again; or all of them in one recipe with run. Then localize answers queries about any video, and compare tells whether two
 sets of features are the same. `excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in
 the environment an error shows where it was raised."""
 
-COMMANDS = (*TOOLS.values(), *STEPS.values(), Step("run", recipe.Config, recipe.run, failed=int))
+COMMANDS = (
+    *TOOLS.values(),
+    *STEPS.values(),
+    Step("check", check.Config, check.run, show=check.show, failed=check.num_problems),
+    Step("run", recipe.Config, recipe.run, failed=int),
+)
 INTERRUPTED = 130
 DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 

@@ -62,7 +62,15 @@ def load_recipe(config: Config) -> tuple[str, Path, Mapping[str, Any]]:
 
 
 def check(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of every step in the recipe; ValueError names every table and key that is wrong."""
+    """The configuration of every step in the recipe; ValueError names every table, key and path that is wrong."""
+    configs, problems = parse(name, tables)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return configs
+
+
+def parse(name: str, tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The configuration of every step whose table can be read, and a line for everything that is wrong."""
     problems, configs = [], {}
     for table in tables.keys() - STEPS.keys():
         problems.append(f"{name}: [{table}]: unknown; a recipe may have {', '.join(f'[{step}]' for step in STEPS)}")
@@ -76,9 +84,7 @@ def check(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
     problems += _missing_inputs(name, configs) + _other_frames(name, configs)
     if not configs and not problems:
         problems.append(f"{name}: has no steps; a recipe has tables such as [extract] and [train]")
-    if problems:
-        raise ValueError("\n".join(problems))
-    return configs
+    return configs, problems
 
 
 def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
@@ -101,16 +107,25 @@ def _missing_inputs(name: str, configs: Mapping[str, Any]) -> list[str]:
     problems: list[str] = []
     made: list[Path] = []
     for step, config in configs.items():
-        for field in dataclasses.fields(config):
-            value = getattr(config, field.name)
-            paths = [path for path in (value if isinstance(value, tuple) else [value]) if isinstance(path, Path)]
-            if field.name == "out":
-                made += paths
-                continue
-            for path in paths:
-                if not path.exists() and not any(path.is_relative_to(folder) for folder in made):
-                    problems.append(f"{name}: [{step}]: {field.name}: {path}: not there, and no earlier step makes it")
+        for key, path in _inputs(config):
+            if not path.exists() and not any(path.is_relative_to(folder) for folder in made):
+                problems.append(f"{name}: [{step}]: {key}: {path}: not there, and no earlier step makes it")
+        if config.out is not None:
+            made.append(config.out)
     return problems
+
+
+def _inputs(config: Any) -> list[tuple[str, Path]]:
+    """The paths that a step reads, each with its key: those that the configuration tells, or all but `out`."""
+    if hasattr(config, "inputs"):
+        return [("reads", path) for path in config.inputs()]
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "out"}
+    return [
+        (name, path)
+        for name, value in values.items()
+        for path in (value if isinstance(value, tuple) else [value])
+        if isinstance(path, Path)
+    ]
 
 
 def run(config: Config) -> int:

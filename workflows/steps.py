@@ -22,7 +22,7 @@ from excl.pipeline import (
     weights,
 )
 from excl.pipeline.manifest import Manifest
-from excl.workflows import demo
+from excl.workflows import demo, init
 
 
 def _failed_videos(folder: Path) -> int:
@@ -47,6 +47,7 @@ class Step:
 TOOLS = {  # which are no steps of a recipe
     step.name: step
     for step in (
+        Step("init", init.Config, init.run, show=init.show),
         Step("probe", probe.Config, probe.run, show=probe.show, failed=probe.num_bad),
         Step("weights", weights.Config, weights.run, show=weights.show, failed=weights.num_wrong),
         Step(
@@ -67,7 +68,7 @@ STEPS = {
         Step("demo", demo.Config, demo.run),
         Step("decode", decode.Config, decode.run, failed=_failed_videos),
         Step("extract", extract.Config, extract.run, failed=_failed_videos),
-        Step("tokenise", tokenise.Config, tokenise.run),
+        Step("tokenise", tokenise.Config, tokenise.run, show=tokenise.show),
         Step("pack", pack.Config, pack.run),
         Step("train", train.Config, train.run),
         Step("localize", localize.Config, localize.run, show=localize.lines),

@@ -1,0 +1,231 @@
+"""Everything about a recipe that can be known before any work is done: is it all there, does it fit, what will it cost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic.dataclasses import dataclass
+
+from excl.datasets.files import find_videos
+from excl.datasets.glove import load_vectors
+from excl.datasets.hygiene import names
+from excl.datasets.probe import Probe
+from excl.datasets.text import Vocabulary
+from excl.datasets.video_errors import VideoError
+from excl.models.i3d.fetching import cached_path
+from excl.models.i3d.published import PUBLISHED
+from excl.models.i3d.weights import describe_wrong, imported_names
+from excl.pipeline import annotation_report, extract, pack, tokenise
+from excl.pipeline.config import STRICT
+from excl.pipeline.queries import Queries
+from excl.pipeline.reading import num_cores, stop_decoders
+from excl.pipeline.word_vectors import local_file
+from excl.workflows import run as recipes
+from excl.workflows.cost import cost_of, hours
+
+NAMES_SHOWN = 5
+DURATION_TOLERANCE_S = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Check a recipe before any work is done: videos, annotations, weights, word vectors, and what it will take."""
+
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
+    """A recipe file (TOML), or the name of one that comes with excl."""
+    root: Path | None = None
+    """The folder from which the recipe's paths count. Default: the recipe file's own folder."""
+    measure: bool = True
+    """Decode a little and run I3D on one clip (where it will run on the CPU), to say how long all of it will take."""
+
+
+@dataclasses.dataclass
+class Findings:
+    """What was found, as lines for people, and how much of it is wrong."""
+
+    lines: list[str] = dataclasses.field(default_factory=list)
+    problems: int = 0
+
+    def good(self, line: str) -> None:
+        """Something that is as it should be."""
+        self.lines.append(f"ok       {line}")
+
+    def told(self, line: str) -> None:
+        """Something to know, which stops nothing."""
+        self.lines.append(f"note     {line}")
+
+    def bad(self, line: str) -> None:
+        """Something that has to be mended."""
+        self.problems += 1
+        self.lines.append(f"PROBLEM  {line}")
+
+
+def run(config: Config) -> Findings:
+    """Everything that is found; nothing is written."""
+    name, root, tables = recipes.load_recipe(recipes.Config(config.recipe, config.root))
+    findings = Findings()
+    with contextlib.chdir(root if root.is_dir() else Path()):
+        configs, problems = recipes.parse(name, tables)
+        for problem in "\n".join(problems).splitlines():
+            findings.bad(problem)
+        if not problems:
+            findings.good(f"{name}: {', '.join(configs)}")
+        probes = _videos(configs, findings)
+        if "extract" in configs:
+            _weights(configs["extract"].weights_spec, findings)
+        if "tokenise" in configs:
+            outs = [c.out for c in configs.values() if c.out is not None and c is not configs["tokenise"]]
+            made = [p for p in configs["tokenise"].inputs() if not p.exists() and any(p.is_relative_to(out) for out in outs)]
+            if made:
+                findings.told(f"{', '.join(map(str, made))}: made by the recipe; run it and check again")
+            else:
+                _queries(configs["tokenise"], probes, findings)
+        if probes and "extract" in configs:
+            _cost(configs["extract"], probes, findings, measure=config.measure)
+    return findings
+
+
+def _videos(configs: Mapping[str, Any], findings: Findings) -> dict[str, tuple[Path, Probe]] | None:
+    """Path and probe of every video that can be read; None where the videos are still to be made."""
+    reader = next((configs[step] for step in ("decode", "extract") if getattr(configs.get(step), "videos", None)), None)
+    if reader is None or not reader.videos.exists():
+        if reader is not None and "demo" in configs:
+            findings.told(
+                f"{reader.videos}: the videos are made by the recipe; run it and check again to see what they take"
+            )
+        return None
+    try:
+        paths = find_videos(reader.videos)
+    except (ValueError, OSError) as error:
+        findings.bad(str(error))
+        return None
+    probes: dict[str, tuple[Path, Probe]] = {}
+    failures: list[str] = []
+
+    def look(item: tuple[str, Path]) -> None:
+        try:
+            probes[item[0]] = (item[1], reader.reading.probe(item[1]))
+        except VideoError as error:
+            failures.append(str(error))
+
+    with ThreadPoolExecutor(num_cores()) as pool:
+        try:
+            list(pool.map(look, paths.items()))
+        finally:
+            stop_decoders()
+    for failure in sorted(failures)[:NAMES_SHOWN]:
+        findings.bad(failure)
+    if len(failures) > NAMES_SHOWN:
+        findings.bad(f"{len(failures) - NAMES_SHOWN} more videos cannot be read; `excl probe` names all")
+    hours = sum(probe.duration_s or 0.0 for _, probe in probes.values()) / 3600
+    odd = sum(bool(probe.notes) for _, probe in probes.values())
+    notes = f"; {odd:,} with something odd, which `excl probe` tells" if odd else ""
+    findings.good(f"{reader.videos}: {len(probes):,} of {len(paths):,} videos can be read, {hours:.2f} hours{notes}")
+    return {video_id: probes[video_id] for video_id in sorted(probes)}
+
+
+def _weights(spec: str, findings: Findings) -> None:
+    """Whether I3D's weights are at hand."""
+    if spec.startswith("random:"):
+        findings.told(f"weights {spec}: RANDOM, for trying things out; features mean nothing")
+    elif spec in PUBLISHED:
+        path = cached_path(spec)
+        if path.is_file():
+            findings.good(f"weights {spec}: {path}")
+        else:
+            findings.told(f"weights {spec}: not here yet; they are downloaded on first use (`excl weights fetch {spec}`)")
+    elif spec in imported_names():
+        findings.good(f"weights {spec}: imported")
+    elif wrong := describe_wrong(Path(spec)) if Path(spec).is_file() else "there is no such file":
+        findings.bad(f"weights {spec}: {wrong}")
+    else:
+        findings.good(f"weights {spec}")
+
+
+def _queries(config: tokenise.Config, probes: Mapping[str, tuple[Path, Probe]] | None, findings: Findings) -> None:
+    """What the annotations hold, whether their videos are there and as long, and whether there are word vectors."""
+    queries = Queries(dataclasses.replace(config, glove=None, report=True))
+    try:
+        report = queries.report
+    except (ValueError, OSError) as error:
+        findings.bad(str(error))
+    else:
+        for line in annotation_report.lines(report):
+            findings.told(line)
+        if probes is not None:
+            _match(queries, probes, findings)
+    if config.glove is None:
+        return
+    try:
+        path = local_file(config.glove)
+        if path is None:
+            findings.told(
+                f"word vectors {config.glove}: not here yet; downloaded on first use (`excl glove fetch {config.glove}`)"
+            )
+        else:
+            findings.good(f"word vectors {path}: {dimension(path, config.glove_member)} numbers a word")
+    except (ValueError, OSError) as error:
+        findings.bad(str(error))
+
+
+def _match(queries: Queries, probes: Mapping[str, tuple[Path, Probe]], findings: Findings) -> None:
+    """Whether annotations and videos are of the same videos."""
+    asked = {moment.video_id for moment in queries.moments}
+    missing, unused = asked - probes.keys(), probes.keys() - asked
+    covered = sum(moment.video_id in probes for moment in queries.moments)
+    line = f"{covered:,} of {len(queries.moments):,} queries have their video"
+    hint = pack.match_hint(asked, set(probes))
+    if missing:
+        few = ", ".join(repr(name) for name in sorted(missing)[:NAMES_SHOWN])
+        line += f"; {len(missing):,} videos are not there: {few}{', …' if len(missing) > NAMES_SHOWN else ''}"
+    if not covered or hint:
+        findings.bad(line + hint)
+    else:
+        (findings.told if missing else findings.good)(line)
+    if unused:
+        findings.told(f"{len(unused):,} videos have no queries; their features are made all the same")
+    other = [
+        moment
+        for moment in {moment.video_id: moment for moment in queries.moments}.values()
+        if moment.video_id in probes and _differs(moment.duration_s, probes[moment.video_id][1].duration_s)
+    ]
+    if other:
+        findings.told(
+            f"{len(other):,} videos are not as long as annotated (more than {DURATION_TOLERANCE_S:g} s): {names(other)}"
+        )
+
+
+def _differs(annotated_s: float | None, found_s: float | None) -> bool:
+    return annotated_s is not None and found_s is not None and abs(annotated_s - found_s) > DURATION_TOLERANCE_S
+
+
+def dimension(path: Path, member: str | None) -> int:
+    """How many numbers a word has in a file of word vectors; ValueError if it is none."""
+    return load_vectors(path, Vocabulary.build([]), member=member).dim
+
+
+def _cost(config: extract.Config, probes: Mapping[str, tuple[Path, Probe]], findings: Findings, *, measure: bool) -> None:
+    """Frames, rows, shards, bytes and rough hours."""
+    cost = cost_of(config, list(probes.values()))
+    if cost.too_short:
+        findings.told(f"{cost.too_short:,} videos are too short for one row, by their headers")
+    (findings.good if cost.num_bytes <= cost.free_bytes else findings.bad)(cost.line())
+    if measure and cost.frames:
+        findings.told(hours(config, [path for path, _ in probes.values()], cost.frames))
+
+
+def show(findings: Findings) -> str:
+    """The findings as lines, the last of which counts the problems."""
+    end = f"{findings.problems:,} problems to mend" if findings.problems else "nothing stands in the way"
+    return "\n".join([*findings.lines, end])
+
+
+def num_problems(findings: Findings) -> int:
+    """How much has to be mended."""
+    return findings.problems
