@@ -48,8 +48,7 @@ def load_examples(store: FeatureStore, queries: Sequence[Query]) -> list[Example
         if query.video_id not in store:
             continue
         if query.video_id not in videos:
-            video = store[query.video_id]
-            videos[query.video_id] = video, torch.from_numpy(video.features)
+            videos[query.video_id] = store[query.video_id], store.tensor(query.video_id)
         video, features = videos[query.video_id]
         start_row, end_row = moment_to_rows(query.start_s, query.end_s, video.start_s, video.end_s)
         examples.append(Example(query, features, video.start_s, video.end_s, start_row, end_row))

@@ -37,12 +37,13 @@ from excl.pipeline.decode import check_sampled, source_of, stored_videos
 from excl.pipeline.features import Making, RowSettings, making, video_features, weights_identity
 from excl.pipeline.frames import LOSSLESS, StoredFrames
 from excl.pipeline.reading import ReadingSeveral, num_cores
+from excl.pipeline.shard import Shard, VideoFeatures, write_shard
 from excl.pipeline.shards import ShardedStage, part_name
-from excl.pipeline.store import Shard, VideoFeatures, write_shard
+from excl.pipeline.store_index import write_index
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "extract", 2
+STAGE, CODE_VERSION = "extract", 3
 CODE_VERSIONS = {decode.STAGE: decode.CODE_VERSION, STAGE: CODE_VERSION}  # of all code that makes a feature
 
 
@@ -162,6 +163,7 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
         join=functools.partial(_join, recipe=made_by),
         identify=identify,
         about={"weights": _weights(config.weights_spec).facts.to_json()},
+        after=write_index,
     )
     stage.run(videos, map=map or items.in_threads(_workers(config)), retry_failed=config.retry_failed)
     for extractor in _extractors.values():
@@ -270,8 +272,8 @@ def _join(target: Path, sources: list[tuple[str, Path]], *, recipe: dict[str, An
     """Write a shard of the videos in `sources`, each with the file that holds it; what its record is to say of it."""
     found: dict[str, VideoFeatures] = {}
     for path in {path: None for _, path in sources}:
-        with Shard(path) as opened:
-            videos = [opened.video(position) for position in range(len(opened.videos))]
+        opened = Shard(path)
+        videos = [opened.video(position) for position in range(len(opened.videos))]
         found.update({video.video_id: video for video in videos})
     joined = [found[video_id] for video_id, _ in sources]
     write_shard(target, joined, recipe=recipe)

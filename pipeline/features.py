@@ -22,7 +22,7 @@ from excl.models.i3d.published import PUBLISHED
 from excl.models.i3d.runner import Precision
 from excl.models.i3d.timemap import MIN_POOLED_FRAMES, Continuous, Layout, NoRowsError, Pool, Windows
 from excl.models.i3d.weights import Weights
-from excl.pipeline.store import VideoFeatures
+from excl.pipeline.shard import VideoFeatures
 
 log = logging.getLogger(__name__)
 

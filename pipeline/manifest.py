@@ -2,7 +2,8 @@
 
 A stage folder holds `manifest.json` (stage, identity, code version; written once) and `records.jsonl` (one JSON object a
 line, appended and fsynced). An artefact is written under a temporary name in its own folder, fsynced, moved into place,
-and only then recorded: the record is the commit, and what no record names does not exist.
+and only then recorded: the record is the commit, and what no record names does not exist. Header and records end with a
+crc32 of the rest, which is verified whenever they are read.
 
 Opening a folder whose header differs from what is asked for is refused with the fields that differ, so two recipes never
 mix. One process at a time works on a folder; the lock dies with its process.
@@ -16,6 +17,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,7 +146,7 @@ class Manifest:
             _remove_temporaries(folder)
             if not (folder / HEADER).exists() or _is_barren(folder):
                 (folder / RECORDS).unlink(missing_ok=True)
-                write_json(folder / HEADER, {**header, "excl": _package_version(), "about": dict(about or {})})
+                _write_header(folder, {**header, "excl": _package_version(), "about": dict(about or {})})
             _refuse_other_recipe(folder, header)
             yield cls(folder, header, _read_records(folder / RECORDS, repair=True))
 
@@ -160,7 +162,7 @@ class Manifest:
 
     def add(self, record: dict[str, Any]) -> None:
         """Commit one record, a JSON object with an `id`; a later record of the same id replaces the earlier."""
-        line = json.dumps(record) + "\n"  # ASCII: names of files need not be valid Unicode
+        line = _line(record)
         new = not (self.folder / RECORDS).exists()
         with (self.folder / RECORDS).open("ab") as file:
             file.write(line.encode())
@@ -169,6 +171,11 @@ class Manifest:
         if new:
             _fsync_folder(self.folder)
         self.records[record["id"]] = record
+
+    def rewrite(self, records: Mapping[str, dict[str, Any]]) -> None:
+        """Put other records in the place of all there are, at once."""
+        write_text(self.folder / RECORDS, "".join(map(_line, records.values())))
+        self.records = dict(records)
 
     def complete(self, summary: Mapping[str, Any] | None = None) -> None:
         """Commit the record that says the whole stage is done, with its summary."""
@@ -244,10 +251,13 @@ def read_header(folder: Path) -> dict[str, Any]:
     """The header of a stage folder; ValueError naming the folder if it has none."""
     path = folder / HEADER
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        header = json.loads(path.read_text(encoding="utf-8"))
+        if header.pop("crc32", None) != _crc32(_canonical(header).encode()):
+            raise ValueError("its checksum is not that of its content")
+        return header
     except FileNotFoundError:
         raise ValueError(f"{folder}: no {HEADER} there, so no stage of excl has written this folder") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: damaged ({error}); remove the folder and run the stage again") from error
 
 
@@ -303,10 +313,42 @@ def _read_records(path: Path, *, repair: bool) -> dict[str, dict[str, Any]]:
     if repair and len(committed) < len(content):
         os.truncate(path, len(committed))
     records: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(committed.splitlines(), start=1):
+    for number, line in enumerate(committed.split(b"\n")[:-1], start=1):
         try:
-            record = json.loads(line)
+            record = parse_record(line)
             records[record["id"]] = record
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number}: not a record ({error!r}); the file is damaged") from error
+            raise ValueError(f"{path}:{number}: not a record ({error}); the file is damaged, see `excl repair`") from error
     return records
+
+
+CRC = b', "crc32": "%08x"}'
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    content = json.dumps(record).encode()  # ASCII: names of files need not be valid Unicode
+    return (content[:-1] + CRC % zlib.crc32(content) + b"\n").decode()
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """The record in a line; ValueError if it is none, or its checksum is not that of its content."""
+    content = line[: -len(CRC % 0)] + b"}"
+    if line != content[:-1] + CRC % zlib.crc32(content):
+        raise ValueError("its checksum is not that of its content")
+    return json.loads(content)
+
+
+def _write_header(folder: Path, header: Mapping[str, Any]) -> None:
+    plain = json.loads(_canonical(header))
+    write_json(folder / HEADER, {**plain, "crc32": _crc32(_canonical(plain).encode())})
+
+
+def header_is_as_written(folder: Path) -> bool:
+    """Whether the header's file holds what was written, byte for byte."""
+    plain = read_header(folder)
+    wanted = json.dumps({**plain, "crc32": _crc32(_canonical(plain).encode())}, indent=2) + "\n"
+    return (folder / HEADER).read_bytes() == wanted.encode()
+
+
+def _crc32(content: bytes) -> str:
+    return f"{zlib.crc32(content):08x}"

@@ -23,7 +23,9 @@ from pydantic.dataclasses import dataclass
 from excl.pipeline import tokenise
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
 from excl.pipeline.manifest import COMPLETE, Manifest, atomic, sha256_file, single, write_json, write_text
-from excl.pipeline.store import FeatureStore, Query, write_shard
+from excl.pipeline.shard import write_shard
+from excl.pipeline.store import FeatureStore, Query
+from excl.pipeline.store_index import write_index
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, 
         with atomic(manifest.folder / name) as temporary:
             shutil.copyfile(config.queries / name, temporary)
     _write_shards(config, store, queries, manifest)
+    write_index(manifest)
     files = ("coverage.json", "uncovered.jsonl", "vocabulary.txt", "vectors.npy")
     return {"sha256": {name: sha256_file(manifest.folder / name) for name in files}}
 
@@ -230,4 +233,5 @@ def _write_shards(config: Config, store: FeatureStore, queries: list[Query], man
         for video in videos:
             video.require_in_order()
         write_shard(config.out / name, videos, recipe=store.recipe, queries=about)
-        manifest.add({"id": f"shard/{name}", "file": name, "videos": members, "sha256": sha256_file(config.out / name)})
+        sha256 = sha256_file(config.out / name)
+        manifest.add({"id": f"shard/{name}", "file": name, "videos": members, "sha256": sha256})

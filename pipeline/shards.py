@@ -41,9 +41,13 @@ class ShardedStage:
     identify: Callable[[items.Item], dict[str, Any]]
     before: Callable[[list[items.Item]], None] = lambda _: None
     about: Mapping[str, Any] | None = None
+    after: Callable[[Manifest], None] = lambda _: None
 
     def run(self, videos: Mapping[str, Path], *, map: items.Map, retry_failed: bool) -> None:
-        """Do what is not done yet, `before` it told what that is; failures are recorded and do not stop the run."""
+        """Do what is not done yet, `before` it told what that is, `after` it told when all that can be is done.
+
+        Failures are recorded and do not stop the run.
+        """
         opened = Manifest.open(
             self.out, stage=self.name, identity=self.identity, code_version=self.code_version, about=self.about
         )
@@ -64,6 +68,7 @@ class ShardedStage:
                 self._join_parts(manifest, ids, shard=numbers[video_id] // self.shard_videos)
             for shard in range(math.ceil(len(ids) / self.shard_videos)):
                 self._join_parts(manifest, ids, shard=shard)  # what an interrupted run left to do
+            self.after(manifest)
             items.report(manifest, what=self.name)
 
     def _join_parts(self, manifest: Manifest, ids: list[str], *, shard: int) -> None:

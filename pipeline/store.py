@@ -1,17 +1,6 @@
-"""Feature stores: the rows of many videos in HDF5 shards, each row with the seconds it describes.
+"""Feature stores: folders of shards as mappings from video id to rows, and training stores, which have queries too.
 
-A shard (`*.h5`) holds, for V videos with R rows together:
-
-    features     [R, D]  float16 or float32, the videos one after another, contiguous and uncompressed
-    row_start_s  [R]     float64, seconds on the player's clock
-    row_end_s    [R]     float64
-    offsets      [V + 1] int64: video v has the rows offsets[v] to offsets[v + 1]
-    videos       uint8, UTF-8 JSON: a list of V objects {"id", "crc32" of the features' bytes, and the source's facts}
-    queries      uint8, UTF-8 JSON, in training stores: the moments of these videos
-    attributes   format, version, recipe (JSON: what made the features)
-
-Nothing in it needs this code to be read, and nothing in it is an object, a link or an external file. Shards are written
-whole under a temporary name and moved into place; `FeatureStore` believes only those that the folder's manifest records.
+A store believes only the shards that its manifest records. Everything about a shard is in `shard.py`.
 """
 
 from __future__ import annotations
@@ -19,59 +8,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
+import torch
+from torch import Tensor
 
 from excl.datasets.text import Vocabulary
 from excl.pipeline import items
-from excl.pipeline.manifest import Manifest, atomic
+from excl.pipeline.manifest import COMPLETE, Manifest, sha256_file
+from excl.pipeline.shard import FORMAT, Shard, VideoFeatures, write_shard
 
-FORMAT, VERSION = "excl-features", 1
+if TYPE_CHECKING:
+    import dask.array
 
+__all__ = ["FORMAT", "FeatureStore", "Query", "Shard", "TrainingStore", "VideoFeatures", "write_shard"]
 
-@dataclass(frozen=True)
-class VideoFeatures:
-    """The rows of one video: features [n, D] float16 or float32, start_s and end_s [n] float64 seconds.
-
-    Rows of the whole video tile it: start_s[0] = 0, start_s[k + 1] = end_s[k], end_s[-1] = the duration. Those of windows
-    may overlap, leave gaps, and end before the video. `facts` says where they come from (file, sha256, frames, fps,
-    duration, …) as JSON values.
-    """
-
-    video_id: str
-    features: np.ndarray
-    start_s: np.ndarray
-    end_s: np.ndarray
-    facts: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        rows = len(self.features)
-        if self.features.ndim != 2 or rows == 0 or self.start_s.shape != (rows,) or self.end_s.shape != (rows,):
-            raise ValueError(
-                f"{self.video_id}: features {self.features.shape} with {self.start_s.shape} starts and "
-                f"{self.end_s.shape} ends; wanted are n > 0 rows with a start and an end each"
-            )
-        if not np.isfinite(self.features).all():
-            raise ValueError(f"{self.video_id}: {(~np.isfinite(self.features)).sum()} feature values are not finite")
-
-    def require_in_order(self) -> None:
-        """ValueError unless rows follow each other in time, as spans need it: neither starts nor ends go back."""
-        if (np.diff(self.start_s) < 0).any() or (np.diff(self.end_s) < 0).any():
-            raise ValueError(
-                f"{self.video_id}: its rows go back in time, as those of overlapping windows with several rows each, and "
-                "of overlapping chunks: no span of rows is a moment. Extract with --window-mean True, or a hop of a window"
-            )
-
-    @property
-    def duration_s(self) -> float:
-        """The end of the video; where nothing is known of it, that of the rows."""
-        return float(self.facts.get("duration_s", self.end_s.max()))
+MAX_MAPPED = 4096  # shards at once: a system allows some 65,000 mappings a process
 
 
 @dataclass(frozen=True)
@@ -102,104 +59,32 @@ class Query:
         return dataclasses.asdict(self)
 
 
-def write_shard(
-    path: Path,
-    videos: Sequence[VideoFeatures],
-    *,
-    recipe: Mapping[str, Any],
-    queries: Sequence[Mapping[str, Any]] | None = None,
-) -> None:
-    """Write `videos` (and the queries about them) as one shard, atomically; the same input gives the same bytes."""
-    offsets = np.cumsum([0] + [len(video.features) for video in videos])
-    described = [{"id": v.video_id, "crc32": _crc32(v.features), **v.facts} for v in videos]
-    with atomic(path) as temporary:
-        with h5py.File(temporary, "w", track_order=False) as file:
-            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-            file.attrs["recipe"] = json.dumps(recipe, sort_keys=True)
-            file["features"] = np.concatenate([video.features for video in videos])
-            file["row_start_s"] = np.concatenate([video.start_s for video in videos]).astype(np.float64)
-            file["row_end_s"] = np.concatenate([video.end_s for video in videos]).astype(np.float64)
-            file["offsets"] = offsets.astype(np.int64)
-            file["videos"] = _json_bytes(described)
-            if queries is not None:
-                file["queries"] = _json_bytes(list(queries))
-        with Shard(temporary) as shard:  # what is committed has been read back
-            for position in range(len(videos)):
-                shard.video(position)
-
-
-class Shard:
-    """One open shard; a context manager. ValueError for a file that is none."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            # Shards never change once they are in place, so a read-only medium without locks is fine.
-            self.file = h5py.File(path, "r", locking=False)
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{path}: this shard is recorded but not there; run `excl extract` again, it makes what is missing"
-            ) from None
-        except OSError as error:
-            raise ValueError(f"{path}: not a readable HDF5 file ({error})") from error
-        if self.file.attrs.get("format") != FORMAT or self.file.attrs.get("version") != VERSION:
-            raise ValueError(f"{path}: not a shard of the format {FORMAT} {VERSION}")
-        self.offsets: np.ndarray = self.file["offsets"][:]
-        self.videos: list[dict[str, Any]] = json.loads(self.file["videos"][:].tobytes())
-
-    def __enter__(self) -> Shard:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def video(self, position: int) -> VideoFeatures:
-        """The rows of the shard's video number `position`; ValueError if their checksum is not the recorded one."""
-        facts = dict(self.videos[position])
-        rows = slice(self.offsets[position], self.offsets[position + 1])
-        features = self.file["features"][rows]
-        video_id, expected = facts.pop("id"), facts.pop("crc32")
-        if _crc32(features) != expected:
-            raise ValueError(
-                f"{self.path}: the features of {video_id!r} are damaged (checksum); remove the file and extract again"
-            )
-        return VideoFeatures(video_id, features, self.file["row_start_s"][rows], self.file["row_end_s"][rows], facts)
-
-    def queries(self) -> list[dict[str, Any]]:
-        """The moments stored with these videos, as JSON objects; empty for a store without queries."""
-        return json.loads(self.file["queries"][:].tobytes()) if "queries" in self.file else []
-
-
-def _crc32(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).data)
-
-
-def _json_bytes(value: object) -> np.ndarray:
-    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
-
-
 class FeatureStore:
     """A folder of shards as a mapping from video id to `VideoFeatures`.
 
-    Files are opened when first needed and once per process, so a store may be handed to worker processes.
+    Shards are mapped into memory when first needed and once per process, so a store may be handed to worker processes,
+    forked or spawned. A video's checksum is verified when it is first read. `in_memory` reads everything at once.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, in_memory: bool = False) -> None:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
         self._where: dict[str, tuple[str, int]] = {}
         for kind in ("part", "file"):  # a shard over the parts that were joined in it
             for record in self.manifest.records.values():
-                if kind in record:
+                if kind in record and "videos" in record:
                     for position, video_id in enumerate(record["videos"]):
                         self._where[video_id] = (record[kind], position)
         if not self._where:
             raise ValueError(f"{self.path}: a folder of the stage {self.manifest.header['stage']!r} without features")
-        self._open: dict[str, Shard] = {}
+        self._mapped: OrderedDict[str, Shard] = OrderedDict()
+        self._held: dict[str, VideoFeatures] = {}
         self._process = os.getpid()
+        if in_memory:
+            self._held = {video_id: _copied(self[video_id]) for video_id in self}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # a process that it is sent to opens files of its own
+        return {**self.__dict__, "_mapped": OrderedDict()}  # a process that it is sent to maps files itself
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -208,20 +93,10 @@ class FeatureStore:
         return identity.get("recipe", identity)
 
     def __getitem__(self, video_id: str) -> VideoFeatures:
-        try:
-            file, position = self._where[video_id]
-        except KeyError:
-            raise KeyError(f"{self.path} has no features of {video_id!r}") from None
-        video = self._shard(file).video(position)
-        if video.video_id != video_id:
-            raise ValueError(f"{self.path / file}: holds {video.video_id!r} where {video_id!r} is recorded; it is damaged")
-        return video
-
-    def duration_s(self, video_id: str) -> float:
-        """The end of a video, by its facts alone if they say it."""
-        file, position = self._where[video_id]
-        known = self._shard(file).videos[position].get("duration_s")
-        return self[video_id].duration_s if known is None else float(known)
+        if video_id in self._held:
+            return self._held[video_id]
+        shard, position = self._find(video_id)
+        return shard.video(position)
 
     def __contains__(self, video_id: object) -> bool:
         return video_id in self._where
@@ -232,23 +107,97 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self._where)
 
+    def read_batch(self, video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The rows of several videos, padded with zeros: float32 [B, T, D], and how many each has, int64 [B]."""
+        rows = [self._rows(video_id) for video_id in video_ids]
+        num_rows = torch.tensor([len(one) for one in rows])
+        batch = torch.empty(len(rows), int(num_rows.max()), rows[0].shape[1])  # [B, T, D]
+        for index, one in enumerate(rows):
+            batch[index, : len(one)].copy_(torch.from_numpy(one))  # casts float16 here, fifteen times as fast as NumPy
+            batch[index, len(one) :].zero_()
+        return batch, num_rows
+
+    def tensor(self, video_id: str) -> Tensor:
+        """The features of a video as a tensor [n, D] that shares the memory of the store: not to be written to."""
+        return torch.from_numpy(self._rows(video_id))
+
+    def num_rows(self, video_id: str) -> int:
+        """How many rows a video has, without reading them."""
+        shard, position = self._find(video_id)
+        return int(shard.offsets[position + 1] - shard.offsets[position])
+
+    def duration_s(self, video_id: str) -> float:
+        """The end of a video, by its facts alone if they say it."""
+        shard, position = self._find(video_id)
+        known = shard.videos[position].get("duration_s")
+        return self[video_id].duration_s if known is None else float(known)
+
+    def to_dask(self) -> dask.array.Array:
+        """All rows of all videos as one lazy array [R, D], a block a shard, shards by name; needs `pip install dask`."""
+        import dask  # noqa: PLC0415
+        import dask.array  # noqa: PLC0415
+
+        blocks = []
+        for name in self.shard_files():
+            shard = self._shard(name)
+            rows = dask.delayed(_all_rows)(self.path / name)
+            blocks.append(dask.array.from_delayed(rows, shape=shard.mapped.shape, dtype=shard.mapped.dtype))
+        return dask.array.concatenate(blocks)
+
     def require_finished(self) -> None:
         """ValueError if `extract` has not come to its end here: the store is still going to change."""
         items.require_finished(self.manifest)
         if any(file.startswith("parts/") for file, _ in self._where.values()):
             raise ValueError(f"{self.path}: its last shards are still to be joined; run `excl extract` to its end first")
 
-    def _shard(self, file: str) -> Shard:
-        if self._process != os.getpid():
-            self._open, self._process = {}, os.getpid()
-        if file not in self._open:
-            self._open[file] = Shard(self.path / file)
-        return self._open[file]
+    def shard_files(self) -> list[str]:
+        """The names of all shards, relative to the store's folder, sorted."""
+        return sorted({file for file, _ in self._where.values()})
 
     def shards(self) -> Iterator[Shard]:
         """All shards in the order of their names."""
-        for file in sorted({file for file, _ in self._where.values()}):
+        for file in self.shard_files():
             yield self._shard(file)
+
+    def _rows(self, video_id: str) -> np.ndarray:
+        """The features of a video, as they are mapped or held."""
+        if video_id in self._held:
+            return self._held[video_id].features
+        shard, position = self._find(video_id)
+        return shard.rows(position)
+
+    def _find(self, video_id: str) -> tuple[Shard, int]:
+        try:
+            file, position = self._where[video_id]
+        except KeyError:
+            raise KeyError(f"{self.path} has no features of {video_id!r}") from None
+        shard = self._shard(file)
+        found = shard.videos[position]["id"] if position < len(shard.videos) else None
+        if found != video_id:
+            raise ValueError(f"{self.path / file}: holds {found!r} where {video_id!r} is recorded; it is damaged")
+        return shard, position
+
+    def _shard(self, file: str) -> Shard:
+        if self._process != os.getpid():
+            self._mapped, self._process = OrderedDict(), os.getpid()
+        if file not in self._mapped:
+            self._mapped[file] = Shard(self.path / file)
+            if len(self._mapped) > MAX_MAPPED:
+                self._mapped.popitem(last=False)
+        self._mapped.move_to_end(file)
+        return self._mapped[file]
+
+
+def _copied(video: VideoFeatures) -> VideoFeatures:
+    return dataclasses.replace(video, features=video.features.copy())
+
+
+def _all_rows(path: Path) -> np.ndarray:
+    """The features of a whole shard, every video's checksum verified."""
+    shard = Shard(path)
+    for position in range(len(shard.videos)):
+        shard.rows(position)
+    return shard.mapped
 
 
 class TrainingStore(FeatureStore):
@@ -262,7 +211,7 @@ class TrainingStore(FeatureStore):
     def queries(self, split: str) -> list[Query]:
         """The queries of a split, those without features last; ValueError with the splits there are if it is empty."""
         rows = [row for shard in self.shards() for row in shard.queries()]
-        with (self.path / "uncovered.jsonl").open(encoding="utf-8") as file:
+        with self._own("uncovered.jsonl").open(encoding="utf-8") as file:
             rows += [json.loads(line) for line in file]
         chosen = [Query.from_json(row) for row in rows if row["split"] == split]
         if not chosen:
@@ -277,9 +226,16 @@ class TrainingStore(FeatureStore):
     @property
     def vocabulary(self) -> Vocabulary:
         """The words of the token ids."""
-        return Vocabulary.load(self.path / "vocabulary.txt")
+        return Vocabulary.load(self._own("vocabulary.txt"))
 
     @property
     def vectors(self) -> np.ndarray:
         """The word vectors, float32 [V, D]."""
-        return np.load(self.path / "vectors.npy", allow_pickle=False)
+        return np.load(self._own("vectors.npy"), allow_pickle=False)
+
+    def _own(self, name: str) -> Path:
+        """A file of the store; ValueError if it is not the one that was packed."""
+        path = self.path / name
+        if sha256_file(path) != self.manifest.records[COMPLETE]["sha256"][name]:
+            raise ValueError(f"{path}: not the file that was packed; remove the folder and run `excl pack` again")
+        return path

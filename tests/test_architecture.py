@@ -47,7 +47,7 @@ def test_import_arrows_point_down(path):
             assert name.split(".")[0] not in FOLDERS, f"{name}: say excl.{name}"
             if name.startswith("excl."):
                 assert name.split(".")[1] in MAY_IMPORT[own], f"{path}: {own} imports {name}"
-            assert not name.startswith("dask") or path.name == "cluster.py"
+            assert not name.startswith(("dask.distributed", "distributed")) or path.name == "cluster.py"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

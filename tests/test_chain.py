@@ -317,19 +317,35 @@ def test_results_that_are_gone_or_changed_are_said_to_be(made, packed, trained, 
     assert f"{lost} is not there any more; remove the folder {store}" in caplog.text
 
 
-def test_a_run_refuses_a_store_of_another_vocabulary_or_recipe(packed, trained, tmp_path, caplog):
+def test_a_run_refuses_a_store_of_another_vocabulary_or_recipe(made, packed, trained, tmp_path, caplog):
+    assert main([*tokenise_arguments(made, tmp_path / "queries"), "--max-words", "2"]) == 0
+    recipe = {**RECIPE, "short_side": 64}
+    with Manifest.open(tmp_path / "features", stage="extract", identity=recipe, code_version=1) as manifest:
+        store = FeatureStore(made / "features")
+        write_shard(tmp_path / "features" / "all.h5", [store[v] for v in store], recipe=recipe)
+        manifest.add({"id": "shard/all.h5", "file": "all.h5", "videos": list(store)})
+    for features, queries, message in [
+        (made / "features", tmp_path / "queries", "vocabulary is not that of"),
+        (tmp_path / "features", packed / "queries", "features are of another recipe"),
+    ]:
+        out = tmp_path / f"store of {message.split()[0]}"
+        assert main(["pack", "--features", str(features), "--queries", str(queries), "--out", str(out)]) == 0
+        arguments = ["--run", str(trained), "--store", str(out), "--out", str(tmp_path / "e"), "--device", "cpu"]
+        assert main(["evaluate", *arguments]) == 2
+        assert message in caplog.text
+
+
+@pytest.mark.parametrize("name", ["vocabulary.txt", "vectors.npy", "uncovered.jsonl"])
+def test_a_training_store_refuses_what_is_not_its_own(packed, tmp_path, name):
     other = tmp_path / "store"
     shutil.copytree(packed / "store", other)
-    words = (other / "vocabulary.txt").read_text().replace("dog", "god")
-    (other / "vocabulary.txt").write_text(words)
-    arguments = ["evaluate", "--run", str(trained), "--store", str(other), "--out", str(tmp_path / "e"), "--device", "cpu"]
-    assert main(arguments) == 2
-    assert "vocabulary is not that of" in caplog.text
-    shutil.copy(packed / "store" / "vocabulary.txt", other)
-    header = (other / "manifest.json").read_text().replace('"short_side": 32', '"short_side": 64')
-    (other / "manifest.json").write_text(header)
-    assert main(arguments) == 2
-    assert "features are of another recipe" in caplog.text
+    content = bytearray((other / name).read_bytes())
+    content[-2] ^= 1
+    (other / name).write_bytes(content)
+    store = TrainingStore(other)
+    with pytest.raises(ValueError, match=f"{name}: not the file that was packed"):
+        {"vocabulary.txt": lambda: store.vocabulary, "vectors.npy": lambda: store.vectors,
+         "uncovered.jsonl": lambda: store.queries("test")}[name]()  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -322,9 +322,17 @@ def test_hostile_ids_never_become_paths(tmp_path, vectors):
     assert sorted(packed) == sorted(HOSTILE)
     assert {q.video_id: q.annotation_id for q in packed.queries("train")} == {v: f"{v}!" for v in HOSTILE}
     names = {path.name for path in inside.rglob("*") if path.is_file()}
-    assert names == {"own.jsonl", "all.h5", "manifest.json", "records.jsonl", ".lock", "moments.jsonl", "vocabulary.txt",
-                     "vectors.npy", "report.json", "coverage.json", "uncovered.jsonl",
-                     *(f"{n:05d}.h5" for n in range(4))} | (names & {"00004.h5"})  # fmt: skip
+    made = {
+        "moments.jsonl",
+        "vocabulary.txt",
+        "vectors.npy",
+        "report.json",
+        "coverage.json",
+        "uncovered.jsonl",
+        "features.h5",
+    }
+    shards = {"all.h5", *(f"{n:05d}.h5" for n in range(4))}
+    assert names == {"own.jsonl", "manifest.json", "records.jsonl", ".lock", *made, *shards}
     assert sorted(path for path in tmp_path.iterdir() if path != inside) == outside
 
 
