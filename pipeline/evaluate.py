@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from excl.models.excl import THRESHOLDS, best_fixed_span, summary
+from excl.models.excl import THRESHOLDS, best_fixed_span, summary, variant_label
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.config import STRICT, PositiveInt, identity
 from excl.pipeline.examples import load_examples
@@ -26,7 +26,7 @@ from excl.pipeline.train import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "evaluate", 2
+STAGE, CODE_VERSION = "evaluate", 3
 COLUMNS = (*(f"R1@{threshold}" for threshold in THRESHOLDS), "mIoU")
 
 
@@ -114,6 +114,7 @@ def _metrics(
     groups = np.array([query.group for query in queries])
     covered = ~np.isnan(predicted[:, 0])
     return {
+        "variant": variant_label(trained.model.config),
         "dataset": store.about_queries["dataset"],
         "split": config.split,
         "split_made_of": store.about_queries["splits"].get(config.split, ""),
@@ -156,10 +157,10 @@ def table(folder: Path) -> str:
         f"{metrics['dataset']}, split {metrics['split']} ({metrics['split_made_of']}): {metrics['num_queries']:,} queries, "
         f"{metrics['num_covered']:,} with features",
         f"{'':32}{'queries':24}{'number':>8}" + "".join(f"{name:>9}" for name in COLUMNS),
-        *_table_lines("ExCL-clf 2-b", metrics["model"]),
+        *_table_lines(metrics["variant"], metrics["model"]),
     ]
     if 0 < metrics["num_covered"] < metrics["num_queries"]:
-        lines.append(_table_line("ExCL-clf 2-b", "those with features", metrics["model_where_covered"]))
+        lines.append(_table_line(metrics["variant"], "those with features", metrics["model_where_covered"]))
     if metrics["best_fixed_span"]:
         a, b = metrics["best_fixed_span"]["of_duration"]
         lines += _table_lines(f"best fixed span ({a:.0%} to {b:.0%})", metrics["best_fixed_span"])

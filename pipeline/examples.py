@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from excl.models.excl.span import moment_to_rows
+from excl.models.excl import Targets, moment_to_rows
 from excl.pipeline.store import FeatureStore, Query, VideoFeatures
 
 
@@ -30,14 +30,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded float32 features [B, T, F], token ids [B, L], their lengths [B], and target rows [B], int64."""
+    """Padded float32 features [B, T, F], token ids [B, L], their lengths [B], int64, and what to learn from them."""
 
     features: Tensor
     num_rows: Tensor
     token_ids: Tensor
     num_tokens: Tensor
-    start_rows: Tensor
-    end_rows: Tensor
+    targets: Targets
 
 
 def load_examples(store: FeatureStore, queries: Sequence[Query]) -> list[Example]:
@@ -65,13 +64,23 @@ def collate(examples: Sequence[Example]) -> Batch:
     for index, example in enumerate(examples):
         features[index, : len(example.features)] = example.features  # casts float16 here
         token_ids[index, : len(example.query.token_ids)] = torch.tensor(example.query.token_ids)
-    return Batch(
-        features,
-        num_rows,
-        token_ids,
-        num_tokens,
+    return Batch(features, num_rows, token_ids, num_tokens, _targets(examples, features.shape[1]))
+
+
+def _targets(examples: Sequence[Example], longest: int) -> Targets:
+    """What the examples are to be trained on. The end of a video's last row stands for its duration."""
+    times = torch.zeros(2, len(examples), longest)  # starts and ends of rows, [2, B, T]
+    moments = torch.zeros(len(examples), 2)
+    for index, example in enumerate(examples):
+        duration_s = example.row_end_s[-1]
+        rows = np.stack([example.row_start_s, example.row_end_s]) / duration_s  # [2, n]
+        times[:, index, : rows.shape[1]] = torch.from_numpy(rows)
+        moments[index] = torch.tensor([example.query.start_s, example.query.end_s], dtype=torch.float64) / duration_s
+    return Targets(
         torch.tensor([example.start_row for example in examples]),
         torch.tensor([example.end_row for example in examples]),
+        *moments.T,
+        *times,
     )
 
 

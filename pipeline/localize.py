@@ -60,7 +60,10 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A moment of the video: seconds on the player's clock, and the model's probability of just this span."""
+    """A moment of the video: seconds on the player's clock, and the model's probability of just this span of rows.
+
+    Regression answers with times between rows; its probability is that of the span nearest to them.
+    """
 
     query: str
     start_s: float

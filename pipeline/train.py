@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from excl.models.excl import ExCL, ExCLConfig, best_span, rows_to_moment, span_cross_entropy, summary
+from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode, span_loss, summary
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.config import STRICT, NonNegativeInt, PositiveFloat, PositiveInt, identity
 from excl.pipeline.examples import Batch, Example, collate, load_examples, normalisation
@@ -33,7 +33,7 @@ from excl.pipeline.store import TrainingStore
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "train", 2
+STAGE, CODE_VERSION = "train", 3
 SELECT_BY = ("R1@0.5", "mIoU")
 
 
@@ -46,7 +46,7 @@ class Config:
     out: Path
     """The run to write. Run again with the same settings, it goes on after the last finished epoch."""
     model: ExCLConfig = field(default_factory=ExCLConfig)
-    """Sizes and dropout of the model."""
+    """Variant, parts and sizes of the model."""
     epochs: PositiveInt = 30
     """At most so many passes over the training split."""
     batch_size: PositiveInt = 32
@@ -170,7 +170,7 @@ class Training:
         for first in range(0, len(order), self.config.batch_size):
             batch = collate([self.train[i] for i in order[first : first + self.config.batch_size]])
             starts, ends = forward(self.model, batch)
-            loss = span_cross_entropy(starts, ends, batch.start_rows.to(self.device), batch.end_rows.to(self.device))
+            loss = span_loss(self.config.model, starts, ends, batch.targets.to(self.device))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -221,17 +221,14 @@ def forward(model: ExCL, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def predict(model: ExCL, examples: list[Example], *, batch_size: int) -> np.ndarray:
-    """The best span of every example, float64 [N, 3]: start and end in seconds, and its probability."""
+    """The best moment of every example, float64 [N, 3]: start and end in seconds, and its probability."""
     model.eval()
     predicted = []
     for chosen in _batches(examples, batch_size):
         starts, ends = forward(model, collate(chosen))
-        best = best_span(starts.cpu(), ends.cpu())  # in float64, which not every device has
-        spans = zip(*(tensor.tolist() for tensor in best), strict=True)
-        for example, (start_row, end_row, score) in zip(chosen, spans, strict=True):
-            start_s, end_s = rows_to_moment(start_row, end_row, example.row_start_s, example.row_end_s)
-            predicted.append((start_s, end_s, score))
-    return np.array(predicted, dtype=np.float64).reshape(-1, 3)
+        row_times = [RowTimes(example.row_start_s, example.row_end_s) for example in chosen]
+        predicted.append(decode(starts, ends, row_times, loss=model.config.parts.loss)[:, 0])
+    return np.concatenate(predicted)
 
 
 def _batches(examples: list[Example], size: int) -> Iterator[list[Example]]:

@@ -17,6 +17,7 @@ from excl.datasets.text import Vocabulary
 from excl.models.i3d.timemap import Continuous
 from excl.pipeline import train
 from excl.pipeline.evaluate import table
+from excl.pipeline.examples import collate, load_examples
 from excl.pipeline.manifest import Manifest, RecipeMismatchError
 from excl.pipeline.store import FeatureStore, TrainingStore, VideoFeatures, write_shard
 from excl.workflows.cli import main
@@ -182,6 +183,46 @@ def test_training_learns_and_is_evaluated(packed, trained, capsys):
     assert 0 < score <= 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "label"),
+    [
+        (["--model.variant", "reg-2-b"], "ExCL-reg 2-b"),
+        (
+            ["--model.loss", "reg", "--model.video-encoder", "conv", "--model.reg-distance", "mse"],
+            "ExCL-reg lstm+conv+tied-lstm",
+        ),
+    ],
+)
+def test_other_variants_are_trained_by_their_flags(packed, tmp_path, capsys, flags, label):
+    assert main(train_arguments(packed, tmp_path / "run", *flags)) == 0
+    arguments = ["evaluate", "--run", str(tmp_path / "run"), "--store", str(packed / "store"), "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path / "e")]) == 0
+    assert f"{label} " in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert metrics["variant"] == label
+    assert metrics["model_where_covered"]["R1@0.5"] == 100
+    predictions = [json.loads(line) for line in (tmp_path / "e" / "predictions.jsonl").read_text().splitlines()]
+    starts_s = [window[0] for one in predictions for window in one["pred_relevant_windows"]]
+    edges_s = np.round(TrainingStore(packed / "store")["v20"].start_s, 4)  # those of all videos
+    assert len(starts_s) == 10
+    assert not np.isin(starts_s, edges_s).all(), "expected times lie between the rows' edges"
+
+
+def test_targets_are_shares_of_the_duration(packed):
+    store = TrainingStore(packed / "store")
+    batch = collate(load_examples(store, store.queries("test")))
+    targets = batch.targets
+    video = store["v20"]  # all have the same rows, 16 s
+    for found, wanted_s in ((targets.row_starts, video.start_s), (targets.row_ends, video.end_s)):
+        torch.testing.assert_close(found, torch.from_numpy(wanted_s).float().expand(10, 9) / 16)
+    queries = [query for query in store.queries("test") if query.video_id in store]
+    assert (16 * targets.starts).tolist() == pytest.approx([query.start_s for query in queries])
+    assert (16 * targets.ends).tolist() == pytest.approx([query.end_s for query in queries])
+    every = torch.arange(10)
+    assert torch.equal(targets.row_starts[every, targets.start_rows], targets.starts)  # moments that are rows
+    assert torch.equal(targets.row_ends[every, targets.end_rows], targets.ends)
+
+
 def test_metrics_are_those_of_the_predictions_file(packed, trained):
     """R@1 and mIoU once more, from the predictions file and the annotations, by hand."""
     out = packed / "evaluation"
@@ -258,11 +299,11 @@ KILLED_RUN = """
 import sys
 from excl.pipeline import train
 from excl.workflows.cli import main
-original = train.span_cross_entropy
+original = train.span_loss
 def counted(*arguments):
     print("step", flush=True)
     return original(*arguments)
-train.span_cross_entropy = counted
+train.span_loss = counted
 sys.exit(main(sys.argv[1:]))
 """
 

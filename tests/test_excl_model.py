@@ -1,18 +1,33 @@
-"""The ExCL model against the paper's equations written out one step at a time, and what training relies on."""
+"""What training relies on in every ExCL model: names, padding, dropout, normalisation. test_equations.py has the rest."""
 
+import csv
+import dataclasses
+import itertools
+import json
 import math
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from excl.models.excl import ExCL, ExCLConfig, best_span, span_cross_entropy
+from excl.models.excl import VARIANTS, ExCL, ExCLConfig, span_cross_entropy, variant_config, variant_label, variant_name
+from excl.models.excl.config import PredictorName, TextEncoderName, VideoEncoderName
+from excl.models.excl.encoders import IdentityVideo
+from excl.models.excl.predictors import ConditionedPredictor
 
+TABLE_1 = Path(__file__).resolve().parents[2] / "shared" / "data" / "paper" / "excl_table1.csv"
 FEATURE_DIM, WORD_DIM, NUM_WORDS = 6, 5, 20
-SMALL = ExCLConfig(text_hidden=4, video_hidden=3, predictor_hidden=2, mlp_hidden=7, dropout=0.5)
+SMALL = ExCLConfig(text_hidden=4, video_hidden=3, predictor_hidden=2, mlp_hidden=7, heads=2, dropout=0.5)
+COMBINATIONS = [
+    dataclasses.replace(SMALL, text_encoder=text, video_encoder=video, predictor=predictor)
+    for text, video, predictor in itertools.product(*map(get_args, (TextEncoderName, VideoEncoderName, PredictorName)))
+]
+every_combination = pytest.mark.parametrize("config", COMBINATIONS, ids=variant_name)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,56 +54,6 @@ def random_batch(num_rows, num_tokens, *, seed=0):
     return features, torch.tensor(num_rows), token_ids, torch.tensor(num_tokens)
 
 
-# The paper's equations, one video, one step at a time.
-
-
-def lstm_by_hand(lstm, inputs, suffix):
-    """Return the hidden state after each step of one direction; gates in torch's order i, f, g, o."""
-    weights = {name: getattr(lstm, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-    hidden = cell = torch.zeros(lstm.hidden_size)
-    states = []
-    for step in inputs:
-        gates = weights["weight_ih"] @ step + weights["bias_ih"] + weights["weight_hh"] @ hidden + weights["bias_hh"]
-        i, f, g, o = gates.split(lstm.hidden_size)
-        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-        hidden = o.sigmoid() * cell.tanh()
-        states.append(hidden)
-    return states
-
-
-def bilstm_by_hand(lstm, inputs):
-    forward = lstm_by_hand(lstm, inputs, "")
-    backward = lstm_by_hand(lstm, list(inputs)[::-1], "_reverse")[::-1]
-    return [torch.cat(pair) for pair in zip(forward, backward, strict=True)], torch.cat([forward[-1], backward[0]])
-
-
-def mlp_by_hand(mlp, vector):
-    return mlp[2].weight[0] @ torch.tanh(mlp[0].weight @ vector + mlp[0].bias) + mlp[2].bias[0]
-
-
-def logits_by_hand(model, features, tokens):
-    words = [model.text_encoder.embedding.weight[token] for token in tokens]
-    _, query = bilstm_by_hand(model.text_encoder.lstm, words)
-    rows = [(row - model.feature_mean) / model.feature_std for row in features]
-    video, _ = bilstm_by_hand(model.video_encoder.lstm, rows)
-    predictor = model.predictor
-    tied, _ = bilstm_by_hand(predictor.lstm, [torch.cat([v, query]) for v in video])
-    joint = [torch.cat([p, v, query]) for p, v in zip(tied, video, strict=True)]
-    start = torch.stack([mlp_by_hand(predictor.start_mlp, vector) for vector in joint])
-    end = torch.stack([mlp_by_hand(predictor.end_mlp, vector) for vector in joint])
-    return start, end
-
-
-@torch.no_grad()
-def test_logits_follow_the_equations():
-    model, (features, num_rows, token_ids, num_tokens) = small_model(), random_batch([5, 1, 3], [2, 4, 1])
-    start, end = model(features, num_rows, token_ids, num_tokens)
-    for item, (rows, tokens) in enumerate(zip(num_rows, num_tokens, strict=True)):
-        wanted_start, wanted_end = logits_by_hand(model, features[item, :rows], token_ids[item, :tokens])
-        torch.testing.assert_close(start[item, :rows], wanted_start, rtol=0, atol=1e-6)
-        torch.testing.assert_close(end[item, :rows], wanted_end, rtol=0, atol=1e-6)
-
-
 def test_default_sizes_are_those_of_the_paper():
     model = ExCL(ExCLConfig(), vectors=torch.zeros(10, 300), feature_dim=1024)
     lstms = (model.text_encoder.lstm, model.video_encoder.lstm, model.predictor.lstm)
@@ -98,8 +63,63 @@ def test_default_sizes_are_those_of_the_paper():
         assert (mlp[0].in_features, mlp[0].out_features, mlp[2].out_features) == (256 + 512 + 512, 256, 1)
 
 
+# Names.
+
+
+def test_variants_have_the_parts_that_their_names_say():
+    assert len(VARIANTS) == 12
+    model = small_model(variant_config("reg-1-c", SMALL))
+    assert model.config.parts == ("reg", "identity", "conditioned-lstm")
+    assert isinstance(model.predictor, ConditionedPredictor)
+    assert isinstance(model.video_encoder, IdentityVideo)
+    assert ExCLConfig().parts == VARIANTS["clf-2-b"] == ("clf", "lstm", "tied-lstm")
+    assert {parts.loss for name, parts in VARIANTS.items() if name.startswith("reg")} == {"reg"}
+
+
+@pytest.mark.skipif(not TABLE_1.is_file(), reason=f"needs {TABLE_1}")
+def test_labels_are_the_rows_of_the_papers_table():
+    with TABLE_1.open(newline="") as file:
+        rows = list(dict.fromkeys(row["variant"] for row in csv.DictReader(file) if row["variant"].startswith("ExCL")))
+    assert [variant_label(variant_config(name)) for name in VARIANTS] == rows
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_keeps_its_name_however_it_is_spelled(name):
+    odd = dataclasses.replace(SMALL, loss="reg", video_encoder="conv", predictor="attention", text_encoder="bag")
+    assert variant_name(odd) == "reg bag+conv+attention"
+    assert variant_label(odd) == "ExCL-reg bag+conv+attention"
+    config = variant_config(name, odd)
+    assert config == dataclasses.replace(SMALL, variant=name)
+    assert variant_name(config) == name
+    assert variant_name(ExCLConfig(**VARIANTS[name]._asdict())) == name
+    assert variant_name(dataclasses.replace(config, text_encoder="bag")) not in VARIANTS
+
+
+def test_configurations_of_earlier_checkpoints_are_valid():
+    saved = """{"variant": "clf-2-b", "text_hidden": 16, "video_hidden": 256, "predictor_hidden": 128,
+                "mlp_hidden": 256, "dropout": 0.5, "train_vectors": false}"""
+    assert ExCLConfig(**json.loads(saved)) == ExCLConfig(text_hidden=16)
+
+
+def test_parameters_of_earlier_checkpoints_have_their_names():
+    names = {name.rsplit(".", 1)[0] for name in small_model().state_dict() if "." in name}
+    mlps = {f"predictor.{which}_mlp.{layer}" for which in ("start", "end") for layer in (0, 2)}
+    assert names == {"text_encoder.embedding", "text_encoder.lstm", "video_encoder.lstm", "predictor.lstm"} | mlps
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"dropout": 1.0}, {"dropout": math.nan}, {"text_hidden": 0}, {"variant": "clf-9"}, {"nonsense": 1}]
+    "wrong",
+    [
+        {"dropout": 1.0},
+        {"dropout": math.nan},
+        {"text_hidden": 0},
+        {"variant": "clf-9"},
+        {"nonsense": 1},
+        {"video_encoder": "none"},
+        {"text_encoder": "attention", "text_hidden": 3},
+        {"video_encoder": "attention", "heads": 3},
+        {"predictor": "attention", "predictor_hidden": 5},
+    ],
 )
 def test_config_refuses(wrong):
     with pytest.raises(ValidationError):
@@ -111,11 +131,13 @@ def test_config_refuses(wrong):
 lengths = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 6)), min_size=1, max_size=4)
 
 
-@settings(max_examples=40, deadline=None)
+@every_combination
+@settings(max_examples=8, deadline=None)
 @given(lengths=lengths, extra_rows=st.integers(0, 3), extra_tokens=st.integers(0, 3), seed=st.integers(0, 99))
+@example(lengths=[(1, 1), (9, 6), (2, 1)], extra_rows=1, extra_tokens=1, seed=0)
 @torch.no_grad()
-def test_a_padded_batch_gives_what_its_items_give(lengths, extra_rows, extra_tokens, seed):
-    model = small_model()
+def test_a_padded_batch_gives_what_its_items_give(config, lengths, extra_rows, extra_tokens, seed):
+    model = small_model(config)
     features, num_rows, token_ids, num_tokens = random_batch(*zip(*lengths, strict=True), seed=seed)
     features = nn.functional.pad(features, (0, 0, 0, extra_rows))
     token_ids = nn.functional.pad(token_ids, (0, extra_tokens))
@@ -129,8 +151,9 @@ def test_a_padded_batch_gives_what_its_items_give(lengths, extra_rows, extra_tok
             assert (together[item, rows:] == -math.inf).all()
 
 
-def test_padding_leaks_neither_values_nor_gradients():
-    model = small_model().train()
+@every_combination
+def test_padding_leaks_neither_values_nor_gradients(config):
+    model = small_model(config).train()
     features, num_rows, token_ids, num_tokens = random_batch([5, 2], [3, 1])
     torch.manual_seed(1)
     clean = model(features, num_rows, token_ids, num_tokens)
@@ -144,8 +167,10 @@ def test_padding_leaks_neither_values_nor_gradients():
     span_cross_entropy(start, end, torch.tensor([0, 0]), torch.tensor([4, 1])).backward()
     assert (features.grad[1, 2:] == 0).all()
     assert (features.grad[1, :2] != 0).any()
-    gradients = [weight.grad for weight in model.parameters()]
-    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+    assert all(gradient.isfinite().all() for gradient in gradients.values()), "NaN of the padding"
+    unused = {name for name, gradient in gradients.items() if not gradient.any()}
+    assert all(name.endswith((".weigh.bias", "linear.bias", "mlp.2.bias")) for name in unused), "only softmax is blind to it"
 
 
 def test_what_cannot_be_located_is_refused_by_name():
@@ -161,6 +186,33 @@ def test_what_cannot_be_located_is_refused_by_name():
         model(features[:, :, :4], num_rows, token_ids, num_tokens)
     with pytest.raises(ValueError, match="word vectors have shape"):
         ExCL(SMALL, vectors=torch.zeros(0, 5), feature_dim=FEATURE_DIM)
+
+
+@every_combination
+@torch.no_grad()
+def test_every_row_may_depend_on_every_word_and_what_the_parts_can_see(config):
+    """A change of a word or of a far row is felt where the parts carry it, and only there."""
+    model, (features, *rest) = small_model(config), random_batch([7], [3])
+    before = torch.stack(model(features, *rest))[:, 0]
+    other = features.clone()
+    other[0, 0] += 3
+    far = torch.stack(model(other, *rest))[:, 0] != before
+    _, video, predictor = config.parts
+    sees_far = video in ("lstm", "attention") or predictor != "mlp"
+    reach = 6 if sees_far else 4 if video == "conv" else 0
+    assert far[:, : reach + 1].any(1).all()
+    assert far[:, reach].all()
+    assert not far[:, reach + 1 :].any()
+    rest[1][0, 1] += 1
+    assert (torch.stack(model(features, *rest))[:, 0] != before).any(1).all()
+
+
+def test_only_a_bag_of_words_has_no_order():
+    for text_encoder, differs in (("lstm", True), ("attention", True), ("bag", False)):
+        model = small_model(dataclasses.replace(SMALL, text_encoder=text_encoder))
+        features, num_rows, _, _ = random_batch([5], [3])
+        one, other = (model(features, num_rows, torch.tensor([ids]), torch.tensor([3]))[0] for ids in ([1, 2, 3], [3, 1, 2]))
+        assert torch.allclose(one, other, rtol=0, atol=1e-6) is not differs
 
 
 @torch.no_grad()
@@ -227,11 +279,14 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(without.train()(*batch)[0], without.eval()(*batch)[0])
 
 
-@pytest.mark.parametrize("place", range(5))
-def test_dropout_acts_at_each_of_its_places_once(place):
-    model, batch = small_model().train(), random_batch([5, 2], [3, 1])
-    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-    assert len(dropouts) == 5  # words, h^T, features, h^V, h^P
+DROPOUTS = {"1-a": 2, "1-b": 4, "1-c": 5, "2-a": 4, "2-b": 5, "2-c": 6}  # words, h^T; rows; h^V; h^P or h^P0 and h^P1
+
+
+@pytest.mark.parametrize(("name", "place"), [(name, place) for name, places in DROPOUTS.items() for place in range(places)])
+def test_dropout_acts_at_each_of_its_places_once(name, place):
+    model, batch = small_model(variant_config(f"clf-{name}", SMALL)).train(), random_batch([5, 2], [3, 1])
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p]
+    assert len(dropouts) == DROPOUTS[name]
     calls = []
     for index, dropout in enumerate(dropouts):
         dropout.p = 0.5 if index == place else 0.0
@@ -239,50 +294,24 @@ def test_dropout_acts_at_each_of_its_places_once(place):
     torch.manual_seed(0)
     first, second = model(*batch), model(*batch)
     assert len(calls) == 2
-    assert not torch.equal(first[0], second[0])
+    end_only = name.endswith("c") and place == DROPOUTS[name] - 1  # h^P1
+    assert torch.equal(first[0], second[0]) is end_only
     assert not torch.equal(first[1], second[1])
 
 
-# The loss, and learning with it.
+@pytest.mark.parametrize("name", VARIANTS)
+def test_half_of_what_lstms_read_is_dropped(name):
+    config = dataclasses.replace(SMALL, variant=name, text_hidden=100)  # h^T is dropped once, and read at every row
+    model, batch = small_model(config).train(), random_batch([400], [400])
+    shares = []
 
+    def look(_, inputs):
+        shares.append((inputs[0].data == 0).float().mean().item())
 
-def test_loss_is_equation_1():
-    torch.manual_seed(0)
-    start, end = torch.randn(3, 6), torch.randn(3, 6)
-    num_rows, start_rows, end_rows = [6, 4, 1], [2, 0, 0], [5, 3, 0]
-    total = 0.0
-    for item, rows in enumerate(num_rows):
-        start[item, rows:] = end[item, rows:] = -math.inf
-        for logits, target in ((start, start_rows[item]), (end, end_rows[item])):
-            exponentials = [math.exp(value) for value in logits[item, :rows].tolist()]
-            total += math.log(exponentials[target] / sum(exponentials))
-    loss = span_cross_entropy(start.requires_grad_(), end, torch.tensor(start_rows), torch.tensor(end_rows))
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(-total / 3, rel=1e-6)
-    (gradient,) = torch.autograd.grad(loss, start)
-    assert gradient.isfinite().all()
-
-
-def test_loss_of_uniform_logits_is_twice_the_log_of_the_rows():
-    rows = torch.tensor([3, 1])
-    loss = span_cross_entropy(torch.zeros(2, 8), torch.zeros(2, 8, dtype=torch.bfloat16), rows, rows)
-    assert loss.item() == pytest.approx(2 * math.log(8))
-
-
-def test_overfits_eight_random_queries():
-    config = ExCLConfig(text_hidden=16, video_hidden=16, predictor_hidden=8, mlp_hidden=16, dropout=0.0)
-    model = small_model(config).train()
-    num_rows, num_tokens = [12, 9, 7, 12, 5, 10, 8, 11], [4, 6, 3, 2, 5, 6, 1, 3]
-    batch = random_batch(num_rows, num_tokens)
-    start_rows = torch.tensor([0, 3, 6, 2, 1, 9, 0, 4])
-    end_rows = torch.tensor([11, 3, 6, 8, 4, 9, 2, 7])
-    optimiser = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=0.01)
-    for _ in range(120):
-        optimiser.zero_grad()
-        start, end = model(*batch)
-        span_cross_entropy(start, end, start_rows, end_rows).backward()
-        optimiser.step()
-    found_starts, found_ends, score = best_span(*model.eval()(*batch))
-    assert found_starts.tolist() == start_rows.tolist()
-    assert found_ends.tolist() == end_rows.tolist()
-    assert (score > 0.5).all()
+    lstms = [module for module in model.modules() if isinstance(module, nn.LSTM)]
+    assert all(lstm.dropout == 0 for lstm in lstms)  # which would do nothing with one layer
+    for lstm in lstms:
+        lstm.register_forward_pre_hook(look)
+    model(*batch)
+    assert len(shares) == len(lstms)
+    assert all(0.4 < share < 0.65 for share in shares), shares

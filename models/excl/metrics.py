@@ -1,82 +1,153 @@
-"""How well predicted moments fit the annotated ones: temporal IoU, R@1 and mIoU, in float64 and without rounding.
+"""How well predicted moments fit the annotated ones: temporal IoU, R@1, R@5 and mIoU, in float64 and without rounding.
 
-Moments are arrays [N, 2] of (start_s, end_s), one row a query.
+Letters in shapes: N annotated moments, K predictions for each, best first, Q queries (N, if each has one moment). A moment
+is (start_s, end_s); a prediction that is missing is NaN.
 """
 
 import numpy as np
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 """The IoU from which a prediction counts as a hit, as in the paper's Table 1."""
+RECALL_AT = (1, 5)
+"""Of how many predictions one has to hit."""
+
+
+Times = np.ndarray | float
+
+
+def interval_iou(start_s: Times, end_s: Times, other_start_s: Times, other_end_s: Times) -> np.ndarray:
+    """Return intersection over union of intervals, float64 in 0..1, of the shape that the four times broadcast to.
+
+    The union is the length of both less what they share, so a gap between them does not count. It is 0 for two intervals of
+    no length, and where a time is NaN.
+    """
+    shared_s = np.maximum(np.minimum(end_s, other_end_s) - np.maximum(start_s, other_start_s), 0.0)
+    union_s = np.asarray(end_s - start_s + (other_end_s - other_start_s) - shared_s, dtype=np.float64)
+    return np.divide(shared_s, union_s, out=np.zeros(union_s.shape), where=union_s > 0)
 
 
 def temporal_iou(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return intersection over union of moments, float64 [N] in 0..1, for two arrays [N, 2].
+    """Return the IoU of predicted with annotated moments, float64 [N] or [N, K], for [N, 2] or [N, K, 2] and [N, 2].
 
-    The union is the length of both less what they share, so a gap between them does not count. Two moments of no
-    length have IoU 0; so has a predicted moment that is NaN (none was predicted).
+    It is interval_iou's; a prediction that is missing has IoU 0.
 
-    Raises ValueError for shapes that differ or are not [N, 2], and for moments that end before they start.
+    Raises ValueError for other shapes, for moments that end before they start, and for a moment that is partly NaN.
     """
-    predicted, truth = _checked_moments(predicted, "predicted"), _checked_moments(truth, "annotated")
-    if predicted.shape != truth.shape:
+    truth = _checked_moments(truth, "annotated", shapes="[moments, 2]", dimensions=(2,))
+    predicted = _checked_moments(predicted, "predicted", shapes="[moments, 2] or [moments, k, 2]", dimensions=(2, 3))
+    if len(predicted) != len(truth):
         raise ValueError(f"{len(predicted)} predicted moments for {len(truth)} annotated ones; wanted one for each")
     if np.isnan(truth).any():
         raise ValueError(f"annotated moment {np.isnan(truth).any(axis=1).argmax()} is NaN; only predictions may lack")
-    shared_s = np.minimum(predicted[:, 1], truth[:, 1]) - np.maximum(predicted[:, 0], truth[:, 0])
-    shared_s = np.maximum(shared_s, 0.0)
-    union_s = predicted[:, 1] - predicted[:, 0] + truth[:, 1] - truth[:, 0] - shared_s
-    return np.divide(shared_s, union_s, out=np.zeros(len(truth)), where=union_s > 0)
+    if predicted.ndim == 3:
+        truth = truth[:, None]  # [N, 1, 2]
+    return interval_iou(predicted[..., 0], predicted[..., 1], truth[..., 0], truth[..., 1])
 
 
-def _checked_moments(moments: np.ndarray, what: str) -> np.ndarray:
-    """Return moments as float64 [N, 2]. Raises ValueError where one is neither a finite interval nor NaN throughout."""
+def _checked_moments(moments: np.ndarray, what: str, *, shapes: str, dimensions: tuple[int, ...]) -> np.ndarray:
+    """Return moments as float64. Raises ValueError where one is neither a finite interval nor NaN throughout."""
     moments = np.asarray(moments, dtype=np.float64)
-    if moments.ndim != 2 or moments.shape[1] != 2:
-        raise ValueError(f"{what} moments have shape {list(moments.shape)}; wanted [queries, 2]")
-    interval = np.isfinite(moments).all(axis=1) & (moments[:, 0] <= moments[:, 1])
-    broken = ~(interval | np.isnan(moments).all(axis=1))
+    if moments.ndim not in dimensions or moments.shape[-1] != 2:
+        raise ValueError(f"{what} moments have shape {list(moments.shape)}; wanted {shapes}")
+    interval = np.isfinite(moments).all(axis=-1) & (moments[..., 0] <= moments[..., 1])
+    broken = ~(interval | np.isnan(moments).all(axis=-1))
     if broken.any():
-        index = int(broken.argmax())
+        index = tuple(np.argwhere(broken)[0])
         start_s, end_s = moments[index]
-        raise ValueError(f"{what} moment {index} goes from {start_s} s to {end_s} s; wanted finite times in order")
+        raise ValueError(f"{what} moment {index[0]} goes from {start_s} s to {end_s} s; wanted finite times in order")
     return moments
 
 
-def summary(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float | int]:
-    """Return num_queries, R1@0.3, R1@0.5, R1@0.7 and mIoU, the last four in percent of all queries.
+def query_ious(predicted: np.ndarray, truth: np.ndarray, query_ids: np.ndarray | None = None) -> np.ndarray:
+    """Return the IoU of the predictions for every query, float64 [Q, K], for moments [N, 2] or [N, K, 2] and [N, 2].
 
-    R@1 counts IoU >= the threshold, exactly. A prediction that is missing (a row of NaN) is a miss with IoU 0.
+    `query_ids` [N] says which annotated moments are alternatives of one query: those with the same id, of which the best
+    IoU counts. Queries are in the order in which their ids first appear. Without it every moment is a query of its own.
 
-    Raises ValueError where there are no queries, and as temporal_iou does.
+    Raises ValueError where moments of one query have different predictions, and as temporal_iou does.
     """
     iou = temporal_iou(predicted, truth)
+    if iou.ndim == 1:
+        iou = iou[:, None]  # [N] -> [N, 1]
+    if query_ids is None:
+        return iou
+    first, query = _queries(query_ids, len(iou))
+    predicted = np.asarray(predicted, dtype=np.float64)
+    differs = (predicted != predicted[first[query]]) & ~(np.isnan(predicted) & np.isnan(predicted[first[query]]))
+    if differs.any():
+        row = int(differs.reshape(len(iou), -1).any(axis=1).argmax())
+        raise ValueError(f"query {query_ids[row]}: its annotated moments come with different predictions")
+    best = np.zeros((len(first), iou.shape[1]))
+    np.maximum.at(best, query, iou)
+    return best
+
+
+def _queries(query_ids: np.ndarray, num_moments: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first row of every query, in order, int [Q], and which query every row belongs to, int [N]."""
+    if len(query_ids) != num_moments:
+        raise ValueError(f"{len(query_ids)} query ids for {num_moments} annotated moments")
+    _, first, inverse = np.unique(np.asarray(query_ids), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[inverse]
+
+
+def _figures(iou: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what every query adds to each figure, in percent, float64 [Q], for IoUs [Q, K]."""
     if len(iou) == 0:
         raise ValueError("no queries to evaluate")
-    hits = {f"R1@{threshold}": 100 * int((iou >= threshold).sum()) / len(iou) for threshold in THRESHOLDS}
-    return {"num_queries": len(iou), **hits, "mIoU": 100.0 * float(iou.mean())}
+    figures: dict[str, np.ndarray] = {}
+    for k in RECALL_AT:
+        if k <= iou.shape[1]:
+            best = iou[:, :k].max(axis=1)
+            figures |= {f"R{k}@{threshold}": 100.0 * (best >= threshold) for threshold in THRESHOLDS}
+            figures |= {f"R{k}@{threshold} strict": 100.0 * (best > threshold) for threshold in THRESHOLDS}
+    return {**figures, "mIoU": 100.0 * iou[:, 0]}
 
 
-def best_fixed_span(
-    starts_s: np.ndarray, ends_s: np.ndarray, durations_s: np.ndarray, *, steps: int = 20, threshold: float = 0.5
-) -> tuple[float, float]:
-    """Return the part (a, b) of a video, 0 <= a < b <= 1 on a grid of 1/steps, that fits most of these moments.
+def summary(predicted: np.ndarray, truth: np.ndarray, query_ids: np.ndarray | None = None) -> dict[str, float | int]:
+    """Return num_queries, R1@0.3, R1@0.5, R1@0.7 and mIoU, the last four in percent of all queries, and what is beside them.
 
-    Answering every query with a to b of its video is the baseline that knows only when moments happen; fit it on the
-    training split. Most means R@1 at the threshold, then mIoU, then the earlier a, then the earlier b.
+    R@k counts queries of which one of the first k predictions has IoU >= the threshold, exactly; "R1@0.5 strict" and its
+    like count IoU > the threshold, as some published code does. R5 is there for five or more predictions [N, K, 2]. mIoU is
+    of the first prediction. A prediction that is missing (NaN) is a miss with IoU 0. `query_ids` are those of query_ious.
 
-    Raises ValueError where there are no moments or a duration is not positive, and as temporal_iou does.
+    Raises ValueError where there are no queries, and as query_ious does.
     """
-    assert steps >= 1, f"a grid of {steps} steps"
-    durations_s = np.asarray(durations_s, dtype=np.float64)
-    if len(durations_s) == 0 or not (np.isfinite(durations_s) & (durations_s > 0)).all():
-        raise ValueError(f"{len(durations_s)} durations; wanted at least one, and all of them positive")
-    truth = np.stack([starts_s, ends_s], axis=1)  # [N, 2]
-    best, best_score = (0.0, 1.0), (-1, -1.0)
-    for first in range(steps):
-        for last in range(first + 1, steps + 1):
-            span = np.array([first / steps, last / steps])
-            iou = temporal_iou(durations_s[:, None] * span, truth)
-            score = (int(np.count_nonzero(iou >= threshold)), float(iou.mean()))
-            if score > best_score:
-                best, best_score = (first / steps, last / steps), score
-    return best
+    iou = query_ious(predicted, truth, query_ids)
+    return {"num_queries": len(iou)} | {name: float(values.mean()) for name, values in _figures(iou).items()}
+
+
+def confidence_intervals(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    video_ids: np.ndarray,
+    query_ids: np.ndarray | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Return from where to where each figure of `summary` goes when other videos of the same kind had been drawn.
+
+    A bootstrap by percentiles: as many videos as there are are drawn with replacement, each with all its queries, since
+    queries of one video are no independent samples. `video_ids` [N] says which moment is of which video.
+
+    Raises ValueError as summary does, and for ids of another number.
+    """
+    assert 0 < confidence < 1, f"confidence {confidence}"
+    assert resamples >= 1, f"{resamples} resamples"
+    if len(video_ids) != len(truth):
+        raise ValueError(f"{len(video_ids)} video ids for {len(truth)} annotated moments")
+    figures = _figures(query_ious(predicted, truth, query_ids))
+    of_queries = np.asarray(video_ids) if query_ids is None else np.asarray(video_ids)[_queries(query_ids, len(truth))[0]]
+    _, video, num_queries = np.unique(of_queries, return_inverse=True, return_counts=True)
+    totals = np.stack([np.bincount(video, weights=values) for values in figures.values()], axis=1)  # [videos, figures]
+    random = np.random.default_rng(seed)
+    means = np.empty((resamples, len(figures)))
+    for resample in range(resamples):
+        times = np.bincount(random.integers(len(totals), size=len(totals)), minlength=len(totals))  # each video was drawn
+        means[resample] = times @ totals / (times @ num_queries)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(figures)}

@@ -1,48 +1,26 @@
-"""ExCL (Ghosh et al., NAACL 2019), the classification variant 2-b: features and a query in, start and end logits out.
+"""ExCL (Ghosh et al., NAACL 2019): features and a query in, start and end logits out.
 
 Letters in shapes: B queries of a batch (each with its own video), T feature rows (padded), F size of a feature row,
 L tokens (padded), V words of the vocabulary, D size of a word vector.
 """
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from excl.models.excl.encoders import TextEncoder, VideoEncoder
-from excl.models.excl.predictors import TiedPredictor
+from excl.models.excl.config import ExCLConfig
+from excl.models.excl.encoders import TEXT_ENCODERS, VIDEO_ENCODERS
+from excl.models.excl.layers import valid_steps
+from excl.models.excl.predictors import PREDICTORS
 
 _SMALLEST_STD = 1e-6
 """A feature column that varies less than this over the training rows is taken as constant."""
 
 
-@dataclass(frozen=True, config={"extra": "forbid", "allow_inf_nan": False})
-class ExCLConfig:
-    """The sizes of an ExCL model. The defaults are the paper's; that they count one direction is our reading of it."""
-
-    variant: Literal["clf-2-b"] = "clf-2-b"
-    """The row of the paper's Table 1: span classification (clf), a video LSTM (2), the tied-LSTM predictor (b)."""
-    text_hidden: Annotated[int, Field(gt=0)] = 256
-    """Hidden units in each direction of the query's LSTM. The paper (implementation details) has 256."""
-    video_hidden: Annotated[int, Field(gt=0)] = 256
-    """Hidden units in each direction of the video's LSTM. The paper (implementation details) has 256."""
-    predictor_hidden: Annotated[int, Field(gt=0)] = 128
-    """Hidden units in each direction of the predictor's LSTM (equation 11). The paper has 128."""
-    mlp_hidden: Annotated[int, Field(gt=0)] = 256
-    """Hidden tanh units of the start MLP and of the end MLP (equations 12 and 13). The paper has 256."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of the LSTMs' inputs and outputs that is dropped in training. The paper has 0.5, for all LSTMs."""
-    train_vectors: bool = False
-    """Train the word vectors too. By default they stay what they are in GloVe."""
-
-
 class ExCL(nn.Module):
-    """Start and end logits over the feature rows of a video, given a query (variant 2-b, equations 11-13).
+    """Start and end logits over the feature rows of a video, given a query.
 
-    Text BiLSTM -> h^T, video BiLSTM -> h^V_t, tied predictor -> S_start(t), S_end(t). Dropout acts on the inputs and
-    the outputs of all three LSTMs, once on each tensor: what the predictor reads are the encoders' dropped outputs.
+    Text encoder -> h^T, video encoder -> h^V_t, predictor -> S_start(t), S_end(t) (equations 9 to 17). Dropout acts on the
+    inputs and the outputs of all LSTMs, once on each tensor: what the predictor reads are the encoders' dropped outputs.
     The feature normalisation and the word vectors are part of the state dict, so a checkpoint is complete.
     """
 
@@ -57,17 +35,10 @@ class ExCL(nn.Module):
         self.config = config
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_std", torch.ones(feature_dim))
-        self.text_encoder = TextEncoder(
-            vectors, hidden=config.text_hidden, dropout=config.dropout, train_vectors=config.train_vectors
-        )
-        self.video_encoder = VideoEncoder(feature_dim, hidden=config.video_hidden, dropout=config.dropout)
-        self.predictor = TiedPredictor(
-            self.video_encoder.output_dim,
-            self.text_encoder.output_dim,
-            hidden=config.predictor_hidden,
-            mlp_hidden=config.mlp_hidden,
-            dropout=config.dropout,
-        )
+        parts = config.parts
+        self.text_encoder = TEXT_ENCODERS[config.text_encoder](vectors, config)
+        self.video_encoder = VIDEO_ENCODERS[parts.video_encoder](feature_dim, config)
+        self.predictor = PREDICTORS[parts.predictor](self.video_encoder.output_dim, self.text_encoder.output_dim, config)
 
     def set_normalisation(self, mean: Tensor, std: Tensor) -> None:
         """Subtract `mean` from features and divide by `std`, both [F], from now on; a constant column is not divided.
@@ -99,11 +70,11 @@ class ExCL(nn.Module):
         row_lengths = _checked_lengths(num_rows, features.shape[1], what="video", of="feature rows")
         token_lengths = _checked_lengths(num_tokens, token_ids.shape[1], what="query", of="tokens")
         features = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_std
+        padding = ~valid_steps(num_rows, features)  # [B, T]
+        features = features.masked_fill(padding[..., None], 0.0)  # 0 times NaN would be NaN in the weights' gradients
         text = self.text_encoder(token_ids, token_lengths)  # [B, 2 * text_hidden]
-        video = self.video_encoder(features, row_lengths)  # [B, T, 2 * video_hidden]
+        video = self.video_encoder(features, row_lengths)  # [B, T, 2 * video_hidden], or [B, T, F] unencoded
         start_logits, end_logits = self.predictor(video, text, row_lengths)
-        rows = torch.arange(features.shape[1], device=features.device)
-        padding = rows >= num_rows.to(features.device)[:, None]  # [B, T]
         return (
             start_logits.float().masked_fill(padding, float("-inf")),
             end_logits.float().masked_fill(padding, float("-inf")),

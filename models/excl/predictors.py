@@ -1,44 +1,122 @@
-"""The span predictor of ExCL: from h^V_t and h^T to a start score and an end score for every feature row.
+"""The span predictors of ExCL: from h^V_t and h^T to a start score and an end score for every feature row.
 
 Letters in shapes: B items of a batch, T feature rows (padded), V and S sizes of h^V_t and of h^T, P of h^P_t.
+
+All take (video, text, lengths): h^V [B, T, V], h^T [B, S] and int64 [B] on the CPU; all return start and end scores, both
+[B, T] and meaningless in the padding. h^V and h^T arrive with their encoders' dropout applied, so the inputs of the LSTMs
+get none here: no tensor is dropped twice. Equations are those of Ghosh et al., 2019.
 """
 
 import torch
 from torch import Tensor, nn
 
-from excl.models.excl.encoders import bilstm, run_packed
+from excl.models.excl.config import ExCLConfig, PredictorName
+from excl.models.excl.layers import SelfAttention, bilstm, run_packed
 
 
 def _score_mlp(input_dim: int, hidden: int) -> nn.Sequential:
-    """Return the MLP of equations 12 and 13: one hidden layer of tanh units, one score."""
+    """Return the MLP of equations 9, 10, 12 and 13: one hidden layer of tanh units, one score."""
     return nn.Sequential(nn.Linear(input_dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
 
 
+def _join(video: Tensor, text: Tensor) -> Tensor:
+    """Return [h^V_t ; h^T] for every row, [B, T, V + S]."""
+    return torch.cat([video, text[:, None].expand(-1, video.shape[1], -1)], dim=2)
+
+
+class MLPPredictor(nn.Module):
+    """The MLP predictor, "a" in a variant's name: every row for itself.
+
+    S_start(t) = MLP_start([h^V_t ; h^T])      (9)
+    S_end(t) = MLP_end([h^V_t ; h^T])          (10)
+    """
+
+    def __init__(self, video_dim: int, text_dim: int, config: ExCLConfig) -> None:
+        super().__init__()
+        self.start_mlp = _score_mlp(video_dim + text_dim, config.mlp_hidden)
+        self.end_mlp = _score_mlp(video_dim + text_dim, config.mlp_hidden)
+
+    def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002  (no neighbours)
+        inputs = _join(video, text)  # [B, T, V + S]
+        return self.start_mlp(inputs).squeeze(2), self.end_mlp(inputs).squeeze(2)  # [B, T, 1] -> [B, T]
+
+
 class TiedPredictor(nn.Module):
-    """The tied-LSTM predictor, "b" in a variant's name (equations 11-13 of Ghosh et al., 2019).
+    """The tied-LSTM predictor, "b" in a variant's name.
 
     h^P_t = BiLSTM([h^V_t ; h^T])                      (11)
     S_start(t) = MLP_start([h^P_t ; h^V_t ; h^T])      (12)
     S_end(t) = MLP_end([h^P_t ; h^V_t ; h^T])          (13)
 
-    The LSTM is one for both scores (that is what is tied), the MLPs are two. h^V and h^T arrive with their encoders'
-    output dropout applied, so the LSTM's input gets none here: no tensor is dropped twice.
+    The LSTM is one for both scores (that is what is tied), the MLPs are two.
     """
 
-    def __init__(self, video_dim: int, text_dim: int, *, hidden: int, mlp_hidden: int, dropout: float) -> None:
+    def __init__(self, video_dim: int, text_dim: int, config: ExCLConfig) -> None:
         super().__init__()
-        self.lstm = bilstm(video_dim + text_dim, hidden)
-        self.output_dropout = nn.Dropout(dropout)
-        joint_dim = 2 * hidden + video_dim + text_dim
-        self.start_mlp = _score_mlp(joint_dim, mlp_hidden)
-        self.end_mlp = _score_mlp(joint_dim, mlp_hidden)
+        self.lstm = bilstm(video_dim + text_dim, config.predictor_hidden)
+        self.output_dropout = nn.Dropout(config.dropout)
+        joint_dim = 2 * config.predictor_hidden + video_dim + text_dim
+        self.start_mlp = _score_mlp(joint_dim, config.mlp_hidden)
+        self.end_mlp = _score_mlp(joint_dim, config.mlp_hidden)
 
     def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return start and end scores, both [B, T] and meaningless in the padding.
-
-        `video` is h^V [B, T, V], `text` is h^T [B, S], `lengths` is int64 [B] on the CPU.
-        """
-        inputs = torch.cat([video, text[:, None].expand(-1, video.shape[1], -1)], dim=2)  # [B, T, V + S]
+        inputs = _join(video, text)  # [B, T, V + S]
         outputs, _ = run_packed(self.lstm, inputs, lengths)  # [B, T, P]
         joint = torch.cat([self.output_dropout(outputs), inputs], dim=2)  # [B, T, P + V + S]
         return self.start_mlp(joint).squeeze(2), self.end_mlp(joint).squeeze(2)  # [B, T, 1] -> [B, T]
+
+
+class ConditionedPredictor(nn.Module):
+    """The conditioned-LSTM predictor, "c" in a variant's name.
+
+    h^P0_t = BiLSTM_start([h^V_t ; h^T])                     (14)
+    h^P1_t = BiLSTM_end(h^P0_t)                              (15)
+    S_start(t) = W_start [h^P0_t ; h^V_t ; h^T] + b_start    (16)
+    S_end(t) = W_end [h^P1_t ; h^V_t ; h^T] + b_end          (17)
+
+    The end's LSTM reads what the start's says and nothing else; the scores are linear.
+    """
+
+    def __init__(self, video_dim: int, text_dim: int, config: ExCLConfig) -> None:
+        super().__init__()
+        self.start_lstm = bilstm(video_dim + text_dim, config.predictor_hidden)
+        self.end_lstm = bilstm(2 * config.predictor_hidden, config.predictor_hidden)
+        self.start_dropout = nn.Dropout(config.dropout)
+        self.end_dropout = nn.Dropout(config.dropout)
+        joint_dim = 2 * config.predictor_hidden + video_dim + text_dim
+        self.start_linear = nn.Linear(joint_dim, 1)
+        self.end_linear = nn.Linear(joint_dim, 1)
+
+    def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = _join(video, text)  # [B, T, V + S]
+        start = self.start_dropout(run_packed(self.start_lstm, inputs, lengths)[0])  # [B, T, P]
+        end = self.end_dropout(run_packed(self.end_lstm, start, lengths)[0])  # [B, T, P]
+        start_scores = self.start_linear(torch.cat([start, inputs], dim=2))  # [B, T, P + V + S] -> [B, T, 1]
+        end_scores = self.end_linear(torch.cat([end, inputs], dim=2))
+        return start_scores.squeeze(2), end_scores.squeeze(2)
+
+
+class AttentionPredictor(nn.Module):
+    """Attention over time where the tied predictor has its LSTM; not in the paper, whose parts are meant to be exchanged."""
+
+    def __init__(self, video_dim: int, text_dim: int, config: ExCLConfig) -> None:
+        super().__init__()
+        size = 2 * config.predictor_hidden
+        self.attention = SelfAttention(video_dim + text_dim, size, heads=config.heads, dropout=config.dropout)
+        self.output_dropout = nn.Dropout(config.dropout)
+        self.start_mlp = _score_mlp(size + video_dim + text_dim, config.mlp_hidden)
+        self.end_mlp = _score_mlp(size + video_dim + text_dim, config.mlp_hidden)
+
+    def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = _join(video, text)  # [B, T, V + S]
+        attended = self.output_dropout(self.attention(inputs, lengths))  # [B, T, P]
+        joint = torch.cat([attended, inputs], dim=2)  # [B, T, P + V + S]
+        return self.start_mlp(joint).squeeze(2), self.end_mlp(joint).squeeze(2)  # [B, T, 1] -> [B, T]
+
+
+PREDICTORS: dict[PredictorName, type[MLPPredictor | TiedPredictor | ConditionedPredictor | AttentionPredictor]] = {
+    "mlp": MLPPredictor,
+    "tied-lstm": TiedPredictor,
+    "conditioned-lstm": ConditionedPredictor,
+    "attention": AttentionPredictor,
+}

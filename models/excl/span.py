@@ -1,4 +1,4 @@
-"""From logits to spans, and between feature rows and seconds: the one place where either is converted.
+"""The best span of logits, and from feature rows to seconds and back: the one place where these are converted.
 
 Letters in shapes: B queries of a batch, T feature rows (padded), n feature rows of one video. A span is a start row and
 an end row, both inclusive. Row k covers the seconds from row_start_s[k] to row_end_s[k].
@@ -14,9 +14,9 @@ from torch import Tensor
 def best_span(start_logits: Tensor, end_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the most probable spans with start <= end: start rows and end rows, int64 [B], and P, float32 [B].
 
-    P is the joint probability P_start(start) P_end(end) of two independent softmaxes (ExCL's inference for the
-    classification variants). Logits are [B, T] with -inf at the rows to leave out. Linear in T. Among equal spans the
-    one that ends first wins, then the one that starts first.
+    P is the joint probability P_start(start) P_end(end) of two independent softmaxes (equations 2 to 4, the inference of
+    the classification variants). Logits are [B, T] with -inf at the rows to leave out. Linear in T. Among equal spans
+    the one that ends first wins, then the one that starts first.
 
     Raises ValueError where a query has no row to choose, or logits that are NaN or infinite.
     """

@@ -1,0 +1,111 @@
+"""Baselines without a look at the video: they know only when the moments of the training split happen."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from excl.models.excl.metrics import interval_iou, temporal_iou
+
+_MOMENTS_A_BIN = 50
+"""A time prior has as many bins of durations as there are so many training moments for."""
+
+
+def best_fixed_span(
+    starts_s: np.ndarray, ends_s: np.ndarray, durations_s: np.ndarray, *, steps: int = 20, threshold: float = 0.5
+) -> tuple[float, float]:
+    """Return the part (a, b) of a video, 0 <= a < b <= 1 on a grid of 1/steps, that fits most of these moments.
+
+    Answering every query with a to b of its video is the baseline that knows only when moments happen; fit it on the
+    training split. Most means R@1 at the threshold, then mIoU, then the earlier a, then the earlier b.
+
+    Raises ValueError where there are no moments or a duration is not positive, and as temporal_iou does.
+    """
+    durations_s = _checked_durations(durations_s)
+    truth = np.stack([starts_s, ends_s], axis=1)  # [N, 2]
+    best, best_score = (0.0, 1.0), (-1, -1.0)
+    for span in _grid(steps):
+        iou = temporal_iou(durations_s[:, None] * np.array(span), truth)
+        score = (int(np.count_nonzero(iou >= threshold)), float(iou.mean()))
+        if score > best_score:
+            best, best_score = span, score
+    return best
+
+
+@dataclass(frozen=True)
+class TimePrior:
+    """When moments happen in videos of about the same duration: spans to answer with, as parts of the duration.
+
+    `up_to_s` [bins - 1] are the durations that separate the bins, `spans` [bins, k, 2] the answers in each, best first.
+    """
+
+    up_to_s: np.ndarray
+    spans: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        starts_s: np.ndarray,
+        ends_s: np.ndarray,
+        durations_s: np.ndarray,
+        *,
+        k: int = 5,
+        steps: int = 20,
+        max_bins: int = 4,
+    ) -> "TimePrior":
+        """Return the prior of training moments [N], with spans on a grid of 1/steps.
+
+        Videos are told apart by quantiles of their duration: `max_bins` bins, or fewer with less than 50 moments a bin. The
+        distribution within a bin is that of its moments, (start, end) / duration. The first span maximises the expected IoU,
+        every further one the expected best IoU together with those before it; of equal ones the earlier a, then b.
+
+        Raises ValueError where there are no moments or a duration is not positive, and as temporal_iou does.
+        """
+        assert k >= 1, f"{k} spans"
+        durations_s = _checked_durations(durations_s)
+        moments = np.stack([starts_s, ends_s], axis=1)  # [N, 2]
+        temporal_iou(moments, moments)  # refuses moments that are none
+        truth = moments / durations_s[:, None]
+        bins = max(1, min(max_bins, len(truth) // _MOMENTS_A_BIN))
+        up_to_s = np.unique(np.quantile(durations_s, np.arange(1, bins) / bins, method="inverted_cdf"))
+        up_to_s = up_to_s[up_to_s < durations_s.max()]  # equal durations are of one bin, and no bin is empty
+        bin_of = np.searchsorted(up_to_s, durations_s)
+        spans = [_covering_spans(truth[bin_of == one], k, steps) for one in range(len(up_to_s) + 1)]
+        return cls(up_to_s, np.array(spans))
+
+    def predict(self, durations_s: np.ndarray) -> np.ndarray:
+        """Return the moments for videos of these durations [N], float64 [N, k, 2] in seconds; NaN where it is NaN."""
+        durations_s = np.asarray(durations_s, dtype=np.float64)
+        spans = self.spans[np.searchsorted(self.up_to_s, np.nan_to_num(durations_s))]  # [N, k, 2]
+        return durations_s[:, None, None] * spans
+
+
+def _covering_spans(truth: np.ndarray, k: int, steps: int) -> list[tuple[float, float]]:
+    """Return k spans, one after another those that add most to the mean over `truth` [N, 2] of the best IoU of any."""
+    best_iou = np.zeros(len(truth))
+    spans: list[tuple[float, float]] = []
+    for _ in range(k):
+        gains = [(np.maximum(best_iou, _iou_with(span, truth)).mean(), span) for span in _grid(steps)]
+        _, span = max(gains, key=lambda gain: gain[0])  # the first of equal ones
+        spans.append(span)
+        best_iou = np.maximum(best_iou, _iou_with(span, truth))
+    return spans
+
+
+def _iou_with(span: tuple[float, float], truth: np.ndarray) -> np.ndarray:
+    return interval_iou(*span, truth[:, 0], truth[:, 1])
+
+
+def _grid(steps: int) -> Iterator[tuple[float, float]]:
+    """Yield the spans (a, b), 0 <= a < b <= 1, of a grid of 1/steps, by a, then by b."""
+    assert steps >= 1, f"a grid of {steps} steps"
+    for first in range(steps):
+        for last in range(first + 1, steps + 1):
+            yield first / steps, last / steps
+
+
+def _checked_durations(durations_s: np.ndarray) -> np.ndarray:
+    durations_s = np.asarray(durations_s, dtype=np.float64)
+    if len(durations_s) == 0 or not (np.isfinite(durations_s) & (durations_s > 0)).all():
+        raise ValueError(f"{len(durations_s)} durations; wanted at least one, and all of them positive")
+    return durations_s

@@ -1,0 +1,77 @@
+"""What the encoders and predictors of ExCL are built of: packed BiLSTMs and self-attention that never see padding.
+
+Letters in shapes: B items of a batch, T steps (padded), D size of a step, H hidden size of an LSTM in one direction.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+def bilstm(input_dim: int, hidden: int) -> nn.LSTM:
+    """Return a bidirectional LSTM of one layer. Its owner adds dropout: nn.LSTM's own acts between layers only."""
+    return nn.LSTM(input_dim, hidden, batch_first=True, bidirectional=True)
+
+
+def run_packed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the outputs of a BiLSTM at every step [B, T, 2H], zero in the padding, and its final states [B, 2H].
+
+    Neither direction ever sees padding, because the sequences are packed. The final states are those of the forward
+    direction after the last valid step and of the backward direction after the first step. `inputs` is [B, T, D];
+    `lengths` is int64 [B] on the CPU, each in 1..T.
+    """
+    packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+    packed_outputs, (final, _) = lstm(packed)
+    outputs, _ = pad_packed_sequence(packed_outputs, batch_first=True, total_length=inputs.shape[1])
+    return outputs, torch.cat([final[0], final[1]], dim=1)  # [2, B, H] -> [B, 2H]
+
+
+def valid_steps(lengths: Tensor, inputs: Tensor) -> Tensor:
+    """Return bool [B, T], True at the first `lengths` (int64 [B]) steps of `inputs` [B, T, ...], on its device."""
+    steps = torch.arange(inputs.shape[1], device=inputs.device)
+    return steps < lengths.to(inputs.device)[:, None]
+
+
+def positions(inputs: Tensor) -> Tensor:
+    """Return a code for every step of `inputs` [B, T, D], D even: float32 [T, D], sines and cosines of its number.
+
+    Their wavelengths go from 2 pi to 20,000 pi steps (Vaswani et al., 2017, section 3.5), so there is no longest input.
+    """
+    steps = torch.arange(inputs.shape[1], device=inputs.device, dtype=torch.float32)
+    pairs = torch.arange(0, inputs.shape[2], 2, device=inputs.device, dtype=torch.float32)
+    angles = steps[:, None] * torch.exp(pairs * (-math.log(10_000.0) / inputs.shape[2]))  # [T, D / 2]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)  # [T, D]
+
+
+class SelfAttention(nn.Module):
+    """One transformer layer (pre-norm) over the steps of a sequence, which it tells apart by position codes."""
+
+    def __init__(self, input_dim: int, size: int, *, heads: int, dropout: float) -> None:
+        """Take steps of `input_dim` values and make them `size` values, even and a multiple of the heads."""
+        super().__init__()
+        assert size % 2 == 0, f"{size} values for pairs of sine and cosine"
+        assert size % heads == 0, f"{size} values for {heads} heads"
+        self.heads = heads
+        self.project = nn.Linear(input_dim, size)
+        self.norm = nn.LayerNorm(size)
+        self.queries_keys_values = nn.Linear(size, 3 * size)
+        self.merge = nn.Linear(size, size)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Return [B, T, size] for inputs [B, T, input_dim] whose first `lengths` (int64 [B]) steps count."""
+        steps = self.project(inputs)  # [B, T, D]
+        steps = steps + positions(steps)
+        heads = self.queries_keys_values(self.norm(steps)).unflatten(2, (3, self.heads, -1))  # [B, T, 3, heads, d]
+        queries, keys, values = heads.permute(2, 0, 3, 1, 4)  # each [B, heads, T, d]
+        seen = valid_steps(lengths, inputs)[:, None, None]  # [B, 1, 1, T]: padding is no key for any step
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+        merged = attended.transpose(1, 2).flatten(2)  # [B, heads, T, d] -> [B, T, D]
+        steps = steps + self.dropout(self.merge(merged))
+        return steps + self.dropout(self.feed_forward(steps))
