@@ -6,6 +6,7 @@ does not reach it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -83,6 +84,11 @@ class Vocabulary:
     def ids(self, tokens: Sequence[str]) -> list[int]:
         """The index of every token, UNK for those that are no word of the vocabulary."""
         return [self._index_by_word.get(token, UNK) for token in tokens]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of what `save` writes."""
+        return hashlib.sha256(("\n".join(self.words) + "\n").encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """One word a line, UTF-8: line number, from 0, is index."""
