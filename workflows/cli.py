@@ -30,11 +30,11 @@ log = logging.getLogger("excl")
 
 DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with exact times, and ExCL trained on them.
 
-`probe` looks at videos, `weights` at I3D's weights, which verify-weights and classify try out. For a data set: decode
-(optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can be interrupted and run
-again; or all of them in one recipe with run. Then localize answers queries about any video, and compare tells whether two
-sets of features are the same. `excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in
-the environment an error shows where it was raised."""
+`probe` looks at videos, `weights` at I3D's weights, which verify-weights and classify try out, `glove` at word vectors. For
+a data set: decode (optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can be
+interrupted and run again; or all of them in one recipe with run. Then localize answers queries about any video, and compare
+tells whether two sets of features are the same. `excl COMMAND --help` tells more, `excl --version` which one this is. With
+EXCL_DEBUG=1 in the environment an error shows where it was raised."""
 
 COMMANDS = (*TOOLS.values(), *STEPS.values(), Step("run", recipe.Config, recipe.run, failed=int))
 INTERRUPTED = 130
