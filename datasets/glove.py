@@ -70,7 +70,7 @@ def load_vectors(
     change such a row by a factor only. ValueError names file and line of a wanted word whose numbers are too many, too
     few, not finite or not numbers, and the file where it is none of vectors.
     """
-    with open_text(path, member) as (read, name):
+    with open_text(path, member) as (read, name), np.errstate(over="ignore"):
         rows, other_case, dim = _read_rows(read, name, vocabulary, cased_fallback)
     matrix = np.zeros((len(vocabulary), dim), dtype=np.float32)  # [V, D]
     found, cased = np.zeros((2, len(vocabulary)), dtype=np.bool_)  # [V] each
@@ -86,7 +86,7 @@ def load_vectors(
 
 def peek(path: Path, *, member: str | None = None) -> tuple[str, int]:
     """The first word of a file and how many numbers it has; ValueError where the file does not begin with a vector."""
-    with open_text(path, member) as (read, name):
+    with open_text(path, member) as (read, name), np.errstate(over="ignore"):
         first = _first_vector(_pieces(read, name), name)
     return first.line[: first.line.find(b" ")].decode(errors="replace"), first.dim
 
@@ -98,7 +98,8 @@ def cut_short(path: Path) -> bool:
         file.seek(max(0, path.stat().st_size - MAX_LINE_BYTES))
         last = file.read().rstrip(b" \r\n").rpartition(b"\n")[2]
     _, *fields = last.rsplit(b" ", dim)
-    return len(fields) != dim or _numbers(fields) is None
+    with np.errstate(over="ignore"):
+        return len(fields) != dim or _numbers(fields) is None
 
 
 def _read_rows(
@@ -112,17 +113,18 @@ def _read_rows(
     rows: dict[int, NDArray[np.float32]] = {}
     instead: dict[bytes, _Line] = {}  # the first line of a word, whatever its case
     for line in _lines(first.pieces, first.number, wanted, lowered) if wanted else ():
-        if _is_longer_word(line, dim):
-            continue
-        if (lower := _lower(line.word)) in lowered:
+        if line.word in wanted and (row := _parse(line, dim, name)) is not None:
+            rows[wanted.pop(line.word)] = row
+        if lowered and (lower := _lower(line.word)) in lowered and not _is_longer_word(line, dim):
             instead[lower] = line
             lowered.discard(lower)
-        if line.word in wanted:
-            rows[wanted.pop(line.word)] = _parse(line, dim, name)
         if not wanted:
             break
     other_case = {index: instead[_lower(word)] for word, index in wanted.items() if _lower(word) in instead}
-    rows |= {index: _parse(line, dim, name) for index, line in other_case.items()}
+    for index, line in other_case.items():
+        row = _parse(line, dim, name)
+        assert row is not None
+        rows[index] = row
     return rows, set(other_case), dim
 
 
@@ -214,10 +216,12 @@ def _is_longer_word(line: _Line, dim: int) -> bool:
     return len(fields) == dim and head != line.word and _numbers(head.split()[1:]) is None
 
 
-def _parse(line: _Line, dim: int, name: str) -> NDArray[np.float32]:
-    """The vector [D] of a line."""
-    where = f"{name}:{line.number}"
+def _parse(line: _Line, dim: int, name: str) -> NDArray[np.float32] | None:
+    """The vector [D] of a line; None where its word only begins a longer word."""
     head, *fields = line.text.rstrip(b" \r\n").rsplit(b" ", dim)
+    if head != line.word and _is_longer_word(line, dim):
+        return None
+    where = f"{name}:{line.number}"
     if len(fields) != dim or head != line.word:
         found = len(line.text.split()) - 1
         raise ValueError(f"{where}: {found} numbers for {_shown(line.word)}; the first line has {dim}. Is the file damaged?")
@@ -232,8 +236,7 @@ def _parse(line: _Line, dim: int, name: str) -> NDArray[np.float32]:
 def _numbers(fields: list[bytes]) -> NDArray[np.float32] | None:
     """The fields as float32, beyond its range as infinity; None where one is no number."""
     try:
-        with np.errstate(over="ignore"):
-            return np.array(list(map(float, fields)), dtype=np.float64).astype(np.float32)
+        return np.array(list(map(float, fields)), dtype=np.float64).astype(np.float32)
     except ValueError:
         return None
 

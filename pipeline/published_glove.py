@@ -17,7 +17,7 @@ BEGINNINGS = {
         "a git LFS pointer and not the file itself; run `git lfs pull` in its repository, or fetch the file"
     ),
     b"\x1f\x8b": "a file packed with gzip; unpack it first",
-    b"BZh": "a file packed with bzip2; unpack it first",
+    b"BZh9": "a file packed with bzip2; unpack it first",
     b"\xfd7zXZ\0": "a file packed with xz; unpack it first",
     b"7z\xbc\xaf": "a file packed with 7z; unpack it first",
     b"\x28\xb5\x2f\xfd": "a file packed with zstd; unpack it first",
