@@ -27,7 +27,7 @@ from excl.pipeline.annotations import Sources, find_sources
 from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt, identity
 from excl.pipeline.manifest import Manifest, atomic, sha256_file, single, write_json, write_text
 from excl.pipeline.queries import Queries
-from excl.pipeline.word_vectors import identify, local_file
+from excl.pipeline.word_vectors import identify_known, local_file
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def run(config: Config) -> Path | list[str]:
     if "" in sources.files:
         made_by["rows_name_their_split"] = _named(sources.files[""][0])
     made_by["durations"] = [_named(path) for path in sources.durations]
-    known = identify(config.glove) or queries.vectors_and_file[1]  # which reads the file to its end, once
+    known = identify_known(config.glove) or queries.vectors_and_file[1]  # which reads the file to its end, once
     made_by["glove"] = {"file": known.file, "sha256": known.sha256}
     return single(
         config.out,

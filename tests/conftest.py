@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,14 @@ import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BITS, CELL = 12, 16  # the number of a frame as a row of black and white cells, 16 pixels each
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests remember is not what the user's runs remember."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXCL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

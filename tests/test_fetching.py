@@ -12,9 +12,9 @@ import threading
 
 import pytest
 
+from excl.models.fetching import is_page
 from excl.models.i3d import fetching, published
 from excl.models.i3d.published import Published, git_blob_id
-from excl.models.i3d.wrong_files import is_page
 
 CONTENT = random.Random(0).randbytes(1_000_003)
 STOP = object()

@@ -1,11 +1,22 @@
 """Word vectors from GloVe's text format and its zip."""
 
+import contextlib
+import os
+import random
+import tempfile
+import tracemalloc
 import zipfile
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from excl.datasets.glove import load_vectors
+from excl.datasets import glove
+from excl.datasets.glove import cut_short, load_vectors, peek
+from excl.datasets.glove_files import texts_in
 from excl.datasets.text import PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary
 
 LINES = b"the 0.1 0.2 -0.3\ncat 1 2e0 3\nsat 4 5 6\n"
@@ -173,7 +184,7 @@ def test_the_one_text_of_a_zip_is_read(tmp_path):
 def test_one_of_several_texts_is_read_by_name(tmp_path):
     path = write_zip(tmp_path, small_txt=LINES, large_txt=b"cat 1 2 3 4 5\n")
     assert row(path, "cat", member="large.txt") == [1, 2, 3, 4, 5]
-    with pytest.raises(ValueError, match=r"found 2 \.txt: small\.txt, large\.txt; name the member"):
+    with pytest.raises(ValueError, match=r"found 2 \.txt: small\.txt, large\.txt; say which with --glove-member NAME"):
         row(path, "cat")
     with pytest.raises(ValueError, match=r"wanted 'huge\.txt' in it, found 2"):
         row(path, "cat", member="huge.txt")
@@ -211,3 +222,131 @@ def test_reading_stops_at_the_last_wanted_word(tmp_path):
     assert row(path, "sat") == [4, 5, 6]
     with pytest.raises(ValueError, match=r"glove\.zip: cannot be unpacked \(Bad CRC"):
         row(path, "missing")
+
+
+# The same word in other case
+
+
+def test_a_word_without_a_vector_takes_that_of_other_case_when_asked(tmp_path):
+    path = write(tmp_path, LINES + b"Dog 7 7 7\nDOG 8 8 8\ndog 9 9 9\nYak 5 5 5\nYAK 6 6 6\n")
+    words = vocabulary("dog", "yak", "cat", "emu")
+    vectors = load_vectors(path, words, cased_fallback=True)
+    assert vectors.matrix[2:5].tolist() == [[9, 9, 9], [5, 5, 5], [1, 2, 3]]
+    assert vectors.found.tolist() == [False, False, True, True, True, False]
+    assert vectors.other_case.tolist() == [False, False, False, True, False, False]
+    without = load_vectors(path, words)
+    assert without.found.tolist() == [False, False, True, False, True, False]
+    assert not without.other_case.any()
+
+
+def test_a_damaged_line_in_other_case_matters_only_if_it_is_used(tmp_path):
+    path = write(tmp_path, LINES + b"Dog nan 7 7\nDog dog 1 2 3\ndog 9 9 9\nYak 1\n")
+    assert row(path, "dog", cased_fallback=True) == [9, 9, 9]
+    with pytest.raises(ValueError, match=r"glove\.txt:7: 1 numbers for b'Yak'"):
+        row(path, "yak", cased_fallback=True)
+
+
+# Any file
+
+
+WORDS = st.lists(st.text("aAbBéÉß.", min_size=1, max_size=3), min_size=1, max_size=3).map(" ".join)
+NUMBERS = st.lists(st.integers(-99, 99), min_size=2, max_size=2)
+
+
+def slowly(lines, words, cased_fallback):
+    """What a vocabulary's words have in lines (word, numbers), one after another."""
+    found = {}
+    for word in words:
+        same = [numbers for other, numbers in lines if other == word]
+        similar = [numbers for other, numbers in lines if other.lower() == word.lower()]
+        found[word] = next(iter(same or (similar if cased_fallback else [])), None)
+    return found
+
+
+@given(
+    lines=st.lists(st.tuples(WORDS, NUMBERS), max_size=30),
+    words=st.sets(st.text("aAbBéÉß.", min_size=1, max_size=2), max_size=8),
+    block_bytes=st.integers(1, 200),
+    cased_fallback=st.booleans(),
+    packed=st.booleans(),
+)
+def test_whatever_the_file_the_words_have_what_a_slow_reader_finds(lines, words, block_bytes, cased_fallback, packed):
+    lines = [("first", [0, 0]), *lines]
+    content = "".join(f"{word} {x} {y}\n" for word, (x, y) in lines).encode()
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(glove, "BLOCK_BYTES", block_bytes):
+        path = write_zip(Path(folder), glove_txt=content) if packed else write(Path(folder), content)
+        vectors = load_vectors(path, vocabulary(*words), cased_fallback=cased_fallback)
+    wanted = slowly(lines, words, cased_fallback)
+    found = {
+        word: r.tolist() if f else None for word, r, f in zip(words, vectors.matrix[2:], vectors.found[2:], strict=True)
+    }
+    assert found == wanted
+
+
+@given(st.integers(1, 400), st.integers(1, 5000), st.booleans())
+def test_a_damaged_line_is_named_by_its_number_wherever_blocks_end(at, block_bytes, header):
+    lines = [b"w%d %s 2" % (number, b"1" * (number % 7 + 1)) for number in range(401)]
+    lines[at] = b"dog 1"
+    content = b"\n".join([b"401 2"] * header + lines)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(glove, "BLOCK_BYTES", block_bytes):
+        path = write(Path(folder), content)
+        with pytest.raises(ValueError, match=rf"glove\.txt:{at + 1 + header}: 1 numbers for b'dog'"):
+            load_vectors(path, vocabulary("dog"))
+
+
+@pytest.mark.parametrize("beginning", [b"", LINES, LINES * 100_000])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_large_file_without_a_line_feed_is_refused_and_not_read_into_memory(tmp_path, beginning, packed):
+    path = write(tmp_path, beginning)
+    if packed:
+        path = write_zip(tmp_path, glove_txt=beginning + bytes(100 << 20))
+    else:
+        os.truncate(path, 5 << 30)
+    tracemalloc.start()
+    try:
+        message = rf"no line feed in 1,048,576 bytes from byte {len(beginning):,} on, b'\\x00.*wanted a line for every word"
+        with pytest.raises(ValueError, match=r"glove\.(txt|zip\[glove\.txt\]): " + message):
+            load_vectors(path, vocabulary("missing"))
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_first_line_of_absurd_length_asks_for_no_memory(tmp_path):
+    with pytest.raises(ValueError, match=r"glove\.txt:1: 20,000 numbers for b'the'; at most 10,000"):
+        row(write(tmp_path, b"the" + b" 1" * 20_000), "the")
+    with pytest.raises(ValueError, match=r"glove\.txt:2: 3 numbers for b'the'; the first line has 1"):
+        row(write(tmp_path, b"9" * 5000 + b" 3\n" + LINES), "the")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
+    assert row(write(tmp_path, b"\xef\xbb\xbf" + LINES), "the") == pytest.approx([0.1, 0.2, -0.3])
+    assert peek(write(tmp_path, b"\xef\xbb\xbf3 3\n" + LINES)) == ("the", 3)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_damage_of_a_zip_is_told_whatever_it_hits(tmp_path, seed):
+    draw = random.Random(seed)
+    content = bytearray(write_zip(tmp_path, glove_txt=b"".join(b"w%d 0.5 %d\n" % (i, i) for i in range(3000))).read_bytes())
+    for _ in range(draw.choice([1, 3, 20])):
+        at = draw.randrange(len(content)) if seed % 2 else len(content) - 1 - draw.randrange(120)  # where the directory is
+        content[at] = draw.randrange(256)
+    path = write(tmp_path, bytes(content), "glove.zip")
+    with contextlib.suppress(ValueError):  # nothing else
+        assert row(path, "w2999") == [0.5, 2999]
+
+
+def test_a_zip_is_known_by_its_content_too_and_shadows_of_macos_are_no_texts(tmp_path):
+    path = write_zip(tmp_path, glove_txt=LINES).rename(tmp_path / "blob")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._glove.txt", b"\0")
+    assert row(path, "cat") == [1, 2, 3]
+    assert texts_in(path) == ["glove.txt"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "cut"),
+    [(b"", False), (b"dog 1 2 3", False), (b"dog 1 2", True), (b"dog 1 2 -", True), (b"d", True), (b"\n\n", False)],
+)
+def test_a_text_that_ends_within_a_line_is_known(tmp_path, rest, cut):
+    assert cut_short(write(tmp_path, LINES + rest)) is cut

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.files import find_videos
 from excl.datasets.glove import load_vectors
+from excl.datasets.glove_files import PUBLISHED as PUBLISHED_GLOVE
 from excl.datasets.hygiene import names
 from excl.datasets.probe import Probe
 from excl.datasets.text import Vocabulary
@@ -21,8 +22,8 @@ from excl.datasets.video_errors import VideoError
 from excl.models.i3d.fetching import cached_path
 from excl.models.i3d.published import PUBLISHED
 from excl.models.i3d.weights import describe_wrong, imported_names
-from excl.pipeline import annotation_report, extract, pack, tokenise
-from excl.pipeline.config import STRICT
+from excl.pipeline import annotation_report, extract, pack, published_glove, tokenise
+from excl.pipeline.config import STRICT, existing_file
 from excl.pipeline.queries import Queries
 from excl.pipeline.reading import num_cores, stop_decoders
 from excl.pipeline.word_vectors import local_file
@@ -163,13 +164,17 @@ def _queries(config: tokenise.Config, probes: Mapping[str, tuple[Path, Probe]] |
     if config.glove is None:
         return
     try:
-        path = local_file(config.glove)
+        path, member = local_file(config.glove), config.glove_member
         if path is None:
+            path, member = published_glove.cached_path(config.glove), PUBLISHED_GLOVE[config.glove].text
+        if not path.exists() and config.glove in PUBLISHED_GLOVE:
             findings.told(
                 f"word vectors {config.glove}: not here yet; downloaded on first use (`excl glove fetch {config.glove}`)"
             )
         else:
-            findings.good(f"word vectors {path}: {dimension(path, config.glove_member)} numbers a word")
+            findings.good(
+                f"word vectors {path}: {dimension(existing_file(path, what='word vectors'), member)} numbers a word"
+            )
     except (ValueError, OSError) as error:
         findings.bad(str(error))
 

@@ -13,6 +13,7 @@ from excl.pipeline import (
     decode,
     evaluate,
     extract,
+    glove,
     localize,
     pack,
     probe,
@@ -50,6 +51,7 @@ TOOLS = {  # which are no steps of a recipe
         Step("init", init.Config, init.run, show=init.show),
         Step("probe", probe.Config, probe.run, show=probe.show, failed=probe.num_bad),
         Step("weights", weights.Config, weights.run, show=weights.show, failed=weights.num_wrong),
+        Step("glove", glove.Config, glove.run, show=glove.show, failed=glove.num_wrong),
         Step(
             "verify-weights",
             verify_weights.Config,

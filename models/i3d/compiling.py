@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from excl.models.i3d.weights import cache_folder
+from excl.models.fetching import cache_folder
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -14,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from excl.models.fetching import replacing
 from excl.models.i3d.published import PUBLISHED, Facts, git_blob_id, published_name, sha256_file
 from excl.models.i3d.wrong_files import why_not_loaded, wrong_bytes, wrong_content
 
@@ -93,27 +92,3 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], facts: Facts) -> 
     metadata = {FACTS: json.dumps(facts.to_json()), DIGEST: digest(state)}
     with replacing(path) as temporary:
         safetensors.torch.save_file({k: v.clone() for k, v in state.items()}, temporary, metadata=metadata)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success its content is on disk and named `path`, on failure it is gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Bring a file to disk and give it its final name, durably."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from excl.models.fetching import is_page
 from excl.models.i3d.network import I3D
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: the first of five pickles
@@ -56,12 +57,6 @@ def wrong_bytes(path: Path) -> str | None:  # noqa: PLR0911 (one for each kind)
     if head.startswith(b"PK"):
         return _wrong_zip(path)
     return _wrong_tar(path) if head[257:262] == b"ustar" or _is_tar(path) else None
-
-
-def is_page(head: bytes) -> bool:
-    """Whether a file that begins so is an HTML page."""
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return text.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<!--"))
 
 
 def _wrong_zip(path: Path) -> str | None:
