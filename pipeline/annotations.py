@@ -111,7 +111,22 @@ def load_moments(sources: Sources) -> list[Moment]:
     repeated = [i for i, count in Counter(m.annotation_id for m in moments).items() if count > 1]
     if repeated:
         raise ValueError(f"{len(repeated)} annotation ids stand more than once, {repeated[0]!r} for one")
+    _require_one_query(moments)
     return moments
+
+
+def _require_one_query(moments: Sequence[Moment]) -> None:
+    """ValueError where moments have one query id and are not answers to one query."""
+    first: dict[str, Moment] = {}
+    for moment in moments:
+        known = first.setdefault(moment.query_id, moment) if moment.query_id else moment
+        if (known.split, known.video_id, known.query, known.group) != (
+            moment.split, moment.video_id, moment.query, moment.group
+        ):  # fmt: skip
+            raise ValueError(
+                f"{known.source} and {moment.source} have the query_id {moment.query_id!r}, but are not of one split, "
+                "video, query and group; only several answers to one query have one query_id"
+            )
 
 
 def _load(sources: Sources, path: Path, split: str) -> list[Moment]:

@@ -70,7 +70,8 @@ def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str,
     _require_same_kind(trained, store)
     queries = store.queries(config.split)
     predicted = _predict_all(trained, store, queries, batch_size=config.batch_size)
-    lines = [_moment_detr(query, span) for query, span in zip(queries, predicted, strict=True)]
+    answered = {_query_id(query): _moment_detr(query, span) for query, span in zip(queries, predicted, strict=True)}
+    lines = answered.values()
     write_text(manifest.folder / "predictions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     metrics = _metrics(config, trained, store, queries, predicted)
     write_json(manifest.folder / "metrics.json", metrics)
@@ -89,18 +90,29 @@ def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
 
 
 def _predict_all(trained: TrainedRun, store: TrainingStore, queries: list[Query], *, batch_size: int) -> np.ndarray:
-    """Start, end, score for every query, float64 [N, 3]; NaN where the video has no features."""
+    """Start, end, score for every query, float64 [N, 3]; NaN where the video has no features.
+
+    Answers to one query are predicted once: by rounding alone they could differ from batch to batch.
+    """
     predicted = np.full((len(queries), 3), np.nan)
-    covered = np.array([query.video_id in store for query in queries])
-    if covered.any():
-        predicted[covered] = predict(trained.model, load_examples(store, queries), batch_size=batch_size)
+    first = {_query_id(query): index for index, query in reversed([*enumerate(queries)]) if query.video_id in store}
+    if first:
+        asked = [queries[index] for index in first.values()]
+        spans = dict(zip(first, predict(trained.model, load_examples(store, asked), batch_size=batch_size), strict=True))
+        for index, query in enumerate(queries):
+            predicted[index] = spans.get(_query_id(query), np.nan)
     return predicted
+
+
+def _query_id(query: Query) -> str:
+    """What moments that are answers to one query have in common."""
+    return query.query_id or f"annotation {query.annotation_id}"
 
 
 def _moment_detr(query: Query, span: np.ndarray) -> dict[str, Any]:
     windows = [] if np.isnan(span).any() else [[round(float(value), 4) for value in span]]
     return {
-        "qid": query.annotation_id,
+        "qid": query.query_id or query.annotation_id,
         "query": query.query,
         "vid": query.video_id,
         "pred_relevant_windows": windows,
@@ -111,6 +123,7 @@ def _metrics(
     config: Config, trained: TrainedRun, store: TrainingStore, queries: list[Query], predicted: np.ndarray
 ) -> dict[str, Any]:
     truth = np.array([[query.start_s, query.end_s] for query in queries])
+    ids = np.array([_query_id(query) for query in queries])
     groups = np.array([query.group for query in queries])
     covered = ~np.isnan(predicted[:, 0])
     return {
@@ -119,25 +132,27 @@ def _metrics(
         "split": config.split,
         "split_made_of": store.about_queries["splits"].get(config.split, ""),
         "trained_on": trained.about_queries,
-        "num_queries": len(queries),
-        "num_covered": int(covered.sum()),
+        "num_queries": len(set(ids)),
+        "num_covered": len(set(ids[covered])),
         "random_weights": trained.recipe["weights"]["random"],
         "feature_recipe": trained.recipe,
         "best_epoch": trained.best,
-        "model": _by_group(predicted[:, :2], truth, groups),
-        "model_where_covered": summary(predicted[covered, :2], truth[covered]) if covered.any() else None,
-        "best_fixed_span": _baseline(store, queries, truth, groups),
+        "model": _by_group(predicted[:, :2], truth, groups, ids),
+        "model_where_covered": summary(predicted[covered, :2], truth[covered], ids[covered]) if covered.any() else None,
+        "best_fixed_span": _baseline(store, queries, truth, groups, ids),
     }
 
 
-def _by_group(predicted: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+def _by_group(predicted: np.ndarray, truth: np.ndarray, groups: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
     """The summary over all queries and, if there are several groups, over each."""
     names = sorted(set(groups.tolist()))
-    by_group = {name: summary(predicted[groups == name], truth[groups == name]) for name in names}
-    return {"all": summary(predicted, truth), "groups": by_group if len(names) > 1 else {}}
+    by_group = {name: summary(predicted[groups == name], truth[groups == name], ids[groups == name]) for name in names}
+    return {"all": summary(predicted, truth, ids), "groups": by_group if len(names) > 1 else {}}
 
 
-def _baseline(store: TrainingStore, queries: list[Query], truth: np.ndarray, groups: np.ndarray) -> dict[str, Any] | None:
+def _baseline(
+    store: TrainingStore, queries: list[Query], truth: np.ndarray, groups: np.ndarray, ids: np.ndarray
+) -> dict[str, Any] | None:
     """What the part of the duration that fits the training moments best scores: no look at the video, no reading.
 
     None if no training moment has a video of known duration.
@@ -147,7 +162,7 @@ def _baseline(store: TrainingStore, queries: list[Query], truth: np.ndarray, gro
         return None
     a, b = best_fixed_span(*np.array(known, dtype=np.float64).T)
     durations_s = np.array([np.nan if q.duration_s is None else q.duration_s for q in queries])
-    return {"of_duration": [a, b], **_by_group(durations_s[:, None] * [a, b], truth, groups)}
+    return {"of_duration": [a, b], **_by_group(durations_s[:, None] * [a, b], truth, groups, ids)}
 
 
 def table(folder: Path) -> str:

@@ -36,6 +36,7 @@ from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPref
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
 from excl.pipeline.features import Making, RowSettings, making, video_features, weights_identity
 from excl.pipeline.frames import LOSSLESS, StoredFrames
+from excl.pipeline.manifest import sha256_file
 from excl.pipeline.reading import ReadingSeveral, num_cores
 from excl.pipeline.shard import Shard, VideoFeatures, write_shard
 from excl.pipeline.shards import ShardedStage, part_name
@@ -242,6 +243,7 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
     return {
         "id": items.key(item.video_id),
         "part": name,
+        "part_sha256": sha256_file(config.out / name),
         "videos": [item.video_id],
         "source": source,
         "num_frames": features.facts["num_frames"],

@@ -160,6 +160,28 @@ class Manifest:
             raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, wanted is one made by {stage!r}")
         return cls(folder, header, _read_records(folder / RECORDS, repair=False))
 
+    @classmethod
+    @contextlib.contextmanager
+    def repair(cls, folder: Path) -> Iterator[tuple[Manifest, list[int]]]:
+        """A folder under its lock, whatever made it, and the numbers of the lines of records that are damaged.
+
+        Those are left out, and a last line that does not end is cut off.
+        """
+        header = read_header(folder)
+        for told in ("excl", "about"):
+            header.pop(told, None)
+        with _locked(folder):
+            records: dict[str, dict[str, Any]] = {}
+            damaged = []
+            content = (folder / RECORDS).read_bytes() if (folder / RECORDS).exists() else b""
+            for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+                try:
+                    record = parse_record(line)
+                    records[record["id"]] = record
+                except (ValueError, KeyError, TypeError):
+                    damaged.append(number)
+            yield cls(folder, header, records), damaged
+
     def add(self, record: dict[str, Any]) -> None:
         """Commit one record, a JSON object with an `id`; a later record of the same id replaces the earlier."""
         line = _line(record)

@@ -6,7 +6,7 @@ A shard (`*.h5`) holds, for V videos with R rows together (docs/store.md has the
     row_start_s  [R]     float64, seconds on the player's clock
     row_end_s    [R]     float64
     offsets      [V + 1] int64: video v has the rows offsets[v] to offsets[v + 1]
-    videos       uint8, UTF-8 JSON: a list of V objects {"id", "crc32" of features and times, and the source's facts}
+    videos       uint8, UTF-8 JSON: a list of V objects {"id", "crc32" of all of the video, and the source's facts}
     queries      uint8, UTF-8 JSON, in training stores: the moments of these videos
     attributes   format, version, recipe (JSON: what made the features)
 
@@ -96,7 +96,7 @@ def write_shard(
     """
     for video in videos:
         video.require_finite()
-    described = [{"id": v.video_id, "crc32": _crc32(v.features, v.start_s, v.end_s), **v.facts} for v in videos]
+    described = [{"id": v.video_id, "crc32": _crc32(v), **v.facts} for v in videos]
     offsets = np.cumsum([0, *(len(video.features) for video in videos)])
     with atomic(path) as temporary:
         with h5py.File(temporary, "w", track_order=False) as file:
@@ -190,10 +190,9 @@ class Shard:
 
         ValueError if their checksum, which is verified once, is not the recorded one.
         """
-        begin, end = self.offsets[position], self.offsets[position + 1]
-        features = self.mapped[begin:end]
+        features = self.mapped[self.offsets[position] : self.offsets[position + 1]]
         if position not in self._verified:
-            if _crc32(features, self.start_s[begin:end], self.end_s[begin:end]) != self.videos[position]["crc32"]:
+            if _crc32(self.unverified(position)) != self.videos[position]["crc32"]:
                 raise ValueError(
                     f"{self.path}: the features of {self.videos[position]['id']!r} are damaged (checksum); "
                     "`excl repair` and `excl extract` make them again"
@@ -203,12 +202,17 @@ class Shard:
 
     def video(self, position: int) -> VideoFeatures:
         """The rows of the shard's video number `position`; ValueError as `rows`."""
+        self.rows(position)
+        return self.unverified(position)
+
+    def unverified(self, position: int) -> VideoFeatures:
+        """The same, whether it is damaged or not."""
         facts = dict(self.videos[position])
         video_id = facts.pop("id")
         del facts["crc32"]
-        features = self.rows(position).view()
-        features.flags.writeable = False
         taken = slice(self.offsets[position], self.offsets[position + 1])
+        features = self.mapped[taken]
+        features.flags.writeable = False
         return VideoFeatures(video_id, features, self.start_s[taken], self.end_s[taken], facts)
 
     def queries(self) -> list[dict[str, Any]]:
@@ -216,9 +220,11 @@ class Shard:
         return json.loads(self._queries)
 
 
-def _crc32(features: np.ndarray, start_s: np.ndarray, end_s: np.ndarray) -> int:
-    value = 0
-    for array, dtype in ((features, features.dtype.newbyteorder("<")), (start_s, "<f8"), (end_s, "<f8")):
+def _crc32(video: VideoFeatures) -> int:
+    """Over id and facts as JSON, features, starts and ends of rows."""
+    value = zlib.crc32(json.dumps([video.video_id, dict(video.facts)], sort_keys=True).encode())
+    dtype_of_features = video.features.dtype.newbyteorder("<")
+    for array, dtype in ((video.features, dtype_of_features), (video.start_s, "<f8"), (video.end_s, "<f8")):
         value = zlib.crc32(np.ascontiguousarray(array, dtype).data.cast("B"), value)
     return value
 

@@ -358,6 +358,29 @@ def test_results_that_are_gone_or_changed_are_said_to_be(made, packed, trained, 
     assert f"{lost} is not there any more; remove the folder {store}" in caplog.text
 
 
+def test_a_query_with_several_answers_counts_once_and_by_the_best(made, trained, packed, tmp_path):
+    """Every test query gets a second, wrong answer: the figures stay what they were."""
+    rows = [json.loads(line) for line in (made / "test.jsonl").read_text().splitlines()]
+    answers = [{**row, "query_id": str(n), "start_s": s, "end_s": e} for n, row in enumerate(rows)
+               for s, e in ((0.0, 0.01), (row["start_s"], row["end_s"]))]  # fmt: skip
+    jsonl(tmp_path / "test.jsonl", answers)
+    arguments = tokenise_arguments(made, tmp_path / "queries")
+    arguments[arguments.index("--test") + 1] = str(tmp_path / "test.jsonl")
+    assert main(arguments) == 0
+    found = []
+    for queries in (packed / "queries", tmp_path / "queries"):
+        out = tmp_path / f"{len(found)}"
+        pack = ["--features", str(made / "features"), "--queries", str(queries), "--out", str(out / "store")]
+        assert main(["pack", *pack]) == 0
+        evaluate = ["--run", str(trained), "--store", str(out / "store"), "--out", str(out / "e"), "--device", "cpu"]
+        assert main(["evaluate", *evaluate]) == 0
+        found.append(json.loads((out / "e" / "metrics.json").read_text()))
+        assert len((out / "e" / "predictions.jsonl").read_text().splitlines()) == 12
+    assert found[0]["model"]["all"] == found[1]["model"]["all"]
+    assert found[1]["num_queries"] == 12
+    assert found[1]["num_covered"] == 10
+
+
 def test_a_run_refuses_a_store_of_another_vocabulary_or_recipe(made, packed, trained, tmp_path, caplog):
     assert main([*tokenise_arguments(made, tmp_path / "queries"), "--max-words", "2"]) == 0
     recipe = {**RECIPE, "short_side": 64}

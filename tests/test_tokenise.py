@@ -176,6 +176,12 @@ def test_rows_of_other_splits_are_refused(tmp_path, caplog, row, message):
     assert re.search(message, caplog.text)
 
 
+def test_a_query_id_is_that_of_one_query(tmp_path, caplog):
+    own = write(tmp_path / "own.jsonl", {**ROW, "query_id": "q"}, {**ROW, "query_id": "q", "query": "Another."})
+    assert main(["tokenise", "--dataset", str(own), "--report"]) == 2
+    assert "own.jsonl:1 and own.jsonl:2 have the query_id 'q', but are not of one" in caplog.text
+
+
 def test_durations_of_charades_are_found_in_either_form(tmp_path):
     (tmp_path / "charades.json").write_text("{}")
     chosen = {"train": (), "val": (), "test": ()}

@@ -15,10 +15,14 @@ from excl.pipeline import (
     extract,
     glove,
     localize,
+    merge,
     pack,
     probe,
+    repair,
+    status,
     tokenise,
     train,
+    verify,
     verify_weights,
     weights,
 )
@@ -61,6 +65,11 @@ TOOLS = {  # which are no steps of a recipe
         ),
         Step("classify", classify.Config, classify.run, show=classify.show),
         Step("compare", compare.Config, compare.run, show=compare.show, failed=compare.num_failed),
+        Step("status", status.Status, status.status, show=status.status_lines),
+        Step("inspect", status.Inspect, status.inspect, show=status.inspect_lines),
+        Step("verify", verify.Config, verify.run, show=verify.show, failed=verify.num_damaged),
+        Step("repair", repair.Config, repair.run, show=repair.show),
+        Step("merge", merge.Config, merge.run),
     )
 }
 
