@@ -1,10 +1,13 @@
-"""Features as others keep them, as arrays by video id: an excl store, a folder of array files, one HDF5 file.
+"""Features as others keep them, as arrays by video id: an excl store, a folder of array files, one HDF5, .npz or .pt file.
 
-Nothing is unpickled. What cannot be read is a ValueError that names the file (and in it the dataset).
+Nothing is unpickled, and no file opens another one. What cannot be read is a ValueError that names the file (and in it the
+dataset).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import pickle
 import zipfile
 import zlib
@@ -22,14 +25,20 @@ from excl.pipeline.store import FORMAT, FeatureStore
 ENDINGS = (".npy", ".npz", ".pt", ".pth")
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
 MAX_VALUES = 2**30  # of one video: a million rows of 1024
-WANTED = f"wanted is a feature store of excl, a folder of {', '.join(ENDINGS)} files, or one HDF5 file"
+WANTED = f"wanted is a feature store of excl, a folder of {', '.join(ENDINGS)} files, or one HDF5, .npz or .pt file"
 
 
 class Arrays(Mapping[str, np.ndarray]):
     """Arrays by name, each read when it is asked for; a ValueError or OSError where it cannot be."""
 
-    def __init__(self, path: Path, kind: str, read: Mapping[str, Callable[[], np.ndarray]]) -> None:
-        self.path, self.kind, self._read = path, kind, read
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        read: Mapping[str, Callable[[], np.ndarray]],
+        files: Mapping[str, Path] | None = None,
+    ) -> None:
+        self.path, self.kind, self._read, self._files = path, kind, read, files or {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return as_matrix(self._read[name](), where=f"{self.path}: {name!r}")
@@ -39,6 +48,10 @@ class Arrays(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._read)
+
+    def file_of(self, name: str) -> Path:
+        """The file that an array is in."""
+        return self._files.get(name, self.path)
 
     def centres_s(self, name: str) -> np.ndarray | None:  # noqa: ARG002
         """The middle of each row's time in seconds, where the source knows it."""
@@ -68,7 +81,9 @@ def open_source(path: Path) -> Arrays:
         return StoreArrays(path) if (path / HEADER).exists() else _folder(path)
     if path.suffix.lower() in HDF5_ENDINGS or h5py.is_hdf5(path):
         return _hdf5(path)
-    hint = " (give the folder that it lies in)" if path.suffix in ENDINGS else ""
+    if path.suffix.lower() in (".npz", ".pt", ".pth"):
+        return _archive(path)
+    hint = " (give the folder that it lies in)" if path.suffix == ".npy" else ""
     raise ValueError(f"{path}: a file, and no HDF5{hint}; {WANTED}")
 
 
@@ -95,19 +110,43 @@ def _folder(path: Path) -> Arrays:
         if file.stem in by_id:
             raise ValueError(f"{path}: {by_id[file.stem].name} and {file.name} are of one video; leave one of them there")
         by_id[file.stem] = file
-    return Arrays(path, f"folder of {len(files):,} array files", {name: _reader(file) for name, file in by_id.items()})
+    read = {name: _reader(file) for name, file in by_id.items()}
+    return Arrays(path, f"folder of {len(files):,} array files", read, by_id)
 
 
-def _reader(path: Path) -> Callable[[], np.ndarray]:
+def _archive(path: Path) -> Arrays:
+    """One file with an array a video: the arrays of an .npz, or the dict of tensors in a .pt."""
+    if path.suffix.lower() == ".npz":
+        with _errors_of(path), np.load(path, allow_pickle=False) as found:
+            names = list(found.keys())
+        return Arrays(path, f"file of {len(names):,} arrays", {name: _reader(path, name) for name in names})
+    with _errors_of(path):
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
+            raise ValueError(f"holds a {type(tensors).__name__}; wanted is a dict of tensors by video id")
+    read = {name: functools.partial(_tensor, value, f"{path}: {name!r}") for name, value in tensors.items()}
+    return Arrays(path, f"file of {len(tensors):,} tensors", read)
+
+
+def _reader(path: Path, member: str = "") -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        try:
-            return {".npy": _npy, ".npz": _npz}.get(path.suffix.lower(), _torch)(path)
-        except (ValueError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path}: cannot be read ({_first_line(error)})") from error
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-            raise ValueError(f"{path}: a damaged archive ({_first_line(error)})") from error
+        with _errors_of(path):
+            if path.suffix.lower() == ".npz":
+                return _npz(path, member)
+            return _npy(path) if path.suffix.lower() == ".npy" else _torch(path)
 
     return read
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in reading a file as a ValueError that names it."""
+    try:
+        yield
+    except (ValueError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: cannot be read ({_first_line(error)})") from error
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise ValueError(f"{path}: a damaged archive ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -127,16 +166,17 @@ def _in_memory(array: np.ndarray | h5py.Dataset) -> np.ndarray:
     return np.asarray(array[()])
 
 
-def _npz(path: Path) -> np.ndarray:
+def _npz(path: Path, member: str = "") -> np.ndarray:
+    """The array of that name, or without a name the only one, or the one called `features`."""
     with zipfile.ZipFile(path) as archive:
         largest = max((entry.file_size for entry in archive.infolist()), default=0)
     if largest > 8 * MAX_VALUES:
         raise ValueError(f"an array of {largest:,} bytes, which no video's features have")
     with np.load(path, allow_pickle=False) as arrays:
         names = list(arrays.keys())
-        if len(names) != 1 and "features" not in names:
+        if not member and len(names) != 1 and "features" not in names:
             raise ValueError(f"{len(names)} arrays ({', '.join(names[:5])}); wanted is one, or one named 'features'")
-        array = arrays[names[0] if len(names) == 1 else "features"]
+        array = arrays[member or (names[0] if len(names) == 1 else "features")]
     if not isinstance(array, np.ndarray):  # what is no array in the archive comes as bytes
         raise ValueError("not an archive of NumPy arrays")
     return array
@@ -146,6 +186,12 @@ def _torch(path: Path) -> np.ndarray:
     found = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(found, torch.Tensor):
         raise ValueError(f"holds a {type(found).__name__}; wanted is one tensor")
+    return _tensor(found, str(path))
+
+
+def _tensor(found: object, where: str) -> np.ndarray:
+    if not isinstance(found, torch.Tensor):
+        raise ValueError(f"{where}: a {type(found).__name__}; wanted is a tensor")
     return (found.float() if found.dtype == torch.bfloat16 else found).detach().numpy()
 
 
@@ -178,15 +224,24 @@ def _hdf5(path: Path) -> Arrays:
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """The dataset of that name, or the only one in the group of that name."""
-    found = file[name]
+    found = _own(file, name)
     if isinstance(found, h5py.Group):
         inside = list(found)
-        if len(inside) != 1 or not isinstance(found[inside[0]], h5py.Dataset):
+        if len(inside) != 1 or not isinstance(_own(found, inside[0]), h5py.Dataset):
             raise ValueError(f"a group with {', '.join(inside[:5]) or 'nothing'} in it; wanted is one dataset")
-        found = found[inside[0]]
+        found = _own(found, inside[0])
     if not isinstance(found, h5py.Dataset) or found.shape is None or found.dtype.kind not in "fiu":
         raise ValueError(f"a dataset of the type {getattr(found, 'dtype', type(found).__name__)}; wanted are numbers")
+    if found.external or found.is_virtual:
+        raise ValueError("its values are in another file, which is not opened; copy them into this one")
     return found
+
+
+def _own(group: h5py.Group, name: str) -> h5py.HLObject:
+    """What a group itself holds under a name: a file that came from elsewhere is not to open files of this machine."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError("a link to another place, which is not followed; copy what it means into this file")
+    return group[name]
 
 
 def transposed_side(shapes_a: Sequence[tuple[int, int]], shapes_b: Sequence[tuple[int, int]]) -> str:
