@@ -6,11 +6,7 @@ dataset).
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import pickle
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +15,21 @@ import h5py
 import numpy as np
 import torch
 
+from excl.pipeline.feature_files import (
+    as_array,
+    errors_of,
+    first_line,
+    in_memory,
+    own_dataset,
+    read_npy,
+    read_npz,
+    read_tensor,
+)
 from excl.pipeline.manifest import HEADER
 from excl.pipeline.store import FORMAT, FeatureStore
 
 ENDINGS = (".npy", ".npz", ".pt", ".pth")
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
-MAX_VALUES = 2**30  # of one video: a million rows of 1024
 WANTED = f"wanted is a feature store of excl, a folder of {', '.join(ENDINGS)} files, or one HDF5, .npz or .pt file"
 
 
@@ -117,89 +122,32 @@ def _folder(path: Path) -> Arrays:
 def _archive(path: Path) -> Arrays:
     """One file with an array a video: the arrays of an .npz, or the dict of tensors in a .pt."""
     if path.suffix.lower() == ".npz":
-        with _errors_of(path), np.load(path, allow_pickle=False) as found:
+        with errors_of(path), np.load(path, allow_pickle=False) as found:
             names = list(found.keys())
         return Arrays(path, f"file of {len(names):,} arrays", {name: _reader(path, name) for name in names})
-    with _errors_of(path):
+    with errors_of(path):
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise ValueError(f"holds a {type(tensors).__name__}; wanted is a dict of tensors by video id")
-    read = {name: functools.partial(_tensor, value, f"{path}: {name!r}") for name, value in tensors.items()}
+    read = {name: functools.partial(as_array, value, f"{path}: {name!r}") for name, value in tensors.items()}
     return Arrays(path, f"file of {len(tensors):,} tensors", read)
 
 
 def _reader(path: Path, member: str = "") -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        with _errors_of(path):
+        with errors_of(path):
             if path.suffix.lower() == ".npz":
-                return _npz(path, member)
-            return _npy(path) if path.suffix.lower() == ".npy" else _torch(path)
+                return read_npz(path, member)
+            return read_npy(path) if path.suffix.lower() == ".npy" else read_tensor(path)
 
     return read
-
-
-@contextlib.contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in reading a file as a ValueError that names it."""
-    try:
-        yield
-    except (ValueError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: cannot be read ({_first_line(error)})") from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise ValueError(f"{path}: a damaged archive ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [repr(error)])[0].strip()
-
-
-def _npy(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        if file.read(6) != b"\x93NUMPY":  # of which np.load says that it is pickled, and how to load it unsafely
-            raise ValueError("not an array file of NumPy")
-    return _in_memory(np.load(path, mmap_mode="r", allow_pickle=False))
-
-
-def _in_memory(array: np.ndarray | h5py.Dataset) -> np.ndarray:
-    if array.size > MAX_VALUES:
-        raise ValueError(f"the shape {array.shape} has more than {MAX_VALUES:,} values, which no video's features have")
-    return np.asarray(array[()])
-
-
-def _npz(path: Path, member: str = "") -> np.ndarray:
-    """The array of that name, or without a name the only one, or the one called `features`."""
-    with zipfile.ZipFile(path) as archive:
-        largest = max((entry.file_size for entry in archive.infolist()), default=0)
-    if largest > 8 * MAX_VALUES:
-        raise ValueError(f"an array of {largest:,} bytes, which no video's features have")
-    with np.load(path, allow_pickle=False) as arrays:
-        names = list(arrays.keys())
-        if not member and len(names) != 1 and "features" not in names:
-            raise ValueError(f"{len(names)} arrays ({', '.join(names[:5])}); wanted is one, or one named 'features'")
-        array = arrays[member or (names[0] if len(names) == 1 else "features")]
-    if not isinstance(array, np.ndarray):  # what is no array in the archive comes as bytes
-        raise ValueError("not an archive of NumPy arrays")
-    return array
-
-
-def _torch(path: Path) -> np.ndarray:
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(found, torch.Tensor):
-        raise ValueError(f"holds a {type(found).__name__}; wanted is one tensor")
-    return _tensor(found, str(path))
-
-
-def _tensor(found: object, where: str) -> np.ndarray:
-    if not isinstance(found, torch.Tensor):
-        raise ValueError(f"{where}: a {type(found).__name__}; wanted is a tensor")
-    return (found.float() if found.dtype == torch.bfloat16 else found).detach().numpy()
 
 
 def _hdf5(path: Path) -> Arrays:
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
-        raise ValueError(f"{path}: not a readable HDF5 file ({_first_line(error)})") from error
+        raise ValueError(f"{path}: not a readable HDF5 file ({first_line(error)})") from error
     if file.attrs.get("format") == FORMAT:
         raise ValueError(f"{path}: one shard of a feature store of excl; give the store's folder")
     if not len(file):
@@ -208,9 +156,9 @@ def _hdf5(path: Path) -> Arrays:
     def reader(name: str) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
             try:
-                return _in_memory(_dataset(file, name))
+                return in_memory(own_dataset(file, name))
             except (ValueError, OSError, KeyError, RuntimeError) as error:
-                raise ValueError(f"{path}: {name!r}: {_first_line(error)}") from error
+                raise ValueError(f"{path}: {name!r}: {first_line(error)}") from error
 
         return read
 
@@ -220,28 +168,6 @@ def _hdf5(path: Path) -> Arrays:
             f"{path}: all of it is in the group {names[0]!r}; wanted is a dataset or a group a video at the top"
         )
     return Arrays(path, f"HDF5 file of {len(names):,} entries", {name: reader(name) for name in names})
-
-
-def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """The dataset of that name, or the only one in the group of that name."""
-    found = _own(file, name)
-    if isinstance(found, h5py.Group):
-        inside = list(found)
-        if len(inside) != 1 or not isinstance(_own(found, inside[0]), h5py.Dataset):
-            raise ValueError(f"a group with {', '.join(inside[:5]) or 'nothing'} in it; wanted is one dataset")
-        found = _own(found, inside[0])
-    if not isinstance(found, h5py.Dataset) or found.shape is None or found.dtype.kind not in "fiu":
-        raise ValueError(f"a dataset of the type {getattr(found, 'dtype', type(found).__name__)}; wanted are numbers")
-    if found.external or found.is_virtual:
-        raise ValueError("its values are in another file, which is not opened; copy them into this one")
-    return found
-
-
-def _own(group: h5py.Group, name: str) -> h5py.HLObject:
-    """What a group itself holds under a name: a file that came from elsewhere is not to open files of this machine."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ValueError("a link to another place, which is not followed; copy what it means into this file")
-    return group[name]
 
 
 def transposed_side(shapes_a: Sequence[tuple[int, int]], shapes_b: Sequence[tuple[int, int]]) -> str:
