@@ -57,7 +57,7 @@ def atomic(path: Path) -> Iterator[Path]:
 def move(source: Path, target: Path) -> None:
     """Give a file that is on disk its final name, durably."""
     os.replace(source, target)
-    _fsync_folder(target.parent)
+    fsync_folder(target.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -77,7 +77,8 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -191,7 +192,7 @@ class Manifest:
             file.flush()
             os.fsync(file.fileno())
         if new:
-            _fsync_folder(self.folder)
+            fsync_folder(self.folder)
         self.records[record["id"]] = record
 
     def rewrite(self, records: Mapping[str, dict[str, Any]]) -> None:
