@@ -21,6 +21,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction01 = Annotated[float, Field(ge=0, lt=1)]
 
 # What pydantic adds to the place of an error to say which kind of a setting of several kinds it was tried as.

@@ -161,7 +161,7 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
         identity=made_by,
         shard_videos=config.shard_videos,
         work=functools.partial(extract_video, config, made_by),
-        join=functools.partial(_join, recipe=made_by),
+        join=functools.partial(join_features, recipe=made_by),
         identify=identify,
         about={"weights": _weights(config.weights_spec).facts.to_json()},
         after=write_index,
@@ -270,7 +270,7 @@ def _open_video(config: Config, item: items.Item) -> Video:
     )
 
 
-def _join(target: Path, sources: list[tuple[str, Path]], *, recipe: dict[str, Any]) -> dict[str, Any]:
+def join_features(target: Path, sources: list[tuple[str, Path]], *, recipe: dict[str, Any]) -> dict[str, Any]:
     """Write a shard of the videos in `sources`, each with the file that holds it; what its record is to say of it."""
     found: dict[str, VideoFeatures] = {}
     for path in {path: None for _, path in sources}:

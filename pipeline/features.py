@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 NATIVE: Literal["native"] = "native"
 OWN_FILE = "a file"
+IMPORTED = "imported"  # in place of weights, where others made the features
 
 
 @dataclass(frozen=True)

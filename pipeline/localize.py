@@ -21,7 +21,7 @@ from excl.pipeline import items, train
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.examples import Example
 from excl.pipeline.extract import CODE_VERSIONS
-from excl.pipeline.features import OWN_FILE, Making, video_features
+from excl.pipeline.features import IMPORTED, OWN_FILE, Making, video_features
 from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
 from excl.pipeline.reading import Reading, num_cores
 from excl.pipeline.shards import MAX_THREADS
@@ -104,6 +104,11 @@ def answer(config: Config) -> list[Answer]:
 def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
     """The video's features by the run's recipe; ValueError if the weights are not those of the run."""
     recipe = trained.recipe
+    if recipe["weights"]["source"] == IMPORTED:
+        raise ValueError(
+            f"{config.run}: it was trained on imported features, and nobody here knows how those were made, so none can be "
+            f"made of {config.video.name}. Extract features with excl and train on them; `excl evaluate` works with this run"
+        )
     if recipe["code_versions"] != CODE_VERSIONS:
         raise ValueError(
             f"{config.run}: its features were made by other versions of the code ({recipe['code_versions']}) than "

@@ -47,7 +47,7 @@ def run(config: Config) -> Repaired:
     with Manifest.repair(config.folder) as (manifest, damaged_lines):
         stage = manifest.header["stage"]
         if damaged_lines:
-            if stage in ("extract", "decode") and not _has_plan(manifest):
+            if stage in ("extract", "import", "decode") and not _has_plan(manifest):
                 raise ValueError(
                     f"{config.folder}: the record that says which videos make up which shard is damaged; remove the folder "
                     f"and run `excl {stage}` again"
@@ -76,7 +76,7 @@ def _take_out(manifest: Manifest, name: str, *, dry_run: bool) -> list[str]:
     path = manifest.folder / name
     records = dict(manifest.records)
     kept: list[str] = []
-    if manifest.header["stage"] == "extract" and name.startswith("shards/") and path.is_file():
+    if manifest.header["stage"] in ("extract", "import") and name.startswith("shards/") and path.is_file():
         kept = _keep_whole_videos(manifest, path, dry_run=dry_run)
     if dry_run:
         return kept
