@@ -35,7 +35,8 @@ DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with ex
 I3D's weights, which verify-weights and classify try out, `glove` at word vectors. For a data set: decode
 (optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can be interrupted and run
 again; or all of them in one recipe with run. Then localize answers queries about any video, and compare tells whether two
-sets of features are the same. `excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in
+sets of features are the same. import makes a store of features that others made, export writes a store as other trainers
+read it. `excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in
 the environment an error shows where it was raised."""
 
 COMMANDS = (

@@ -12,8 +12,10 @@ from excl.pipeline import (
     compare,
     decode,
     evaluate,
+    export,
     extract,
     glove,
+    import_features,
     localize,
     merge,
     pack,
@@ -70,6 +72,8 @@ TOOLS = {  # which are no steps of a recipe
         Step("verify", verify.Config, verify.run, show=verify.show, failed=verify.num_damaged),
         Step("repair", repair.Config, repair.run, show=repair.show),
         Step("merge", merge.Config, merge.run),
+        Step("import", import_features.Config, import_features.run, failed=_failed_videos),
+        Step("export", export.Config, export.run),
     )
 }
 
