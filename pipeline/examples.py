@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from excl.models.excl import Targets, moment_to_rows
-from excl.pipeline.store import FeatureStore, Query, VideoFeatures
+from excl.pipeline.store import FeatureStore, Query, VideoFeatures, copy_rows
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     features = torch.zeros(len(examples), int(num_rows.max()), size)  # [B, T, F]
     token_ids = torch.zeros(len(examples), int(num_tokens.max()), dtype=torch.int64)  # [B, L]
     for index, example in enumerate(examples):
-        features[index, : len(example.features)] = example.features  # casts float16 here
+        copy_rows(example.features, features[index])
         token_ids[index, : len(example.query.token_ids)] = torch.tensor(example.query.token_ids)
     return Batch(features, num_rows, token_ids, num_tokens, _targets(examples, features.shape[1]))
 

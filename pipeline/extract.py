@@ -36,7 +36,7 @@ from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPref
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
 from excl.pipeline.features import Making, RowSettings, making, video_features, weights_identity
 from excl.pipeline.frames import LOSSLESS, StoredFrames
-from excl.pipeline.manifest import sha256_file
+from excl.pipeline.manifest import Manifest, sha256_file
 from excl.pipeline.reading import ReadingSeveral, num_cores
 from excl.pipeline.shard import Shard, VideoFeatures, write_shard
 from excl.pipeline.shards import ShardedStage, part_name
@@ -106,6 +106,8 @@ class Config:
     """Frames that the network sees at once of a long video: fewer need less memory and more time, the rows are the same."""
     compile: Compile = "auto"
     """torch.compile for shapes that come so often that it pays (auto), at once (always), or never."""
+    new_version: bool = False
+    """Where --out was made from another recipe, do not refuse: write beside it, to OUT-2, OUT-3, …"""
     retry_failed: bool = False
     """Try those videos again that failed before."""
     reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
@@ -154,6 +156,11 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
     if any(device.type == "cpu" for device in choose_devices(config.device)):
         keep_freed_memory()
     made_by = recipe(config, pictures)
+    if config.new_version:
+        out = Manifest.version(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION)
+        if out != config.out:
+            log.info("%s was made from another recipe; writing %s", config.out, out)
+        config = dataclasses.replace(config, out=out)
     stage = ShardedStage(
         name=STAGE,
         code_version=CODE_VERSION,

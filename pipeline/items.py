@@ -50,7 +50,7 @@ def in_threads(workers: int) -> Map:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
-        except (KeyboardInterrupt, GeneratorExit):
+        except KeyboardInterrupt:
             interrupted = True  # and does not want to wait
             raise
         finally:
@@ -182,11 +182,7 @@ def work_off(
         lines_every = max(1, len(items) // 10)
         for count, record in enumerate(map(work, items), start=1):
             manifest.add(record)
-            video_id = record["id"].removeprefix("video/")
-            if "error" in record:
-                log.warning("%s: %s", video_id, record["message"])
-            elif damage := _damage(record):
-                log.warning("%s: damaged, and kept: %s", video_id, damage)
+            _tell(record)
             elapsed_s = time.monotonic() - started
             frames += record.get("num_frames", 0)
             video_s += record.get("duration_s", 0.0)
@@ -196,10 +192,18 @@ def work_off(
                 left_s = elapsed_s / count * (len(items) - count)
                 rate = frames / elapsed_s
                 log.info("%s: %d of %d videos, %.0f frames/s, %.0f s left", what, count, len(items), rate, left_s)
-            yield video_id
+            yield record["id"].removeprefix("video/")
         if frames:
             wall_s = time.monotonic() - started
             log.info("%s: %.0f s of video in %.1f s, %.1f times real time", what, video_s, wall_s, video_s / wall_s)
+
+
+def _tell(record: Mapping[str, Any]) -> None:
+    video_id = record["id"].removeprefix("video/")
+    if "error" in record:
+        log.warning("%s: %s", video_id, record["message"])
+    elif damage := _damage(record):
+        log.warning("%s: damaged, and kept: %s", video_id, damage)
 
 
 def quality(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -182,6 +183,16 @@ class Manifest:
                 except (ValueError, KeyError, TypeError):
                     damaged.append(number)
             yield cls(folder, header, records), damaged
+
+    @staticmethod
+    def version(folder: Path, *, stage: str, identity: Mapping[str, Any], code_version: int) -> Path:
+        """The folder, or the first of `<folder>-2`, `<folder>-3`, … that is free or was made from the same."""
+        header = json.loads(_canonical({"stage": stage, "code_version": code_version, "identity": identity}))
+        for number in itertools.count(1):
+            candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+            if not (candidate / HEADER).exists() or not _differences(Manifest.read(candidate).header, header):
+                return candidate
+        raise AssertionError
 
     def add(self, record: dict[str, Any]) -> None:
         """Commit one record, a JSON object with an `id`; a later record of the same id replaces the earlier."""

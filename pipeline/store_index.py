@@ -14,7 +14,7 @@ import h5py
 
 from excl.datasets.parsing import storable
 from excl.pipeline.manifest import Manifest, atomic, sha256_file
-from excl.pipeline.shard import Shard
+from excl.pipeline.shard import Shard, h5_file
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def write_index(manifest: Manifest) -> None:
     if record.get("of") == of and path.is_file():
         return
     left_out = []
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic(path) as temporary, h5_file(temporary) as file:
         for name in files:
             shard = Shard(manifest.folder / name)
             for position, video in enumerate(shard.videos):

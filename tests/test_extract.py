@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +25,7 @@ from excl.models.i3d.timemap import Continuous
 from excl.pipeline import decode, extract, items
 from excl.pipeline.frames import StoredFrames
 from excl.pipeline.manifest import Manifest, RecipeMismatchError
-from excl.pipeline.store import FeatureStore
+from excl.pipeline.store import FeatureStore, VideoFeatures, write_shard
 from excl.workflows.cli import main
 
 SMALL = {"weights": "random:0", "short_side": 32, "crop": 32, "device": "cpu"}
@@ -107,6 +110,18 @@ def test_another_recipe_or_another_file_is_refused(videos, tmp_path):
     (copies / "v0.mp4").write_bytes((videos / "v1.mp4").read_bytes())
     with pytest.raises(ValueError, match=r"v0\.mp4 has changed since"):
         run_small(copies, tmp_path / "out")
+
+
+def test_another_recipe_can_be_a_new_version_beside_the_old(videos, tmp_path):
+    out = tmp_path / "out"
+    old = run_small(videos, out)
+    before = shard_bytes(out)
+    other = run_small(videos, out, stride=4, new_version=True)
+    assert (old.path, other.path) == (out, tmp_path / "out-2")
+    assert run_small(videos, out, stride=4, new_version=True).path == other.path  # it goes on there
+    assert run_small(videos, out, new_version=True).path == out
+    assert run_small(videos, out, stride=2, new_version=True).path == tmp_path / "out-3"
+    assert shard_bytes(out) == before
 
 
 def test_bad_videos_are_recorded_and_the_rest_is_done(videos, tmp_path, caplog):
@@ -247,6 +262,85 @@ def test_kill_9_again_and_again(videos, tmp_path, few_numbers):
             break
     assert call > 8
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kill_9_at_random_instants(videos, tmp_path, few_numbers, workers):
+    """50 kills over several stores, each resumed until it is done: the same bytes as without."""
+    spread = map if workers == 1 else items.in_threads(workers)
+    run_small(videos, tmp_path / "whole", shard_videos=2)
+    began = time.monotonic()
+    run_small(videos, tmp_path / "again", shard_videos=2)
+    lasts_s = min(0.5, time.monotonic() - began)
+    generator = np.random.default_rng(workers)
+    kills, stores = 0, 0
+    while kills < 50:
+        stores += 1
+        out = tmp_path / f"out{stores}"
+        config = extract.Config(videos=videos, out=out, shard_videos=2, **SMALL)
+        for _ in range(12):
+            pid = os.fork()
+            if pid == 0:
+                extract.run(config, map=spread)
+                os._exit(0)
+            time.sleep(generator.uniform(0, lasts_s))
+            os.kill(pid, signal.SIGKILL)
+            kills += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        extract.run(config, map=spread)
+        assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
+        assert os.listdir(out / "parts") == []
+        assert Manifest.read(out).fingerprint() == Manifest.read(tmp_path / "whole").fingerprint()
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO])
+def test_an_error_at_any_rename_or_fsync_commits_nothing_bad(videos, tmp_path, few_numbers, monkeypatch, reason):
+    wanted = run_small(videos, tmp_path / "whole", shard_videos=2)
+    for call in itertools.count(1):
+        out, calls = tmp_path / f"out{call}", itertools.count(1)
+
+        def failing(function, calls=calls, call=call):
+            def wrapper(*arguments, **keywords):
+                if next(calls) == call:
+                    raise OSError(reason, os.strerror(reason))
+                return function(*arguments, **keywords)
+
+            return wrapper
+
+        config = extract.Config(videos=videos, out=out, shard_videos=2, **SMALL)
+        with monkeypatch.context() as patch:
+            for name in ("replace", "fsync", "truncate"):
+                patch.setattr(os, name, failing(getattr(os, name)))
+            try:
+                extract.run(config)
+                failed = False
+            except OSError as error:
+                failed = error.errno == reason
+        assert_believable(out, wanted)
+        extract.run(config)
+        assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
+        if not failed:
+            break
+    assert call > 30
+
+
+def test_a_full_disk_at_any_byte_of_a_shard_commits_nothing_bad(tmp_path):
+    """The system refuses to let a file grow beyond so many bytes: HDF5 fails wherever it is just then."""
+    edges = np.arange(9) * 1.6
+    video = VideoFeatures("v", np.ones((8, 1024), np.float16), edges[:-1], edges[1:], {"fps": 5.0})
+    write_shard(tmp_path / "whole.h5", [video], recipe={})
+    size = (tmp_path / "whole.h5").stat().st_size
+    for limit in range(0, size, 997):
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            try:
+                write_shard(tmp_path / "full.h5", [video], recipe={})
+            except OSError:
+                os._exit(7)
+            os._exit(0)
+        assert os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 7, limit
+        assert [path.name for path in tmp_path.iterdir()] == ["whole.h5"]
 
 
 def test_shards_do_not_depend_on_the_order_of_work(videos, tmp_path):
