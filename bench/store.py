@@ -19,7 +19,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.store import FeatureStore, VideoFeatures, write_shard
@@ -138,13 +137,12 @@ def main() -> None:
         writing, reading = measure(named, batches, settings.rounds)
     total = sum(array.nbytes for array in features.values())
     first = next(iter(named))
-    print(
-        f"{settings.videos} videos, {sum(lengths):,} rows, {total / 1e6:,.0f} MB as float32; {torch.get_num_threads()} threads"
-    )
+    print(f"{settings.videos} videos, {sum(lengths):,} rows, {total / 1e6:,.0f} MB as float32")
     print(f"{'':46}{'write':>8}{'read':>8}{'read MB/s':>11}")
     for name in named:
         write_ratio, read_ratio = writing[first] / writing[name], reading[first] / reading[name]
-        print(f"{name:46}{write_ratio:8.2f}{read_ratio:8.2f}{read_bytes / reading[name] / 1e6:11,.0f}")
+        rate = read_bytes / reading[name] / 1e6
+        print(f"{name:46}{write_ratio:8.2f}{read_ratio:8.2f}{rate:11,.0f}")
 
 
 def measure(
