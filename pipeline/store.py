@@ -134,8 +134,8 @@ class FeatureStore:
         return self[video_id].duration_s if known is None else float(known)
 
     def to_dask(self) -> dask.array.Array:
-        """All rows of all videos as one lazy array [R, D], a block a shard, shards by name; needs `pip install dask`."""
-        import dask  # noqa: PLC0415
+        """All rows of all videos as one lazy array [R, D], a block a shard, shards by name."""
+        import dask  # noqa: PLC0415  (half a second, which only those wait who want it)
         import dask.array  # noqa: PLC0415
 
         blocks = []
