@@ -13,6 +13,7 @@ import numpy as np
 from excl.datasets.glove import WordVectors
 from excl.datasets.hygiene import FLAWS, Cleaning, Hygiene, find_flaws, names
 from excl.datasets.moments import Moment
+from excl.datasets.parsing import printable
 from excl.datasets.text import UNK, Vocabulary
 from excl.pipeline.annotations import SPLITS, Sources
 
@@ -29,7 +30,7 @@ def of_annotations(
         if not chosen:
             continue
         flaws = find_flaws(chosen, why_unusable=why_unusable)
-        beyond = [m.end_s - m.duration_s for m in flaws["beyond_video"] if m.duration_s is not None]
+        beyond = [max(-m.start_s, m.end_s - (m.duration_s or m.end_s)) for m in flaws["beyond_video"]]
         lengths = np.array([m.end_s - m.start_s for m in chosen])
         lengths = lengths[np.isfinite(lengths) & (lengths > 0)]
         official = [sources.parts.get(path) for path in sources.files.get(split, ())]
@@ -51,7 +52,7 @@ def of_cleaning(cleaning: Cleaning) -> dict[str, Any]:
     """What was done about it."""
     return {
         "kept": len(cleaning.kept),
-        "changed": dict(Counter(how for _, how in cleaning.changed)),
+        "changed": [{"annotation_id": m.annotation_id, "source": m.source, "how": how} for m, how in cleaning.changed],
         "dropped": [{"annotation_id": m.annotation_id, "source": m.source, "why": why} for m, why in cleaning.dropped],
     }
 
@@ -114,7 +115,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     for split, facts in report["annotations"].items():
         shown += _annotation_lines(split, facts)
     done = report["cleaning"]
-    changed = "".join(f", {count:,} of them {how}" for how, count in done["changed"].items())
+    counted = Counter(row["how"] for row in done["changed"])
+    changed = "".join(f", {count:,} of them {how}" for how, count in counted.items())
     shown.append(f"{done['kept']:,} moments kept{changed}; {len(done['dropped']):,} dropped")
     reasons: dict[str, list[str]] = {}
     for row in done["dropped"]:
@@ -152,7 +154,7 @@ def _token_lines(split: str, facts: Mapping[str, Any]) -> list[str]:
     for name, what in (("unknown", "not in the vocabulary"), ("without_vector", "without a vector")):
         share = facts.get(name)
         if share and share["tokens"]:
-            first = list(share["words"])[:WORDS_SHOWN]
+            first = [printable(word) for word in list(share["words"])[:WORDS_SHOWN]]
             more = ", …" if len(share["words"]) > WORDS_SHOWN else ""
             shown.append(
                 f"  {what}: {share['tokens']:,} tokens in {share['queries']:,} queries, {len(share['words']):,} words: "

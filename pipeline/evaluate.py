@@ -26,7 +26,7 @@ from excl.pipeline.train import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "evaluate", 3
+STAGE, CODE_VERSION = "evaluate", 4
 COLUMNS = (*(f"R1@{threshold}" for threshold in THRESHOLDS), "mIoU")
 
 
@@ -70,7 +70,7 @@ def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str,
     _require_same_kind(trained, store)
     queries = store.queries(config.split)
     predicted = _predict_all(trained, store, queries, batch_size=config.batch_size)
-    answered = {_query_id(query): _moment_detr(query, span) for query, span in zip(queries, predicted, strict=True)}
+    answered = {query.key: _moment_detr(query, span) for query, span in zip(queries, predicted, strict=True)}
     lines = answered.values()
     write_text(manifest.folder / "predictions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     metrics = _metrics(config, trained, store, queries, predicted)
@@ -95,18 +95,13 @@ def _predict_all(trained: TrainedRun, store: TrainingStore, queries: list[Query]
     Answers to one query are predicted once: by rounding alone they could differ from batch to batch.
     """
     predicted = np.full((len(queries), 3), np.nan)
-    first = {_query_id(query): index for index, query in reversed([*enumerate(queries)]) if query.video_id in store}
+    first = {query.key: index for index, query in reversed([*enumerate(queries)]) if query.video_id in store}
     if first:
         asked = [queries[index] for index in first.values()]
         spans = dict(zip(first, predict(trained.model, load_examples(store, asked), batch_size=batch_size), strict=True))
         for index, query in enumerate(queries):
-            predicted[index] = spans.get(_query_id(query), np.nan)
+            predicted[index] = spans.get(query.key, np.nan)
     return predicted
-
-
-def _query_id(query: Query) -> str:
-    """What moments that are answers to one query have in common."""
-    return query.query_id or f"annotation {query.annotation_id}"
 
 
 def _moment_detr(query: Query, span: np.ndarray) -> dict[str, Any]:
@@ -123,7 +118,7 @@ def _metrics(
     config: Config, trained: TrainedRun, store: TrainingStore, queries: list[Query], predicted: np.ndarray
 ) -> dict[str, Any]:
     truth = np.array([[query.start_s, query.end_s] for query in queries])
-    ids = np.array([_query_id(query) for query in queries])
+    ids = np.array([query.key for query in queries])
     groups = np.array([query.group for query in queries])
     covered = ~np.isnan(predicted[:, 0])
     return {

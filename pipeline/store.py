@@ -49,6 +49,11 @@ class Query:
     query_id: str = ""
     """Queries with the same one are one query with several answers; empty where there is one."""
 
+    @property
+    def key(self) -> str:
+        """What queries that are one with several answers have in common, and no other has."""
+        return self.query_id or f"annotation {self.annotation_id}"
+
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Query:
         """A query from a JSON object with these keys; others are left out."""

@@ -52,6 +52,8 @@ def load_recipe(config: Config) -> tuple[str, Path, Mapping[str, Any]]:
         name, root = config.recipe, config.root or Path(config.recipe)
     else:
         path = Path(config.recipe)
+        if path.is_dir():
+            raise ValueError(f"{path}: a folder; wanted is a recipe file, such as {path / 'recipe.toml'}")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such recipe; it is neither a file nor one of {', '.join(bundled())}")
         text, name, root = read_text(path), path.name, config.root or path.parent
