@@ -38,6 +38,7 @@ def of_annotations(
             "rows": len(chosen),
             "videos": len({m.video_id for m in chosen}),
             "official_rows": sum(part.rows or 0 for part in official if part) or None,
+            "official_videos": official[0].videos if len(official) == 1 and official[0] else None,
             "moment_s": {"mean": _rounded(lengths.mean()), "std": _rounded(lengths.std())} if len(lengths) else None,
             "flaws": {
                 flaw: {"rows": len(rows), "policy": getattr(hygiene, flaw), "first": names(rows)}
@@ -138,15 +139,21 @@ def lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _annotation_lines(split: str, facts: Mapping[str, Any]) -> list[str]:
-    official = facts["official_rows"]
-    count = "" if official is None else ", as published" if official == facts["rows"] else f" (published: {official:,})"
+    rows = _beside(facts["rows"], facts["official_rows"])
+    videos = _beside(facts["videos"], facts["official_videos"])
+    as_published = facts["official_rows"] == facts["rows"] and facts["official_videos"] in (None, facts["videos"])
     length = "" if facts["moment_s"] is None else "; moments of {mean} ± {std} s".format(**facts["moment_s"])
-    shown = [f"{split}: {facts['rows']:,} rows{count}, {facts['videos']:,} videos{length}"]
+    same = " (as published)" if as_published else ""
+    shown = [f"{split}: {rows} rows, {videos} videos{same}{length}"]
     for flaw, found in facts["flaws"].items():
         if found["rows"]:
             by = f", by {facts['furthest_beyond_s']} s at most" if flaw == "beyond_video" else ""
             shown.append(f"  {found['rows']:,} {FLAWS[flaw]}{by} ({found['policy']}): {found['first']}")
     return shown
+
+
+def _beside(count: int, published: int | None) -> str:
+    return f"{count:,}" if published in (None, count) else f"{count:,} (published: {published:,})"
 
 
 def _token_lines(split: str, facts: Mapping[str, Any]) -> list[str]:

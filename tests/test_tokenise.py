@@ -57,10 +57,10 @@ def rows_of(folder):
         (
             ["charades-sta", "charades"],
             [
-                "train: 12,408 rows, as published, 5,338 videos; moments of 8.31 ± 3.67 s",
+                "train: 12,408 rows, 5,338 videos (as published); moments of 8.31 ± 3.67 s",
                 "4 start not before the end (drop): charades_sta_train.txt:8252 (LEOL6 8-7 s)",
                 "1,805 beyond the video's duration, by 1.54 s at most (clip)",
-                "test: 3,720 rows, as published, 1,334 videos",
+                "test: 3,720 rows, 1,334 videos (as published)",
                 "562 beyond the video's duration, by 1.5 s at most (clip)",
                 "val is 10% of the videos of charades_sta_train.txt, by seed 0",
                 "the paper states 3,720",
@@ -69,12 +69,12 @@ def rows_of(folder):
         (
             ["activitynet-captions", "activitynet", "--val", "val_2", "--test", "val_1"],
             [
-                "train: 37,421 rows, as published, 10,009 videos; moments of 35.46 ± 39.49 s",
+                "train: 37,421 rows, 10,009 videos (as published); moments of 35.46 ± 39.49 s",
                 "4 start not before the end (drop)",
                 "261 beyond the video's duration, by 0.01 s at most (clip)",
-                "val: 17,031 rows, as published, 4,885 videos",
+                "val: 17,031 rows, 4,885 videos (as published)",
                 "111 beyond",
-                "test: 17,505 rows, as published, 4,917 videos",
+                "test: 17,505 rows, 4,917 videos (as published)",
                 "134 beyond",
                 "4,885 videos are both in val and in test",
                 "the paper states 10,000",
@@ -82,17 +82,17 @@ def rows_of(folder):
         ),
         (
             ["activitynet-captions", "activitynet", "--test", "val_1+val_2"],
-            ["test is val_1.json + val_2.json", "test: 34,536 rows, as published, 4,917 videos"],
+            ["test is val_1.json + val_2.json", "test: 34,536 rows, 4,917 videos (as published)"],
         ),
         (
             ["tacos", "tacos"],
             [
-                "train: 9,790 rows, as published, 75 videos; moments of 23.34 ± 38.98 s",
+                "train: 9,790 rows, 75 videos (as published); moments of 23.34 ± 38.98 s",
                 "43 beyond the video's duration, by 0.51 s at most (clip)",
                 "1,201 exact duplicates of an earlier row (keep)",
-                "val: 4,436 rows, as published, 27 videos",
+                "val: 4,436 rows, 27 videos (as published)",
                 "516 exact duplicates",
-                "test: 4,001 rows, as published, 25 videos",
+                "test: 4,001 rows, 25 videos (as published)",
                 "5 beyond",
                 "567 exact duplicates",
                 "the paper states 1,438",
@@ -118,7 +118,7 @@ def test_a_report_names_what_differs_from_the_published_file_and_the_words_witho
     arguments = ["--dataset", "activitynet-captions", "--annotations", str(folder), "--carve-val", "0"]
     assert main(["tokenise", *arguments, "--glove", str(vectors), "--report"]) == 0
     shown = capsys.readouterr().out
-    assert "train: 2 rows (published: 37,421), 1 videos" in shown
+    assert "train: 2 (published: 37,421) rows, 1 (published: 10,009) videos" in shown
     assert "without a vector: 1 tokens in 1 queries, 1 words: dog" in shown
     assert "1 of 4 words have no vector in vectors.txt" in shown
 
