@@ -97,7 +97,8 @@ def plan(manifest: Manifest, videos: Mapping[str, Path], *, present: Callable[[s
             manifest.add(failure(video_id, VideoError("missing", message)))
     new = sorted(set(videos) - set(known))
     if new:
-        manifest.add({"id": f"plan/{len(known)}", "planned": new})
+        free = next(n for n in itertools.count(len(known)) if f"plan/{n}" not in manifest.records)
+        manifest.add({"id": f"plan/{free}", "planned": new})
     return [Item(v, videos[v], number) for number, v in enumerate([*known, *new]) if v in videos]
 
 

@@ -31,6 +31,7 @@ HEADER = "manifest.json"
 RECORDS = "records.jsonl"
 LOCK = ".lock"
 COMPLETE = "complete"
+INDEX, SOURCES = "index", "joined from"  # ids of records that say nothing of the results
 TRANSIENT_KEYS = frozenset({"wall_s", "stat", "device"})  # told in records for people, no part of what a folder is
 
 
@@ -228,12 +229,13 @@ class Manifest:
     def fingerprint(self) -> str:
         """Hex sha256 over the header and all records: equal exactly when the folders hold the same results.
 
-        But for the record of an index, which is made of the rest, and not of the same bytes every time.
+        But for the record of an index, which is made of the rest, and not of the same bytes every time, and that of the
+        stores that were joined in it.
         """
         records = [
             {name: value for name, value in self.records[key].items() if name not in TRANSIENT_KEYS}
             for key in sorted(self.records)
-            if "index" not in self.records[key]
+            if key not in (INDEX, SOURCES)
         ]
         return hashlib.sha256(_canonical([self.header, records]).encode()).hexdigest()
 

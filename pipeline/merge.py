@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from excl.pipeline import items
 from excl.pipeline.config import STRICT
 from excl.pipeline.extract import STAGE
-from excl.pipeline.manifest import Manifest, differing, read_header, sha256_file
+from excl.pipeline.manifest import SOURCES, Manifest, differing, move, read_header, sha256_file
 from excl.pipeline.shard import write_shard
 from excl.pipeline.shards import part_name, shard_key
 from excl.pipeline.store import FeatureStore
@@ -37,6 +37,8 @@ class Config:
     def __post_init__(self) -> None:
         if len(self.stores) < 2:
             raise ValueError("stores: give at least two to join")
+        if self.out.resolve() in {path.resolve() for path in self.stores}:
+            raise ValueError(f"out: {self.out} is one of the stores; choose a new folder")
 
 
 def run(config: Config) -> Path:
@@ -53,8 +55,14 @@ def run(config: Config) -> Path:
         (config.out / "parts").mkdir(exist_ok=True)
         if not items.planned(manifest):
             manifest.add({"id": "plan/0", "planned": sorted(where)})
-        if items.planned(manifest) != sorted(where):
-            raise ValueError(f"{config.out}: was begun from other stores; choose another folder, or remove it")
+        sources = sorted(store.manifest.fingerprint() for store in stores)
+        known = manifest.records.get(SOURCES, {"of": sources})
+        if items.planned(manifest) != sorted(where) or known["of"] != sources:
+            raise ValueError(
+                f"{config.out}: was made from other stores, or from these before they changed; choose another folder, or "
+                "remove it"
+            )
+        manifest.add({"id": SOURCES, "of": sources})
         size = identity["shard_videos"]
         planned = items.planned(manifest)
         for shard, begin in enumerate(range(0, len(planned), size)):
@@ -103,6 +111,6 @@ def _shard(manifest: Manifest, shard: int, members: list[str], where: dict[str, 
     write_shard(written, videos, recipe=manifest.header["identity"])
     sha256 = sha256_file(written)
     name = f"shards/{shard:05d}-{sha256[:12]}.h5"
-    written.replace(manifest.folder / name)
+    move(written, manifest.folder / name)
     num_rows = sum(len(video.features) for video in videos)
     manifest.add({"id": shard_key(shard), "file": name, "videos": done, "num_rows": num_rows, "sha256": sha256})

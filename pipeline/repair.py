@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.pipeline import items, verify
 from excl.pipeline.config import STRICT
-from excl.pipeline.manifest import COMPLETE, Manifest
-from excl.pipeline.shard import Shard, write_shard
+from excl.pipeline.manifest import COMPLETE, Manifest, sha256_file
+from excl.pipeline.shard import Shard, VideoFeatures, write_shard
 from excl.pipeline.shards import part_name
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,11 @@ def run(config: Config) -> Repaired:
                     f"and run `excl {stage}` again"
                 )
             lines.append(f"records.jsonl: {len(damaged_lines)} damaged lines; what they recorded is made again")
+            if stage == "pack":  # what is missing is made again
+                manifest.records.pop(COMPLETE, None)
+            if stage in ("extract", "import"):
+                found_again = _from_shards(manifest)
+                lines += [f"records.jsonl: {len(found_again)} known again from whole shards"] if found_again else []
         if not config.dry_run and (damaged_lines or verify.unfinished_line(config.folder)):
             manifest.rewrite(manifest.records)
         found = verify.find(manifest, read_data=True) if not (damaged_lines and config.dry_run) else []
@@ -69,6 +75,58 @@ def _has_plan(manifest: Manifest) -> bool:
     planned = set(items.planned(manifest))
     recorded = {name.removeprefix("video/") for name in manifest.records if name.startswith("video/")}
     return bool(planned) and recorded <= planned
+
+
+def _from_shards(manifest: Manifest) -> list[str]:
+    """Records of shards and of videos that are lost, made again from the shards; returns their keys."""
+    found: list[str] = []
+    identity = manifest.header["identity"]
+    numbers = {video_id: number for number, video_id in enumerate(items.planned(manifest))}
+    named = {record.get("file") for record in manifest.records.values()}
+    for path in sorted((manifest.folder / "shards").glob("*.h5")):
+        name, (number, _, content) = f"shards/{path.name}", path.stem.partition("-")
+        key, sha256 = f"shard/{number}", sha256_file(path)
+        known = name in named
+        if (not known and key in manifest.records) or not content or not sha256.startswith(content):
+            continue  # an older version of the shard, or damaged
+        try:
+            shard = Shard(path)
+            videos = [shard.video(position) for position in range(len(shard.videos))]
+        except (ValueError, OSError):
+            continue
+        ids = [video.video_id for video in videos]
+        if shard.recipe != identity.get("recipe", identity) or not set(ids) <= numbers.keys():
+            continue
+        if not known:
+            manifest.records[key] = {
+                "id": key, "file": name, "videos": ids, "num_rows": len(shard.mapped), "sha256": sha256,
+            }  # fmt: skip
+            found.append(key)
+        for video in videos:
+            if items.key(video.video_id) not in manifest.records:
+                record = _video_record(video, manifest.folder / part_name(numbers[video.video_id]), shard.recipe)
+                manifest.records[record["id"]] = record
+                found.append(record["id"])
+    return found
+
+
+def _video_record(video: VideoFeatures, part: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What extract or import recorded of a video, by the facts of its shard; without the file's state, which it compares."""
+    write_shard(part, [video], recipe=recipe)
+    sha256 = sha256_file(part)
+    part.unlink()
+    told = ("source", "num_frames", "frames_repeated", "transposed")
+    record = {
+        "id": items.key(video.video_id),
+        "part": f"{part.parent.name}/{part.name}",
+        "part_sha256": sha256,
+        "videos": [video.video_id],
+        **{name: video.facts[name] for name in told if name in video.facts},
+        "num_rows": len(video.features),
+        "duration_s": video.duration_s,
+        "stat": [],
+    }
+    return record | ({"quality": items.quality(video.facts)} if "frames_expected" in video.facts else {})
 
 
 def _take_out(manifest: Manifest, name: str, *, dry_run: bool) -> list[str]:
@@ -97,6 +155,9 @@ def _keep_whole_videos(manifest: Manifest, path: Path, *, dry_run: bool) -> list
         return []
     numbers = {video_id: number for number, video_id in enumerate(items.planned(manifest))}
     kept = []
+    identity = manifest.header["identity"]
+    if shard.recipe != identity.get("recipe", identity):
+        return []
     for position in range(len(shard.videos)):
         try:
             video = shard.video(position)

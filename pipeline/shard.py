@@ -98,7 +98,10 @@ def h5_file(path: Path) -> Iterator[h5py.File]:
         yield file
         file.flush()
         image = file.id.get_file_image()
-    path.write_bytes(image)
+    try:
+        path.write_bytes(image)
+    except OSError as error:  # which knows no name where it is not the opening that fails
+        raise OSError(error.errno, f"{error.strerror}; what was recorded is kept", str(path)) from error
 
 
 def write_shard(
@@ -147,13 +150,15 @@ class Shard:
                 arrays = self._checked(file)
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{path}: this shard is recorded but not there; run `excl extract` again, it makes what is missing"
+                f"{path}: this shard is recorded but not there; open the store again if it was worked on, or run "
+                "`excl extract` again, which makes what is missing"
             ) from None
-        except (OSError, RuntimeError, KeyError) as error:  # h5py has no class of its own for what is damaged
+        except (OSError, RuntimeError, KeyError, TypeError, json.JSONDecodeError) as error:  # whatever h5py makes of damage
             raise ValueError(f"{path}: not a readable HDF5 file ({error})") from error
         self.mapped: np.ndarray = arrays["features"]
         self.start_s: np.ndarray = arrays["row_start_s"]
         self.end_s: np.ndarray = arrays["row_end_s"]
+        self.start_s.flags.writeable = self.end_s.flags.writeable = False  # videos share them
         self.offsets: np.ndarray = arrays["offsets"]
         try:
             self.videos: list[dict[str, Any]] = json.loads(arrays["videos"].tobytes())

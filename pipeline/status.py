@@ -51,7 +51,6 @@ def status(config: Status) -> tuple[Status, dict[str, Any]]:
     done = [record for record in videos.values() if "error" not in record]
     planned = items.planned(manifest)
     seconds, wall_s = sum(r.get("duration_s", 0.0) for r in done), sum(r.get("wall_s", 0.0) for r in done)
-    files = [path for path in config.folder.rglob("*") if path.is_file()]
     return config, {
         "folder": str(config.folder),
         "stage": manifest.header["stage"],
@@ -70,8 +69,16 @@ def status(config: Status) -> tuple[Status, dict[str, Any]]:
         "frames": sum(r.get("num_frames", 0) for r in done),
         "rows": sum(r.get("num_rows", 0) for r in done),
         "shards": sum("file" in r for r in manifest.records.values()),
-        "bytes": sum(path.stat().st_size for path in files),
+        "bytes": sum(_size(path) for path in config.folder.rglob("*")),
     }
+
+
+def _size(path: Path) -> int:
+    """Of a file; 0 for what is none, or went while it was looked at."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def status_lines(found: tuple[Status, dict[str, Any]]) -> str:

@@ -90,7 +90,10 @@ class FeatureStore:
             self._held = {video_id: _copied(self[video_id]) for video_id in self}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapped": OrderedDict()}  # a process that it is sent to maps files itself
+        """Without open maps, which a process that it is sent to makes itself, and without records, which may be many."""
+        records = {key: record for key, record in self.manifest.records.items() if key == COMPLETE}
+        manifest = Manifest(self.manifest.folder, self.manifest.header, records)
+        return {**self.__dict__, "_mapped": OrderedDict(), "manifest": manifest}
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -187,7 +190,10 @@ class FeatureStore:
         if self._process != os.getpid():
             self._mapped, self._process = OrderedDict(), os.getpid()
         if file not in self._mapped:
-            self._mapped[file] = Shard(self.path / file)
+            shard = Shard(self.path / file)
+            if shard.recipe != self.recipe:
+                raise ValueError(f"{self.path / file}: of another recipe than the store; it is damaged, see `excl repair`")
+            self._mapped[file] = shard
             if len(self._mapped) > MAX_MAPPED:
                 self._mapped.popitem(last=False)
         self._mapped.move_to_end(file)
@@ -209,7 +215,9 @@ def copy_rows(rows: Tensor, target: Tensor) -> None:
 
 
 def _copied(video: VideoFeatures) -> VideoFeatures:
-    return dataclasses.replace(video, features=video.features.copy())
+    features = video.features.copy()
+    features.flags.writeable = False
+    return dataclasses.replace(video, features=features)
 
 
 def _all_rows(path: Path) -> np.ndarray:

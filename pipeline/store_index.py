@@ -13,12 +13,13 @@ from pathlib import Path
 import h5py
 
 from excl.datasets.parsing import storable
+from excl.pipeline.manifest import INDEX as RECORD
 from excl.pipeline.manifest import Manifest, atomic, sha256_file
 from excl.pipeline.shard import Shard, h5_file
 
 log = logging.getLogger(__name__)
 
-INDEX, RECORD = "features.h5", "index"
+INDEX = "features.h5"
 
 
 def write_index(manifest: Manifest) -> None:

@@ -88,6 +88,9 @@ def find(manifest: Manifest, *, read_data: bool) -> list[Finding]:
     end = unfinished_line(manifest.folder)
     findings = [end] if end else []
     recorded = files_of(manifest)
+    videos_of = {
+        r[kind]: r["videos"] for r in manifest.records.values() for kind in ("file", "part") if {kind, "videos"} <= r.keys()
+    }
     for name, sha256 in tqdm(sorted(recorded.items()), desc="verify", unit="file", disable=None):
         path = manifest.folder / name
         if not path.is_file():
@@ -96,7 +99,10 @@ def find(manifest: Manifest, *, read_data: bool) -> list[Finding]:
         if read_data and sha256 is not None and sha256_file(path) != sha256:
             findings.append(Finding(name, "its sha256 is not the recorded one"))
         if path.suffix == ".h5" and manifest.header["stage"] in FEATURE_STAGES and name != store_index.INDEX:
-            findings += _shard(manifest, name, read_data=read_data)
+            findings += _shard(manifest, name, videos_of[name], read_data=read_data)
+    if manifest.header["stage"] in ("extract", "import"):
+        lost = [v for videos in videos_of.values() for v in videos if f"video/{v}" not in manifest.records]
+        findings += [Finding(RECORDS, "no record of a video that a shard holds", video_id) for video_id in lost]
     return findings + _strangers(manifest.folder, recorded)
 
 
@@ -133,14 +139,16 @@ def _strangers(folder: Path, recorded: Mapping[str, Any]) -> list[Finding]:
     return [Finding(name, "no record names it", remark=True) for name in sorted(names) if name not in told]
 
 
-def _shard(manifest: Manifest, name: str, *, read_data: bool) -> list[Finding]:
+def _shard(manifest: Manifest, name: str, expected: list[str], *, read_data: bool) -> list[Finding]:
     """What is wrong with a shard."""
     try:
         shard = Shard(manifest.folder / name)
     except (ValueError, OSError) as error:
         return [Finding(name, str(error))]
     findings = []
-    expected = next(r["videos"] for r in manifest.records.values() if name in (r.get("file"), r.get("part")))
+    identity = manifest.header["identity"]
+    if shard.recipe != identity.get("recipe", identity):
+        findings.append(Finding(name, "of another recipe than the folder"))
     held = [video["id"] for video in shard.videos]
     if held != expected:
         findings.append(Finding(name, f"holds the videos {held[:3]}…, recorded are {expected[:3]}…"))

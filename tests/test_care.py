@@ -100,6 +100,7 @@ def broken_store(folder, features, facts, recipe):
     video = VideoFeatures("v", features, edges[:-1], edges[1:], facts)
     with Manifest.open(folder, stage="extract", identity=recipe, code_version=1) as manifest:
         write_shard(folder / "0.h5", [video], recipe=recipe)
+        manifest.add({"id": "video/v"})
         manifest.add({"id": "shard/0", "file": "0.h5", "videos": ["v"]})
     return folder
 
@@ -177,6 +178,55 @@ def test_whatever_is_damaged_repair_and_extract_bring_back(videos, whole, tmp_pa
     assert main(arguments(videos, store)) == 0
     assert main(["verify", str(store), "--read-data"]) == 0
     assert contents(store) == contents(whole)
+
+
+@pytest.mark.parametrize("record", ["shard/00000", "video/a"])
+def test_a_record_that_is_lost_is_made_again_from_its_shard(videos, whole, tmp_path, record):
+    """Also where the videos are gone: what is whole is never thrown away for want of a record."""
+    store, left = tmp_path / "store", tmp_path / "videos"
+    shutil.copytree(whole, store)
+    left.mkdir()
+    shutil.copy(videos / "e.mp4", left)
+    content = (store / "records.jsonl").read_bytes()
+    (store / "records.jsonl").write_bytes(content.replace(f'"id": "{record}"'.encode(), f'"iD": "{record}"'.encode(), 1))
+    assert main(["verify", str(store)]) == 3
+    assert main(["repair", str(store)]) == 0
+    assert main(["verify", str(store), "--read-data"]) == 0
+    assert main(arguments(left, store)) == 0
+    assert contents(store) == contents(whole)
+    assert Manifest.read(store).fingerprint() == Manifest.read(whole).fingerprint()
+
+
+def test_a_shard_of_another_recipe_is_found_and_not_kept(videos, whole, tmp_path):
+    store, other = tmp_path / "store", tmp_path / "other"
+    shutil.copytree(whole, store)
+    assert main([*arguments(videos, other)[:5], "--weights", "random:1", *arguments(videos, other)[7:]]) == 0
+    names = [sorted((folder / "shards").iterdir())[0] for folder in (store, other)]
+    shutil.copy(names[1], names[0])
+    with pytest.raises(ValueError, match="of another recipe than the store"):
+        _ = FeatureStore(store)["a"]
+    assert main(["verify", str(store)]) == 3
+    assert main(["repair", str(store)]) == 0
+    assert main(arguments(videos, store)) == 0
+    assert contents(store) == contents(whole)
+
+
+def test_a_merge_of_stores_that_changed_since_is_refused(videos, tmp_path, caplog):
+    mixed = tmp_path / "videos"
+    mixed.mkdir()
+    shutil.copy(videos / "a.mp4", mixed)
+    (mixed / "b.mp4").write_bytes(b"no video")
+    (tmp_path / "c.txt").write_text(f"{videos / 'c.mp4'}\n")
+    assert main(arguments(mixed, tmp_path / "one")) == 3
+    assert main(arguments(tmp_path / "c.txt", tmp_path / "two")) == 0
+    merge = ["merge", str(tmp_path / "one"), str(tmp_path / "two"), "--out"]
+    assert main([*merge, str(tmp_path / "m")]) == 0
+    shutil.copy(videos / "b.mp4", mixed)
+    assert main([*arguments(mixed, tmp_path / "one"), "--retry-failed"]) == 0
+    assert main([*merge, str(tmp_path / "m")]) == 2
+    assert "or from these before they changed" in caplog.text
+    with pytest.raises(SystemExit):
+        main([*merge, str(tmp_path / "one")])
 
 
 def test_a_damaged_plan_or_header_is_beyond_repair_and_says_so(whole, tmp_path, caplog):
