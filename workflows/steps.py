@@ -87,6 +87,6 @@ STEPS = {
         Step("pack", pack.Config, pack.run),
         Step("train", train.Config, train.run),
         Step("localize", localize.Config, localize.run, show=localize.lines),
-        Step("evaluate", evaluate.Config, evaluate.run, show=evaluate.table),
+        Step("evaluate", evaluate.Config, evaluate.run, show=evaluate.show),
     )
 }
