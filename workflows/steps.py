@@ -21,6 +21,7 @@ from excl.pipeline import (
     pack,
     probe,
     repair,
+    score,
     status,
     tokenise,
     train,
@@ -74,6 +75,7 @@ TOOLS = {  # which are no steps of a recipe
         Step("merge", merge.Config, merge.run),
         Step("import", import_features.Config, import_features.run, failed=_failed_videos),
         Step("export", export.Config, export.run),
+        Step("score", score.Config, score.run, show=score.show),
     )
 }
 
