@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from conftest import write_video
 
 from excl.models.i3d.timemap import Continuous
 from excl.pipeline.manifest import Manifest
@@ -72,3 +73,42 @@ def pack(made, folder):
 def train_arguments(packed, out, *more):
     return ["train", "--store", str(packed / "store"), "--out", str(out), *MODEL, "--epochs", "25", "--patience", "25",
             "--batch-size", "8", "--learning-rate", "0.01", "--device", "cpu", *more]  # fmt: skip
+
+
+def make_from_raw_videos(folder):
+    """A tiny chain from raw videos on, for what needs features that can be made again: recipe mine.toml, run."""
+    (folder / "videos").mkdir()
+    for number in range(4):
+        write_video(folder / "videos" / f"r{number}.mp4", [i * 40 for i in range(150)], rate=25, width=64, height=48)
+    rows = [{"video_id": f"r{n}", "query": "it starts", "start_s": 0, "end_s": 2.4} for n in range(4)]
+    jsonl(folder / "train.jsonl", rows[:2])
+    jsonl(folder / "val.jsonl", rows[2:])
+    (folder / "vectors.txt").write_text("it 0.1 0.2\nstarts 0.3 0.4\n")
+    recipe = """
+        [extract]
+        videos = "videos"
+        out = "features"
+        weights = "random:0"
+        short_side = 32
+        crop = 32
+        device = "cpu"
+        [tokenise]
+        dataset = "jsonl"
+        train = ["train.jsonl"]
+        val = ["val.jsonl"]
+        glove = "vectors.txt"
+        out = "queries"
+        [pack]
+        features = "features"
+        queries = "queries"
+        out = "store"
+        [train]
+        store = "store"
+        out = "run"
+        epochs = 2
+        device = "cpu"
+        model = {text_hidden = 4, video_hidden = 4, predictor_hidden = 4, mlp_hidden = 4}
+    """
+    (folder / "mine.toml").write_text(recipe)
+    assert main(["run", str(folder / "mine.toml")]) == 0
+    return folder

@@ -11,8 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from chain_data import RECIPE, jsonl, make, pack, tokenise_arguments, train_arguments
-from conftest import write_video
+from chain_data import RECIPE, jsonl, make, make_from_raw_videos, pack, tokenise_arguments, train_arguments
 
 from excl.datasets.text import Vocabulary
 from excl.pipeline import train
@@ -360,92 +359,7 @@ def test_a_training_store_refuses_what_is_not_its_own(packed, tmp_path, name):
 
 @pytest.fixture(scope="module")
 def real_run(tmp_path_factory):
-    """A tiny chain from raw videos on, for what needs features that can be made again."""
-    folder = tmp_path_factory.mktemp("raw")
-    (folder / "videos").mkdir()
-    for number in range(4):
-        write_video(folder / "videos" / f"r{number}.mp4", [i * 40 for i in range(150)], rate=25, width=64, height=48)
-    rows = [{"video_id": f"r{n}", "query": "it starts", "start_s": 0, "end_s": 2.4} for n in range(4)]
-    jsonl(folder / "train.jsonl", rows[:2])
-    jsonl(folder / "val.jsonl", rows[2:])
-    (folder / "vectors.txt").write_text("it 0.1 0.2\nstarts 0.3 0.4\n")
-    recipe = """
-        [extract]
-        videos = "videos"
-        out = "features"
-        weights = "random:0"
-        short_side = 32
-        crop = 32
-        device = "cpu"
-        [tokenise]
-        dataset = "jsonl"
-        train = ["train.jsonl"]
-        val = ["val.jsonl"]
-        glove = "vectors.txt"
-        out = "queries"
-        [pack]
-        features = "features"
-        queries = "queries"
-        out = "store"
-        [train]
-        store = "store"
-        out = "run"
-        epochs = 2
-        device = "cpu"
-        model = {text_hidden = 4, video_hidden = 4, predictor_hidden = 4, mlp_hidden = 4}
-    """
-    (folder / "mine.toml").write_text(recipe)
-    assert main(["run", str(folder / "mine.toml")]) == 0
-    return folder
-
-
-def test_localize_answers_in_seconds(real_run, capsys):
-    video = str(real_run / "videos" / "r0.mp4")
-    arguments = ["localize", "--run", str(real_run / "run"), "--video", video, "--device", "cpu"]
-    assert main([*arguments, "--query", "it starts", "What is it?"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    start, end = (float(part.split()[0]) for part in lines[0].split(" to "))
-    assert 0 <= start < end <= 6.0
-    assert lines[1].endswith("What is it?")
-
-
-def test_answers_that_are_kept_are_not_computed_again(real_run, tmp_path, capsys, monkeypatch):
-    from excl.pipeline import localize
-
-    video = str(real_run / "videos" / "r0.mp4")
-    arguments = ["localize", "--run", str(real_run / "run"), "--video", video, "--out", str(tmp_path / "answers")]
-    arguments += ["--query", "it starts", "--device", "cpu"]
-    assert main(arguments) == 0
-    first = capsys.readouterr().out
-    monkeypatch.setattr(localize, "answer", lambda *_: pytest.fail("computed again"))
-    assert main(arguments) == 0
-    assert capsys.readouterr().out == first
-
-
-def test_localize_finds_what_evaluation_finds(real_run):
-    """Features made anew from the raw video are those of the store, and so are the answers."""
-    from excl.pipeline import localize
-    from excl.pipeline.examples import load_examples
-
-    store = TrainingStore(real_run / "store")
-    trained = train.load_run(real_run / "run", device="cpu")
-    query = store.queries("val")[0]
-    assert query.duration_s == 6.0  # the annotations did not say; the video does
-    [[start_s, end_s, score]] = train.predict(trained.model, load_examples(store, [query]), batch_size=1)
-    video = real_run / "videos" / f"{query.video_id}.mp4"
-    [answer] = localize.run(localize.Config(run=real_run / "run", video=video, query=(query.query,), device="cpu"))
-    assert (answer.start_s, answer.end_s, answer.score) == (start_s, end_s, pytest.approx(score, rel=1e-6))
-
-
-def test_localize_refuses_other_weights_and_bad_videos(real_run, tmp_path, caplog):
-    video = str(real_run / "videos" / "r0.mp4")
-    arguments = ["localize", "--run", str(real_run / "run"), "--query", "it", "--device", "cpu"]
-    assert main([*arguments, "--video", video, "--weights", "random:1"]) == 2
-    assert "its features were made with the weights" in caplog.text
-    (tmp_path / "bad.mp4").write_text("no video")
-    assert main([*arguments, "--video", str(tmp_path / "bad.mp4")]) == 2
-    assert "bad.mp4: cannot be decoded" in caplog.text
+    return make_from_raw_videos(tmp_path_factory.mktemp("raw"))
 
 
 def test_a_recipe_run_again_does_nothing(real_run, caplog):
