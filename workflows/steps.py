@@ -21,6 +21,7 @@ from excl.pipeline import (
     pack,
     probe,
     repair,
+    reproduce,
     score,
     status,
     tokenise,
@@ -90,5 +91,6 @@ STEPS = {
         Step("train", train.Config, train.run),
         Step("localize", localize.Config, localize.run, show=localize.lines),
         Step("evaluate", evaluate.Config, evaluate.run, show=evaluate.show),
+        Step("reproduce", reproduce.Config, reproduce.run, show=reproduce.show, failed=reproduce.num_failed),
     )
 }
