@@ -9,7 +9,7 @@ from excl.models.excl import RECALL_AT, THRESHOLDS
 from excl.pipeline.scoring import INTERVAL
 
 RECALLS = tuple(f"R{k}@{threshold}" for k in RECALL_AT for threshold in THRESHOLDS)
-WIDTH = 11
+WIDTH = 12
 
 
 def table(rows: Iterable[tuple[str, str, dict[str, Any]]], *, strict: bool = False) -> list[str]:
