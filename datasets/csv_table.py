@@ -41,9 +41,12 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise ValueError(f"{path}:1: the columns are {columns}; each name may be there once")
         for row in reader:
             where = f"{path}:{reader.line_num}"
+            if not any(row.values()):  # spreadsheets leave such rows at the end
+                continue
             if None in row:
                 raise ValueError(f"{where}: more fields than the first line has columns; is a comma not in quotes?")
-            yield reader.line_num, {name: _value(name, text, where) for name, text in row.items() if text}
+            there = {name: text for name, text in row.items() if text or (name == "query" and text is not None)}
+            yield reader.line_num, {name: _value(name, text, where) for name, text in there.items()}
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.line_num}: cannot be read as a table: {error}") from error
 
@@ -54,4 +57,6 @@ def _value(name: str, text: str, where: str) -> Any:
     try:
         return float(text)
     except ValueError as error:
-        raise ValueError(f"{where}: {name!r} is {text[:60]!r}; wanted a number of seconds, such as 12.5") from error
+        raise ValueError(
+            f"{where}: {name!r} is {text[:60]!r}; wanted a number of seconds with a point, such as 12.5"
+        ) from error

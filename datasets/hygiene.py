@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.moments import Moment
+from excl.datasets.parsing import printable
 
 NAMES_IN_REPORT = 3  # enough to go and look, few enough to read
 NOT_FINITE, ENDS_TOO_EARLY = "a time is not a finite number", "it does not start before it ends"
@@ -69,7 +70,7 @@ def find_flaws(moments: Iterable[Moment], *, why_unusable: Callable[[Moment], st
     for moment in moments:
         if not _finite(moment) or moment.start_s >= moment.end_s:
             found["unordered"].append(moment)
-        if _finite(moment) and fitted(moment) != (moment.start_s, moment.end_s):
+        if _finite(moment) and _leaves_video(moment):
             found["beyond_video"].append(moment)
         if (content := _content(moment)) in seen:
             found["duplicates"].append(moment)
@@ -142,6 +143,12 @@ def fitted(moment: Moment) -> tuple[float, float]:
     return max(moment.start_s, 0.0), end_s
 
 
+def _leaves_video(moment: Moment) -> bool:
+    """Whether either time is outside [0, duration], in whatever order they stand."""
+    first, last = sorted((moment.start_s, moment.end_s))
+    return first < 0 or (moment.duration_s is not None and last > moment.duration_s)
+
+
 def _clipped(moment: Moment) -> Moment | None:
     """The moment within [0, duration], None if nothing of it is; the very same where it was within."""
     start_s, end_s = fitted(moment)
@@ -152,6 +159,6 @@ def _clipped(moment: Moment) -> Moment | None:
 
 def names(moments: Sequence[Moment]) -> str:
     """The first moments by source, video and times."""
-    shown = [f"{m.source} ({m.video_id} {m.start_s:g}-{m.end_s:g} s)" for m in moments[:NAMES_IN_REPORT]]
+    shown = [printable(f"{m.source} ({m.video_id} {m.start_s:g}-{m.end_s:g} s)") for m in moments[:NAMES_IN_REPORT]]
     more = len(moments) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")

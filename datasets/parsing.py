@@ -31,6 +31,11 @@ def query_fields(text: str) -> dict[str, str]:
     return {"query": query} if query == text else {"query": query, "raw_query": text}
 
 
+def printable(text: str) -> str:
+    """A name or a text from a file for a terminal: what cannot be printed as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def storable(text: str) -> bool:
     """Whether a text can be written as UTF-8 and as an HDF5 string."""
     return _NOT_STORABLE.search(text) is None

@@ -30,7 +30,9 @@ def load(path: Path, *, split: str, durations: Sequence[Path] = ()) -> list[Mome
     """
     frames_by_video: dict[str, float] = {}
     for file in durations:
-        frames_by_video |= read_frame_counts(file)
+        for video, frames in read_frame_counts(file).items():
+            if frames_by_video.setdefault(video, frames) != frames:
+                raise ValueError(f"{file}: video {video} has {frames:g} frames here and {frames_by_video[video]:g} before")
     moments = []
     for line_number, line in read_lines(path):
         where = f"{path}:{line_number}"

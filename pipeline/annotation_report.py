@@ -13,6 +13,7 @@ import numpy as np
 from excl.datasets.glove import WordVectors
 from excl.datasets.hygiene import FLAWS, Cleaning, Hygiene, find_flaws, names
 from excl.datasets.moments import Moment
+from excl.datasets.parsing import printable
 from excl.datasets.text import UNK, Vocabulary
 from excl.pipeline.annotations import SPLITS, Sources
 
@@ -29,7 +30,7 @@ def of_annotations(
         if not chosen:
             continue
         flaws = find_flaws(chosen, why_unusable=why_unusable)
-        beyond = [m.end_s - m.duration_s for m in flaws["beyond_video"] if m.duration_s is not None]
+        beyond = [max(-m.start_s, m.end_s - (m.duration_s or m.end_s)) for m in flaws["beyond_video"]]
         lengths = np.array([m.end_s - m.start_s for m in chosen])
         lengths = lengths[np.isfinite(lengths) & (lengths > 0)]
         official = [sources.parts.get(path) for path in sources.files.get(split, ())]
@@ -37,6 +38,7 @@ def of_annotations(
             "rows": len(chosen),
             "videos": len({m.video_id for m in chosen}),
             "official_rows": sum(part.rows or 0 for part in official if part) or None,
+            "official_videos": official[0].videos if len(official) == 1 and official[0] else None,
             "moment_s": {"mean": _rounded(lengths.mean()), "std": _rounded(lengths.std())} if len(lengths) else None,
             "flaws": {
                 flaw: {"rows": len(rows), "policy": getattr(hygiene, flaw), "first": names(rows)}
@@ -51,7 +53,7 @@ def of_cleaning(cleaning: Cleaning) -> dict[str, Any]:
     """What was done about it."""
     return {
         "kept": len(cleaning.kept),
-        "changed": dict(Counter(how for _, how in cleaning.changed)),
+        "changed": [{"annotation_id": m.annotation_id, "source": m.source, "how": how} for m, how in cleaning.changed],
         "dropped": [{"annotation_id": m.annotation_id, "source": m.source, "why": why} for m, why in cleaning.dropped],
     }
 
@@ -114,7 +116,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     for split, facts in report["annotations"].items():
         shown += _annotation_lines(split, facts)
     done = report["cleaning"]
-    changed = "".join(f", {count:,} of them {how}" for how, count in done["changed"].items())
+    counted = Counter(row["how"] for row in done["changed"])
+    changed = "".join(f", {count:,} of them {how}" for how, count in counted.items())
     shown.append(f"{done['kept']:,} moments kept{changed}; {len(done['dropped']):,} dropped")
     reasons: dict[str, list[str]] = {}
     for row in done["dropped"]:
@@ -136,10 +139,12 @@ def lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _annotation_lines(split: str, facts: Mapping[str, Any]) -> list[str]:
-    official = facts["official_rows"]
-    count = "" if official is None else ", as published" if official == facts["rows"] else f" (published: {official:,})"
+    rows = _beside(facts["rows"], facts["official_rows"])
+    videos = _beside(facts["videos"], facts["official_videos"])
+    as_published = facts["official_rows"] == facts["rows"] and facts["official_videos"] in (None, facts["videos"])
     length = "" if facts["moment_s"] is None else "; moments of {mean} ± {std} s".format(**facts["moment_s"])
-    shown = [f"{split}: {facts['rows']:,} rows{count}, {facts['videos']:,} videos{length}"]
+    same = " (as published)" if as_published else ""
+    shown = [f"{split}: {rows} rows, {videos} videos{same}{length}"]
     for flaw, found in facts["flaws"].items():
         if found["rows"]:
             by = f", by {facts['furthest_beyond_s']} s at most" if flaw == "beyond_video" else ""
@@ -147,12 +152,16 @@ def _annotation_lines(split: str, facts: Mapping[str, Any]) -> list[str]:
     return shown
 
 
+def _beside(count: int, published: int | None) -> str:
+    return f"{count:,}" if published in (None, count) else f"{count:,} (published: {published:,})"
+
+
 def _token_lines(split: str, facts: Mapping[str, Any]) -> list[str]:
     shown = [f"{split}: {facts['moments']:,} moments of {facts['videos']:,} videos, {facts['tokens']:,} tokens"]
     for name, what in (("unknown", "not in the vocabulary"), ("without_vector", "without a vector")):
         share = facts.get(name)
         if share and share["tokens"]:
-            first = list(share["words"])[:WORDS_SHOWN]
+            first = [printable(word) for word in list(share["words"])[:WORDS_SHOWN]]
             more = ", …" if len(share["words"]) > WORDS_SHOWN else ""
             shown.append(
                 f"  {what}: {share['tokens']:,} tokens in {share['queries']:,} queries, {len(share['words']):,} words: "

@@ -67,11 +67,16 @@ def _parts(
     if dataset not in KNOWN:
         raise ValueError(f"annotations: only for {', '.join(KNOWN)}; for {dataset} give the files by train, val and test")
     known = KNOWN[dataset]
+    if annotations.exists() and not annotations.is_dir():
+        wanted = ", ".join(part.file for part in known.parts.values())
+        raise ValueError(f"annotations: {annotations} is a file; wanted is the folder with {wanted}")
     files: dict[str, tuple[Path, ...]] = {}
     facts: dict[Path, Part] = {}
     for split in SPLITS:
         names = [name for value in chosen[split] or (known.splits.get(split, ""),) for name in value.split("+") if name]
         unknown = [name for name in names if name not in known.parts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{split}: {'+'.join(names)} has a part twice")
         if unknown:
             raise ValueError(
                 f"{split}: {unknown[0]!r} is no part of {dataset}; these are {', '.join(known.parts)}, several joined by +"
@@ -105,9 +110,11 @@ def load_moments(sources: Sources) -> list[Moment]:
     others = sorted({m.split for m in moments} - set(SPLITS))
     if others:
         raise ValueError(f"{moments[0].source}: found the splits {others}; they are called {', '.join(SPLITS)} here")
-    if not any(m.split == "train" for m in moments):
-        where = ", ".join(path.name for path in sources.all_files())
-        raise ValueError(f"{where}: no moments to train on; the vocabulary comes from the training split")
+    for split in ("train", *(split for split in ("val", "test") if sources.files.get(split))):
+        if not any(m.split == split for m in moments):
+            where = ", ".join(path.name for path in sources.files.get(split) or sources.all_files())
+            why = "the vocabulary comes from it" if split == "train" else "leave the file out, if that is right"
+            raise ValueError(f"{where}: no moments of the split {split}; {why} (lines that begin with # are comments)")
     repeated = [i for i, count in Counter(m.annotation_id for m in moments).items() if count > 1]
     if repeated:
         raise ValueError(f"{len(repeated)} annotation ids stand more than once, {repeated[0]!r} for one")

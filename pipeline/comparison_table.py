@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from excl.pipeline.probe import printable
+from excl.datasets.parsing import printable
 from excl.pipeline.verdicts import EQUAL, Judged, Verdict
 
 MEASURES = (  # title, name, whether more is worse

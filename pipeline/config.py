@@ -75,7 +75,9 @@ def identity(config: object, *, run_only: tuple[str, ...]) -> dict[str, Any]:
 
 
 def existing_file(path: Path, *, what: str) -> Path:
-    """`path` if it is a file; FileNotFoundError says what was looked for and where."""
+    """`path` if it is a file; FileNotFoundError, or ValueError for a folder, says what was looked for and where."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; wanted is a file ({what})")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file ({what})")
     return path

@@ -26,14 +26,14 @@ from excl.pipeline import score_table, scoring
 from excl.pipeline.config import STRICT, PositiveInt, identity
 from excl.pipeline.examples import Example, load_examples
 from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
-from excl.pipeline.predictions import TOP, match, query_id, read_predictions, require_own_qids, tell, write_predictions
+from excl.pipeline.predictions import TOP, match, read_predictions, require_own_qids, tell, write_predictions
 from excl.pipeline.query_blind import RULE, ask_others
 from excl.pipeline.store import Query, TrainingStore
 from excl.pipeline.train import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "evaluate", 4
+STAGE, CODE_VERSION = "evaluate", 5
 METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
 
 
@@ -136,7 +136,7 @@ def _asked(store: TrainingStore, queries: list[Query]) -> list[Example]:
     first: dict[str, Query] = {}
     for query in queries:
         if query.video_id in store:
-            first.setdefault(query_id(query), query)
+            first.setdefault(query.key, query)
     return load_examples(store, list(first.values()))
 
 
@@ -145,9 +145,9 @@ def _predicted(trained: TrainedRun, queries: list[Query], asked: list[Example], 
     windows = np.full((len(queries), TOP, 3), np.nan)
     if asked:
         found = predict(trained.model, asked, batch_size=batch_size, k=TOP)
-        by_query = {query_id(example.query): moments for example, moments in zip(asked, found, strict=True)}
+        by_query = {example.query.key: moments for example, moments in zip(asked, found, strict=True)}
         for index, query in enumerate(queries):
-            windows[index] = by_query.get(query_id(query), np.nan)
+            windows[index] = by_query.get(query.key, np.nan)
     return windows
 
 

@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.glove import cut_short, peek
 from excl.datasets.glove_files import PUBLISHED, is_zip, published_file, texts_in
+from excl.datasets.parsing import printable
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.glove_cache import checksums, text_sha1
-from excl.pipeline.probe import printable
 from excl.pipeline.published_glove import cached_path, differs, fetch, wrong_bytes
 
 Name = Literal["6B", "840B"]

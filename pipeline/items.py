@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,9 @@ from excl.pipeline.manifest import Manifest, sha256_file
 from excl.pipeline.reading import stop_decoders
 
 log = logging.getLogger(__name__)
+
+# By default bars share a lock with forked processes, and one of these that is killed holding it stops all for good.
+tqdm.set_lock(threading.RLock())
 
 
 class Map(Protocol):

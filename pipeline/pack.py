@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.parsing import printable
 from excl.pipeline import tokenise
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
 from excl.pipeline.manifest import COMPLETE, Manifest, atomic, sha256_file, single, write_json, write_text
@@ -82,7 +83,10 @@ def run(config: Config) -> Path:
 def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, Any]:
     queries = [Query.from_json(row) for row in _json_lines(config.queries / "moments.jsonl")]
     durations_s = {video_id: store.duration_s(video_id) for video_id in {q.video_id for q in queries} if video_id in store}
-    queries, dropped = _fit(config, queries, durations_s)
+    beyond = manifest.header["identity"]["about_queries"]["hygiene"]["beyond_video"]
+    queries, dropped, clipped = _fit(config, queries, durations_s, beyond=beyond)
+    if not queries:
+        raise ValueError(f"{config.queries}: none of its queries is left; {dropped[0]['why']}, for one")
     coverage = _coverage(queries, store)
     _tell(coverage, store)
     if not any(counts["covered"] for counts in coverage.values()):
@@ -97,6 +101,7 @@ def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, 
         "splits": coverage,
         "uncovered_queries": config.missing_video,
         "dropped": dropped,
+        "clipped": clipped,
         "videos_without_queries": sorted(set(store) - {query.video_id for query in queries}),
         "other_durations": _other_durations(config, queries, durations_s),
     })  # fmt: skip
@@ -115,11 +120,13 @@ def _json_lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]  # splitlines() cuts at U+2028
 
 
-def _fit(config: Config, queries: list[Query], durations_s: Mapping[str, float]) -> tuple[list[Query], list[dict[str, str]]]:
-    """The queries in order, and those dropped, with why: their times against the duration of the video's file.
+def _fit(
+    config: Config, queries: list[Query], durations_s: Mapping[str, float], *, beyond: str
+) -> tuple[list[Query], list[dict[str, str]], list[dict[str, Any]]]:
+    """The queries in order, those dropped, with why, and those clipped, by the duration of the video's file.
 
-    Where the annotations know no duration the file's own is taken and the moment clipped to it: `tokenise` does the same
-    with the durations that it has.
+    Where the annotations know no duration the file's own is taken, and `beyond`, the policy of `tokenise` for moments beyond
+    their video, is followed as it is there.
     """
     differ = _other_durations(config, queries, durations_s)
     if differ:
@@ -132,24 +139,43 @@ def _fit(config: Config, queries: list[Query], durations_s: Mapping[str, float])
         log.warning("%s (%s)", message, config.other_duration)
     kept: list[Query] = []
     dropped: list[dict[str, str]] = []
-    for annotated in queries:
-        query, why = annotated, ""
+    clipped: list[dict[str, Any]] = []
+    for query in queries:
+        fitted, why = query, ""
         if query.video_id in differ and config.other_duration == "drop":
             why = "its video's file has another duration"
-        elif query.video_id in durations_s and (
-            query.duration_s is None or (query.video_id in differ and config.other_duration == "clip")
-        ):
-            duration_s = durations_s[query.video_id]
-            query = dataclasses.replace(query, duration_s=duration_s, end_s=min(query.end_s, duration_s))
-            why = "" if query.start_s < query.end_s else "it lies beyond the end of its video's file"
+        elif query.video_id in durations_s and query.duration_s is None:
+            fitted, why = _to_file(query, durations_s[query.video_id], policy=beyond)
+        elif query.video_id in differ and config.other_duration == "clip":
+            fitted, why = _to_file(query, durations_s[query.video_id], policy="clip")
         if why:
             dropped.append({"annotation_id": query.annotation_id, "why": why})
-        else:
-            kept.append(query)
+            continue
+        kept.append(fitted)
+        if fitted.end_s != query.end_s:
+            clipped.append({"annotation_id": query.annotation_id, "end_s": query.end_s, "of_file_s": fitted.end_s})
+    if clipped:
+        few = ", ".join(f"{c['annotation_id']} ({c['end_s']:g} to {c['of_file_s']:.2f} s)" for c in clipped[:NAMES_SHOWN])
+        log.warning("%d moments reach beyond the end of their video's file and are clipped: %s", len(clipped), few)
     for why in sorted({row["why"] for row in dropped}):
         named = [row["annotation_id"] for row in dropped if row["why"] == why]
         log.warning("%d moments are dropped: %s: %s", len(named), why, ", ".join(named[:NAMES_SHOWN]))
-    return kept, dropped
+    return kept, dropped, clipped
+
+
+def _to_file(query: Query, duration_s: float, *, policy: str) -> tuple[Query, str]:
+    """The query with its file's duration, fitted to it by the policy, and why it is dropped, if it is."""
+    known = dataclasses.replace(query, duration_s=duration_s)
+    if query.end_s <= duration_s or policy == "keep":
+        return known, ""
+    if policy == "fail":
+        raise ValueError(
+            f"{query.annotation_id}: ends at {query.end_s:g} s, and the file of {query.video_id!r} at {duration_s:.2f} s; "
+            "correct the annotation, or tokenise with another --hygiene.beyond-video"
+        )
+    if policy == "drop" or query.start_s >= duration_s:
+        return known, "it lies beyond the end of its video's file"
+    return dataclasses.replace(known, end_s=duration_s), ""
 
 
 def _other_durations(config: Config, queries: list[Query], durations_s: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -212,7 +238,9 @@ def coverage_line(counts: Mapping[str, Any]) -> str:
     total, covered, missing = counts["queries"], counts["covered"], list(counts["missing"])
     line = f"{covered:,} of {total:,} queries have features ({100 * covered / total:.1f} %)"
     if missing:
-        line += f"; {len(missing):,} missing videos: {', '.join(missing[:10])}{', …' if len(missing) > 10 else ''}"
+        line += (
+            f"; {len(missing):,} missing videos: {printable(', '.join(missing[:10]))}{', …' if len(missing) > 10 else ''}"
+        )
     return line
 
 

@@ -49,11 +49,6 @@ class Predictions:
     duplicates: list[str]
 
 
-def query_id(query: Query) -> str:
-    """What moments that are answers to one query have in common, and no others."""
-    return query.query_id or f"annotation {query.annotation_id}"
-
-
 def qid(query: Query) -> str:
     """The name of a query in files of predictions."""
     return query.query_id or query.annotation_id
@@ -68,7 +63,7 @@ def write_predictions(path: Path, queries: Iterable[Query], windows: np.ndarray)
     for query, found in zip(queries, windows, strict=True):
         kept = found[~np.isnan(found).any(axis=1)].tolist()
         line = {"qid": qid(query), "query": query.query, "vid": query.video_id, "pred_relevant_windows": kept}
-        lines.setdefault(query_id(query), line)
+        lines.setdefault(query.key, line)
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines.values()))
 
 
@@ -170,7 +165,7 @@ def tell(path: Path, misfits: dict[str, Any]) -> None:
 
 def require_own_qids(queries: Iterable[Query]) -> None:
     """ValueError if a qid stands for two queries, one by its query_id, one by its annotation_id."""
-    names = Counter({query_id(query): qid(query) for query in queries}.values())
+    names = Counter({query.key: qid(query) for query in queries}.values())
     name, uses = names.most_common(1)[0]
     if uses > 1:
         raise ValueError(f"the qid {name!r} stands for {uses} queries; give the annotations other ids")

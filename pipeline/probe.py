@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from excl.datasets.files import video_files
+from excl.datasets.parsing import printable
 from excl.datasets.probe import Probe
 from excl.datasets.video_errors import Reason, VideoError
 from excl.pipeline.config import STRICT, WithoutPrefix
@@ -89,11 +90,6 @@ def show(findings: Findings) -> str:
     hours = sum(file.probe.duration_s or 0 for file in findings.files if file.probe) / 3600
     lines.append(f"{len(findings.files):,} files, {num_bad(findings):,} with problems, {hours:.2f} hours")
     return "\n".join(lines)
-
-
-def printable(name: str) -> str:
-    """A file's name for a terminal: what cannot be printed as an escape."""
-    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
 def _line(file: Finding, width: int) -> str:

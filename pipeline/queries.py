@@ -51,6 +51,8 @@ class Queries:
     def moments(self) -> list[Moment]:
         """The moments to use, a validation split among them."""
         kept, config = self.cleaning.kept, self.config
+        for split in sorted({m.split for m in self.raw} - {m.split for m in kept}):
+            raise ValueError(f"no moment of the split {split} can be used: {self.cleaning.dropped[0][1]}, for one")
         if not self.carves:
             return kept
         training = [moment for moment in kept if moment.split == "train"]

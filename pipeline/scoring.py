@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from excl.models.excl import TimePrior, best_fixed_span, confidence_intervals, summary
-from excl.pipeline.predictions import query_id
 from excl.pipeline.store import Query
 
 INTERVAL = "interval_95"
@@ -32,7 +31,7 @@ class Truth:
         """The moments of queries; the duration is NaN where nothing knows it."""
         return cls(
             np.array([[query.start_s, query.end_s] for query in queries], dtype=np.float64),
-            np.array([query_id(query) for query in queries]),
+            np.array([query.key for query in queries]),
             np.array([query.video_id for query in queries]),
             np.array([query.group for query in queries]),
             np.array([np.nan if query.duration_s is None else query.duration_s for query in queries]),

@@ -49,6 +49,11 @@ class Query:
     query_id: str = ""
     """Queries with the same one are one query with several answers; empty where there is one."""
 
+    @property
+    def key(self) -> str:
+        """What queries that are one with several answers have in common, and no other has."""
+        return self.query_id or f"annotation {self.annotation_id}"
+
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Query:
         """A query from a JSON object with these keys; others are left out."""
@@ -134,8 +139,8 @@ class FeatureStore:
         return self[video_id].duration_s if known is None else float(known)
 
     def to_dask(self) -> dask.array.Array:
-        """All rows of all videos as one lazy array [R, D], a block a shard, shards by name; needs `pip install dask`."""
-        import dask  # noqa: PLC0415
+        """All rows of all videos as one lazy array [R, D], a block a shard, shards by name."""
+        import dask  # noqa: PLC0415  (half a second, which only those wait who want it)
         import dask.array  # noqa: PLC0415
 
         blocks = []

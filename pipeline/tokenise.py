@@ -9,6 +9,7 @@ report.json     what was wrong with the annotations and what became of it, words
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import logging
 from collections.abc import Sequence
@@ -113,6 +114,8 @@ def run(config: Config) -> Path | list[str]:
     if "" in sources.files:
         made_by["rows_name_their_split"] = _named(sources.files[""][0])
     made_by["durations"] = [_named(path) for path in sources.durations]
+    if config.tokeniser == "nltk":
+        made_by["nltk"] = importlib.metadata.version("nltk")
     known = identify_known(config.glove) or queries.vectors_and_file[1]  # which reads the file to its end, once
     made_by["glove"] = {"file": known.file, "sha256": known.sha256}
     return single(
@@ -144,7 +147,9 @@ def _work(config: Config, queries: Queries, manifest: Manifest) -> dict[str, Any
         log.warning("most words have no vector; is %s the right file for this language?", config.glove)
     for line in queries.report["shared_videos"]:
         log.warning("%s", line)
-    outputs = {name: sha256_file(folder / name) for name in ("moments.jsonl", "vocabulary.txt", "vectors.npy")}
+    outputs = {
+        name: sha256_file(folder / name) for name in ("moments.jsonl", "vocabulary.txt", "vectors.npy", "report.json")
+    }
     about = {
         "dataset": queries.sources.format,
         "splits": queries.made_of,

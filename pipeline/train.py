@@ -33,7 +33,7 @@ from excl.pipeline.store import TrainingStore
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "train", 3
+STAGE, CODE_VERSION = "train", 4
 SELECT_BY = ("R1@0.5", "mIoU")
 
 
@@ -143,7 +143,10 @@ class Training:
         loss = self._train_epoch(epoch)
         predicted = predict(self.model, self.val, batch_size=self.config.batch_size)
         truth = np.array([[e.query.start_s, e.query.end_s] for e in self.val])
-        scores = {f"val_{name}": value for name, value in summary(predicted[:, :2], truth).items()}
+        ids = np.array([example.query.key for example in self.val])
+        _, first, which = np.unique(ids, return_index=True, return_inverse=True)
+        predicted = predicted[first[which]]  # one query has one prediction, which rounding could make differ
+        scores = {f"val_{name}": value for name, value in summary(predicted[:, :2], truth, ids).items()}
         metrics = {"epoch": epoch, "train_loss": loss, **scores}
         best = state.best
         if best["epoch"] == 0 or _selection(metrics) > _selection(best["metrics"]):

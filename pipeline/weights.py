@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.parsing import printable
 from excl.models.i3d.fetching import cached_path, fetch
 from excl.models.i3d.published import PUBLISHED, differs, published_name
 from excl.models.i3d.weights import (
@@ -22,7 +23,6 @@ from excl.models.i3d.weights import (
     read_weights,
 )
 from excl.pipeline.config import STRICT, PositiveFloat, WithoutPrefix
-from excl.pipeline.probe import printable
 
 Name = Literal["kinetics", "charades"]
 

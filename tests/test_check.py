@@ -46,7 +46,7 @@ def test_init_writes_a_line_for_every_video_and_a_recipe_that_is_whole(own, caps
     assert str(own.parent / "videos") in (own / "recipe.toml").read_text()
     assert main(["check", str(own / "recipe.toml"), "--no-measure"]) == 3
     shown = capsys.readouterr().out
-    assert "no moments to train on" in shown  # nothing is annotated yet
+    assert "no moments of the split train" in shown  # nothing is annotated yet
     assert "weights kinetics: not here yet; they are downloaded on first use" in shown
     assert "word vectors 6B: not here yet" in shown
 
@@ -143,6 +143,26 @@ def test_check_tells_videos_of_another_length_and_those_without_queries(own, cap
     shown = capsys.readouterr().out
     assert "1 videos are not as long as annotated (more than 1 s): annotations.jsonl:1" in shown
     assert "1 videos have no queries" in shown
+
+
+def test_check_knows_what_later_steps_will_ask_for(own, capsys):
+    fill_in(own)
+    recipe = (own / "recipe.toml").read_text()
+    (own / "recipe.toml").write_text(recipe.replace('split = "val"', 'split = "test"'))
+    assert main(["check", str(own / "recipe.toml"), "--no-measure"]) == 3
+    shown = capsys.readouterr().out
+    assert "[evaluate] needs moments of the split test, and there are none; there are train, val" in shown
+    (own / "recipe.toml").write_text(recipe.replace("[pack]", '[pack]\nmissing_video = "fail"\nother_duration = "fail"'))
+    (own / "annotations.jsonl").write_text(
+        '{"video_id": "one", "query": "x", "start_s": 0, "end_s": 1, "duration_s": 30}\n'
+        '{"video_id": "two", "query": "x", "start_s": 0, "end_s": 40}\n'
+        '{"video_id": "gone", "query": "x", "start_s": 0, "end_s": 1}\n'
+    )
+    assert main(["check", str(own / "recipe.toml"), "--no-measure"]) == 3
+    shown = capsys.readouterr().out
+    assert "PROBLEM  2 of 3 queries have their video" in shown
+    assert "PROBLEM  1 videos are not as long as annotated" in shown
+    assert "note     1 moments reach beyond the end of their video's file (clip): annotations.jsonl:2" in shown
 
 
 def test_check_says_when_there_is_no_room(own, capsys, monkeypatch):

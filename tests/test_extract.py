@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import write_video
+from dask.distributed import Client, LocalCluster
 
 from excl.datasets.picture import Geometry
 from excl.datasets.sampling import Sampling
@@ -27,6 +28,7 @@ from excl.pipeline.frames import StoredFrames
 from excl.pipeline.manifest import Manifest, RecipeMismatchError
 from excl.pipeline.store import FeatureStore, VideoFeatures, write_shard
 from excl.workflows.cli import main
+from excl.workflows.cluster import on_cluster
 
 SMALL = {"weights": "random:0", "short_side": 32, "crop": 32, "device": "cpu"}
 FLAGS = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]
@@ -290,6 +292,28 @@ def test_kill_9_at_random_instants(videos, tmp_path, few_numbers, workers):
         assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
         assert os.listdir(out / "parts") == []
         assert Manifest.read(out).fingerprint() == Manifest.read(tmp_path / "whole").fingerprint()
+
+
+def test_work_on_a_dask_cluster_gives_the_same_bytes(videos, tmp_path):
+    """Two worker processes; a second run after the first was cut off goes on, and ends in what inline work gives."""
+    run_small(videos, tmp_path / "inline", shard_videos=2)
+    config = extract.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster,
+        Client(cluster) as client,
+    ):
+        spread = on_cluster(client)
+
+        def cut_off(function, todo):
+            yield from itertools.islice(spread(function, todo), 2)
+            raise OSError(errno.EIO, "the network is gone")
+
+        with pytest.raises(OSError, match="the network is gone"):
+            extract.run(config, map=cut_off)
+        assert len(FeatureStore(tmp_path / "out")) == 2
+        extract.run(config, map=spread)
+    assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "inline")
+    assert Manifest.read(tmp_path / "out").fingerprint() == Manifest.read(tmp_path / "inline").fingerprint()
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO])

@@ -118,6 +118,14 @@ def test_every_policy_does_what_it_says():
     ]
 
 
+def test_a_moment_that_is_swapped_is_judged_as_it_then_is():
+    bad = moment(100.0, 5.0)
+    assert find_flaws([bad])["beyond_video"] == [bad]
+    with pytest.raises(ValueError, match="beyond the video's duration"):
+        clean([bad], Hygiene(unordered="swap", beyond_video="fail"))
+    assert clean([bad], Hygiene(unordered="swap")).kept == [replace(bad, start_s=5.0, end_s=10.0)]
+
+
 def test_duplicates_are_compared_as_the_file_has_them():
     stripped = replace(moment(row=2), raw_query="a person runs. ")  # the adapter took its space away
     assert find_flaws([moment(), stripped])["duplicates"] == []

@@ -1,5 +1,6 @@
 """The stage tokenise through the command: reports on the official files, splits, policies, hostile ids, any query."""
 
+import contextlib
 import json
 import re
 
@@ -56,10 +57,10 @@ def rows_of(folder):
         (
             ["charades-sta", "charades"],
             [
-                "train: 12,408 rows, as published, 5,338 videos; moments of 8.31 ± 3.67 s",
+                "train: 12,408 rows, 5,338 videos (as published); moments of 8.31 ± 3.67 s",
                 "4 start not before the end (drop): charades_sta_train.txt:8252 (LEOL6 8-7 s)",
                 "1,805 beyond the video's duration, by 1.54 s at most (clip)",
-                "test: 3,720 rows, as published, 1,334 videos",
+                "test: 3,720 rows, 1,334 videos (as published)",
                 "562 beyond the video's duration, by 1.5 s at most (clip)",
                 "val is 10% of the videos of charades_sta_train.txt, by seed 0",
                 "the paper states 3,720",
@@ -68,12 +69,12 @@ def rows_of(folder):
         (
             ["activitynet-captions", "activitynet", "--val", "val_2", "--test", "val_1"],
             [
-                "train: 37,421 rows, as published, 10,009 videos; moments of 35.46 ± 39.49 s",
+                "train: 37,421 rows, 10,009 videos (as published); moments of 35.46 ± 39.49 s",
                 "4 start not before the end (drop)",
                 "261 beyond the video's duration, by 0.01 s at most (clip)",
-                "val: 17,031 rows, as published, 4,885 videos",
+                "val: 17,031 rows, 4,885 videos (as published)",
                 "111 beyond",
-                "test: 17,505 rows, as published, 4,917 videos",
+                "test: 17,505 rows, 4,917 videos (as published)",
                 "134 beyond",
                 "4,885 videos are both in val and in test",
                 "the paper states 10,000",
@@ -81,17 +82,17 @@ def rows_of(folder):
         ),
         (
             ["activitynet-captions", "activitynet", "--test", "val_1+val_2"],
-            ["test is val_1.json + val_2.json", "test: 34,536 rows, as published, 4,917 videos"],
+            ["test is val_1.json + val_2.json", "test: 34,536 rows, 4,917 videos (as published)"],
         ),
         (
             ["tacos", "tacos"],
             [
-                "train: 9,790 rows, as published, 75 videos; moments of 23.34 ± 38.98 s",
+                "train: 9,790 rows, 75 videos (as published); moments of 23.34 ± 38.98 s",
                 "43 beyond the video's duration, by 0.51 s at most (clip)",
                 "1,201 exact duplicates of an earlier row (keep)",
-                "val: 4,436 rows, as published, 27 videos",
+                "val: 4,436 rows, 27 videos (as published)",
                 "516 exact duplicates",
-                "test: 4,001 rows, as published, 25 videos",
+                "test: 4,001 rows, 25 videos (as published)",
                 "5 beyond",
                 "567 exact duplicates",
                 "the paper states 1,438",
@@ -117,7 +118,7 @@ def test_a_report_names_what_differs_from_the_published_file_and_the_words_witho
     arguments = ["--dataset", "activitynet-captions", "--annotations", str(folder), "--carve-val", "0"]
     assert main(["tokenise", *arguments, "--glove", str(vectors), "--report"]) == 0
     shown = capsys.readouterr().out
-    assert "train: 2 rows (published: 37,421), 1 videos" in shown
+    assert "train: 2 (published: 37,421) rows, 1 (published: 10,009) videos" in shown
     assert "without a vector: 1 tokens in 1 queries, 1 words: dog" in shown
     assert "1 of 4 words have no vector in vectors.txt" in shown
 
@@ -168,7 +169,7 @@ def test_glove_and_out_are_missed_unless_only_a_report_is_wanted(capsys):
     ("row", "message"),
     [
         ({**ROW, "split": "dev"}, r"found the splits \['dev'\]; they are called train, val, test here"),
-        ({**ROW, "split": "test"}, "no moments to train on"),
+        ({**ROW, "split": "test"}, "no moments of the split train"),
     ],
 )
 def test_rows_of_other_splits_are_refused(tmp_path, caplog, row, message):
@@ -180,6 +181,43 @@ def test_a_query_id_is_that_of_one_query(tmp_path, caplog):
     own = write(tmp_path / "own.jsonl", {**ROW, "query_id": "q"}, {**ROW, "query_id": "q", "query": "Another."})
     assert main(["tokenise", "--dataset", str(own), "--report"]) == 2
     assert "own.jsonl:1 and own.jsonl:2 have the query_id 'q', but are not of one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "{folder}.jsonl"], "a folder; wanted is a file"),
+        (["--dataset", "tacos", "--annotations", "{file}"], "is a file; wanted is the folder with train.json, val.json"),
+        (["--dataset", "tacos", "--annotations", "{folder}.jsonl", "--test", "val+val"], "test: val+val has a part twice"),
+    ],
+)
+def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path, capsys, caplog, arguments, message):
+    (tmp_path / "folder.jsonl").mkdir()
+    own = write(tmp_path / "file", ROW)
+    filled = [text.format(folder=tmp_path / "folder", file=own) for text in arguments]
+    with contextlib.suppress(SystemExit):  # as tyro ends
+        assert main(["tokenise", *filled, "--report"]) == 2
+    shown = capsys.readouterr().err + caplog.text
+    assert message in re.sub(r"[\s│]+", " ", shown)
+
+
+def test_a_validation_file_without_moments_is_not_replaced_by_a_part_of_train(tmp_path, caplog):
+    train = write(tmp_path / "train.jsonl", ROW, {**ROW, "video_id": "w"})
+    (tmp_path / "val.jsonl").write_text("# nothing yet\n")
+    arguments = ["--dataset", "jsonl", "--train", str(train), "--val", str(tmp_path / "val.jsonl"), "--report"]
+    assert main(["tokenise", *arguments]) == 2
+    assert "val.jsonl: no moments of the split val" in caplog.text
+    write(tmp_path / "val.jsonl", {**ROW, "query": " "})
+    assert main(["tokenise", *arguments]) == 2
+    assert "no moment of the split val can be used: its query has no word" in caplog.text
+
+
+def test_what_is_not_printable_reaches_no_terminal(tmp_path, capsys):
+    own = write(tmp_path / "own.jsonl", ROW, {**ROW, "video_id": "a\nPROBLEM \x1b[31m", "start_s": 9.0})
+    assert main(["tokenise", "--dataset", str(own), "--report", "--carve-val", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "(a\\nPROBLEM \\x1b[31m 9-4 s)" in shown
 
 
 def test_durations_of_charades_are_found_in_either_form(tmp_path):
@@ -205,7 +243,7 @@ def test_policies_are_applied_recorded_and_go_on_into_the_store(tmp_path, vector
     assert report["annotations"]["train"]["flaws"]["unordered"] == {
         "rows": 1, "policy": "swap", "first": "own.jsonl:3 (v 9-2 s)"
     }  # fmt: skip
-    assert report["cleaning"]["changed"] == {"swapped": 1}
+    assert report["cleaning"]["changed"] == [{"annotation_id": "train:own:3", "source": "own.jsonl:3", "how": "swapped"}]
     store = features(tmp_path / "f", ["v"])
     assert main(["pack", "--features", str(store), "--queries", str(tmp_path / "q"), "--out", str(tmp_path / "s")]) == 0
     assert TrainingStore(tmp_path / "s").about_queries == {
@@ -269,6 +307,25 @@ def test_pack_says_what_becomes_of_queries_that_do_not_fit_the_videos(tmp_path, 
     assert coverage["videos_without_queries"] == (["unused"] if ("b", 4.0) in kept else ["b", "unused"])
     assert len(coverage["dropped"]) == 4 - len(kept) - (policies[:1] == ["--missing-video"])
     assert ("b (30.0 s, file 16.0 s)" in caplog.text) == ("14" not in policies)
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("clip", [16.0]), ("keep", [40.0, 60.0]), ("drop", []), ("fail", [])])
+def test_moments_beyond_a_file_follow_the_policy_where_annotations_know_no_duration(tmp_path, vectors, caplog, policy, kept):
+    code = 0 if kept else 2
+    own = write(tmp_path / "own.jsonl", {**ROW, "end_s": 40.0}, {**ROW, "start_s": 50.0, "end_s": 60.0})
+    arguments = ["--dataset", str(own), "--glove", str(vectors), "--carve-val", "0", "--hygiene.beyond-video", policy]
+    assert main(["tokenise", *arguments, "--out", str(tmp_path / "q")]) == 0
+    store = features(tmp_path / "f", ["v"])
+    packing = ["--features", str(store), "--queries", str(tmp_path / "q"), "--out", str(tmp_path / "s")]
+    assert main(["pack", *packing]) == code
+    if code == 0:
+        assert [query.end_s for query in TrainingStore(tmp_path / "s").queries("train")] == kept
+    if policy == "clip":
+        assert "train:own:1 (40 to 16.00 s)" in caplog.text
+        clipped = json.loads((tmp_path / "s" / "coverage.json").read_text())["clipped"]
+        assert clipped == [{"annotation_id": "train:own:1", "end_s": 40.0, "of_file_s": 16.0}]
+    if policy == "fail":
+        assert "train:own:1: ends at 40 s, and the file of 'v' at 16.00 s" in caplog.text
 
 
 @pytest.mark.parametrize("policy", ["--missing-video", "--other-duration"])

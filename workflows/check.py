@@ -86,7 +86,7 @@ def run(config: Config) -> Findings:
             if made:
                 findings.told(f"{', '.join(map(str, made))}: made by the recipe; run it and check again")
             else:
-                _queries(configs["tokenise"], probes, findings)
+                _queries(configs, probes, findings)
         if probes and "extract" in configs:
             _cost(configs["extract"], probes, findings, measure=config.measure)
     return findings
@@ -149,8 +149,9 @@ def _weights(spec: str, findings: Findings) -> None:
         findings.good(f"weights {spec}")
 
 
-def _queries(config: tokenise.Config, probes: Mapping[str, tuple[Path, Probe]] | None, findings: Findings) -> None:
+def _queries(configs: Mapping[str, Any], probes: Mapping[str, tuple[Path, Probe]] | None, findings: Findings) -> None:
     """What the annotations hold, whether their videos are there and as long, and whether there are word vectors."""
+    config: tokenise.Config = configs["tokenise"]
     queries = Queries(dataclasses.replace(config, glove=None, report=True))
     try:
         report = queries.report
@@ -159,18 +160,21 @@ def _queries(config: tokenise.Config, probes: Mapping[str, tuple[Path, Probe]] |
     else:
         for line in annotation_report.lines(report):
             findings.told(line)
+        _splits(configs, {moment.split for moment in queries.moments}, findings)
         if probes is not None:
-            _match(queries, probes, findings)
-    if config.glove is None:
-        return
+            _match(queries, probes, configs.get("pack"), findings)
+    if config.glove is not None:
+        _word_vectors(config.glove, config.glove_member, findings)
+
+
+def _word_vectors(glove: str, member: str | None, findings: Findings) -> None:
+    """Whether the word vectors are at hand, and what they are."""
     try:
-        path, member = local_file(config.glove), config.glove_member
+        path = local_file(glove)
         if path is None:
-            path, member = published_glove.cached_path(config.glove), PUBLISHED_GLOVE[config.glove].text
-        if not path.exists() and config.glove in PUBLISHED_GLOVE:
-            findings.told(
-                f"word vectors {config.glove}: not here yet; downloaded on first use (`excl glove fetch {config.glove}`)"
-            )
+            path, member = published_glove.cached_path(glove), PUBLISHED_GLOVE[glove].text
+        if not path.exists() and glove in PUBLISHED_GLOVE:
+            findings.told(f"word vectors {glove}: not here yet; downloaded on first use (`excl glove fetch {glove}`)")
         else:
             findings.good(
                 f"word vectors {path}: {dimension(existing_file(path, what='word vectors'), member)} numbers a word"
@@ -179,7 +183,19 @@ def _queries(config: tokenise.Config, probes: Mapping[str, tuple[Path, Probe]] |
         findings.bad(str(error))
 
 
-def _match(queries: Queries, probes: Mapping[str, tuple[Path, Probe]], findings: Findings) -> None:
+def _splits(configs: Mapping[str, Any], there: set[str], findings: Findings) -> None:
+    """Whether the splits that later steps ask for have any moments."""
+    wanted = {"train": {"train", "val"}, "evaluate": {configs["evaluate"].split} if "evaluate" in configs else set()}
+    for step, splits in wanted.items():
+        for split in sorted(splits - there) if step in configs else ():
+            findings.bad(
+                f"[{step}] needs moments of the split {split}, and there are none; there are {', '.join(sorted(there))}"
+            )
+
+
+def _match(
+    queries: Queries, probes: Mapping[str, tuple[Path, Probe]], packing: pack.Config | None, findings: Findings
+) -> None:
     """Whether annotations and videos are of the same videos."""
     asked = {moment.video_id for moment in queries.moments}
     missing, unused = asked - probes.keys(), probes.keys() - asked
@@ -189,25 +205,42 @@ def _match(queries: Queries, probes: Mapping[str, tuple[Path, Probe]], findings:
     if missing:
         few = ", ".join(repr(name) for name in sorted(missing)[:NAMES_SHOWN])
         line += f"; {len(missing):,} videos are not there: {few}{', …' if len(missing) > NAMES_SHOWN else ''}"
-    if not covered or hint:
+    if not covered or hint or (missing and packing is not None and packing.missing_video == "fail"):
         findings.bad(line + hint)
     else:
         (findings.told if missing else findings.good)(line)
+    _durations(queries, probes, packing, findings)
     if unused:
         findings.told(f"{len(unused):,} videos have no queries; their features are made all the same")
+
+
+def _durations(
+    queries: Queries, probes: Mapping[str, tuple[Path, Probe]], packing: pack.Config | None, findings: Findings
+) -> None:
+    """Whether videos are as long as annotated, and moments within them, as far as headers tell."""
+    found_s = {video_id: probe.duration_s for video_id, (_, probe) in probes.items() if probe.duration_s is not None}
+    beyond = [
+        moment
+        for moment in queries.moments
+        if moment.duration_s is None
+        and moment.video_id in found_s
+        and moment.end_s > found_s[moment.video_id] + DURATION_TOLERANCE_S
+    ]
+    if beyond:
+        policy = queries.config.hygiene.beyond_video
+        tell = findings.bad if policy == "fail" else findings.told
+        tell(f"{len(beyond):,} moments reach beyond the end of their video's file ({policy}): {names(beyond)}")
     other = [
         moment
         for moment in {moment.video_id: moment for moment in queries.moments}.values()
-        if moment.video_id in probes and _differs(moment.duration_s, probes[moment.video_id][1].duration_s)
+        if moment.duration_s is not None
+        and moment.video_id in found_s
+        and abs(moment.duration_s - found_s[moment.video_id]) > DURATION_TOLERANCE_S
     ]
     if other:
-        findings.told(
-            f"{len(other):,} videos are not as long as annotated (more than {DURATION_TOLERANCE_S:g} s): {names(other)}"
-        )
-
-
-def _differs(annotated_s: float | None, found_s: float | None) -> bool:
-    return annotated_s is not None and found_s is not None and abs(annotated_s - found_s) > DURATION_TOLERANCE_S
+        tell = findings.bad if packing is not None and packing.other_duration == "fail" else findings.told
+        more = f"more than {DURATION_TOLERANCE_S:g} s"
+        tell(f"{len(other):,} videos are not as long as annotated ({more}): {names(other)}")
 
 
 def dimension(path: Path, member: str | None) -> int:

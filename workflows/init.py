@@ -75,6 +75,8 @@ class Config:
 
 def run(config: Config) -> list[str]:
     """Write both files; returns what to do next. ValueError if one is there, or there are no videos."""
+    if config.folder.is_file():
+        raise ValueError(f"{config.folder}: a file; wanted is a folder to write into")
     source = config.videos or config.folder
     videos = find_videos(source)
     taken = [config.folder / name for name in (RECIPE, ANNOTATIONS) if (config.folder / name).exists()]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import tomllib
+import typing
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -30,13 +32,40 @@ log = logging.getLogger(__name__)
 
 @checked_dataclass(frozen=True, config=STRICT)
 class Config:
-    """Run all steps of a recipe: what is done already is not done again."""
+    """Run all steps of a recipe: what is done already is not done again, what was made from other settings is."""
 
     recipe: tyro.conf.Positional[str]
-    """A recipe file (TOML), or the name of one that comes with excl: demo."""
+    """A recipe file (TOML), or the name of one that comes with excl: charades_sta, tacos, activitynet_captions, demo."""
     root: Path | None = None
     """The folder from which the recipe's paths count. Default: the recipe file's own folder; for a recipe that comes
     with excl, a folder of its name."""
+    set: tuple[str, ...] = ()
+    """Settings in place of those of the recipe, such as extract.stride=4 or train.model.variant=reg-1-b."""
+    only: str | None = None
+    """Run this step alone."""
+    until: str | None = None
+    """Run the steps up to this one, and not those after it."""
+
+    def __post_init__(self) -> None:
+        for name in ("only", "until"):
+            if getattr(self, name) is not None and getattr(self, name) not in STEPS:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is no step; steps are {', '.join(STEPS)}")
+        if self.only and self.until:
+            raise ValueError("only: with until; give one of the two")
+        for setting in self.set:
+            parse_setting(setting)
+
+
+def parse_setting(text: str) -> tuple[list[str], Any]:
+    """`train.model.dropout=0.3` as (["train", "model", "dropout"], 0.3); a value that is no TOML is a text."""
+    key, separator, value = text.partition("=")
+    path = key.strip().split(".")
+    if not separator or len(path) < 2 or path[0] not in STEPS:
+        raise ValueError(f"set: found {text!r}; wanted STEP.KEY=VALUE, such as extract.stride=4")
+    try:
+        return path, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return path, value
 
 
 def bundled() -> list[str]:
@@ -52,13 +81,31 @@ def load_recipe(config: Config) -> tuple[str, Path, Mapping[str, Any]]:
         name, root = config.recipe, config.root or Path(config.recipe)
     else:
         path = Path(config.recipe)
+        if path.is_dir():
+            raise ValueError(f"{path}: a folder; wanted is a recipe file, such as {path / 'recipe.toml'}")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such recipe; it is neither a file nor one of {', '.join(bundled())}")
         text, name, root = read_text(path), path.name, config.root or path.parent
     try:
-        return name, root, tomllib.loads(text)
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{name}: not valid TOML: {error}") from error
+    for setting in config.set:
+        keys, value = parse_setting(setting)
+        table = tables
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+        is_list = isinstance(table.get(keys[-1]), list) or keys[-1] in _list_keys(keys)
+        table[keys[-1]] = [value] if is_list and not isinstance(value, list) else value
+    return name, root, tables
+
+
+def _list_keys(keys: list[str]) -> list[str]:
+    """The settings of a step that are lists, for which one value may stand."""
+    if len(keys) != 2:
+        return []
+    hints = typing.get_type_hints(STEPS[keys[0]].config)
+    return [name for name, kind in hints.items() if typing.get_origin(kind) is tuple]
 
 
 def check(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,20 +182,35 @@ def run(config: Config) -> int:
     failed = 0
     with contextlib.chdir(root):
         configs = check(name, tables)
-        log.info("%s: %s, in %s", name, ", ".join(configs), Path.cwd())
-        for number, (step_name, step_config) in enumerate(configs.items(), start=1):
-            log.info("[%d/%d] %s", number, len(configs), step_name)
+        chosen = _chosen(name, configs, config)
+        log.info("%s: %s, in %s", name, ", ".join(chosen), Path.cwd())
+        for number, (step_name, step_config) in enumerate(chosen.items(), start=1):
+            log.info("[%d/%d] %s", number, len(chosen), step_name)
             try:
                 failed += run_step(STEPS[step_name], step_config)
             except RecipeMismatchError as error:
-                raise RecipeMismatchError(f"{error}\n{_how_to_redo(configs, step_name)}") from error
+                log.warning("%s", str(error).rpartition("\n")[0] or error)
+                _move_aside(step_config.out)
+                failed += run_step(STEPS[step_name], step_config)
     return failed
 
 
-def _how_to_redo(configs: Mapping[str, Any], step_name: str) -> str:
-    """What to remove to do a step and all that comes after it again."""
-    outs = [str(config.out) for config in list(configs.values())[list(configs).index(step_name) :] if config.out]
-    return f"To do this step and those after it again, remove {', '.join(outs)} in {Path.cwd()} and run the recipe again."
+def _chosen(name: str, configs: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """The steps to run."""
+    last = config.only or config.until
+    if last is not None and last not in configs:
+        raise ValueError(f"{name}: has no step [{last}]; it has {', '.join(configs)}")
+    if config.only:
+        return {config.only: configs[config.only]}
+    steps = list(configs)
+    return {step: configs[step] for step in steps[: steps.index(last) + 1 if last else None]}
+
+
+def _move_aside(out: Path) -> None:
+    """Keep what was made from other settings under another name, since it may have taken days."""
+    kept = next(path for n in itertools.count(1) if not (path := out.with_name(f"{out.name}.old-{n}")).exists())
+    out.rename(kept)
+    log.warning("%s is kept as %s (remove it if it is not needed), and %s is made again", out, kept, out)
 
 
 def run_step(step: Step, config: Any) -> int:
