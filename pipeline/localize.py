@@ -1,4 +1,7 @@
-"""From which second to which: a trained run, a raw video and sentences in, a start and an end for every sentence out."""
+"""From which second to which: a trained run, a raw video and sentences in, a start and an end for every sentence out.
+
+The video's features are remembered (video_cache.py): a second question about it is answered without decoding it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import json
 import logging
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
+import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.backends import why_not
@@ -17,11 +22,12 @@ from excl.datasets.text import UNK, Vocabulary, tokenise
 from excl.models.i3d.extractor import choose_device
 from excl.models.i3d.runner import check_precision, keep_freed_memory
 from excl.models.i3d.weights import Weights, imported_names, imported_path, load_weights, read_weights
-from excl.pipeline import items, train
-from excl.pipeline.config import STRICT, WithoutPrefix
+from excl.pipeline import items, train, video_cache
+from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, dump
 from excl.pipeline.examples import Example
 from excl.pipeline.extract import CODE_VERSIONS
 from excl.pipeline.features import IMPORTED, OWN_FILE, Making, video_features
+from excl.pipeline.glove_cache import checksums
 from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
 from excl.pipeline.reading import Reading, num_cores
 from excl.pipeline.shards import MAX_THREADS
@@ -30,7 +36,8 @@ from excl.pipeline.train import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "localize", 1
+STAGE, CODE_VERSION = "localize", 2
+ROWS_AT_ONCE = 16_384  # of all queries asked at once: a film's rows are copied for each
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,8 +48,12 @@ class Config:
     """The run that `excl train` wrote. It knows how its features were made; the video's are made the same way."""
     video: Path
     """The video file."""
-    query: tuple[str, ...]
-    """One or more sentences."""
+    query: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """A sentence; give it several times for several."""
+    top: PositiveInt = 1
+    """How many moments to answer with, the best first, no two with an IoU above 0.5. There may be fewer."""
+    json: bool = False
+    """Print the answers as JSON."""
     out: Path | None = None
     """A folder for the answers as JSON; what stands there already is not computed again."""
     weights: str | None = None
@@ -62,27 +73,37 @@ class Config:
 class Answer:
     """A moment of the video: seconds on the player's clock, and the model's probability of just this span of rows.
 
-    Regression answers with times between rows; its probability is that of the span nearest to them.
+    Regression answers with times between rows; its probability is that of the span nearest to them. Rank 1 is the best.
     """
 
     query: str
     start_s: float
     end_s: float
     score: float
+    rank: int = 1
 
 
-def run(config: Config) -> list[Answer]:
-    """An answer for every query, in order. Raises ValueError (VideoError) for a video that cannot be read."""
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """All answers, those to one query together and the best first, and how people want to see them."""
+
+    answers: list[Answer]
+    as_json: bool = False
+
+
+def run(config: Config) -> Answers:
+    """Answers to every query, in order. Raises ValueError (VideoError) for a video that cannot be read."""
     if config.out is None:
-        return answer(config)
+        return Answers(answer(config), config.json)
     made_by = {
         "run": Manifest.read(config.run, stage=train.STAGE).fingerprint(),
         "video": items.file_facts(config.video),
         "query": list(config.query),
+        "top": config.top,
     }
     single(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION, work=lambda m: _write(config, m))
     rows = json.loads((config.out / "answers.json").read_text(encoding="utf-8"))
-    return [Answer(**row) for row in rows]
+    return Answers([Answer(**row) for row in rows], config.json)
 
 
 def _write(config: Config, manifest: Manifest) -> dict[str, Any]:
@@ -97,13 +118,37 @@ def answer(config: Config) -> list[Answer]:
     vocabulary = Vocabulary(tuple(trained.words))
     tokeniser = trained.about_queries["tokeniser"]
     examples = [_example(query, tokenise(query, tokeniser), video, vocabulary) for query in config.query]
-    predicted = predict(trained.model, examples, batch_size=len(examples))
-    return [Answer(query, *map(float, span)) for query, span in zip(config.query, predicted, strict=True)]
+    predicted = predict(trained.model, examples, batch_size=max(1, ROWS_AT_ONCE // len(video.features)), k=config.top)
+    return [
+        Answer(query, start_s=float(span[0]), end_s=float(span[1]), score=float(span[2]), rank=rank)
+        for query, moments in zip(config.query, predicted, strict=True)
+        for rank, span in enumerate(moments, start=1)
+        if not np.isnan(span).any()
+    ]
 
 
 def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
-    """The video's features by the run's recipe; ValueError if the weights are not those of the run."""
-    recipe = trained.recipe
+    """The video's features by the run's recipe, remembered or made; ValueError if the weights are not those of the run."""
+    _require_known_making(config, trained.recipe)
+    weights = _weights(config, trained.recipe) if config.weights else None  # wrong ones are refused in any case
+    made = Making.from_recipe(trained.recipe)
+    made = dataclasses.replace(made, backends=_backends_of(made))
+    state = items.read_state(config.video)
+    made_from = {
+        "video": checksums(config.video).sha256,
+        "recipe": {**trained.recipe, "backend": list(made.backends)},
+        "reading": dump(config.reading),
+    }
+    video = video_cache.recall(made_from)
+    if video is None:
+        video = _extracted(config, made, weights or _weights(config, trained.recipe))
+        items.require_unchanged(config.video, state)
+        video_cache.remember(made_from, video)
+    return dataclasses.replace(video, video_id=config.video.stem)
+
+
+def _require_known_making(config: Config, recipe: dict[str, Any]) -> None:
+    """ValueError if nobody here can make features as this recipe has them."""
     if recipe["weights"]["source"] == IMPORTED:
         raise ValueError(
             f"{config.run}: it was trained on imported features, and nobody here knows how those were made, so none can be "
@@ -114,8 +159,10 @@ def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
             f"{config.run}: its features were made by other versions of the code ({recipe['code_versions']}) than "
             f"there are now ({CODE_VERSIONS}); extract, pack and train again"
         )
-    weights = _weights(config, recipe)
-    made = Making.from_recipe(recipe)
+
+
+def _extracted(config: Config, made: Making, weights: Weights) -> VideoFeatures:
+    """The video's features, made; ValueError where this machine cannot."""
     device = choose_device(config.device)
     try:
         check_precision(made.precision, device)
@@ -130,7 +177,7 @@ def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
             config.video,
             fps=made.fps,
             geometry=made.geometry,
-            backends=_backends_of(made),
+            backends=made.backends,
             threads=min(MAX_THREADS, num_cores()),
         ),
         made.extractor(weights, device),
@@ -186,6 +233,8 @@ def _example(query: str, tokens: list[str], video: VideoFeatures, vocabulary: Vo
     return Example(asked, torch.from_numpy(video.features), video.start_s, video.end_s, 0, 0)
 
 
-def lines(answers: list[Answer]) -> str:
-    """The answers for people: start and end in seconds, the probability, the sentence."""
-    return "\n".join(f"{a.start_s:.2f} s to {a.end_s:.2f} s   (p = {a.score:.2f})   {a.query}" for a in answers)
+def lines(found: Answers) -> str:
+    """The answers as JSON, or for people: start and end in seconds, the probability, the sentence."""
+    if found.as_json:
+        return json.dumps([dataclasses.asdict(one) for one in found.answers], indent=2)
+    return "\n".join(f"{a.start_s:.2f} s to {a.end_s:.2f} s   (p = {a.score:.2f})   {a.query}" for a in found.answers)

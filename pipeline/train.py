@@ -223,15 +223,19 @@ def forward(model: ExCL, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def predict(model: ExCL, examples: list[Example], *, batch_size: int) -> np.ndarray:
-    """The best moment of every example, float64 [N, 3]: start and end in seconds, and its probability."""
+def predict(model: ExCL, examples: list[Example], *, batch_size: int, k: int | None = None) -> np.ndarray:
+    """The best moment of every example, float64 [N, 3]: start and end in seconds, and its probability.
+
+    With k the k best, [N, k, 3], NaN where there are fewer.
+    """
     model.eval()
     predicted = []
     for chosen in _batches(examples, batch_size):
         starts, ends = forward(model, collate(chosen))
         row_times = [RowTimes(example.row_start_s, example.row_end_s) for example in chosen]
-        predicted.append(decode(starts, ends, row_times, loss=model.config.parts.loss)[:, 0])
-    return np.concatenate(predicted)
+        predicted.append(decode(starts, ends, row_times, loss=model.config.parts.loss, k=k or 1))
+    moments = np.concatenate(predicted)
+    return moments[:, 0] if k is None else moments
 
 
 def _batches(examples: list[Example], size: int) -> Iterator[list[Example]]:

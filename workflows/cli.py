@@ -34,9 +34,10 @@ DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with ex
 `init` begins a data set of your own and `check` says whether everything is in place. `probe` looks at videos, `weights` at
 I3D's weights, which verify-weights and classify try out, `glove` at word vectors. For a data set: decode
 (optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can be interrupted and run
-again; or all of them in one recipe with run. Then localize answers queries about any video, and compare tells whether two
-sets of features are the same. import makes a store of features that others made, export writes a store as other trainers
-read it. `excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in
+again; or all of them in one recipe with run. Then localize answers queries about any video, reproduce makes the paper's
+table of twelve variants, and score tells what anybody's predictions are worth. compare tells whether two sets of features
+are the same. import makes a store of features that others made, export writes a store as other trainers read it.
+`excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in
 the environment an error shows where it was raised."""
 
 COMMANDS = (

@@ -21,6 +21,8 @@ from excl.pipeline import (
     pack,
     probe,
     repair,
+    reproduce,
+    score,
     status,
     tokenise,
     train,
@@ -74,6 +76,7 @@ TOOLS = {  # which are no steps of a recipe
         Step("merge", merge.Config, merge.run),
         Step("import", import_features.Config, import_features.run, failed=_failed_videos),
         Step("export", export.Config, export.run),
+        Step("score", score.Config, score.run, show=score.show),
     )
 }
 
@@ -87,6 +90,7 @@ STEPS = {
         Step("pack", pack.Config, pack.run),
         Step("train", train.Config, train.run),
         Step("localize", localize.Config, localize.run, show=localize.lines),
-        Step("evaluate", evaluate.Config, evaluate.run, show=evaluate.table),
+        Step("evaluate", evaluate.Config, evaluate.run, show=evaluate.show),
+        Step("reproduce", reproduce.Config, reproduce.run, show=reproduce.show, failed=reproduce.num_failed),
     )
 }

@@ -6,10 +6,12 @@ from excl.models.excl.decoding import MAX_IOU, RowTimes, decode, top_spans
 from excl.models.excl.losses import Targets, expected_times, span_cross_entropy, span_distance, span_loss
 from excl.models.excl.metrics import RECALL_AT, THRESHOLDS, confidence_intervals, query_ious, summary, temporal_iou
 from excl.models.excl.model import ExCL
+from excl.models.excl.paper import PAPER_BASELINES, paper_r1
 from excl.models.excl.span import best_span, moment_to_rows, rows_to_moment
 
 __all__ = [
     "MAX_IOU",
+    "PAPER_BASELINES",
     "RECALL_AT",
     "THRESHOLDS",
     "VARIANTS",
@@ -24,6 +26,7 @@ __all__ = [
     "decode",
     "expected_times",
     "moment_to_rows",
+    "paper_r1",
     "query_ious",
     "rows_to_moment",
     "span_cross_entropy",

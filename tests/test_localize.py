@@ -1,0 +1,212 @@
+"""Questions about raw videos: what is answered, in which form, and what is not done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+from chain_data import make_from_raw_videos
+from conftest import write_video
+
+from excl.pipeline import localize, train, video_cache
+from excl.pipeline.examples import load_examples
+from excl.pipeline.reading import Reading
+from excl.pipeline.store import TrainingStore
+from excl.workflows.cli import main
+
+
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory):
+    return make_from_raw_videos(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A cache in which nothing is remembered yet."""
+    monkeypatch.setenv("EXCL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "localize"
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """From now on nothing may be decoded, and no weights of I3D be read."""
+
+    def forbid():
+        monkeypatch.setattr(Reading, "open", lambda *_, **__: pytest.fail("decoded again"))
+        monkeypatch.setattr(localize, "load_weights", lambda *_: pytest.fail("weights read again"))
+
+    return forbid
+
+
+def arguments_for(real_run, video, *queries):
+    asked = [part for query in queries or ("it starts",) for part in ("--query", query)]
+    return ["localize", "--run", str(real_run / "run"), "--video", str(video), "--device", "cpu", *asked]
+
+
+def test_localize_answers_in_seconds(real_run, capsys):
+    video = str(real_run / "videos" / "r0.mp4")
+    arguments = ["localize", "--run", str(real_run / "run"), "--video", video, "--device", "cpu"]
+    assert main([*arguments, "--query", "it starts", "--query", "What is it?"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    start, end = (float(part.split()[0]) for part in lines[0].split(" to "))
+    assert 0 <= start < end <= 6.0
+    assert lines[1].endswith("What is it?")
+
+
+def test_answers_that_are_kept_are_not_computed_again(real_run, tmp_path, capsys, monkeypatch):
+    video = str(real_run / "videos" / "r0.mp4")
+    arguments = ["localize", "--run", str(real_run / "run"), "--video", video, "--out", str(tmp_path / "answers")]
+    arguments += ["--query", "it starts", "--device", "cpu"]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(localize, "answer", lambda *_: pytest.fail("computed again"))
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_localize_finds_what_evaluation_finds(real_run, own_folder):
+    """Features made anew from the raw video are those of the store, and so are the answers."""
+    store = TrainingStore(real_run / "store")
+    trained = train.load_run(real_run / "run", device="cpu")
+    query = store.queries("val")[0]
+    assert query.duration_s == 6.0  # the annotations did not say; the video does
+    [[start_s, end_s, score]] = train.predict(trained.model, load_examples(store, [query]), batch_size=1)
+    video = real_run / "videos" / f"{query.video_id}.mp4"
+    [answer] = localize.run(localize.Config(run=real_run / "run", video=video, query=(query.query,), device="cpu")).answers
+    assert (answer.start_s, answer.end_s, answer.score) == (start_s, end_s, pytest.approx(score, rel=1e-6))
+
+
+def test_localize_refuses_other_weights_and_bad_videos(real_run, tmp_path, caplog):
+    video = str(real_run / "videos" / "r0.mp4")
+    arguments = ["localize", "--run", str(real_run / "run"), "--query", "it", "--device", "cpu"]
+    assert main([*arguments, "--video", video, "--weights", "random:1"]) == 2
+    assert "its features were made with the weights" in caplog.text
+    (tmp_path / "bad.mp4").write_text("no video")
+    assert main([*arguments, "--video", str(tmp_path / "bad.mp4")]) == 2
+    assert "bad.mp4: cannot be decoded" in caplog.text
+
+
+def test_the_best_moments_as_json(real_run, capsys):
+    arguments = arguments_for(real_run, real_run / "videos" / "r0.mp4", "it starts", "What is it?")
+    assert main([*arguments, "--top", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    trained = train.load_run(real_run / "run", device="cpu")
+    store = TrainingStore(real_run / "store")
+    [example] = load_examples(store, [query for query in store.queries("train") if query.video_id == "r0"])
+    [wanted] = train.predict(trained.model, [example], batch_size=1, k=3)
+    ours = [row for row in found if row["query"] == "it starts"]
+    assert [row["rank"] for row in ours] == [1, 2, 3]
+    for row, (start_s, end_s, score) in zip(ours, wanted, strict=True):
+        assert (row["start_s"], row["end_s"], row["score"]) == (start_s, end_s, pytest.approx(score, rel=1e-6))
+    assert [row["query"] for row in found] == ["it starts"] * 3 + ["What is it?"] * 3
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"{wanted[0][0]:.2f} s to {wanted[0][1]:.2f} s")
+
+
+def test_there_may_be_fewer_moments_than_asked_for(real_run, capsys):
+    """The video has three rows, of which six spans can be made, and some of these overlap too much."""
+    assert main([*arguments_for(real_run, real_run / "videos" / "r1.mp4"), "--top", "50", "--json"]) == 0
+    assert 1 <= len(json.loads(capsys.readouterr().out)) <= 6
+
+
+def test_a_second_question_is_answered_without_decoding(real_run, own_folder, no_decoding, capsys):
+    """Also under another name, in another folder, and by another run of the same recipe."""
+    video = real_run / "videos" / "r0.mp4"
+    assert main(arguments_for(real_run, video)) == 0
+    first = capsys.readouterr().out
+    no_decoding()
+    assert main(arguments_for(real_run, video, "what else", "it starts")) == 0
+    assert capsys.readouterr().out.splitlines()[1] == first.strip()
+    shutil.copy(video, own_folder.parent / "copy.mp4")
+    assert main(arguments_for(real_run, own_folder.parent / "copy.mp4")) == 0
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("change", ["video", "reading", "recipe"])
+def test_other_videos_and_other_ways_are_not_taken_from_the_cache(real_run, own_folder, tmp_path, change, monkeypatch):
+    video = shutil.copy(real_run / "videos" / "r0.mp4", tmp_path / "v.mp4")
+    arguments = arguments_for(real_run, video)
+    assert main(arguments) == 0
+    if change == "video":
+        write_video(tmp_path / "v.mp4", [i * 40 for i in range(150)], rate=25, width=64, height=64)
+    elif change == "reading":
+        arguments += ["--on-damage", "keep"]
+    else:
+        load_run = localize.load_run
+
+        def other(path, *, device):
+            trained = load_run(path, device=device)
+            trained.recipe["dtype"] = "float32"
+            return trained
+
+        monkeypatch.setattr(localize, "load_run", other)
+    assert main(arguments) == 0
+    assert len([*own_folder.glob("*.h5")]) == 2
+
+
+def test_wrong_weights_are_refused_even_if_the_features_are_remembered(real_run, own_folder, caplog):
+    arguments = arguments_for(real_run, real_run / "videos" / "r0.mp4")
+    assert main(arguments) == 0
+    assert main([*arguments, "--weights", "random:1"]) == 2
+    assert "its features were made with the weights" in caplog.text
+
+
+def test_damage_in_the_cache_costs_the_work_again(real_run, own_folder, no_decoding, caplog, capsys):
+    arguments = arguments_for(real_run, real_run / "videos" / "r0.mp4")
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    [path] = own_folder.glob("*.h5")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == first
+    assert "the features are made again" in caplog.text
+    no_decoding()
+    assert main(arguments) == 0
+
+
+def test_a_cache_that_cannot_be_written_is_warned_of(real_run, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("EXCL_CACHE", str(tmp_path / "file"))
+    assert main(arguments_for(real_run, real_run / "videos" / "r0.mp4")) == 0
+    assert "the cache cannot be written" in caplog.text
+
+
+def test_the_least_recently_used_are_forgotten(real_run, own_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(video_cache, "KEPT", 2)
+    for number in range(3):
+        write_video(tmp_path / f"{number}.mp4", [i * 40 for i in range(30 + number)], rate=25, width=64, height=48)
+    names = []
+    for number in (0, 1, 0, 2):  # 0 is asked about again, so it is 1 that goes
+        # the times of the disk may be coarse: what was used before counts as long ago
+        for old in own_folder.glob("*.h5"):
+            stamp = old.stat().st_mtime_ns - 10**12
+            os.utime(old, ns=(stamp, stamp))
+        assert main(arguments_for(real_run, tmp_path / f"{number}.mp4")) == 0
+        names.append(max(own_folder.glob("*.h5"), key=lambda path: path.stat().st_mtime_ns))
+    assert names[0] == names[2] != names[1]
+    assert set(own_folder.glob("*.h5")) == {names[0], names[3]}
+
+
+def test_a_film_with_many_queries_goes_a_few_at_a_time(real_run, monkeypatch):
+    """The rows of one video are copied for every query of a batch."""
+    sizes = []
+    predict = localize.predict
+
+    def watched(model, examples, *, batch_size, k):
+        sizes.append(batch_size)
+        return predict(model, examples, batch_size=batch_size, k=k)
+
+    monkeypatch.setattr(localize, "predict", watched)
+    monkeypatch.setattr(localize, "ROWS_AT_ONCE", 7)
+    video = real_run / "videos" / "r0.mp4"
+    config = localize.Config(run=real_run / "run", video=video, query=("a", "b", "c"), device="cpu")
+    rows = TrainingStore(real_run / "store").num_rows("r0")
+    assert [answer.query for answer in localize.run(config).answers] == ["a", "b", "c"]
+    assert sizes == [7 // rows]
+    monkeypatch.setattr(localize, "ROWS_AT_ONCE", 1)
+    assert len(localize.run(config).answers) == 3
+    assert sizes[1] == 1
