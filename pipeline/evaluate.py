@@ -22,7 +22,7 @@ from excl.pipeline.config import STRICT, PositiveInt, identity
 from excl.pipeline.examples import load_examples
 from excl.pipeline.manifest import Manifest, sha256_file, single, write_json, write_text
 from excl.pipeline.store import Query, TrainingStore
-from excl.pipeline.train import TrainedRun, load_run, predict
+from excl.pipeline.trained import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
