@@ -5,6 +5,7 @@ The first process alone validates and writes; what it decides the others hear of
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ class Ranks:
         if self.world == 1:
             return model
         ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a value over all processes."""
@@ -109,6 +110,8 @@ def _process(rank: int, names: list[str], folder: Path, work: Callable[..., Any]
     dist.init_process_group(backend, init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=len(names))
     try:
         work(*arguments, Ranks(device, rank, len(names)))
+        gc.collect()  # of the wrapped model, whose threads must end before the group does
+        dist.barrier()
     except (ValueError, OSError) as error:
         kind = ValueError if isinstance(error, ValueError) else OSError
         (folder / kind.__name__).write_text(str(error), encoding="utf-8")

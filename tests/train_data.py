@@ -9,6 +9,7 @@ import numpy as np
 
 from excl.models.i3d.timemap import Continuous
 from excl.pipeline import pack, tokenise
+from excl.pipeline.config import parse_section
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.store import VideoFeatures, write_shard
 
@@ -53,12 +54,13 @@ def make_store(
     with Manifest.open(folder / "features", stage="extract", identity=recipe or RECIPE, code_version=1) as manifest:
         write_shard(folder / "features" / "all.h5", videos, recipe=recipe or RECIPE)
         manifest.add({"id": "shard/all.h5", "file": "all.h5", "videos": [v.video_id for v in videos]})
-    files = {split: (str(folder / f"{split}.jsonl"),) for split in rows}
-    tokenise.run(
-        tokenise.Config(
-            dataset="jsonl", glove=str(folder / "vectors.txt"), out=folder / "queries", tokeniser=tokeniser, **files
-        )
-    )
+    settings = {split: [str(folder / f"{split}.jsonl")] for split in rows} | {
+        "dataset": "jsonl",
+        "glove": str(folder / "vectors.txt"),
+        "out": str(folder / "queries"),
+        "tokeniser": tokeniser,
+    }
+    tokenise.run(parse_section(tokenise.Config, settings, where="settings"))
     return pack.run(pack.Config(features=folder / "features", queries=folder / "queries", out=folder / "store"))
 
 
