@@ -26,7 +26,7 @@ from excl.pipeline.trained import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "evaluate", 3
+STAGE, CODE_VERSION = "evaluate", 4
 COLUMNS = (*(f"R1@{threshold}" for threshold in THRESHOLDS), "mIoU")
 
 
@@ -80,7 +80,7 @@ def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str,
 
 
 def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
-    if trained.words != list(store.vocabulary.words):
+    if not trained.knows(store):
         raise ValueError(f"{store.path}: its vocabulary is not that of {trained.path}, so its token ids mean other words")
     if trained.recipe != store.recipe:
         raise ValueError(
@@ -98,7 +98,13 @@ def _predict_all(trained: TrainedRun, store: TrainingStore, queries: list[Query]
     first = {_query_id(query): index for index, query in reversed([*enumerate(queries)]) if query.video_id in store}
     if first:
         asked = [queries[index] for index in first.values()]
-        spans = dict(zip(first, predict(trained.model, load_examples(store, asked), batch_size=batch_size), strict=True))
+        spans = dict(
+            zip(
+                first,
+                predict(trained.model, load_examples(store, trained.asked(store, asked)), batch_size=batch_size),
+                strict=True,
+            )
+        )
         for index, query in enumerate(queries):
             predicted[index] = spans.get(_query_id(query), np.nan)
     return predicted
@@ -137,6 +143,8 @@ def _metrics(
         "random_weights": trained.recipe["weights"]["random"],
         "feature_recipe": trained.recipe,
         "best_epoch": trained.best,
+        "selected_on": trained.selected_on,
+        "stamp": trained.stamp,
         "model": _by_group(predicted[:, :2], truth, groups, ids),
         "model_where_covered": summary(predicted[covered, :2], truth[covered], ids[covered]) if covered.any() else None,
         "best_fixed_span": _baseline(store, queries, truth, groups, ids),
@@ -181,6 +189,8 @@ def table(folder: Path) -> str:
         lines += _table_lines(f"best fixed span ({a:.0%} to {b:.0%})", metrics["best_fixed_span"])
     if metrics["random_weights"]:
         lines.append("The features come from an I3D with RANDOM weights: the figures show that the chain works, no more.")
+    if metrics["stamp"]:
+        lines.append(metrics["stamp"])
     lines.append(f"metrics: {(folder / 'metrics.json').resolve()}")
     return "\n".join(lines)
 

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from excl.datasets.text import Vocabulary
 from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.checkpoints import read_checkpoint
 from excl.pipeline.examples import Batch, Example, collate
+from excl.pipeline.joint import with_ids
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.standing import BEST
+from excl.pipeline.store import Query, TrainingStore
 
 STAGE = "train"
 
@@ -31,6 +34,8 @@ class TrainedRun:
     recipe: dict[str, Any]
     about_queries: dict[str, Any]
     best: dict[str, Any]
+    stores: dict[str, str]
+    """The fingerprints of the training stores, by name."""
     selected_on: str
     """The split on which the epoch was chosen: "val", or "test" of a run that may be compared with its like alone."""
 
@@ -43,6 +48,15 @@ class TrainedRun:
             f"The epoch was chosen on the {self.selected_on.upper()} split (--select-on-test): figures on it are too good."
         )
 
+    def knows(self, store: TrainingStore) -> bool:
+        """Whether a store's words are those of the run, or it is one of the several stores that it was trained on."""
+        same = self.words == list(store.vocabulary.words)
+        return same or store.manifest.fingerprint() in self.stores.values()
+
+    def asked(self, store: TrainingStore, queries: Sequence[Query]) -> list[Query]:
+        """Queries of such a store with the run's token ids."""
+        return with_ids(queries, store.vocabulary, Vocabulary(tuple(self.words)))
+
 
 def load_run(path: Path, *, device: str) -> TrainedRun:
     """The best epoch of a finished run, in evaluation mode; ValueError if there is none."""
@@ -53,7 +67,7 @@ def load_run(path: Path, *, device: str) -> TrainedRun:
     model = ExCL(ExCLConfig(**about["config"]["model"]), vectors=vectors, feature_dim=len(weights["feature_mean"]))
     model.load_state_dict(weights)
     model.to(choose_device(device)).eval()
-    known = {name: about[name] for name in ("words", "recipe", "about_queries", "best", "selected_on")}
+    known = {name: about[name] for name in ("words", "recipe", "about_queries", "best", "stores", "selected_on")}
     return TrainedRun(path, model, **known)
 
 

@@ -199,7 +199,7 @@ def test_buckets_put_videos_of_like_length_together(store, trained, tmp_path):
     assert content(tmp_path / "run")["best.safetensors"] != content(trained)["best.safetensors"]
 
 
-def test_a_run_that_was_chosen_on_test_says_so_everywhere(store, trained, tmp_path, caplog):
+def test_a_run_that_was_chosen_on_test_says_so_everywhere(store, trained, tmp_path, caplog, capsys):
     run = tmp_path / "run"
     assert main(arguments(store, run, "--select-on-test")) == 0
     assert "the epoch is chosen on the TEST split" in caplog.text
@@ -209,6 +209,10 @@ def test_a_run_that_was_chosen_on_test_says_so_everywhere(store, trained, tmp_pa
     assert Manifest.read(run).header["identity"]["select_on_test"] is True
     assert load_run(run, device="cpu").stamp.startswith("The epoch was chosen on the TEST split")
     assert load_run(trained, device="cpu").stamp == ""
+    for one, said in ((run, True), (trained, False)):
+        flags = ["--run", str(one), "--store", str(store), "--out", str(tmp_path / f"e{said}"), "--device", "cpu"]
+        assert main(["evaluate", *flags]) == 0
+        assert ("The epoch was chosen on the TEST split" in capsys.readouterr().out) is said
     assert main(arguments(store, run)) == 2
     assert "identity.select_on_test: the folder has True, asked for is False" in caplog.text
 

@@ -209,3 +209,12 @@ def fails(ranks):
 def test_what_goes_wrong_in_a_process_is_said_in_one_line():
     with pytest.raises(ValueError, match="v00 is broken"):
         launch(training_devices("cpu,cpu"), fails)
+
+
+def test_a_joint_run_is_evaluated_on_each_of_its_stores(stores, joint, tmp_path):
+    last = json.loads((joint / "best.json").read_text())["best"]["metrics"]["sets"]
+    for name, store in zip(("jsonl", "jsonl-2"), stores, strict=True):
+        flags = ["--run", str(joint), "--store", str(store), "--split", "val", "--out", str(tmp_path / name)]
+        assert main(["evaluate", *flags, "--device", "cpu"]) == 0
+        found = json.loads((tmp_path / name / "metrics.json").read_text())["model"]["all"]
+        assert found["mIoU"] == pytest.approx(last[name]["mIoU"], abs=1e-3)
