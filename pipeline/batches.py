@@ -23,7 +23,7 @@ from torch.utils.data import Dataset, Sampler
 from excl.pipeline.examples import Example, collate, load_examples
 from excl.pipeline.store import TrainingStore
 
-__all__ = ["BucketedBatches", "QueryDataset", "collate"]
+__all__ = ["BucketedBatches", "QueryDataset", "ShuffledBatches", "collate"]
 
 BATCHES_IN_POOL = 50  # so many batches are sorted by length at a time: little padding, and still another mix every epoch
 
@@ -43,11 +43,8 @@ class QueryDataset(Dataset[Example]):
         return load_examples(self.store, [self.queries[index]])[0]
 
 
-class BucketedBatches(Sampler[list[int]]):
-    """Batches of indices in an order by chance, each of items of like length: every index once an epoch.
-
-    The indices are shuffled, sorted by length in pools of some batches, cut into batches, and these shuffled.
-    """
+class ShuffledBatches(Sampler[list[int]]):
+    """Batches of indices in an order by chance: every index once an epoch."""
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
         if batch_size < 1:
@@ -62,12 +59,28 @@ class BucketedBatches(Sampler[list[int]]):
         return math.ceil(len(self.lengths) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=self._generator()).tolist()
+        yield from self._cut(order)
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+
+    def _cut(self, order: list[int]) -> list[list[int]]:
+        return [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
+
+
+class BucketedBatches(ShuffledBatches):
+    """Batches of indices in an order by chance, each of items of like length: every index once an epoch.
+
+    The indices are shuffled, sorted by length in pools of some batches, cut into batches, and these shuffled.
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = self._generator()
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         pool = self.batch_size * BATCHES_IN_POOL
         batches = []
         for first in range(0, len(order), pool):
-            ranked = sorted(order[first : first + pool], key=self.lengths.__getitem__)
-            batches += [ranked[at : at + self.batch_size] for at in range(0, len(ranked), self.batch_size)]
+            batches += self._cut(sorted(order[first : first + pool], key=self.lengths.__getitem__))
         for index in torch.randperm(len(batches), generator=generator).tolist():
             yield batches[index]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -26,6 +26,16 @@ Fraction01 = Annotated[float, Field(ge=0, lt=1)]
 
 # What pydantic adds to the place of an error to say which kind of a setting of several kinds it was tried as.
 BRANCH = re.compile(r"(constrained-)?(int|float|str)|literal\[.*\]")
+
+
+def _one_or_more(given: Any) -> Any:
+    """A path as a tuple of one; of strings, as pydantic's reader of JSON wants them."""
+    given = [given] if isinstance(given, str | Path) else given
+    paths = isinstance(given, list | tuple) and all(isinstance(path, str | Path) for path in given)
+    return tuple(map(str, given)) if paths else given
+
+
+OneOrMorePaths = Annotated[tuple[Path, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
 
 C = TypeVar("C")
 WithoutPrefix = Annotated[C, tyro.conf.arg(name="")]  # flags of a nested configuration under their own names

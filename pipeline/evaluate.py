@@ -29,11 +29,11 @@ from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
 from excl.pipeline.predictions import TOP, match, read_predictions, require_own_qids, tell, write_predictions
 from excl.pipeline.query_blind import RULE, ask_others
 from excl.pipeline.store import Query, TrainingStore
-from excl.pipeline.train import TrainedRun, load_run, predict
+from excl.pipeline.trained import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "evaluate", 5
+STAGE, CODE_VERSION = "evaluate", 6
 METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
 
 
@@ -91,7 +91,7 @@ def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str,
     _require_same_kind(trained, store)
     queries = store.queries(config.split)
     require_own_qids(queries)
-    truth, asked = scoring.Truth.of(queries), _asked(store, queries)
+    truth, asked = scoring.Truth.of(queries), _asked(trained, store, queries)
     blind, num_own = ask_others(asked) if asked else ([], 0)
     label, misfits, outputs = variant_label(trained.model.config), None, [METRICS]
     if config.predictions is None:
@@ -119,7 +119,7 @@ def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str,
 
 
 def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
-    if trained.words != list(store.vocabulary.words):
+    if not trained.knows(store):
         raise ValueError(f"{store.path}: its vocabulary is not that of {trained.path}, so its token ids mean other words")
     if trained.recipe != store.recipe:
         raise ValueError(
@@ -128,7 +128,7 @@ def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
         )
 
 
-def _asked(store: TrainingStore, queries: list[Query]) -> list[Example]:
+def _asked(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -> list[Example]:
     """An example for every query whose video has features; one for all moments that are answers to the same.
 
     By rounding alone predictions could differ from batch to batch.
@@ -137,7 +137,7 @@ def _asked(store: TrainingStore, queries: list[Query]) -> list[Example]:
     for query in queries:
         if query.video_id in store:
             first.setdefault(query.key, query)
-    return load_examples(store, list(first.values()))
+    return load_examples(store, trained.asked(store, list(first.values())))
 
 
 def _predicted(trained: TrainedRun, queries: list[Query], asked: list[Example], *, batch_size: int) -> np.ndarray:
@@ -161,6 +161,8 @@ def _about(config: Config, trained: TrainedRun, store: TrainingStore) -> dict[st
         "random_weights": trained.recipe["weights"]["random"],
         "feature_recipe": trained.recipe,
         "best_epoch": trained.best,
+        "selected_on": trained.selected_on,
+        "stamp": trained.stamp,
     }
 
 
@@ -180,5 +182,7 @@ def table(folder: Path, *, strict: bool = False) -> str:
     ]
     if metrics["random_weights"]:
         lines.append("The features come from an I3D with RANDOM weights: the figures show that the chain works, no more.")
+    if metrics["stamp"]:
+        lines.append(metrics["stamp"])
     lines.append(f"metrics: {(folder / METRICS).resolve()}")
     return "\n".join(lines)

@@ -38,6 +38,21 @@ class Batch:
     num_tokens: Tensor
     targets: Targets
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device, but for the lengths, which packing wants on the CPU."""
+        return Batch(
+            self.features.to(device, non_blocking=True),
+            self.num_rows,
+            self.token_ids.to(device, non_blocking=True),
+            self.num_tokens,
+            self.targets.to(device),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same in pinned memory, which DataLoader asks for by this name."""
+        targets = Targets(**{name: value.pin_memory() for name, value in vars(self.targets).items()})
+        return Batch(self.features.pin_memory(), self.num_rows, self.token_ids.pin_memory(), self.num_tokens, targets)
+
 
 def load_examples(store: FeatureStore, queries: Sequence[Query]) -> list[Example]:
     """An example for every query whose video has features, in order. A video's rows are read once and shared."""
@@ -87,7 +102,7 @@ def _targets(examples: Sequence[Example], longest: int) -> Targets:
 def normalisation(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every feature, float32 [F], over the rows of the examples' videos, each video once."""
     total, squares, rows = torch.tensor(0.0), torch.tensor(0.0), 0
-    for features in {example.query.video_id: example.features for example in examples}.values():
+    for features in {id(example.features): example.features for example in examples}.values():
         values = features.double()  # [n, F]
         total, squares, rows = total + values.sum(0), squares + values.square().sum(0), rows + len(values)
     mean = total / rows

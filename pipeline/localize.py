@@ -32,7 +32,7 @@ from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
 from excl.pipeline.reading import Reading, num_cores
 from excl.pipeline.shards import MAX_THREADS
 from excl.pipeline.store import Query, VideoFeatures
-from excl.pipeline.train import TrainedRun, load_run, predict
+from excl.pipeline.trained import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ OF_VARIANTS = ("variant", "loss", "video_encoder", "predictor", "text_encoder")
 class Training(train.Config):
     """The settings that all trainings share: those of `excl train`."""
 
-    store: Annotated[Path, tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="store-of-run")] = Path()
+    store: Annotated[tuple[Path, ...], tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="store-of-run")] = ()
     """Given by the sweep."""
     out: Annotated[Path, tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="out-of-run")] = Path()
     """Given by the sweep."""
@@ -55,7 +55,7 @@ class Training(train.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.store, self.out, self.seed) != (Path(), Path(), 0):
+        if (self.store, self.out, self.seed) != ((), Path(), 0):
             raise ValueError("training: store, out and seed are those of the sweep: give stores, out and seeds")
         changed = [name for name in OF_VARIANTS if getattr(self.model, name) != getattr(ExCLConfig(), name)]
         if changed:
@@ -140,7 +140,7 @@ def _jobs(config: Config, store: TrainingStore) -> list[Job]:
         for variant in variants:
             folder = config.out / name / variant / f"seed-{seed}"
             model = variant_config(variant, like=config.training.model)
-            own = {"store": store.path, "out": folder / "run", "seed": seed, "model": model}
+            own = {"store": (store.path,), "out": folder / "run", "seed": seed, "model": model}
             training = train.Config(**{**shared, **own})
             evaluation = evaluate.Config(
                 run=folder / "run", store=store.path, out=folder / MADE, split=config.split, device=training.device

@@ -17,6 +17,7 @@ from excl.models.excl import PAPER_BASELINES, THRESHOLDS, paper_r1
 from excl.pipeline import evaluate, train
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.scoring import INTERVAL
+from excl.pipeline.validation import SELECT_BY
 
 MADE = "evaluation"
 R1 = {threshold: f"R1@{threshold}" for threshold in THRESHOLDS}
@@ -75,7 +76,7 @@ def _about(found: list[dict[str, Any]]) -> dict[str, Any]:
     made_of = one["trained_on"]["splits"].get("test" if on_test else "val", "")
     return {
         **{name: one[name] for name in names},
-        "selection": f"best epoch by {', then '.join(train.SELECT_BY)} on the {split} ({made_of})",
+        "selection": f"best epoch by {', then '.join(SELECT_BY)} on the {split} ({made_of})",
         "training": {**training, "model": model},
         "query_blind_rule": one["query_blind"]["rule"],
     }

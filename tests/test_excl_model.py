@@ -14,8 +14,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from excl.models.excl import VARIANTS, ExCL, ExCLConfig, span_cross_entropy, variant_config, variant_label, variant_name
+from excl.models.excl import (
+    VARIANTS,
+    ExCL,
+    ExCLConfig,
+    layers,
+    span_cross_entropy,
+    variant_config,
+    variant_label,
+    variant_name,
+)
 from excl.models.excl.config import PredictorName, TextEncoderName, VideoEncoderName
 from excl.models.excl.encoders import IdentityVideo
 from excl.models.excl.predictors import ConditionedPredictor
@@ -300,18 +310,37 @@ def test_dropout_acts_at_each_of_its_places_once(name, place):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_half_of_what_lstms_read_is_dropped(name):
+def test_half_of_what_lstms_read_is_dropped(name, monkeypatch):
     config = dataclasses.replace(SMALL, variant=name, text_hidden=100)  # h^T is dropped once, and read at every row
     model, batch = small_model(config).train(), random_batch([400], [400])
     shares = []
-
-    def look(_, inputs):
-        shares.append((inputs[0].data == 0).float().mean().item())
-
     lstms = [module for module in model.modules() if isinstance(module, nn.LSTM)]
     assert all(lstm.dropout == 0 for lstm in lstms)  # which would do nothing with one layer
-    for lstm in lstms:
-        lstm.register_forward_pre_hook(look)
+    original = layers._run_reversed
+
+    def look(lstm, inputs, lengths):
+        shares.append((inputs == 0).float().mean().item())
+        return original(lstm, inputs, lengths)
+
+    monkeypatch.setattr(layers, "_run_reversed", look)
     model(*batch)
     assert len(shares) == len(lstms)
     assert all(0.4 < share < 0.65 for share in shares), shares
+
+
+def test_running_reversed_is_running_packed():
+    """Values and gradients, also of a single step."""
+    torch.manual_seed(0)
+    lstm, lengths = layers.bilstm(6, 5).double(), torch.tensor([4, 1, 7])
+    found = []
+    for reverse in (False, True):
+        inputs = torch.randn(3, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        if reverse:
+            outputs, final = layers._run_reversed(lstm, inputs, lengths)
+        else:
+            packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+            packed_outputs, (last, _) = lstm(packed)
+            outputs, final = pad_packed_sequence(packed_outputs, batch_first=True)[0], torch.cat([last[0], last[1]], 1)
+        loss = outputs.square().sum() + final.sin().sum()
+        found.append([outputs, final, *torch.autograd.grad(loss, [inputs, *lstm.parameters()])])
+    torch.testing.assert_close(found[0], found[1])

@@ -126,13 +126,13 @@ def test_other_settings_in_the_same_folder_are_refused(store, swept, caplog):
 
 KILLED = """
 import sys
-from excl.pipeline import train
+from excl.pipeline import train, training
 from excl.workflows.cli import main
-original = train.span_loss
+original = training.span_loss
 def counted(*arguments):
     print("step", flush=True)
     return original(*arguments)
-train.span_loss = counted
+training.span_loss = counted
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -27,7 +27,7 @@ def packed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(packed):
     """A run that has learnt something but not all, and its evaluation."""
-    assert main(train_arguments(packed, packed / "run", "--epochs", "2", "--model.variant", "clf-1-a")) == 0
+    assert main(train_arguments(packed, packed / "run", "--epochs", "8", "--model.variant", "clf-1-a")) == 0
     assert main([*evaluate_arguments(packed), "--out", str(packed / "e")]) == 0
     return packed / "e"
 
@@ -348,7 +348,7 @@ def test_where_nothing_has_features_all_are_misses(packed, monkeypatch):
     store = TrainingStore(packed / "store")
     queries = [q for q in store.queries("test") if q.video_id not in store]
     trained = SimpleNamespace(model=None)
-    assert evaluate._asked(store, queries) == []
+    assert evaluate._asked(SimpleNamespace(asked=lambda _, asked: asked), store, queries) == []
     windows = evaluate._predicted(trained, queries, [], batch_size=4)
     assert windows.shape == (2, 5, 3)
     assert np.isnan(windows).all()

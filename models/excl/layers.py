@@ -22,11 +22,39 @@ def run_packed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, 
     Neither direction ever sees padding, because the sequences are packed. The final states are those of the forward
     direction after the last valid step and of the backward direction after the first step. `inputs` is [B, T, D];
     `lengths` is int64 [B] on the CPU, each in 1..T.
+
+    torch's CPU code takes packed sequences step by step, padded ones all at once (bench/train.py), so there the backward
+    direction gets every sequence reversed within its own length instead, which keeps padding behind it.
     """
+    if inputs.device.type == "cpu":
+        return _run_reversed(lstm, inputs, lengths)
     packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
     packed_outputs, (final, _) = lstm(packed)
     outputs, _ = pad_packed_sequence(packed_outputs, batch_first=True, total_length=inputs.shape[1])
     return outputs, torch.cat([final[0], final[1]], dim=1)  # [2, B, H] -> [B, 2H]
+
+
+def _run_reversed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what run_packed does, of a BiLSTM of one layer, without packing."""
+    weights = [getattr(lstm, name) for name in lstm._all_weights[0]]
+    own = [getattr(lstm, name) for name in lstm._all_weights[1]]
+    steps = torch.arange(inputs.shape[1])  # [T]
+    valid = steps < lengths[:, None]  # [B, T]
+    mirrored = torch.where(valid, lengths[:, None] - 1 - steps, steps)[..., None]  # [B, T, 1]
+
+    def flip(values: Tensor) -> Tensor:
+        return values.gather(1, mirrored.expand(-1, -1, values.shape[2]))
+
+    forward = _one_direction(lstm, inputs, weights)  # [B, T, H]
+    backward = flip(_one_direction(lstm, flip(inputs), own))
+    last = (lengths - 1)[:, None, None].expand(-1, 1, lstm.hidden_size)
+    final = torch.cat([forward.gather(1, last)[:, 0], backward[:, 0]], dim=1)  # [B, 2H]
+    return torch.cat([forward, backward], dim=2).masked_fill(~valid[..., None], 0.0), final
+
+
+def _one_direction(lstm: nn.LSTM, inputs: Tensor, weights: list[Tensor]) -> Tensor:
+    zeros = inputs.new_zeros(1, len(inputs), lstm.hidden_size)
+    return torch.lstm(inputs, (zeros, zeros), weights, True, 1, 0.0, lstm.training, False, True)[0]
 
 
 def valid_steps(lengths: Tensor, inputs: Tensor) -> Tensor:
