@@ -31,7 +31,7 @@ class TextEncoder(nn.Module):
         return self.output_dropout(self.encode(words, lengths))
 
     def encode(self, words: Tensor, lengths: Tensor) -> Tensor:
-        """Return [B, 2H] for words [B, L, D]."""
+        """Return [B, 2H] for words [B, L, D]; each kind of text encoder has its own."""
         raise NotImplementedError
 
 
