@@ -344,3 +344,13 @@ def test_running_reversed_is_running_packed():
         loss = outputs.square().sum() + final.sin().sum()
         found.append([outputs, final, *torch.autograd.grad(loss, [inputs, *lstm.parameters()])])
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_mirrored_sequence_has_the_gradients_of_one_that_was_gathered():
+    lengths, values = torch.tensor([4, 1, 7]), torch.arange(63.0).view(3, 7, 3).requires_grad_()
+    assert layers.mirror(values, lengths)[0, :, 0].tolist() == [9, 6, 3, 0, 12, 15, 18]
+    steps = torch.tensor([[3, 2, 1, 0, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]])
+    weights, found = torch.rand(3, 7, 3), []
+    for mirrored in (layers.mirror(values, lengths), values.gather(1, steps[..., None].expand(-1, -1, 3))):
+        found.append([mirrored, *torch.autograd.grad((mirrored * weights).sum(), values)])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
