@@ -354,3 +354,16 @@ def test_a_mirrored_sequence_has_the_gradients_of_one_that_was_gathered():
     for mirrored in (layers.mirror(values, lengths), values.gather(1, steps[..., None].expand(-1, -1, 3))):
         found.append([mirrored, *torch.autograd.grad((mirrored * weights).sum(), values)])
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_a_layer_of_joint_parts_is_that_of_their_concatenation():
+    torch.manual_seed(0)
+    layer = nn.Linear(9, 2).double()
+    rows, video, text = (torch.randn(2, t, size, dtype=torch.float64) for t, size in ((5, 2), (5, 3), (1, 4)))
+    found = []
+    for outputs in (
+        layers.linear_of_joint(layer, rows, video, text),
+        layer(torch.cat([rows, video, text.expand(-1, 5, -1)], 2)),
+    ):
+        found.append([outputs, *torch.autograd.grad(outputs.square().sum(), layer.parameters())])
+    torch.testing.assert_close(found[0], found[1])

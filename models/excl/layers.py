@@ -79,6 +79,16 @@ class _Permute(torch.autograd.Function):
         return gradient.flatten(0, 1).index_select(0, order).view(gradient.shape), None
 
 
+def linear_of_joint(layer: nn.Linear, *parts: Tensor) -> Tensor:
+    """Return layer([part ; part ; ...]), [B, T, out], of parts [B, T, size], without putting them together.
+
+    A part may be [B, 1, size], the same for all steps: it is then multiplied once instead of T times.
+    """
+    weights = layer.weight.split([part.shape[2] for part in parts], dim=1)
+    products = [F.linear(part, weight) for part, weight in zip(parts, weights, strict=True)]
+    return sum(products, start=layer.bias)
+
+
 def valid_steps(lengths: Tensor, inputs: Tensor) -> Tensor:
     """Return bool [B, T], True at the first `lengths` (int64 [B]) steps of `inputs` [B, T, ...], on its device."""
     steps = torch.arange(inputs.shape[1], device=inputs.device)
