@@ -163,7 +163,7 @@ def test_a_padded_batch_gives_what_its_items_give(config, lengths, extra_rows, e
 
 @every_combination
 def test_padding_leaks_neither_values_nor_gradients(config):
-    model = small_model(config).train()
+    model = small_model(dataclasses.replace(config, dropout=0.1)).train()  # so little that nothing is dropped as a whole
     features, num_rows, token_ids, num_tokens = random_batch([5, 2], [3, 1])
     torch.manual_seed(1)
     clean = model(features, num_rows, token_ids, num_tokens)
@@ -367,3 +367,23 @@ def test_a_layer_of_joint_parts_is_that_of_their_concatenation():
     ):
         found.append([outputs, *torch.autograd.grad(outputs.square().sum(), layer.parameters())])
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
+def test_dropout_leaves_its_share_and_scales_it(p):
+    dropout, inputs = layers.Dropout(p), torch.ones(400, 500, requires_grad=True)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        found.append(dropout(inputs))
+    torch.set_num_threads(1)
+    assert torch.equal(*found), "what is dropped is a matter of the seed alone"
+    kept = found[0] != 0
+    deviations = (kept.double().mean() - (1 - p)).abs() / math.sqrt(max(p * (1 - p), 1e-9) / kept.numel())
+    assert deviations < 4
+    assert torch.equal(found[0], kept * torch.tensor(1 / (1 - p)))
+    assert torch.equal(torch.autograd.grad(found[0].sum(), inputs)[0], found[0]), "gradients take the same way"
+    assert dropout.eval()(inputs) is inputs
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert dropout.train()(inputs.bfloat16()).dtype == torch.bfloat16

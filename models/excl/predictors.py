@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from excl.models.excl.config import ExCLConfig, PredictorName
-from excl.models.excl.layers import SelfAttention, bilstm, linear_of_joint, run_packed
+from excl.models.excl.layers import Dropout, SelfAttention, bilstm, linear_of_joint, run_packed
 
 
 class _ScoreMLP(nn.Sequential):
@@ -63,7 +63,7 @@ class TiedPredictor(nn.Module):
     def __init__(self, video_dim: int, text_dim: int, config: ExCLConfig) -> None:
         super().__init__()
         self.lstm = bilstm(video_dim + text_dim, config.predictor_hidden)
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
         joint_dim = 2 * config.predictor_hidden + video_dim + text_dim
         self.start_mlp = _ScoreMLP(joint_dim, config.mlp_hidden)
         self.end_mlp = _ScoreMLP(joint_dim, config.mlp_hidden)
@@ -90,8 +90,8 @@ class ConditionedPredictor(nn.Module):
         super().__init__()
         self.start_lstm = bilstm(video_dim + text_dim, config.predictor_hidden)
         self.end_lstm = bilstm(2 * config.predictor_hidden, config.predictor_hidden)
-        self.start_dropout = nn.Dropout(config.dropout)
-        self.end_dropout = nn.Dropout(config.dropout)
+        self.start_dropout = Dropout(config.dropout)
+        self.end_dropout = Dropout(config.dropout)
         joint_dim = 2 * config.predictor_hidden + video_dim + text_dim
         self.start_linear = nn.Linear(joint_dim, 1)
         self.end_linear = nn.Linear(joint_dim, 1)
@@ -112,7 +112,7 @@ class AttentionPredictor(nn.Module):
         super().__init__()
         size = 2 * config.predictor_hidden
         self.attention = SelfAttention(video_dim + text_dim, size, heads=config.heads, dropout=config.dropout)
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
         self.start_mlp = _ScoreMLP(size + video_dim + text_dim, config.mlp_hidden)
         self.end_mlp = _ScoreMLP(size + video_dim + text_dim, config.mlp_hidden)
 
