@@ -89,7 +89,7 @@ class Bench:
         vectors = torch.randn(WORDS, WORD_SIZE)
         self.model = ExCL(config, vectors=vectors, feature_dim=SIZE).to(self.device)
         self.stack = Stack(config).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=self.device.type == "cpu" or None)
         self.batches = Batches(examples, batch_size=BATCH, seed=0, buckets=settings.buckets, workers=settings.workers,
                                ranks=Ranks(self.device))  # fmt: skip
         held = [share.batch.to(self.device) for share in self.batches.epoch(0, skip=0)]
