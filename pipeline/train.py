@@ -43,7 +43,7 @@ __all__ = ["Config", "TrainedRun", "load_run", "predict", "run"]
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "train", 5
+STAGE, CODE_VERSION = "train", 6
 
 
 @dataclass(frozen=True, config=STRICT)

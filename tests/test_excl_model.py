@@ -163,7 +163,7 @@ def test_a_padded_batch_gives_what_its_items_give(config, lengths, extra_rows, e
 
 @every_combination
 def test_padding_leaks_neither_values_nor_gradients(config):
-    model = small_model(config).train()
+    model = small_model(dataclasses.replace(config, dropout=0.1)).train()  # so little that nothing is dropped as a whole
     features, num_rows, token_ids, num_tokens = random_batch([5, 2], [3, 1])
     torch.manual_seed(1)
     clean = model(features, num_rows, token_ids, num_tokens)
@@ -344,3 +344,46 @@ def test_running_reversed_is_running_packed():
         loss = outputs.square().sum() + final.sin().sum()
         found.append([outputs, final, *torch.autograd.grad(loss, [inputs, *lstm.parameters()])])
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_mirrored_sequence_has_the_gradients_of_one_that_was_gathered():
+    lengths, values = torch.tensor([4, 1, 7]), torch.arange(63.0).view(3, 7, 3).requires_grad_()
+    assert layers.mirror(values, lengths)[0, :, 0].tolist() == [9, 6, 3, 0, 12, 15, 18]
+    steps = torch.tensor([[3, 2, 1, 0, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]])
+    weights, found = torch.rand(3, 7, 3), []
+    for mirrored in (layers.mirror(values, lengths), values.gather(1, steps[..., None].expand(-1, -1, 3))):
+        found.append([mirrored, *torch.autograd.grad((mirrored * weights).sum(), values)])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_a_layer_of_joint_parts_is_that_of_their_concatenation():
+    torch.manual_seed(0)
+    layer = nn.Linear(9, 2).double()
+    rows, video, text = (torch.randn(2, t, size, dtype=torch.float64) for t, size in ((5, 2), (5, 3), (1, 4)))
+    found = []
+    for outputs in (
+        layers.linear_of_joint(layer, rows, video, text),
+        layer(torch.cat([rows, video, text.expand(-1, 5, -1)], 2)),
+    ):
+        found.append([outputs, *torch.autograd.grad(outputs.square().sum(), layer.parameters())])
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
+def test_dropout_leaves_its_share_and_scales_it(p):
+    dropout, inputs = layers.Dropout(p), torch.ones(400, 500, requires_grad=True)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        found.append(dropout(inputs))
+    torch.set_num_threads(1)
+    assert torch.equal(*found), "what is dropped is a matter of the seed alone"
+    kept = found[0] != 0
+    deviations = (kept.double().mean() - (1 - p)).abs() / math.sqrt(max(p * (1 - p), 1e-9) / kept.numel())
+    assert deviations < 4
+    assert torch.equal(found[0], kept * torch.tensor(1 / (1 - p)))
+    assert torch.equal(torch.autograd.grad(found[0].sum(), inputs)[0], found[0]), "gradients take the same way"
+    assert dropout.eval()(inputs) is inputs
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert dropout.train()(inputs.bfloat16()).dtype == torch.bfloat16

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from excl.models.excl.config import ExCLConfig, TextEncoderName, VideoEncoderName
-from excl.models.excl.layers import SelfAttention, bilstm, run_packed, valid_steps
+from excl.models.excl.layers import Dropout, SelfAttention, bilstm, run_packed, valid_steps
 
 
 class TextEncoder(nn.Module):
@@ -21,8 +21,8 @@ class TextEncoder(nn.Module):
         weights = vectors.detach().to(torch.float32, copy=True)
         weights[0] = 0.0
         self.embedding = nn.Embedding.from_pretrained(weights, freeze=not config.train_vectors, padding_idx=0)
-        self.input_dropout = nn.Dropout(config.dropout)
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
         self.output_dim = 2 * config.text_hidden
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class IdentityVideo(VideoEncoder):
 
     def __init__(self, feature_dim: int, config: ExCLConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(0.0 if config.parts.predictor == "mlp" else config.dropout)
+        self.dropout = Dropout(0.0 if config.parts.predictor == "mlp" else config.dropout)
         self.output_dim = feature_dim
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002  (rows stay where they are)
@@ -107,9 +107,9 @@ class LSTMVideo(VideoEncoder):
 
     def __init__(self, feature_dim: int, config: ExCLConfig) -> None:
         super().__init__()
-        self.input_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.dropout)
         self.lstm = bilstm(feature_dim, config.video_hidden)
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
         self.output_dim = 2 * config.video_hidden
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -123,10 +123,10 @@ class ConvVideo(VideoEncoder):
     def __init__(self, feature_dim: int, config: ExCLConfig) -> None:
         super().__init__()
         self.output_dim = 2 * config.video_hidden
-        self.input_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.dropout)
         self.first = nn.Conv1d(feature_dim, self.output_dim, config.conv_rows, padding="same")
         self.second = nn.Conv1d(self.output_dim, self.output_dim, config.conv_rows, padding="same")
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         valid = valid_steps(lengths, features)[:, None]  # [B, 1, T]
@@ -142,9 +142,9 @@ class AttentionVideo(VideoEncoder):
     def __init__(self, feature_dim: int, config: ExCLConfig) -> None:
         super().__init__()
         self.output_dim = 2 * config.video_hidden
-        self.input_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.dropout)
         self.attention = SelfAttention(feature_dim, self.output_dim, heads=config.heads, dropout=config.dropout)
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         return self.output_dropout(self.attention(self.input_dropout(features), lengths))

@@ -1,9 +1,10 @@
-"""What the encoders and predictors of ExCL are built of: packed BiLSTMs and self-attention that never see padding.
+"""What the encoders and predictors of ExCL are built of: BiLSTMs and self-attention that never see padding, dropout.
 
 Letters in shapes: B items of a batch, T steps (padded), D size of a step, H hidden size of an LSTM in one direction.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,21 +41,65 @@ def _run_reversed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tenso
     own = [getattr(lstm, name) for name in lstm._all_weights[1]]
     steps = torch.arange(inputs.shape[1])  # [T]
     valid = steps < lengths[:, None]  # [B, T]
-    mirrored = torch.where(valid, lengths[:, None] - 1 - steps, steps)[..., None]  # [B, T, 1]
-
-    def flip(values: Tensor) -> Tensor:
-        return values.gather(1, mirrored.expand(-1, -1, values.shape[2]))
-
     forward = _one_direction(lstm, inputs, weights)  # [B, T, H]
-    backward = flip(_one_direction(lstm, flip(inputs), own))
+    backward = mirror(_one_direction(lstm, mirror(inputs, lengths), own), lengths)
     last = (lengths - 1)[:, None, None].expand(-1, 1, lstm.hidden_size)
     final = torch.cat([forward.gather(1, last)[:, 0], backward[:, 0]], dim=1)  # [B, 2H]
-    return torch.cat([forward, backward], dim=2).masked_fill(~valid[..., None], 0.0), final
+    return torch.cat([forward, backward], dim=2).masked_fill_(~valid[..., None], 0.0), final
 
 
 def _one_direction(lstm: nn.LSTM, inputs: Tensor, weights: list[Tensor]) -> Tensor:
     zeros = inputs.new_zeros(1, len(inputs), lstm.hidden_size)
     return torch.lstm(inputs, (zeros, zeros), weights, True, 1, 0.0, lstm.training, False, True)[0]
+
+
+def mirror(values: Tensor, lengths: Tensor) -> Tensor:
+    """Return `values` [B, T, D], on a CPU, the first `lengths` (int64 [B]) steps in reverse, the others where they are."""
+    steps = torch.arange(values.shape[1])  # [T]
+    sources = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)  # [B, T]
+    firsts = torch.arange(len(values))[:, None] * values.shape[1]  # [B, 1]
+    mirrored: Tensor = _Permute.apply(values, (firsts + sources).flatten())
+    return mirrored
+
+
+class _Permute(torch.autograd.Function):
+    """values [B, T, D] with step i of all B T copied from step order[i], where `order`, int64 [B T], is its own inverse.
+
+    So gradients take the same way. Autograd, which cannot know that, would add them up one number at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return values.flatten(0, 1).index_select(0, order).view(values.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return gradient.flatten(0, 1).index_select(0, order).view(gradient.shape), None
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout. On a CPU it compares uniform numbers, which torch draws four times as fast as bits where it has no MKL's.
+
+    That is so on AMD processors. What is dropped depends on torch's seed alone, not on the number of threads.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.device.type != "cpu" or not self.training or self.p == 0:
+            return super().forward(inputs)
+        kept = torch.rand(inputs.shape) >= self.p
+        return inputs * kept.to(inputs.dtype).div_(1 - self.p)
+
+
+def linear_of_joint(layer: nn.Linear, *parts: Tensor) -> Tensor:
+    """Return layer([part ; part ; ...]), [B, T, out], of parts [B, T, size], without putting them together.
+
+    A part may be [B, 1, size], the same for all steps: it is then multiplied once instead of T times.
+    """
+    weights = layer.weight.split([part.shape[2] for part in parts], dim=1)
+    products = [F.linear(part, weight) for part, weight in zip(parts, weights, strict=True)]
+    return sum(products, start=layer.bias)
 
 
 def valid_steps(lengths: Tensor, inputs: Tensor) -> Tensor:
@@ -90,7 +135,7 @@ class SelfAttention(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Return [B, T, size] for inputs [B, T, input_dim] whose first `lengths` (int64 [B]) steps count."""

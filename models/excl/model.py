@@ -69,9 +69,9 @@ class ExCL(nn.Module):
             raise ValueError(f"feature rows have {features.shape[2]} values; this model takes {len(self.feature_mean)}")
         row_lengths = _checked_lengths(num_rows, features.shape[1], what="video", of="feature rows")
         token_lengths = _checked_lengths(num_tokens, token_ids.shape[1], what="query", of="tokens")
-        features = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_std
+        features = (features.to(self.feature_mean.dtype) - self.feature_mean).div_(self.feature_std)
         padding = ~valid_steps(num_rows, features)  # [B, T]
-        features = features.masked_fill(padding[..., None], 0.0)  # 0 times NaN would be NaN in the weights' gradients
+        features = features.masked_fill_(padding[..., None], 0.0)  # 0 times NaN would be NaN in the weights' gradients
         text = self.text_encoder(token_ids, token_lengths)  # [B, 2 * text_hidden]
         video = self.video_encoder(features, row_lengths)  # [B, T, 2 * video_hidden], or [B, T, F] unencoded
         start_logits, end_logits = self.predictor(video, text, row_lengths)

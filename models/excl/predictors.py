@@ -11,17 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from excl.models.excl.config import ExCLConfig, PredictorName
-from excl.models.excl.layers import SelfAttention, bilstm, run_packed
+from excl.models.excl.layers import Dropout, SelfAttention, bilstm, linear_of_joint, run_packed
 
 
-def _score_mlp(input_dim: int, hidden: int) -> nn.Sequential:
-    """Return the MLP of equations 9, 10, 12 and 13: one hidden layer of tanh units, one score."""
-    return nn.Sequential(nn.Linear(input_dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+class _ScoreMLP(nn.Sequential):
+    """The MLP of equations 9, 10, 12 and 13: one hidden layer of tanh units, one score."""
+
+    def __init__(self, input_dim: int, hidden: int) -> None:
+        super().__init__(nn.Linear(input_dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Return scores [B, T] of [part ; part ; ...]; parts are [B, T, size], or [B, 1, size] if the same for all rows."""
+        first, tanh, last = self
+        assert isinstance(first, nn.Linear)
+        scores: Tensor = last(tanh(linear_of_joint(first, *parts)))  # [B, T, 1]
+        return scores.squeeze(2)
 
 
 def _join(video: Tensor, text: Tensor) -> Tensor:
-    """Return [h^V_t ; h^T] for every row, [B, T, V + S]."""
-    return torch.cat([video, text[:, None].expand(-1, video.shape[1], -1)], dim=2)
+    """Return [h^V_t ; h^T] for every row, [B, T, V + S], of h^V_t [B, T, V] and h^T [B, 1, S]."""
+    return torch.cat([video, text.expand(-1, video.shape[1], -1)], dim=2)
 
 
 class MLPPredictor(nn.Module):
@@ -33,12 +42,12 @@ class MLPPredictor(nn.Module):
 
     def __init__(self, video_dim: int, text_dim: int, config: ExCLConfig) -> None:
         super().__init__()
-        self.start_mlp = _score_mlp(video_dim + text_dim, config.mlp_hidden)
-        self.end_mlp = _score_mlp(video_dim + text_dim, config.mlp_hidden)
+        self.start_mlp = _ScoreMLP(video_dim + text_dim, config.mlp_hidden)
+        self.end_mlp = _ScoreMLP(video_dim + text_dim, config.mlp_hidden)
 
     def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002  (no neighbours)
-        inputs = _join(video, text)  # [B, T, V + S]
-        return self.start_mlp(inputs).squeeze(2), self.end_mlp(inputs).squeeze(2)  # [B, T, 1] -> [B, T]
+        text = text[:, None]  # [B, 1, S]
+        return self.start_mlp(video, text), self.end_mlp(video, text)
 
 
 class TiedPredictor(nn.Module):
@@ -54,16 +63,16 @@ class TiedPredictor(nn.Module):
     def __init__(self, video_dim: int, text_dim: int, config: ExCLConfig) -> None:
         super().__init__()
         self.lstm = bilstm(video_dim + text_dim, config.predictor_hidden)
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
         joint_dim = 2 * config.predictor_hidden + video_dim + text_dim
-        self.start_mlp = _score_mlp(joint_dim, config.mlp_hidden)
-        self.end_mlp = _score_mlp(joint_dim, config.mlp_hidden)
+        self.start_mlp = _ScoreMLP(joint_dim, config.mlp_hidden)
+        self.end_mlp = _ScoreMLP(joint_dim, config.mlp_hidden)
 
     def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = _join(video, text)  # [B, T, V + S]
-        outputs, _ = run_packed(self.lstm, inputs, lengths)  # [B, T, P]
-        joint = torch.cat([self.output_dropout(outputs), inputs], dim=2)  # [B, T, P + V + S]
-        return self.start_mlp(joint).squeeze(2), self.end_mlp(joint).squeeze(2)  # [B, T, 1] -> [B, T]
+        text = text[:, None]  # [B, 1, S]
+        outputs, _ = run_packed(self.lstm, _join(video, text), lengths)  # [B, T, P]
+        joint = self.output_dropout(outputs), video, text
+        return self.start_mlp(*joint), self.end_mlp(*joint)
 
 
 class ConditionedPredictor(nn.Module):
@@ -81,18 +90,18 @@ class ConditionedPredictor(nn.Module):
         super().__init__()
         self.start_lstm = bilstm(video_dim + text_dim, config.predictor_hidden)
         self.end_lstm = bilstm(2 * config.predictor_hidden, config.predictor_hidden)
-        self.start_dropout = nn.Dropout(config.dropout)
-        self.end_dropout = nn.Dropout(config.dropout)
+        self.start_dropout = Dropout(config.dropout)
+        self.end_dropout = Dropout(config.dropout)
         joint_dim = 2 * config.predictor_hidden + video_dim + text_dim
         self.start_linear = nn.Linear(joint_dim, 1)
         self.end_linear = nn.Linear(joint_dim, 1)
 
     def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = _join(video, text)  # [B, T, V + S]
-        start = self.start_dropout(run_packed(self.start_lstm, inputs, lengths)[0])  # [B, T, P]
+        text = text[:, None]  # [B, 1, S]
+        start = self.start_dropout(run_packed(self.start_lstm, _join(video, text), lengths)[0])  # [B, T, P]
         end = self.end_dropout(run_packed(self.end_lstm, start, lengths)[0])  # [B, T, P]
-        start_scores = self.start_linear(torch.cat([start, inputs], dim=2))  # [B, T, P + V + S] -> [B, T, 1]
-        end_scores = self.end_linear(torch.cat([end, inputs], dim=2))
+        start_scores = linear_of_joint(self.start_linear, start, video, text)  # [B, T, 1]
+        end_scores = linear_of_joint(self.end_linear, end, video, text)
         return start_scores.squeeze(2), end_scores.squeeze(2)
 
 
@@ -103,15 +112,14 @@ class AttentionPredictor(nn.Module):
         super().__init__()
         size = 2 * config.predictor_hidden
         self.attention = SelfAttention(video_dim + text_dim, size, heads=config.heads, dropout=config.dropout)
-        self.output_dropout = nn.Dropout(config.dropout)
-        self.start_mlp = _score_mlp(size + video_dim + text_dim, config.mlp_hidden)
-        self.end_mlp = _score_mlp(size + video_dim + text_dim, config.mlp_hidden)
+        self.output_dropout = Dropout(config.dropout)
+        self.start_mlp = _ScoreMLP(size + video_dim + text_dim, config.mlp_hidden)
+        self.end_mlp = _ScoreMLP(size + video_dim + text_dim, config.mlp_hidden)
 
     def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = _join(video, text)  # [B, T, V + S]
-        attended = self.output_dropout(self.attention(inputs, lengths))  # [B, T, P]
-        joint = torch.cat([attended, inputs], dim=2)  # [B, T, P + V + S]
-        return self.start_mlp(joint).squeeze(2), self.end_mlp(joint).squeeze(2)  # [B, T, 1] -> [B, T]
+        text = text[:, None]  # [B, 1, S]
+        joint = self.output_dropout(self.attention(_join(video, text), lengths)), video, text  # the first is [B, T, P]
+        return self.start_mlp(*joint), self.end_mlp(*joint)
 
 
 PREDICTORS: dict[PredictorName, type[MLPPredictor | TiedPredictor | ConditionedPredictor | AttentionPredictor]] = {
