@@ -44,7 +44,7 @@ COMMANDS = (
     *TOOLS.values(),
     *STEPS.values(),
     Step("check", check.Config, check.run, show=check.show, failed=check.num_problems),
-    Step("run", recipe.Config, recipe.run, failed=int),
+    Step("run", recipe.Config, recipe.run, show=recipe.show, failed=recipe.num_failed),
 )
 INTERRUPTED = 130
 DEBUG = bool(os.environ.get("EXCL_DEBUG"))
