@@ -30,6 +30,20 @@ def test_bundled_recipes_pass_their_check(name, variant, tmp_path):
     assert list(configs) == [step for step in STEPS if step in recipe.tables]
 
 
+@pytest.mark.parametrize("name", ["charades_sta", "tacos", "activitynet_captions"])
+def test_bundled_recipes_have_variants_for_both_weights_side_by_side(name):
+    assert load_recipe(name).variants == ("kinetics", "charades")
+    plain, kinetics, charades = (load_recipe(name, variant=v).tables for v in (None, "kinetics", "charades"))
+    assert kinetics == plain
+    assert (plain["extract"]["weights"], charades["extract"]["weights"]) == ("kinetics", "charades")
+    outs = {step: table["out"] for step, table in charades.items()}
+    assert outs == {"extract": "features-charades", "tokenise": "queries", "pack": "store-charades",
+                    "train": "run-charades", "evaluate": "evaluation-charades"}  # fmt: skip
+    assert charades["pack"]["features"] == outs["extract"]
+    assert charades["evaluate"]["run"] == outs["train"]
+    assert charades["train"]["store"] == charades["evaluate"]["store"] == outs["pack"]
+
+
 def test_the_demo_asks_for_what_happens_in_its_video():
     """The moments in the recipe's comments are those of the plan."""
     tables = load_recipe("demo").tables
@@ -145,3 +159,13 @@ def test_a_variant_has_folders_of_its_own_for_what_it_changes_and_what_follows(t
 def test_variants_that_are_none_are_refused(tmp_path, table, message):
     with pytest.raises(ValueError, match=message):
         variants_of(tmp_path, table, "x")
+
+
+def test_check_takes_a_variant_and_settings(tmp_path, capsys):
+    assert (
+        main(["check", "charades_sta", "--root", str(tmp_path), "--variant", "charades", "--set", "pack.shard_videos=0"])
+        == 3
+    )
+    shown = capsys.readouterr().out
+    assert "weights charades: not here yet" in shown
+    assert "[pack]: shard_videos: Input should be greater than 0" in shown
