@@ -175,6 +175,32 @@ def test_a_plan_for_videos_that_are_new_and_for_one_step(small, capsys):
     assert planned(small, capsys)["extract"].startswith("done already, nothing to do: 4 videos")
 
 
+def test_a_plan_for_frames_that_are_still_to_be_decoded(new, capsys):
+    text = RECIPE[: RECIPE.index("[tokenise]")].replace('videos = "videos"', 'frames = "frames"', 1)
+    decode = '[decode]\nvideos = "videos"\nshort_side = 32\ncrop = 32\nout = "frames"\n'
+    (new / "r.toml").write_text(decode + text)
+    plan = planned(new, capsys)
+    assert plan["decode"].startswith("new: 3 videos, 0.01 hours of video, about 90 frames (")
+    assert plan["extract"] == "new"
+    assert again(new) == 0
+    write_video(new / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
+    plan = planned(new, capsys)
+    assert plan["decode"].startswith("goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames (")
+    assert plan["extract"].startswith("goes on: with what the step before adds: 3 videos, 0.01 hours of video, 90 frames")
+    assert again(new, "--only", "decode") == 0
+    assert planned(new, capsys)["extract"].startswith(
+        "goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames"
+    )
+
+
+def test_a_plan_for_videos_that_failed(new, capsys):
+    (new / "videos" / "broken.mp4").write_bytes(b"no video")
+    assert again(new, "--only", "extract") == 3
+    assert planned(new, capsys)["extract"].startswith("done already, nothing to do: 3 of 4 videos, ")
+    write_video(new / "videos" / "broken.mp4", [100 * i for i in range(FRAMES)], rate=10)
+    assert planned(new, capsys, "--set", "extract.retry_failed=true")["extract"].startswith("goes on: 1 of 4 videos left")
+
+
 def test_a_dry_run_makes_no_root_and_lists_variants(begun, tmp_path, capsys):
     root = tmp_path / "nowhere"
     assert main(["run", "demo", "--root", str(root), "--dry-run"]) == 0
@@ -362,6 +388,16 @@ def test_a_report_with_failures_coverage_and_figures(new, capsys):
     assert table[: table.index("metrics:")] in text
     assert re.search(r"r\.toml: done in \d+ s: extract \d+ s, .*evaluate \d+ s; 1 videos failed\n", shown)
     assert f"report: {new / 'excl-report.md'}\n" in shown
+
+
+def test_a_sweep_is_planned_and_its_table_reported(small, capsys):
+    model = RECIPE[RECIPE.index("model = ") :].splitlines()[0]
+    with (small / "r.toml").open("a") as file:
+        file.write('[reproduce]\nstores = ["store"]\nvariants = ["clf-1-a"]\nseeds = 1\nsplit = "val"\nout = "sweep"\n')
+        file.write(f'[reproduce.training]\nepochs = 1\ndevice = "cpu"\n{model}\n')
+    assert planned(small, capsys)["reproduce"] == "to do: whatever is not done yet"
+    assert again(small) == 0
+    assert (small / "sweep" / "table.md").read_text().rstrip() in report(small)
 
 
 def test_a_log_with_times(small, capsys):

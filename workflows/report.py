@@ -45,13 +45,17 @@ def write_report(
         parts.append(_section("Coverage", lines))
     places = [f"- {step}: `{configs[step].out}`" for step in chosen if configs[step].out is not None]
     parts.append(_section("Where it is", places))
-    tables = [text for step in folders if (text := table(step, configs[step].out))]
+    tables = [text for step in chosen if (text := _table(step, configs[step].out))]
     parts += [_section("Figures", ["```", text, "```"]) for text in tables]
     write_text(path, "\n".join(parts))
 
 
 def _has_manifest(folder: Path | None) -> bool:
     return folder is not None and (folder / HEADER).is_file()
+
+
+def _table(step: str, folder: Path | None) -> str:
+    return "" if folder is None else table(step, folder)
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ class Config:
     It says first what it will do, and leaves a log of the run in logs/ and a report in excl-report.md.
     """
 
-    recipe: tyro.conf.Positional[str]
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """A recipe file (TOML), or the name of one that comes with excl: charades_sta, tacos, activitynet_captions, demo."""
     root: Path | None = None
     """The folder from which the recipe's paths count. Default: the recipe file's own folder; for a recipe that comes

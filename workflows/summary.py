@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline import evaluate, pack, tokenise, train
+from excl.pipeline import evaluate, pack, reproduce, tokenise, train
 from excl.pipeline.manifest import COMPLETE, Manifest
 from excl.workflows import demo
 from excl.workflows.folders import READ_VIDEOS
@@ -74,4 +74,8 @@ def _coverage(store: Path) -> Mapping[str, Any]:
 
 def table(step: str, folder: Path) -> str:
     """The figures that a step ends with; empty for one that has none."""
-    return evaluate.table(folder) if step == evaluate.STAGE else ""
+    if step == evaluate.STAGE and (folder / evaluate.METRICS).is_file():
+        return evaluate.table(folder)
+    if step == "reproduce" and (folder / reproduce.MARKDOWN).is_file():
+        return (folder / reproduce.MARKDOWN).read_text(encoding="utf-8").rstrip()
+    return ""
