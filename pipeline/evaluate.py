@@ -72,18 +72,24 @@ class Evaluation:
 
 def run(config: Config) -> Evaluation:
     """Evaluate unless it is done."""
-    run_manifest, store = Manifest.read(config.run), TrainingStore(config.store)
-    made_by = identity(config, run_only=("run", "store", "out", "strict", "batch_size", "device"))
-    made_by |= {"run": run_manifest.fingerprint(), "store": store.manifest.fingerprint()}
-    made_by["predictions"] = None if config.predictions is None else sha256_file(config.predictions)
     folder = single(
         config.out,
         stage=STAGE,
-        identity=made_by,
+        identity=made_by(config),
         code_version=CODE_VERSION,
-        work=lambda manifest: _work(config, store, manifest),
+        work=lambda manifest: _work(config, TrainingStore(config.store), manifest),
     )
     return Evaluation(folder, config.strict)
+
+
+def made_by(config: Config) -> dict[str, Any]:
+    """What determines the figures."""
+    return {
+        **identity(config, run_only=("run", "store", "out", "strict", "batch_size", "device")),
+        "run": Manifest.read(config.run).fingerprint(),
+        "store": TrainingStore(config.store).manifest.fingerprint(),
+        "predictions": None if config.predictions is None else sha256_file(config.predictions),
+    }
 
 
 def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str, Any]:

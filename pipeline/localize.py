@@ -95,15 +95,19 @@ def run(config: Config) -> Answers:
     """Answers to every query, in order. Raises ValueError (VideoError) for a video that cannot be read."""
     if config.out is None:
         return Answers(answer(config), config.json)
-    made_by = {
+    single(config.out, stage=STAGE, identity=made_by(config), code_version=CODE_VERSION, work=lambda m: _write(config, m))
+    rows = json.loads((config.out / "answers.json").read_text(encoding="utf-8"))
+    return Answers([Answer(**row) for row in rows], config.json)
+
+
+def made_by(config: Config) -> dict[str, Any]:
+    """What determines the answers."""
+    return {
         "run": Manifest.read(config.run, stage=train.STAGE).fingerprint(),
         "video": items.file_facts(config.video),
         "query": list(config.query),
         "top": config.top,
     }
-    single(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION, work=lambda m: _write(config, m))
-    rows = json.loads((config.out / "answers.json").read_text(encoding="utf-8"))
-    return Answers([Answer(**row) for row in rows], config.json)
 
 
 def _write(config: Config, manifest: Manifest) -> dict[str, Any]:

@@ -60,24 +60,32 @@ class Config:
 def run(config: Config) -> Path:
     """Pack everything, unless it is done. Returns the folder."""
     store = FeatureStore(config.features)
+    return single(
+        config.out,
+        stage=STAGE,
+        identity=_made_by(config, store),
+        code_version=CODE_VERSION,
+        work=lambda manifest: _work(config, store, manifest),
+    )
+
+
+def made_by(config: Config) -> dict[str, Any]:
+    """What determines the training store; ValueError while features or queries are not finished."""
+    return _made_by(config, FeatureStore(config.features))
+
+
+def _made_by(config: Config, store: FeatureStore) -> dict[str, Any]:
     store.require_finished()
     queries = Manifest.read(config.queries, stage=tokenise.STAGE)
     if not queries.is_complete:
         raise ValueError(f"{config.queries}: `excl tokenise` has not finished there; run it again")
-    made_by = identity(config, run_only=("features", "queries", "out"))
-    made_by |= {
+    return {
+        **identity(config, run_only=("features", "queries", "out")),
         "features": store.manifest.fingerprint(),
         "queries": queries.fingerprint(),
         "recipe": store.recipe,
         "about_queries": queries.records[COMPLETE]["about"],
     }
-    return single(
-        config.out,
-        stage=STAGE,
-        identity=made_by,
-        code_version=CODE_VERSION,
-        work=lambda manifest: _work(config, store, manifest),
-    )
 
 
 def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, Any]:

@@ -106,25 +106,33 @@ def run(config: Config) -> Path | list[str]:
         return reports.lines(queries.report)
     assert config.out is not None
     assert config.glove is not None
-    sources = config.sources()
-    made_by = identity(config, run_only=RUN_ONLY)
-    made_by["dataset"] = sources.format
-    for split in ("train", "val", "test"):
-        made_by[split] = [_named(path) for path in sources.files.get(split, ())]
-    if "" in sources.files:
-        made_by["rows_name_their_split"] = _named(sources.files[""][0])
-    made_by["durations"] = [_named(path) for path in sources.durations]
-    if config.tokeniser == "nltk":
-        made_by["nltk"] = importlib.metadata.version("nltk")
-    known = identify_known(config.glove) or queries.vectors_and_file[1]  # which reads the file to its end, once
-    made_by["glove"] = {"file": known.file, "sha256": known.sha256}
     return single(
         config.out,
         stage=STAGE,
-        identity=made_by,
+        identity=made_by(config, queries),
         code_version=CODE_VERSION,
         work=lambda manifest: _work(config, queries, manifest),
     )
+
+
+def made_by(config: Config, queries: Queries | None = None) -> dict[str, Any]:
+    """What determines the folder."""
+    assert config.glove is not None
+    sources = config.sources()
+    made = identity(config, run_only=RUN_ONLY)
+    made["dataset"] = sources.format
+    for split in ("train", "val", "test"):
+        made[split] = [_named(path) for path in sources.files.get(split, ())]
+    if "" in sources.files:
+        made["rows_name_their_split"] = _named(sources.files[""][0])
+    made["durations"] = [_named(path) for path in sources.durations]
+    if config.tokeniser == "nltk":
+        made["nltk"] = importlib.metadata.version("nltk")
+    known = identify_known(config.glove)
+    if known is None:  # then the file is read to its end, once, for this and for the vectors
+        known = (queries or Queries(config)).vectors_and_file[1]
+    made["glove"] = {"file": known.file, "sha256": known.sha256}
+    return made
 
 
 def _named(path: Path) -> dict[str, str]:

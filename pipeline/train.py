@@ -109,16 +109,20 @@ def run(config: Config) -> Path:
     """Train unless it is done. Returns the run's folder."""
     if config.tensorboard:
         require_tensorboard()
-    stores = JointStore(config.store)
     if config.select_on_test:
         log.warning("train: the epoch is chosen on the TEST split; the figures on it will be too good")
     return single(
         config.out,
         stage=STAGE,
-        identity=identity(config, run_only=RUN_ONLY) | stores.identity,
+        identity=made_by(config),
         code_version=CODE_VERSION,
         work=lambda _: _work(config),
     )
+
+
+def made_by(config: Config) -> dict[str, Any]:
+    """What determines the run; ValueError where a store is none, or stores do not go together."""
+    return identity(config, run_only=RUN_ONLY) | JointStore(config.store).identity
 
 
 def _work(config: Config) -> dict[str, Any]:

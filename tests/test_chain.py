@@ -369,7 +369,7 @@ def test_a_recipe_run_again_does_nothing(real_run, caplog):
     caplog.set_level("INFO")
     assert main(["run", str(real_run / "mine.toml")]) == 0
     assert state() == before
-    assert caplog.text.count("nothing to do") == 3
+    assert caplog.text.count("is complete, nothing to do") == 3
 
 
 def test_an_input_that_changed_is_named_and_what_depends_on_it_made_again(real_run, tmp_path, caplog):

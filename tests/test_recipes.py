@@ -4,33 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 from importlib import resources
 
 import pytest
-from conftest import write_video
 
 from excl.workflows import demo
 from excl.workflows.cli import main
-from excl.workflows.run import Config, bundled, check, load_recipe, parse, parse_setting
+from excl.workflows.recipe import bundled, check, load_recipe, parse, parse_setting
 from excl.workflows.steps import STEPS
 
 
-@pytest.mark.parametrize("name", bundled())
-def test_bundled_recipes_pass_their_check(name, tmp_path):
-    _, root, tables = load_recipe(Config(recipe=name))
-    assert str(root) == name
+def of_recipe(name):
+    return [(name, variant) for variant in (None, *load_recipe(name).variants)]
+
+
+@pytest.mark.parametrize(("name", "variant"), [pair for name in bundled() for pair in of_recipe(name)])
+def test_bundled_recipes_pass_their_check(name, variant, tmp_path):
+    recipe = load_recipe(name, variant=variant)
+    assert str(recipe.root) == name
     with contextlib.chdir(tmp_path):
-        configs, problems = parse(name, tables)
+        configs, problems = parse(name, recipe.tables)
     assert all("not there, and no earlier step makes it" in problem for problem in problems)  # videos and annotations
     assert bool(problems) == (name != "demo")
-    assert list(configs) == [step for step in STEPS if step in tables]
+    assert list(configs) == [step for step in STEPS if step in recipe.tables]
+
+
+@pytest.mark.parametrize("name", ["charades_sta", "tacos", "activitynet_captions"])
+def test_bundled_recipes_have_variants_for_both_weights_side_by_side(name):
+    assert load_recipe(name).variants == ("kinetics", "charades")
+    plain, kinetics, charades = (load_recipe(name, variant=v).tables for v in (None, "kinetics", "charades"))
+    assert kinetics == plain
+    assert (plain["extract"]["weights"], charades["extract"]["weights"]) == ("kinetics", "charades")
+    outs = {step: table["out"] for step, table in charades.items()}
+    assert outs == {"extract": "features-charades", "tokenise": "queries", "pack": "store-charades",
+                    "train": "run-charades", "evaluate": "evaluation-charades"}  # fmt: skip
+    assert charades["pack"]["features"] == outs["extract"]
+    assert charades["evaluate"]["run"] == outs["train"]
+    assert charades["train"]["store"] == charades["evaluate"]["store"] == outs["pack"]
 
 
 def test_the_demo_asks_for_what_happens_in_its_video():
     """The moments in the recipe's comments are those of the plan."""
-    _, _, tables = load_recipe(Config(recipe="demo"))
+    tables = load_recipe("demo").tables
     configs = check("demo", tables)
     index = int(configs["localize"].video.stem.removeprefix("demo_"))
     planned = demo.plan_video(index, configs["demo"]).queries()
@@ -44,7 +60,7 @@ def test_the_demo_asks_for_what_happens_in_its_video():
 
 
 def test_the_demo_is_as_large_as_promised():
-    configs = check("demo", load_recipe(Config(recipe="demo"))[2])
+    configs = check("demo", load_recipe("demo").tables)
     made = configs["demo"]
     assert made.num_train + made.num_val + made.num_test >= 60
     assert 20 <= made.min_seconds <= made.max_seconds <= 40
@@ -52,7 +68,7 @@ def test_the_demo_is_as_large_as_promised():
         assert dataclasses.asdict(configs[stage])["crop"] == demo.INNER
 
 
-# Settings in place of those of the recipe, some of the steps, what is made again
+# Settings in place of those of the recipe
 
 
 @pytest.mark.parametrize(
@@ -77,81 +93,79 @@ def test_settings_that_are_none_are_refused(text, capsys):
 
 
 def test_one_value_stands_for_a_list():
-    config = Config(recipe="activitynet_captions", set=("tokenise.test=val_1+val_2", "train.model.variant=reg-1-b"))
-    _, _, tables = load_recipe(config)
+    settings = ("tokenise.test=val_1+val_2", "train.model.variant=reg-1-b")
+    tables = load_recipe("activitynet_captions", settings=settings).tables
     assert tables["tokenise"]["test"] == ["val_1+val_2"]
     assert tables["train"]["model"] == {"variant": "reg-1-b"}
 
 
-@pytest.fixture
-def small(tmp_path):
-    """A recipe of five steps on three videos, done once."""
-    (tmp_path / "videos").mkdir()
-    rows = []
-    for name in ("one", "two", "three"):
-        write_video(tmp_path / "videos" / f"{name}.mp4", [100 * i for i in range(60)], rate=10)
-        rows.append({"video_id": name, "query": "it counts", "start_s": 0, "end_s": 3})
-    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "vectors.txt").write_text("it 0.1 0.2\n")
-    sizes = "text_hidden = 8, video_hidden = 8, predictor_hidden = 8, mlp_hidden = 8"
-    (tmp_path / "r.toml").write_text(f"""
-        [extract]
-        videos = "videos"
-        weights = "random:0"
-        short_side = 32
-        crop = 32
-        out = "features"
+def variants_of(tmp_path, text, variant):
+    (tmp_path / "r.toml").write_text(text)
+    return load_recipe(str(tmp_path / "r.toml"), variant=variant).tables
+
+
+def test_a_variant_has_folders_of_its_own_for_what_it_changes_and_what_follows(tmp_path):
+    text = """
+        [demo]
+        out = "data"
+        [decode]
+        videos = "data/videos"
+        out = "frames"
         [tokenise]
-        dataset = "own.jsonl"
+        train = ["data/train.jsonl", "mine/data.jsonl"]
         glove = "vectors.txt"
         out = "queries"
-        [pack]
-        features = "features"
-        queries = "queries"
-        out = "store"
         [train]
-        store = "store"
-        epochs = 1
-        model = {{{sizes}}}
+        store = ["one", "two"]
         out = "run"
-        [evaluate]
+        model = {dropout = 0.3, text_hidden = 8}
+        [localize]
         run = "run"
-        store = "store"
-        split = "val"
-        out = "evaluation"
-        """)
-    assert main(["run", str(tmp_path / "r.toml"), "--until", "tokenise"]) == 0
-    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["features", "queries", "videos"]
-    assert main(["run", str(tmp_path / "r.toml")]) == 0
-    return tmp_path
-
-
-def made(folder):
-    return {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_dir()}
+        video = "data/videos/a.mp4"
+        query = ["run", "data"]
+        out = "answers"
+        [variants.long.demo]
+        min_seconds = 30
+        [variants.wet]
+        train = {model = {dropout = 0.5}}
+        [variants.elsewhere]
+        train = {epochs = 3, out = "other"}
+        """
+    long = variants_of(tmp_path, text, "long")
+    assert long["demo"] == {"out": "data-long", "min_seconds": 30}
+    assert long["decode"] == {"out": "frames-long", "videos": "data-long/videos"}
+    assert long["tokenise"]["train"] == ["data-long/train.jsonl", "mine/data.jsonl"]
+    assert long["train"]["out"] == "run"  # of two stores, which are no one's
+    assert long["localize"] == {"run": "run", "video": "data-long/videos/a.mp4", "query": ["run", "data"],
+                                "out": "answers-long"}  # fmt: skip
+    wet = variants_of(tmp_path, text, "wet")
+    assert wet["train"] == {"store": ["one", "two"], "out": "run-wet", "model": {"dropout": 0.5, "text_hidden": 8}}
+    assert (wet["decode"]["out"], wet["localize"]["run"], wet["localize"]["query"][0]) == ("frames", "run-wet", "run")
+    assert variants_of(tmp_path, text, "elsewhere")["train"]["out"] == "other"
 
 
 @pytest.mark.parametrize(
-    ("setting", "again"),
+    ("table", "message"),
     [
-        ("train.model.variant=reg-1-a", {"run", "evaluation"}),
-        ("tokenise.min_count=2", {"queries", "store", "run", "evaluation"}),
-        ("extract.stride=4", {"features", "store", "run", "evaluation"}),
+        ("[variants.x]\nextrct = {stride = 4}", r"\[variants.x\]: 'extrct': wanted are settings of steps"),
+        ("[variants.x]\nextract = 4", r"\[variants.x\]: 'extract': wanted are settings of steps"),
+        ("[variants]\nx = 4", "wanted are settings of steps"),
+        ("variants = 4", "wanted are settings of steps"),
+        ('[variants."a/b"]\nextract = {stride = 4}', "no name for a folder"),
+        ("[variants.y]\nextract = {stride = 4}", "has no 'x'; it has y"),
+        ("", "has no 'x'; it has none"),
     ],
 )
-def test_another_setting_makes_again_what_depends_on_it_and_keeps_the_old(small, caplog, setting, again):
-    before = made(small)
-    assert main(["run", str(small / "r.toml")]) == 0
-    assert made(small) == before  # nothing to do
-    assert main(["run", str(small / "r.toml"), "--set", setting]) == 0
-    now = made(small)
-    assert set(now) == {*before, *(f"{name}.old-1" for name in again)}
-    for name, inode in before.items():
-        assert now[f"{name}.old-1" if name in again else name] == inode
-    assert "is kept as" in caplog.text
+def test_variants_that_are_none_are_refused(tmp_path, table, message):
+    with pytest.raises(ValueError, match=message):
+        variants_of(tmp_path, table, "x")
 
 
-def test_one_step_alone(small):
-    before = made(small)
-    assert main(["run", str(small / "r.toml"), "--only", "train", "--set", "train.seed=1"]) == 0
-    assert set(made(small)) == {*before, "run.old-1"}
-    assert main(["run", str(small / "r.toml"), "--only", "decode"]) == 2
+def test_check_takes_a_variant_and_settings(tmp_path, capsys):
+    assert (
+        main(["check", "charades_sta", "--root", str(tmp_path), "--variant", "charades", "--set", "pack.shard_videos=0"])
+        == 3
+    )
+    shown = capsys.readouterr().out
+    assert "weights charades: not here yet" in shown
+    assert "[pack]: shard_videos: Input should be greater than 0" in shown

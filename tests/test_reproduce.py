@@ -17,7 +17,7 @@ from exchange_data import packed as packed_as
 from excl.models.excl import PAPER_BASELINES, VARIANTS, ExCLConfig, paper_r1, variant_config, variant_label
 from excl.pipeline import reproduce, train
 from excl.workflows.cli import main
-from excl.workflows.run import check
+from excl.workflows.recipe import check
 
 TINY = [*MODEL, "--epochs", "2", "--batch-size", "8", "--learning-rate", "0.01", "--device", "cpu"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +26,9 @@ from excl.pipeline.config import STRICT, existing_file
 from excl.pipeline.queries import Queries
 from excl.pipeline.reading import num_cores, stop_decoders
 from excl.pipeline.word_vectors import local_file
-from excl.workflows import run as recipes
-from excl.workflows.cost import cost_of, hours
+from excl.workflows.cost import Lengths, cost_of, hours
+from excl.workflows.folders import free_bytes
+from excl.workflows.recipe import load_recipe, parse
 
 NAMES_SHOWN = 5
 DURATION_TOLERANCE_S = 1.0
@@ -42,6 +42,10 @@ class Config:
     """A recipe file (TOML), or the name of one that comes with excl."""
     root: Path | None = None
     """The folder from which the recipe's paths count. Default: the recipe file's own folder."""
+    variant: str | None = None
+    """A variant of the recipe."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Settings in place of those of the recipe, such as extract.stride=4; may be given several times."""
     measure: bool = True
     """Decode a little and run I3D on one clip (where it will run on the CPU), to say how long all of it will take."""
 
@@ -69,14 +73,14 @@ class Findings:
 
 def run(config: Config) -> Findings:
     """Everything that is found; nothing is written."""
-    name, root, tables = recipes.load_recipe(recipes.Config(config.recipe, config.root))
+    recipe = load_recipe(config.recipe, config.root, variant=config.variant, settings=config.set)
     findings = Findings()
-    with contextlib.chdir(root if root.is_dir() else Path()):
-        configs, problems = recipes.parse(name, tables)
+    with recipe.inside() as root:
+        configs, problems = parse(recipe.name, recipe.tables)
         for problem in "\n".join(problems).splitlines():
             findings.bad(problem)
         if not problems:
-            findings.good(f"{name}: {', '.join(configs)}")
+            findings.good(f"{recipe.name}: {', '.join(configs)}")
         probes = _videos(configs, findings)
         if "extract" in configs:
             _weights(configs["extract"].weights_spec, findings)
@@ -88,7 +92,7 @@ def run(config: Config) -> Findings:
             else:
                 _queries(configs, probes, findings)
         if probes and "extract" in configs:
-            _cost(configs["extract"], probes, findings, measure=config.measure)
+            _cost(configs["extract"], probes, findings, root=root, measure=config.measure)
     return findings
 
 
@@ -248,14 +252,18 @@ def dimension(path: Path, member: str | None) -> int:
     return load_vectors(path, Vocabulary.build([]), member=member).dim
 
 
-def _cost(config: extract.Config, probes: Mapping[str, tuple[Path, Probe]], findings: Findings, *, measure: bool) -> None:
+def _cost(
+    config: extract.Config, probes: Mapping[str, tuple[Path, Probe]], findings: Findings, *, root: Path, measure: bool
+) -> None:
     """Frames, rows, shards, bytes and rough hours."""
-    cost = cost_of(config, list(probes.values()))
+    lengths = [(probe.duration_s or 0.0, probe.rate or 0.0) for _, probe in probes.values()]
+    cost, free = cost_of(config, Lengths(lengths, len(lengths))), free_bytes(root)
     if cost.too_short:
         findings.told(f"{cost.too_short:,} videos are too short for one row, by their headers")
-    (findings.good if cost.num_bytes <= cost.free_bytes else findings.bad)(cost.line())
+    tell = findings.good if cost.num_bytes <= free else findings.bad
+    tell(f"features: {cost} ({free / 1e9:,.1f} GB free)")
     if measure and cost.frames:
-        findings.told(hours(config, [path for path, _ in probes.values()], cost.frames))
+        findings.told(f"extract {hours(config, [path for path, _ in probes.values()], cost.frames)}")
 
 
 def show(findings: Findings) -> str:

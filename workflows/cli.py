@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import inspect
 import logging
 import os
 import sys
@@ -44,7 +45,7 @@ COMMANDS = (
     *TOOLS.values(),
     *STEPS.values(),
     Step("check", check.Config, check.run, show=check.show, failed=check.num_problems),
-    Step("run", recipe.Config, recipe.run, failed=int),
+    Step("run", recipe.Config, recipe.run, show=recipe.show, failed=recipe.num_failed),
 )
 INTERRUPTED = 130
 DEBUG = bool(os.environ.get("EXCL_DEBUG"))
@@ -83,7 +84,7 @@ def _commands() -> Any:
     """The union of all configurations, each a subcommand under its step's name."""
     choices = [(step.name, step.config) for step in COMMANDS]
     annotated = [
-        Annotated[config, tyro.conf.subcommand(name, description=config.__doc__, prefix_name=False)]
+        Annotated[config, tyro.conf.subcommand(name, description=inspect.cleandoc(config.__doc__ or ""), prefix_name=False)]
         for name, config in choices
     ]
     return reduce(lambda left, right: left | right, annotated)

@@ -144,8 +144,7 @@ class DemoVideo:
 
 def run(config: Config, *, map: Map = map) -> Path:
     """Make what is missing of the data set; the folder it is in."""
-    recipe = identity(config, run_only=("out",))
-    with Manifest.open(config.out, stage=STAGE, identity=recipe, code_version=CODE_VERSION) as manifest:
+    with Manifest.open(config.out, stage=STAGE, identity=made_by(config), code_version=CODE_VERSION) as manifest:
         if manifest.is_complete:
             log.info("%s: %s is complete, nothing to do", STAGE, config.out)
             return config.out
@@ -162,6 +161,11 @@ def run(config: Config, *, map: Map = map) -> Path:
         counts = {key: Counter(row[key] for row in rows) for key in ("split", "group")}
         manifest.complete({"num_videos": len(videos), "num_queries": len(rows), **counts})
     return config.out
+
+
+def made_by(config: Config) -> dict[str, Any]:
+    """What determines the data set."""
+    return identity(config, run_only=("out",))
 
 
 def make_video(out: Path, video: DemoVideo) -> dict[str, Any]:

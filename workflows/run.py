@@ -1,30 +1,24 @@
-"""A recipe: the stages for one data set, in order, from one TOML file.
-
-Every table of the file is the configuration of one step and holds its settings under the names that the command's
-flags have. Steps without a table are left out. Paths count from the root folder. All tables are checked before any work
-starts.
-"""
+"""Run a recipe: say what will be done, do what is not done yet, and report (recipe.py reads it, plan.py looks ahead)."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import itertools
 import logging
-import tomllib
-import typing
-from collections.abc import Mapping
-from importlib import resources
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from excl.datasets.backends import choose
-from excl.datasets.parsing import read_text
-from excl.pipeline.config import STRICT, parse_section
+from excl.pipeline.config import STRICT
 from excl.pipeline.manifest import RecipeMismatchError
+from excl.workflows.folders import make_way, prepare
+from excl.workflows.plan import Planned, Planner
+from excl.workflows.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
+from excl.workflows.report import Done, end_line, report_path, write_report
+from excl.workflows.run_log import logged
 from excl.workflows.steps import STEPS, Step
 
 log = logging.getLogger(__name__)
@@ -32,19 +26,28 @@ log = logging.getLogger(__name__)
 
 @checked_dataclass(frozen=True, config=STRICT)
 class Config:
-    """Run all steps of a recipe: what is done already is not done again, what was made from other settings is."""
+    """Run all steps of a recipe: what is done already is not done again, what was made from other settings is.
 
-    recipe: tyro.conf.Positional[str]
+    It says first what it will do, and leaves a log of the run in logs/ and a report in excl-report.md.
+    """
+
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """A recipe file (TOML), or the name of one that comes with excl: charades_sta, tacos, activitynet_captions, demo."""
     root: Path | None = None
     """The folder from which the recipe's paths count. Default: the recipe file's own folder; for a recipe that comes
     with excl, a folder of its name."""
-    set: tuple[str, ...] = ()
-    """Settings in place of those of the recipe, such as extract.stride=4 or train.model.variant=reg-1-b."""
+    variant: str | None = None
+    """A variant of the recipe: those that come with excl for data sets have kinetics, as without this, and charades, I3D's
+    weights fine-tuned on Charades. What a variant changes has folders of its own, such as features-charades."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Settings in place of those of the recipe, such as extract.stride=4 or train.model.variant=reg-1-b; may be
+    given several times."""
     only: str | None = None
     """Run this step alone."""
     until: str | None = None
     """Run the steps up to this one, and not those after it."""
+    dry_run: bool = False
+    """Say what would be done, and do nothing."""
 
     def __post_init__(self) -> None:
         for name in ("only", "until"):
@@ -56,161 +59,91 @@ class Config:
             parse_setting(setting)
 
 
-def parse_setting(text: str) -> tuple[list[str], Any]:
-    """`train.model.dropout=0.3` as (["train", "model", "dropout"], 0.3); a value that is no TOML is a text."""
-    key, separator, value = text.partition("=")
-    path = key.strip().split(".")
-    if not separator or len(path) < 2 or path[0] not in STEPS:
-        raise ValueError(f"set: found {text!r}; wanted STEP.KEY=VALUE, such as extract.stride=4")
-    try:
-        return path, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return path, value
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with: the lines to print, and how many videos failed."""
+
+    lines: Sequence[str]
+    failed: int
 
 
-def bundled() -> list[str]:
-    """The names of the recipes that come with the package."""
-    folder = resources.files("excl.workflows") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+def run(config: Config) -> Outcome:
+    """Run the recipe's steps in order, or with `dry_run` say what they would do. What is found on the way is printed."""
+    recipe = load_recipe(config.recipe, config.root, variant=config.variant, settings=config.set)
+    with logged(recipe.root) as begin_log:
+        with recipe.inside() as root:
+            configs, chosen = _read(recipe, config)
+            planner = Planner(configs, root)
+            planned = [planner.plan(step) for step in chosen]
+        lines = plan_lines(recipe, planned, root)
+        if config.dry_run:
+            return Outcome(lines, 0)
+        for line in lines:
+            log.info("%s", line)
+        recipe.root.mkdir(parents=True, exist_ok=True)
+        path = begin_log() if any(one.to_do for one in planned) else None
+        try:
+            with recipe.inside():
+                return _run(recipe, configs, planned, log_path=path)
+        except BaseException:
+            begin_log()
+            raise
 
 
-def load_recipe(config: Config) -> tuple[str, Path, Mapping[str, Any]]:
-    """Name, root and tables of the recipe; ValueError if there is none or it is no TOML."""
-    if config.recipe in bundled():
-        text = (resources.files("excl.workflows") / "recipes" / f"{config.recipe}.toml").read_text(encoding="utf-8")
-        name, root = config.recipe, config.root or Path(config.recipe)
-    else:
-        path = Path(config.recipe)
-        if path.is_dir():
-            raise ValueError(f"{path}: a folder; wanted is a recipe file, such as {path / 'recipe.toml'}")
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such recipe; it is neither a file nor one of {', '.join(bundled())}")
-        text, name, root = read_text(path), path.name, config.root or path.parent
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{name}: not valid TOML: {error}") from error
-    for setting in config.set:
-        keys, value = parse_setting(setting)
-        table = tables
-        for key in keys[:-1]:
-            table = table.setdefault(key, {})
-        is_list = isinstance(table.get(keys[-1]), list) or keys[-1] in _list_keys(keys)
-        table[keys[-1]] = [value] if is_list and not isinstance(value, list) else value
-    return name, root, tables
-
-
-def _list_keys(keys: list[str]) -> list[str]:
-    """The settings of a step that are lists, for which one value may stand."""
-    if len(keys) != 2:
-        return []
-    hints = typing.get_type_hints(STEPS[keys[0]].config)
-    return [name for name, kind in hints.items() if typing.get_origin(kind) is tuple]
-
-
-def check(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of every step in the recipe; ValueError names every table, key and path that is wrong."""
-    configs, problems = parse(name, tables)
+def _read(recipe: Recipe, config: Config) -> tuple[dict[str, Any], list[str]]:
+    """All configurations, and the steps to run; ValueError says all that is wrong, and where missing data is to be had."""
+    configs, problems = parse(recipe.name, recipe.tables)
+    if problems and recipe.about and missing_inputs(recipe.name, configs):
+        problems += ["", f"{recipe.name} says:", recipe.about]
     if problems:
         raise ValueError("\n".join(problems))
-    return configs
+    return configs, _chosen(recipe.name, configs, config)
 
 
-def parse(name: str, tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The configuration of every step whose table can be read, and a line for everything that is wrong."""
-    problems, configs = [], {}
-    for table in tables.keys() - STEPS.keys():
-        problems.append(f"{name}: [{table}]: unknown; a recipe may have {', '.join(f'[{step}]' for step in STEPS)}")
-    for step in STEPS.values():
-        if step.name not in tables:
-            continue
-        try:
-            configs[step.name] = parse_section(step.config, tables[step.name], where=f"{name}: [{step.name}]")
-        except ValueError as error:
-            problems.append(str(error))
-    problems += _missing_inputs(name, configs) + _other_frames(name, configs)
-    if not configs and not problems:
-        problems.append(f"{name}: has no steps; a recipe has tables such as [extract] and [train]")
-    return configs, problems
-
-
-def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
-    """A line for every setting by which extract asks for other frames than decode makes."""
-    decoded, extracted = configs.get("decode"), configs.get("extract")
-    if decoded is None or extracted is None or extracted.frames != decoded.out:
-        return []
-    asked = extracted.making().to_json()
-    made = {"fps": decoded.fps, "short_side": decoded.short_side, "crop": decoded.crop}
-    made["backend"] = list(choose(decoded.backend))
-    return [
-        f"{name}: [extract]: {key}: {asked[key]}, but [decode] has {value}; give both the same"
-        for key, value in made.items()
-        if asked[key] != value
-    ]
-
-
-def _missing_inputs(name: str, configs: Mapping[str, Any]) -> list[str]:
-    """A line for every path that is neither there nor inside the output of an earlier step."""
-    problems: list[str] = []
-    made: list[Path] = []
-    for step, config in configs.items():
-        for key, path in _inputs(config):
-            if not path.exists() and not any(path.is_relative_to(folder) for folder in made):
-                problems.append(f"{name}: [{step}]: {key}: {path}: not there, and no earlier step makes it")
-        if config.out is not None:
-            made.append(config.out)
-    return problems
-
-
-def _inputs(config: Any) -> list[tuple[str, Path]]:
-    """The paths that a step reads, each with its key: those that the configuration tells, or all but `out`."""
-    if hasattr(config, "inputs"):
-        return [("reads", path) for path in config.inputs()]
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "out"}
-    return [
-        (name, path)
-        for name, value in values.items()
-        for path in (value if isinstance(value, tuple) else [value])
-        if isinstance(path, Path)
-    ]
-
-
-def run(config: Config) -> int:
-    """Run the recipe's steps in order; returns how many videos failed on the way."""
-    name, root, tables = load_recipe(config)
-    root.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    with contextlib.chdir(root):
-        configs = check(name, tables)
-        chosen = _chosen(name, configs, config)
-        log.info("%s: %s, in %s", name, ", ".join(chosen), Path.cwd())
-        for number, (step_name, step_config) in enumerate(chosen.items(), start=1):
-            log.info("[%d/%d] %s", number, len(chosen), step_name)
-            try:
-                failed += run_step(STEPS[step_name], step_config)
-            except RecipeMismatchError as error:
-                log.warning("%s", str(error).rpartition("\n")[0] or error)
-                _move_aside(step_config.out)
-                failed += run_step(STEPS[step_name], step_config)
-    return failed
-
-
-def _chosen(name: str, configs: Mapping[str, Any], config: Config) -> dict[str, Any]:
+def _chosen(name: str, configs: Mapping[str, Any], config: Config) -> list[str]:
     """The steps to run."""
     last = config.only or config.until
     if last is not None and last not in configs:
         raise ValueError(f"{name}: has no step [{last}]; it has {', '.join(configs)}")
     if config.only:
-        return {config.only: configs[config.only]}
+        return [config.only]
     steps = list(configs)
-    return {step: configs[step] for step in steps[: steps.index(last) + 1 if last else None]}
+    return steps[: steps.index(last) + 1 if last else None]
 
 
-def _move_aside(out: Path) -> None:
-    """Keep what was made from other settings under another name, since it may have taken days."""
-    kept = next(path for n in itertools.count(1) if not (path := out.with_name(f"{out.name}.old-{n}")).exists())
-    out.rename(kept)
-    log.warning("%s is kept as %s (remove it if it is not needed), and %s is made again", out, kept, out)
+def plan_lines(recipe: Recipe, planned: Sequence[Planned], root: Path) -> list[str]:
+    """The plan for people."""
+    of = ""
+    if recipe.variants:
+        of = f" (variants: {', '.join(f'{name}, this one' if name == recipe.chosen else name for name in recipe.variants)})"
+    return [f"{recipe.name}{of}, in {root}:", *(line for one in planned for line in one.lines())]
+
+
+def _run(recipe: Recipe, configs: Mapping[str, Any], planned: Sequence[Planned], *, log_path: Path | None) -> Outcome:
+    """Run the planned steps, and report."""
+    failed, done = 0, []
+    for number, one in enumerate(planned, start=1):
+        log.info("[%d/%d] %s", number, len(planned), one.step)
+        began = time.monotonic()
+        failed += _run_fitting(one.step, configs)
+        done.append(Done(one, time.monotonic() - began))
+    report = report_path(recipe.chosen)
+    if any(one.to_do for one in planned) or not report.is_file():
+        write_report(report, recipe, configs, done, chosen=[one.step for one in planned], log=log_path)
+    lines = [f"{recipe.name}: {end_line(done, failed)}", f"report: {report.absolute()}"]
+    return Outcome([*lines, f"log: {log_path}"] if log_path else lines, failed)
+
+
+def _run_fitting(name: str, configs: Mapping[str, Any]) -> int:
+    """Run one step in its folder, from which way is made for it if it is of other settings; how many videos failed."""
+    step, config = STEPS[name], configs[name]
+    prepare(name, config, configs)
+    try:
+        return run_step(step, config)
+    except RecipeMismatchError as error:
+        log.warning("%s", str(error).rpartition("\n")[0] or error)
+    make_way(name, config, configs)
+    return run_step(step, config)
 
 
 def run_step(step: Step, config: Any) -> int:
@@ -219,3 +152,13 @@ def run_step(step: Step, config: Any) -> int:
     if step.show is not None:
         print(step.show(result), flush=True)
     return step.failed(result)
+
+
+def show(outcome: Outcome) -> str:
+    """What a run ends with."""
+    return "\n".join(outcome.lines)
+
+
+def num_failed(outcome: Outcome) -> int:
+    """How many videos failed."""
+    return outcome.failed

@@ -1,0 +1,448 @@
+"""`excl run`: what it says beforehand, what it does again and what not, what it leaves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import filelock
+import pytest
+from conftest import write_video
+
+from excl.pipeline import extract, training
+from excl.workflows.cli import main
+from excl.workflows.cost import Lengths, cost_of
+
+RECIPE = """\
+# Three videos that count.
+# They are nowhere to be had.
+
+[extract]
+videos = "videos"
+weights = "random:0"
+short_side = 32
+crop = 32
+out = "features"
+
+[tokenise]
+dataset = "own.jsonl"
+glove = "vectors.txt"
+out = "queries"
+
+[pack]
+features = "features"
+queries = "queries"
+out = "store"
+
+[train]
+store = "store"
+epochs = 2
+device = "cpu"
+model = {text_hidden = 8, video_hidden = 8, predictor_hidden = 8, mlp_hidden = 8}
+out = "run"
+
+[evaluate]
+run = "run"
+store = "store"
+split = "val"
+out = "evaluation"
+
+[variants.dense]
+extract = {stride = 4}
+"""
+NAMES = ("one", "two", "three")
+FRAMES = 60  # of each, at 10 a second: 30 samples and 3 rows
+
+
+def begin(folder):
+    (folder / "videos").mkdir()
+    for name in NAMES:
+        write_video(folder / "videos" / f"{name}.mp4", [100 * i for i in range(FRAMES)], rate=10)
+    rows = [{"video_id": name, "query": "it counts", "start_s": 0, "end_s": 3} for name in NAMES]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "vectors.txt").write_text("it 0.1 0.2\n")
+    (folder / "r.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    return begin(tmp_path_factory.mktemp("begun"))
+
+
+@pytest.fixture(scope="module")
+def finished(begun, tmp_path_factory):
+    """All done once."""
+    folder = tmp_path_factory.mktemp("finished") / "root"
+    shutil.copytree(begun, folder)
+    assert main(["run", str(folder / "r.toml"), "--until", "tokenise"]) == 0
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"videos", "features", "queries", "logs"}
+    assert main(["run", str(folder / "r.toml")]) == 0
+    return folder
+
+
+@pytest.fixture
+def new(begun, tmp_path):
+    return shutil.copytree(begun, tmp_path / "new")
+
+
+@pytest.fixture
+def small(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "small")
+
+
+def again(folder, *more):
+    return main(["run", str(folder / "r.toml"), *more])
+
+
+def made(folder):
+    """The folders by name, each with what tells it from another of that name."""
+    folders = (path for path in folder.iterdir() if path.is_dir() and path.name != "logs")
+    return {path.name: path.stat().st_ino for path in folders}
+
+
+def everything(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+
+
+def planned(folder, capsys, *more):
+    """What a dry run says of every step, and that it changes nothing."""
+    before = everything(folder)
+    capsys.readouterr()
+    assert again(folder, "--dry-run", *more) == 0
+    assert everything(folder) == before
+    lines = capsys.readouterr().out.splitlines()
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:] if line.startswith("  ") and line[2] != " "}
+
+
+def report(folder):
+    return (folder / "excl-report.md").read_text()
+
+
+# What it says beforehand
+
+
+def test_a_plan_for_what_is_new(new, capsys):
+    plan = planned(new, capsys)
+    assert plan["extract"].startswith("new: 3 videos, 0.01 hours of video, about 90 frames, 9 rows, 1 shards, 0.0 MB (")
+    assert "GB free)" in plan["extract"]
+    assert {step: what for step, what in plan.items() if step != "extract"} == dict.fromkeys(
+        ("tokenise", "pack", "train", "evaluate"), "new"
+    )
+
+
+def test_nothing_is_downloaded_for_a_plan(new, small, capsys):
+    wanted = ["--set", "extract.weights=kinetics", "--set", "tokenise.glove=6B"]
+    plan = planned(new, capsys, *wanted)
+    assert plan["extract"].startswith("new: 3 videos, ")
+    assert plan["tokenise"] == "new"
+    plan = planned(small, capsys, *wanted)
+    assert plan["extract"] == "to do: the weights kinetics are not in the cache and are downloaded first"
+    assert plan["tokenise"] == "to do: the word vectors 6B are not in the cache and are downloaded first"
+    assert plan["pack"] == "made again, because it follows from extract and tokenise"
+
+
+def test_a_plan_for_what_is_done(small, capsys):
+    plan = planned(small, capsys)
+    assert all(what.startswith("done already, nothing to do") for what in plan.values())
+    assert plan["extract"].startswith(
+        "done already, nothing to do: 3 videos, 0.01 hours of video, 90 frames, 9 rows, 1 shards"
+    )
+    assert plan["tokenise"].endswith(": train 2, val 1 moments; 4 words")
+    assert plan["pack"].endswith(": train 2 of 2, val 1 of 1 queries have features")
+    assert plan["train"].endswith(": 2 epochs")
+
+
+def test_a_plan_says_which_setting_is_another_and_what_follows(small, capsys):
+    plan = planned(small, capsys, "--set", "extract.stride=4")
+    assert plan["extract"].startswith("made again, because extract.rows.stride was 8 and is 4: 3 videos")
+    assert ", 21 rows, " in plan["extract"]  # 32 / 4 - 1 of each
+    assert plan["tokenise"].startswith("done already")
+    assert plan["pack"] == "made again, because it follows from extract"
+    assert plan["train"] == "made again, because it follows from pack"
+    assert plan["evaluate"] == "made again, because it follows from pack and train"
+
+
+def test_a_plan_for_videos_that_are_new_and_for_one_step(small, capsys):
+    write_video(small / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
+    plan = planned(small, capsys)
+    assert plan["extract"].startswith("goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames, 3 rows")
+    assert plan["pack"] == "made again, because it follows from extract"
+    assert list(planned(small, capsys, "--only", "pack")) == ["pack"]
+    assert list(planned(small, capsys, "--until", "pack")) == ["extract", "tokenise", "pack"]
+    assert again(small, "--until", "extract") == 0
+    assert planned(small, capsys)["extract"].startswith("done already, nothing to do: 4 videos")
+
+
+def test_a_plan_for_frames_that_are_still_to_be_decoded(new, capsys):
+    text = RECIPE[: RECIPE.index("[tokenise]")].replace('videos = "videos"', 'frames = "frames"', 1)
+    decode = '[decode]\nvideos = "videos"\nshort_side = 32\ncrop = 32\nout = "frames"\n'
+    (new / "r.toml").write_text(decode + text)
+    plan = planned(new, capsys)
+    assert plan["decode"].startswith("new: 3 videos, 0.01 hours of video, about 90 frames (")
+    assert plan["extract"] == "new"
+    assert again(new) == 0
+    write_video(new / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
+    plan = planned(new, capsys)
+    assert plan["decode"].startswith("goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames (")
+    assert plan["extract"].startswith("goes on: with what the step before adds: 3 videos, 0.01 hours of video, 90 frames")
+    assert again(new, "--only", "decode") == 0
+    assert planned(new, capsys)["extract"].startswith(
+        "goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames"
+    )
+
+
+def test_a_plan_for_videos_that_failed(new, capsys):
+    (new / "videos" / "broken.mp4").write_bytes(b"no video")
+    assert again(new, "--only", "extract") == 3
+    assert planned(new, capsys)["extract"].startswith("done already, nothing to do: 3 of 4 videos, ")
+    write_video(new / "videos" / "broken.mp4", [100 * i for i in range(FRAMES)], rate=10)
+    assert planned(new, capsys, "--set", "extract.retry_failed=true")["extract"].startswith("goes on: 1 of 4 videos left")
+
+
+def test_a_dry_run_makes_no_root_and_lists_variants(begun, tmp_path, capsys):
+    root = tmp_path / "nowhere"
+    assert main(["run", "demo", "--root", str(root), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert f"demo, in {root}:" in shown
+    assert "demo      new: 192 videos, 1.51 hours of video" in shown
+    assert not root.exists()
+    assert main(["run", str(begun / "r.toml"), "--dry-run", "--variant", "dense"]) == 0
+    assert "r.toml (variants: dense, this one), in" in capsys.readouterr().out
+
+
+def test_where_missing_data_is_to_be_had(tmp_path, caplog):
+    (tmp_path / "r.toml").write_text(RECIPE)
+    for more in ([], ["--dry-run"]):
+        caplog.clear()
+        assert again(tmp_path, *more) == 2
+        assert "[extract]: videos: videos: not there, and no earlier step makes it" in caplog.text
+        assert "r.toml says:\nThree videos that count.\nThey are nowhere to be had.\n" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["r.toml"]
+    assert main(["run", "tacos", "--root", str(tmp_path / "none")]) == 2
+    assert "Max Planck" in caplog.text
+    assert not (tmp_path / "none").exists()
+
+
+def test_much_is_measured_before_it_is_begun(new, capsys):
+    write_video(new / "videos" / "long.mp4", [100 * i for i in range(6100)], rate=10, width=64, height=48)
+    assert again(new, "--dry-run", "--only", "extract") == 0
+    assert re.search(
+        r"will take roughly .*: .* of decoding on \d+ cores, .* of I3D on the CPU, by a short measurement",
+        capsys.readouterr().out,
+    )
+
+
+def test_what_many_videos_take_follows_from_some_of_them(tmp_path):
+    config = extract.Config(out=tmp_path, videos=tmp_path, weights="random:0", shard_videos=8)
+    cost = cost_of(config, Lengths([(16.0, 25.0), (32.0, 25.0)], 20))
+    assert (cost.frames, cost.rows, cost.shards) == (2400, 10 * (9 + 19), 3)  # 80 and 160 frames: ceil(T / 8) - 1 rows
+    assert cost.num_bytes == cost.rows * (1024 * 2 + 2 * 8)
+    assert Lengths([(16.0, 25.0), (32.0, 25.0)], 20).hours == 20 * 24 / 3600
+
+
+# What is made again, and what not
+
+
+def test_a_second_run_does_nothing(small, capsys, caplog):
+    before = everything(small)
+    assert again(small) == 0
+    assert everything(small) == before  # no log either, and the report is of the run that did something
+    assert "r.toml: all was done already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "changed"),
+    [
+        ("train.model.variant=reg-1-a", {"run", "evaluation"}),
+        ("tokenise.min_count=2", {"queries", "store", "run", "evaluation"}),
+        ("extract.stride=4", {"features", "store", "run", "evaluation"}),
+    ],
+)
+def test_another_setting_makes_again_what_depends_on_it_and_the_old_is_taken_back(small, capsys, setting, changed):
+    before = made(small)
+    assert again(small, "--set", setting) == 0
+    other = made(small)
+    assert set(other) == {*before, *(f"{name}.old-1" for name in changed)}
+    for name, inode in before.items():
+        assert other[f"{name}.old-1" if name in changed else name] == inode
+    plan = planned(small, capsys)
+    assert sum(what.startswith("taken back: ") for what in plan.values()) == len(changed)
+    assert sum(what.startswith("done already") for what in plan.values()) == 5 - len(changed)
+    assert again(small) == 0
+    now = made(small)
+    assert {name: now[name] for name in before} == before
+    assert {now[f"{name}.old-2"] for name in changed} == {other[name] for name in changed}
+    assert again(small, "--set", setting) == 0
+    assert {name: made(small)[name] for name in before} == {name: other[name] for name in before}
+
+
+def test_an_old_folder_is_taken_back_where_a_run_was_killed_between_two_moves(small, capsys):
+    before = made(small)
+    (small / "store").rename(small / "store.old-1")
+    assert planned(small, capsys)["pack"].startswith("taken back: store.old-1 was made from just this: train 2 of 2")
+    assert again(small) == 0
+    assert made(small) == before
+
+
+def test_an_old_folder_that_is_damaged_is_not_taken_back(small):
+    assert again(small, "--set", "train.seed=1") == 0
+    records = small / "run.old-1" / "manifest.json"
+    records.write_text(records.read_text()[:-10])
+    assert again(small) == 0
+    assert {"run.old-1", "run.old-2"} < set(made(small))
+
+
+def test_a_folder_that_another_process_works_on_is_not_moved(small, caplog):
+    before = made(small)
+    with filelock.FileLock(small / "run" / ".lock"):
+        assert again(small, "--set", "train.seed=1") == 1
+    assert "another process is working on it" in caplog.text
+    assert made(small) == before
+
+
+DEMO = ["demo.num_train=1", "demo.num_val=1", "demo.num_test=1", "demo.min_seconds=12.0", "demo.max_seconds=13.0"]
+
+
+def test_videos_that_the_recipe_makes_may_change(tmp_path, capsys):
+    def run(*settings, dry=False):
+        arguments = [x for setting in (*DEMO, *settings) for x in ("--set", setting)]
+        return main(
+            ["run", "demo", "--root", str(tmp_path), "--until", "tokenise", *arguments, *(["--dry-run"] if dry else [])]
+        )
+
+    assert run() == 0
+    before = made(tmp_path)
+    assert run("demo.seed=1", dry=True) == 0
+    shown = capsys.readouterr().out
+    assert "demo      made again, because demo.seed was 0 and is 1: 3 videos" in shown
+    assert "decode    made again, because its videos have changed: 3 videos" in shown
+    assert "extract   made again, because its videos have changed: 3 videos" in shown
+    assert run("demo.seed=1") == 0
+    other = made(tmp_path)
+    assert not set(before.values()) & {other[name] for name in before}
+    assert run(dry=True) == 0
+    assert capsys.readouterr().out.count("taken back: ") == 4
+    assert run() == 0
+    assert {name: made(tmp_path)[name] for name in before} == before
+
+
+def test_one_step_alone(small):
+    before = made(small)
+    assert again(small, "--only", "train", "--set", "train.seed=1") == 0
+    assert set(made(small)) == {*before, "run.old-1"}
+    assert again(small, "--only", "decode") == 2
+
+
+def test_variants_live_side_by_side(small, capsys):
+    before = made(small)
+    assert again(small, "--variant", "dense") == 0
+    now = made(small)
+    assert set(now) == {*before, *(f"{name}-dense" for name in ("features", "store", "run", "evaluation"))}
+    assert {name: now[name] for name in before} == before
+    assert "Variant: dense." in (small / "excl-report-dense.md").read_text()
+    assert "21 rows" in (small / "excl-report-dense.md").read_text()
+    assert "Variant" not in report(small)
+    for more in ([], ["--variant", "dense"]):
+        assert all(what.startswith("done") for what in planned(small, capsys, *more).values())
+
+
+def test_what_is_taken_back_goes_on_with_new_videos(small, capsys):
+    before = made(small)
+    assert again(small, "--set", "extract.stride=4", "--only", "extract") == 0
+    write_video(small / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
+    plan = planned(small, capsys)
+    assert plan["extract"].startswith("goes on: features.old-1 is taken back, 1 of 4 videos left: 1 videos, ")
+    assert plan["pack"] == "made again, because it follows from extract"
+    assert again(small) == 0
+    assert made(small)["features"] == before["features"]
+    assert planned(small, capsys)["extract"].startswith("done already, nothing to do: 4 videos")
+
+
+def test_settings_may_be_given_several_times(small, capsys):
+    plan = planned(small, capsys, "--set", "train.seed=1", "--set", "extract.stride=4", "--set", "train.epochs=3")
+    assert plan["extract"].startswith("made again, because extract.rows.stride")
+    only = planned(small, capsys, "--only", "train", "--set", "train.seed=1", "--set", "train.epochs=3")
+    assert only["train"] == "made again, because train.epochs was 2 and is 3, train.seed was 0 and is 1"
+
+
+# What it leaves
+
+
+def test_a_report_with_failures_coverage_and_figures(new, capsys):
+    (new / "videos" / "broken.mp4").write_bytes(b"no video")
+    splits = {"one": "train", "two": "val", "three": "train", "broken": "val", "gone": "val"}
+    rows = [{"video_id": v, "query": "it counts", "start_s": 0, "end_s": 3, "split": split} for v, split in splits.items()]
+    (new / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert again(new, "--set", "train.seed=3") == 3  # missing videos stop nothing
+    shown = capsys.readouterr().out
+    text = report(new)
+    assert "In place of the recipe's own settings: `train.seed=3`." in text
+    assert re.search(r"\| extract \| new \| \d+ s \| 3 of 4 videos, 0.01 hours of video, 90 frames, 9 rows, 1 shards", text)
+    assert "- extract: 1 not_a_video: broken\n" in text
+    assert "- train: 2 of 2 queries have features (100.0 %)\n" in text
+    assert "- val: 1 of 3 queries have features (33.3 %); 2 missing videos: broken, gone\n" in text
+    assert "- train: `run`\n" in text
+    table = shown[shown.index("jsonl, split val") :]
+    assert table[: table.index("metrics:")] in text
+    assert re.search(r"r\.toml: done in \d+ s: extract \d+ s, .*evaluate \d+ s; 1 videos failed\n", shown)
+    assert f"report: {new / 'excl-report.md'}\n" in shown
+
+
+def test_a_sweep_is_planned_and_its_table_reported(small, capsys):
+    model = RECIPE[RECIPE.index("model = ") :].splitlines()[0]
+    with (small / "r.toml").open("a") as file:
+        file.write('[reproduce]\nstores = ["store"]\nvariants = ["clf-1-a"]\nseeds = 1\nsplit = "val"\nout = "sweep"\n')
+        file.write(f'[reproduce.training]\nepochs = 1\ndevice = "cpu"\n{model}\n')
+    assert planned(small, capsys)["reproduce"] == "to do: whatever is not done yet"
+    assert again(small) == 0
+    assert (small / "sweep" / "table.md").read_text().rstrip() in report(small)
+
+
+def test_a_log_with_times(small, capsys):
+    [*_, log] = sorted((small / "logs").iterdir())
+    again(small, "--set", "train.seed=3")
+    [shown] = re.findall(r"^log: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    [new] = set((small / "logs").iterdir()) - {log, *sorted((small / "logs").iterdir())[:-1]}
+    assert shown == str(new)
+    lines = new.read_text().splitlines()
+    starts = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", line)]
+    assert any(line.endswith("made again, because train.seed was 0 and is 3") for line in starts)
+    assert any("[4/5] train" in line for line in starts)
+    assert any("run is kept as run.old-1" in line for line in starts)
+    assert f"`logs/{new.name}`" in report(small)
+
+
+def test_an_interrupted_run_leaves_its_log_and_goes_on(small, capsys, monkeypatch):
+    steps = []
+    original = training.span_loss
+
+    def interrupted(*arguments):
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    before = set((small / "logs").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "span_loss", interrupted)
+        assert again(small, "--set", "train.seed=3") == 130
+    [log] = set((small / "logs").iterdir()) - before
+    text = log.read_text()
+    assert "interrupted" in text
+    assert "Traceback (most recent call last)" in text
+    assert "in interrupted\n" in text  # where it was raised
+    plan = planned(small, capsys, "--set", "train.seed=3")
+    assert plan["train"] == "goes on: 1 of at most 2 epochs done"
+    assert plan["evaluate"] == "made again, because it follows from train"
+    assert again(small, "--set", "train.seed=3") == 0
+
+
+def test_an_error_is_in_the_log_even_where_nothing_was_to_do(small, caplog):
+    before = set((small / "logs").iterdir())
+    write_video(small / "videos" / "one.mp4", [100 * i for i in range(FRAMES + 10)], rate=10)
+    assert again(small) == 2
+    assert "has changed since" in caplog.text
+    [log] = set((small / "logs").iterdir()) - before
+    assert "one.mp4 has changed since" in log.read_text()
