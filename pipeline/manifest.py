@@ -6,7 +6,8 @@ and only then recorded: the record is the commit, and what no record names does 
 crc32 of the rest, which is verified whenever they are read.
 
 Opening a folder whose header differs from what is asked for is refused with the fields that differ, so two recipes never
-mix. One process at a time works on a folder; the lock dies with its process.
+mix. One process at a time works on a folder, or several that each have a share of it (journals.py); locks die with their
+process.
 """
 
 from __future__ import annotations
@@ -18,35 +19,37 @@ import itertools
 import json
 import logging
 import os
+import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Set
 from pathlib import Path
 from typing import Any
 
 import filelock
 
+from excl.pipeline import journals
+from excl.pipeline.journals import LOCK, BusyError, Share
+from excl.pipeline.records import Record, Records, encode, parse_record
+
+__all__ = ["BusyError", "Manifest", "RecipeMismatchError", "Share"]
+
 log = logging.getLogger(__name__)
 
 HEADER = "manifest.json"
 RECORDS = "records.jsonl"
-LOCK = ".lock"
 COMPLETE = "complete"
 INDEX, SOURCES = "index", "joined from"  # ids of records that say nothing of the results
-TRANSIENT_KEYS = frozenset({"wall_s", "stat", "device"})  # told in records for people, no part of what a folder is
+TRANSIENT_KEYS = frozenset({"wall_s", "timing", "stat", "device"})  # told in records for people, no part of what a folder is
 
 
 class RecipeMismatchError(ValueError):
     """A folder holds the results of another recipe than the one asked for."""
 
 
-class BusyError(RuntimeError):
-    """Another process is working on the folder."""
-
-
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success its content is on disk and named `path`, on failure it is gone."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # several machines may write the same file
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -64,8 +67,13 @@ def move(source: Path, target: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 so that `path` holds either what it held before or all of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either what it held before or all of it."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -120,10 +128,12 @@ def _difference(key: str, old: object, new: object) -> str:
 class Manifest:
     """The header and the records of one stage folder; `Manifest.open` to work on it, `Manifest.read` to look."""
 
-    def __init__(self, folder: Path, header: dict[str, Any], records: dict[str, dict[str, Any]]) -> None:
-        self.folder = folder
-        self.header = header
-        self.records = records
+    def __init__(
+        self, folder: Path, header: dict[str, Any], records: MutableMapping[str, Record], *, share: Share | None = None
+    ) -> None:
+        self.folder, self.header, self.records, self.share = folder, header, records, share
+        self._is_whole = share is None
+        self._lock: filelock.BaseFileLock | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -135,8 +145,9 @@ class Manifest:
         identity: Mapping[str, Any],
         code_version: int,
         about: Mapping[str, Any] | None = None,
+        share: Share | None = None,
     ) -> Iterator[Manifest]:
-        """Create the folder or resume it, under its lock.
+        """Create the folder or resume it, under its lock; or under that of a share, beside other shares of the same number.
 
         `identity` is everything that determines the results, as JSON values, `about` what else is known of them.
         Raises RecipeMismatchError when the folder was made from another identity, stage or code version, and BusyError when
@@ -145,36 +156,63 @@ class Manifest:
         header = json.loads(_canonical({"stage": stage, "code_version": code_version, "identity": identity}))
         if not (folder / HEADER).exists():
             _refuse_foreign_folder(folder)
-        with _locked(folder):
-            _remove_temporaries(folder)
-            if not (folder / HEADER).exists() or _is_barren(folder):
+        with contextlib.ExitStack() as held:
+            whole = held.enter_context(_locked(folder, wait_s=0.0 if share is None else journals.WAIT_S))
+            alone = _refuse_other_work(folder, share)
+            if not alone and not (folder / HEADER).exists():
+                raise BusyError(
+                    f"{folder}: another process is working on it, and its {HEADER} cannot be seen here; wait for it"
+                )
+            if alone:
+                _remove_temporaries(folder)
+            if not (folder / HEADER).exists() or (alone and _is_barren(folder)):
                 (folder / RECORDS).unlink(missing_ok=True)
                 _write_header(folder, {**header, "excl": _package_version(), "about": dict(about or {})})
             _refuse_other_recipe(folder, header)
-            yield cls(folder, header, _read_records(folder / RECORDS, repair=True))
+            records = Records()
+            records.read(folder / RECORDS, repair=True)
+            manifest = cls(folder, header, records, share=share)
+            if alone:
+                manifest.fold()
+            if share is not None:
+                lock = journals.locked(folder, journals.share_lock(share), wait_s=journals.WAIT_FOR_OWN_S)
+                manifest._lock = held.enter_context(lock)
+                Records().read(manifest._journal, repair=True)
+                whole.release()
+            yield manifest
 
     @classmethod
     def read(cls, folder: Path, *, stage: str | None = None) -> Manifest:
         """The manifest of a finished or unfinished folder, without a lock; ValueError if it is none of `stage`."""
-        header = read_header(folder)
-        for told in ("excl", "about"):  # by which version of the package, and more: no part of what it is
-            header.pop(told, None)
+        header = _plain_header(folder)
         if stage is not None and header.get("stage") != stage:
             raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, wanted is one made by {stage!r}")
-        return cls(folder, header, _read_records(folder / RECORDS, repair=False))
+        while True:
+            paths = journals.journals(
+                folder
+            )  # first: those that are folded meanwhile are missed then, and not their records
+            records = Records()
+            records.read(folder / RECORDS)
+            try:
+                for path in paths:
+                    journals.take_in(records, path)
+            except FileNotFoundError:
+                continue
+            return cls(folder, header, records)
 
     @classmethod
     @contextlib.contextmanager
     def repair(cls, folder: Path) -> Iterator[tuple[Manifest, list[int]]]:
         """A folder under its lock, whatever made it, and the numbers of the lines of records that are damaged.
 
-        Those are left out, and a last line that does not end is cut off.
+        Those are left out, and a last line that does not end is cut off. Journals count as records; `rewrite` folds them.
         """
-        header = read_header(folder)
-        for told in ("excl", "about"):
-            header.pop(told, None)
+        header = _plain_header(folder)
         with _locked(folder):
-            records: dict[str, dict[str, Any]] = {}
+            _refuse_other_work(folder, None)
+            for path in journals.journals(folder):
+                _leave_out_damaged(path)  # what they lack was never among the records, and is done again
+            records: dict[str, Record] = {}
             damaged = []
             content = (folder / RECORDS).read_bytes() if (folder / RECORDS).exists() else b""
             for number, line in enumerate(content.split(b"\n")[:-1], start=1):
@@ -183,6 +221,8 @@ class Manifest:
                     records[record["id"]] = record
                 except (ValueError, KeyError, TypeError):
                     damaged.append(number)
+            for path in journals.journals(folder):
+                journals.take_in(records, path)
             yield cls(folder, header, records), damaged
 
     @staticmethod
@@ -191,26 +231,80 @@ class Manifest:
         header = json.loads(_canonical({"stage": stage, "code_version": code_version, "identity": identity}))
         for number in itertools.count(1):
             candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-            if not (candidate / HEADER).exists() or not _differences(Manifest.read(candidate).header, header):
+            if not (candidate / HEADER).exists() or not _differences(_plain_header(candidate), header):
                 return candidate
         raise AssertionError
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: Record) -> None:
         """Commit one record, a JSON object with an `id`; a later record of the same id replaces the earlier."""
-        line = _line(record)
-        new = not (self.folder / RECORDS).exists()
-        with (self.folder / RECORDS).open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            fsync_folder(self.folder)
-        self.records[record["id"]] = record
+        self.add_all([record])
 
-    def rewrite(self, records: Mapping[str, dict[str, Any]]) -> None:
+    def add_all(self, records: Iterable[Record]) -> None:
+        """Commit several records at once: after a kill there are all, or the first of them."""
+        self._append(self.folder / RECORDS if self._is_whole else self._journal, [encode(record) for record in records])
+
+    def rewrite(self, records: Mapping[str, Record]) -> None:
         """Put other records in the place of all there are, at once."""
-        write_text(self.folder / RECORDS, "".join(map(_line, records.values())))
-        self.records = dict(records)
+        write_bytes(self.folder / RECORDS, b"".join(map(encode, records.values())))
+        journals.remove(journals.journals(self.folder))
+        self.records = Records()
+        self.records.read(self.folder / RECORDS)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Meanwhile no other share plans or ends: what it has committed is seen, and what is added all of them see."""
+        if self.share is None:
+            yield
+            return
+        with _locked(self.folder, wait_s=journals.WAIT_S):
+            assert isinstance(self.records, Records)
+            self.records.read(self.folder / RECORDS, repair=True)
+            for path in journals.journals(self.folder):
+                journals.take_in(self.records, path)
+            self._is_whole = True
+            try:
+                yield
+            finally:
+                self._is_whole = False
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[bool]:
+        """The last thing to do: whether this is the whole folder, or the last of its shares at which somebody works."""
+        with self.whole():
+            last = not journals.at_work(self.folder, but=self.share)
+            if last:
+                self.fold()
+            yield last
+            if self._lock is not None:
+                self._lock.release()
+
+    def fold(self) -> None:
+        """Append what journals have to the records, and remove them."""
+        paths = journals.journals(self.folder)
+        known = Records()
+        known.read(self.folder / RECORDS)
+        lines = [line for path in paths for line in journals.take_in(known, path)] if paths else []
+        if lines:
+            self._append(self.folder / RECORDS, lines)
+        journals.remove(paths)
+        for empty in (self.folder / journals.FOLDER).glob("*/"):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+    @property
+    def _journal(self) -> Path:
+        assert self.share is not None
+        return self.folder / journals.FOLDER / f"share-{self.share.name}.jsonl"
+
+    def _append(self, path: Path, lines: list[bytes]) -> None:
+        assert isinstance(self.records, Records)
+        new = not path.exists()
+        if new and not path.parent.exists():
+            path.parent.mkdir()
+            fsync_folder(path.parent.parent)
+        self.records.append(path, lines)
+        if new:
+            fsync_folder(path.parent)
 
     def complete(self, summary: Mapping[str, Any] | None = None) -> None:
         """Commit the record that says the whole stage is done, with its summary."""
@@ -221,10 +315,34 @@ class Manifest:
         """Whether `complete` was committed."""
         return COMPLETE in self.records
 
+    def ids(self, prefix: str) -> list[str]:
+        """The ids of records that begin with `prefix`, in order."""
+        return [key for key in self.records if key.startswith(prefix)]
+
+    def has_failed(self, key: str) -> bool:
+        """Whether the record of an item says that it failed; none is parsed to know it."""
+        return key in self._noted("error")
+
+    def says(self, key: str, fragment: str) -> bool:
+        """Whether a record has a fragment like `"stat": [1, 2]` of it as JSON; none is parsed to know it."""
+        return key in self.records and fragment.encode() in (
+            self.records.line(key) if isinstance(self.records, Records) else encode(self.records[key])
+        )
+
     @property
     def failed(self) -> dict[str, dict[str, Any]]:
         """The records of items that failed, by id."""
-        return {key: record for key, record in self.records.items() if "error" in record}
+        return self.those_with("error")
+
+    def those_with(self, name: str) -> dict[str, Record]:
+        """The records that have "error" or "damage", by id, in order; only these are parsed."""
+        noted = self._noted(name)
+        return {key: self.records[key] for key in self.records if key in noted} if noted else {}
+
+    def _noted(self, name: str) -> Set[str]:
+        if isinstance(self.records, Records):
+            return self.records.noted[name]
+        return {key for key, record in self.records.items() if name in record}
 
     def fingerprint(self) -> str:
         """Hex sha256 over the header and all records: equal exactly when the folders hold the same results.
@@ -272,19 +390,25 @@ def _require_outputs(manifest: Manifest) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[Any]:
+    """Hold the lock of a folder, which is made if it is not there."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: a file; wanted is a folder to write")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise BusyError(f"{folder}: another process is working on it; wait for it, or choose another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    with journals.locked(folder, wait_s=wait_s) as lock:
+        yield lock
+
+
+def _refuse_other_work(folder: Path, share: Share | None) -> bool:
+    """Whether nobody works on a share of the folder. BusyError if somebody does beside whom this one cannot."""
+    others = journals.at_work(folder)
+    wrong = [name for name in others if share is None or name == share.name or not name.endswith(f"-of-{share.of}")]
+    if wrong:
+        raise BusyError(
+            f"{folder}: another process is working on it, at the share {wrong[0].replace('-of-', '/')}; wait for it, or "
+            "choose another folder"
+        )
+    return not others
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -301,8 +425,13 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged ({error}); remove the folder and run the stage again") from error
 
 
+def _plain_header(folder: Path) -> dict[str, Any]:
+    """The header without what says nothing of the results: by which version of the package, and more."""
+    return {key: value for key, value in read_header(folder).items() if key not in ("excl", "about")}
+
+
 def _refuse_other_recipe(folder: Path, wanted: dict[str, Any]) -> None:
-    found = Manifest.read(folder).header
+    found = _plain_header(folder)
     if found.get("stage") != wanted["stage"]:
         raise ValueError(
             f"{folder} was made by the stage {found.get('stage')!r}; choose another folder for {wanted['stage']!r}"
@@ -315,19 +444,37 @@ def _refuse_other_recipe(folder: Path, wanted: dict[str, Any]) -> None:
         )
 
 
+def _leave_out_damaged(path: Path) -> None:
+    """Write a journal anew without lines that are damaged, or do not end."""
+    good = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            parse_record(line)["id"]
+            good.append(line + b"\n")
+    if b"".join(good) != path.read_bytes():
+        log.warning("%s: had damaged lines; what they recorded is made again", path)
+        write_bytes(path, b"".join(good))
+
+
 def _refuse_foreign_folder(folder: Path) -> None:
     ours = {LOCK, RECORDS}
-    strangers = [p.name for p in folder.glob("*") if p.name not in ours and not p.name.endswith(".tmp")]
-    if strangers:
+    strangers = [
+        p.name
+        for p in folder.glob("*")
+        if p.name not in ours and not p.name.startswith(f"{LOCK}-") and not p.name.endswith(".tmp")
+    ]
+    if strangers and not (folder / HEADER).exists():  # which another process may have written meanwhile
         raise ValueError(f"{folder}: not empty ({strangers[0]!r}, …) and not written by excl; choose a new folder")
 
 
 def _is_barren(folder: Path) -> bool:
     """Whether nothing was made in the folder yet: such a folder takes another recipe, no results can mix in it."""
     files = (path.name for path in folder.rglob("*") if path.is_file())
-    made = [name for name in files if name not in {HEADER, RECORDS, LOCK}]
-    recorded = [name for name in _read_records(folder / RECORDS, repair=False) if not name.startswith("plan/")]
-    return not made and not recorded
+    if any(name not in {HEADER, RECORDS, LOCK} and not name.startswith(f"{LOCK}-") for name in files):
+        return False
+    records = Records()
+    records.read(folder / RECORDS)
+    return all(name.startswith("plan/") for name in records)
 
 
 def _package_version() -> str:
@@ -342,40 +489,6 @@ def _remove_temporaries(folder: Path) -> None:
         for leftover in folder.glob(pattern):
             log.info("removing %s, left by a run that was interrupted", leftover)
             leftover.unlink()
-
-
-def _read_records(path: Path, *, repair: bool) -> dict[str, dict[str, Any]]:
-    """The committed records by id. A last line cut short by a kill was never committed: it is ignored, or cut off."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    committed = content[: content.rfind(b"\n") + 1]
-    if repair and len(committed) < len(content):
-        os.truncate(path, len(committed))
-    records: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(committed.split(b"\n")[:-1], start=1):
-        try:
-            record = parse_record(line)
-            records[record["id"]] = record
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}:{number}: not a record ({error}); the file is damaged, see `excl repair`") from error
-    return records
-
-
-CRC = b', "crc32": "%08x"}'
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    content = json.dumps(record).encode()  # ASCII: names of files need not be valid Unicode
-    return (content[:-1] + CRC % zlib.crc32(content) + b"\n").decode()
-
-
-def parse_record(line: bytes) -> dict[str, Any]:
-    """The record in a line; ValueError if it is none, or its checksum is not that of its content."""
-    content = line[: -len(CRC % 0)] + b"}"
-    if line != content[:-1] + CRC % zlib.crc32(content):
-        raise ValueError("its checksum is not that of its content")
-    return json.loads(content)
 
 
 def _write_header(folder: Path, header: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.pipeline import items, verify
+from excl.pipeline import items, journals, verify
 from excl.pipeline.config import STRICT
 from excl.pipeline.manifest import COMPLETE, Manifest, sha256_file
 from excl.pipeline.shard import Shard, VideoFeatures, write_shard
@@ -59,7 +59,9 @@ def run(config: Config) -> Repaired:
             if stage in ("extract", "import"):
                 found_again = _from_shards(manifest)
                 lines += [f"records.jsonl: {len(found_again)} known again from whole shards"] if found_again else []
-        if not config.dry_run and (damaged_lines or verify.unfinished_line(config.folder)):
+        if not config.dry_run and (
+            damaged_lines or verify.unfinished_line(config.folder) or journals.journals(config.folder)
+        ):
             manifest.rewrite(manifest.records)
         found = verify.find(manifest, read_data=True) if not (damaged_lines and config.dry_run) else []
         files = sorted({finding.file for finding in found if not finding.remark})
@@ -126,7 +128,7 @@ def _video_record(video: VideoFeatures, part: Path, recipe: Mapping[str, Any]) -
         "duration_s": video.duration_s,
         "stat": [],
     }
-    return record | ({"quality": items.quality(video.facts)} if "frames_expected" in video.facts else {})
+    return record | (items.quality(video.facts) if "frames_expected" in video.facts else {})
 
 
 def _take_out(manifest: Manifest, name: str, *, dry_run: bool) -> list[str]:

@@ -75,12 +75,7 @@ class FeatureStore:
     def __init__(self, path: Path | str, *, in_memory: bool = False) -> None:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
-        self._where: dict[str, tuple[str, int]] = {}
-        for kind in ("part", "file"):  # a shard over the parts that were joined in it
-            for record in self.manifest.records.values():
-                if kind in record and "videos" in record:
-                    for position, video_id in enumerate(record["videos"]):
-                        self._where[video_id] = (record[kind], position)
+        self._where = items.positions(self.manifest)
         if not self._where:
             raise ValueError(f"{self.path}: a folder of the stage {self.manifest.header['stage']!r} without features")
         self._mapped: OrderedDict[str, Shard] = OrderedDict()

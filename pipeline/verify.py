@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from excl.models.i3d.presets import layout_from_json
-from excl.pipeline import store_index
+from excl.pipeline import journals, store_index
 from excl.pipeline.config import STRICT
 from excl.pipeline.manifest import COMPLETE, RECORDS, Manifest, header_is_as_written, sha256_file
 from excl.pipeline.shard import Shard, VideoFeatures
@@ -114,14 +114,15 @@ def files_of(manifest: Manifest) -> dict[str, str | None]:
         if "file" in record and "error" not in record and not record["id"].startswith("video/"):
             files[record["file"]] = record.get("sha256")
         elif "part" in record and not joined.issuperset(record["videos"]):
-            files[record["part"]] = record["part_sha256"]
+            files[record["part"]] = record.get("part_sha256")
         elif "index" in record:
             files[record["index"]] = record["sha256"]
     return files | manifest.records.get(COMPLETE, {}).get("sha256", {})
 
 
 def _named(error: ValueError, folder: Path) -> str:
-    return RECORDS if f"{folder / RECORDS}:" in str(error) else "manifest.json"
+    files = [folder / RECORDS, *journals.journals(folder)]
+    return next((str(path.relative_to(folder)) for path in files if f"{path}:" in str(error)), "manifest.json")
 
 
 def unfinished_line(folder: Path) -> Finding | None:
@@ -134,9 +135,10 @@ def unfinished_line(folder: Path) -> Finding | None:
 
 def _strangers(folder: Path, recorded: Mapping[str, Any]) -> list[Finding]:
     """Files that no record names: leftovers of a kill, or somebody's own."""
-    told = {"manifest.json", RECORDS, ".lock", *recorded}
-    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    return [Finding(name, "no record names it", remark=True) for name in sorted(names) if name not in told]
+    told = {"manifest.json", RECORDS, *recorded, *(str(path.relative_to(folder)) for path in journals.journals(folder))}
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    strange = [name for name in names if name not in told and not name.startswith(journals.LOCK)]
+    return [Finding(name, "no record names it", remark=True) for name in strange]
 
 
 def _shard(manifest: Manifest, name: str, expected: list[str], *, read_data: bool) -> list[Finding]:
