@@ -61,8 +61,8 @@ def open_video(path: Path) -> Iterator[av.container.InputContainer]:
         ) from error
 
 
-def require_regular_file(path: Path) -> None:
-    """VideoError unless `path` is a file with something in it; a pipe, for one, would be read for ever."""
+def require_regular_file(path: Path | str) -> os.stat_result:
+    """The state of `path`; VideoError unless it is a file with something in it: a pipe, for one, would be read for ever."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -71,9 +71,10 @@ def require_regular_file(path: Path) -> None:
         raise VideoError("not_a_file", f"{path}: not a regular file")
     if status.st_size == 0:
         raise VideoError("empty", f"{path}: an empty file")
+    return status
 
 
-def _cannot_open(path: Path, error: OSError) -> VideoError:
+def _cannot_open(path: Path | str, error: OSError) -> VideoError:
     missing = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
     return VideoError("missing" if missing else "unreadable", f"{path}: cannot be opened ({error.strerror or error})")
 

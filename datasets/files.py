@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 VIDEO_SUFFIXES = frozenset((
@@ -22,37 +24,72 @@ def video_files(source: Path) -> list[Path]:
     and those that begin with # do not count, nor does a path that was there before. Raises FileNotFoundError if there is no
     such place, ValueError for a folder or a list without videos.
     """
+    return [Path(path) for path in _files(source)]
+
+
+def _files(source: Path) -> list[str]:
     if source.is_file():
-        return _listed(source) if source.suffix.lower() == LIST_SUFFIX else [source]
+        return _listed(source) if source.suffix.lower() == LIST_SUFFIX else [os.fspath(source)]
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: there is no such file or folder of videos")
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    found = list(_in_folder(os.fspath(source)))
     if not found:
         raise ValueError(f"{source}: no videos there (looked for {' '.join(sorted(VIDEO_SUFFIXES))})")
     return found
 
 
-def _listed(source: Path) -> list[Path]:
+def _in_folder(folder: str) -> Iterator[str]:
+    """The paths in a folder that have the name of a video, folders that are links left out, in the order of `Path`s."""
+    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:
+                yield entry.path
+            with contextlib.suppress(PermissionError):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _in_folder(entry.path)
+
+
+def _listed(source: Path) -> list[str]:
     content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
     lines = [line.strip() for line in os.fsdecode(content).split("\n")]  # names of files need not be valid Unicode
-    found = dict.fromkeys(source.parent / line for line in lines if line and not line.startswith("#"))
+    found = dict.fromkeys(os.fspath(source.parent / line) for line in lines if line and not line.startswith("#"))
     if not found:
         raise ValueError(f"{source}: an empty list; wanted is the path of a video on every line")
     return list(found)
 
 
-def find_videos(source: Path) -> dict[str, Path]:
+class Paths(Mapping[str, Path]):
+    """Paths by id, made when they are asked for: a million strings take seconds, as many `Path`s most of a minute."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self.files = files
+
+    def __getitem__(self, video_id: str) -> Path:
+        return Path(self.files[video_id])
+
+    def __contains__(self, video_id: object) -> bool:
+        return video_id in self.files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def find_videos(source: Path) -> Mapping[str, Path]:
     """Video id (the file's stem) to path, sorted by id, for a folder, a file or a list as in `video_files`.
 
     Raises ValueError for two files that would share an id.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     shared = []
-    for path in video_files(source):
-        if path.stem in found:
-            shared.append(f"{found[path.stem]} and {path} share the id {path.stem!r}")
-        found[path.stem] = path
+    for path in _files(source):
+        stem = os.path.splitext(os.path.basename(path))[0]
+        if stem in found:
+            shared.append(f"{found[stem]} and {path} share the id {stem!r}")
+        found[stem] = path
     if shared:
         more = f" ({len(shared) - 1} more such files; `excl probe` names all)" if len(shared) > 1 else ""
         raise ValueError(f"{shared[0]}; a video's id is its file's name without suffix: rename one of them{more}")
-    return dict(sorted(found.items()))
+    return Paths(dict(sorted(found.items())))

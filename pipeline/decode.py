@@ -25,9 +25,11 @@ from excl.datasets.picture import Geometry
 from excl.datasets.video_errors import VideoError
 from excl.pipeline import frames, items
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
+from excl.pipeline.executors import Executor
 from excl.pipeline.frames import StoredFrames
 from excl.pipeline.manifest import Manifest
-from excl.pipeline.reading import ReadingSeveral, num_cores
+from excl.pipeline.reading import ReadingSeveral, Timed, num_cores
+from excl.pipeline.running import Running
 from excl.pipeline.shards import ShardedStage, part_name, whereabouts
 
 log = logging.getLogger(__name__)
@@ -63,19 +65,24 @@ class Config:
     """Try those videos again that failed before."""
     reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
     """How videos are read."""
+    running: WithoutPrefix[Running] = field(default_factory=Running)
+    """Where the work is done."""
 
     def __post_init__(self) -> None:
         check_sampled(self.short_side, self.crop, self.backend)
         frames.check_pictures(self.pictures)
 
+    def elsewhere(self) -> Config:
+        """The same settings for a process with another working directory."""
+        return dataclasses.replace(self, videos=self.videos.absolute(), out=self.out.absolute())
 
-RUN_ONLY = ("videos", "out", "retry_failed", "reading")
+
+RUN_ONLY = ("videos", "out", "retry_failed", "reading", "running")
 
 
-def run(config: Config, *, map: items.Map | None = None) -> Path:
+def run(config: Config, *, executor: Executor | None = None) -> Path:
     """Decode what is not decoded yet; failures are recorded and do not stop the run. Returns the folder."""
     recipe = {**identity(config, run_only=RUN_ONLY), "backend": list(choose(config.backend))}
-    workers = config.reading.decoders or num_cores()
     stage = ShardedStage(
         name=STAGE,
         code_version=CODE_VERSION,
@@ -85,10 +92,16 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
         work=partial(decode_video, config, recipe),
         join=partial(frames.join_frames, recipe=recipe),
         identify=lambda item: items.file_facts(item.path),
+        at_once=partial(_at_once, config),
         before=partial(_predict, config),
     )
-    stage.run(find_videos(config.videos), map=map or items.in_threads(workers), retry_failed=config.retry_failed)
+    stage.run(find_videos(config.videos), retry_failed=config.retry_failed, executor=executor, share=config.running.share)
     return config.out
+
+
+def _at_once(config: Config) -> int:
+    """How many videos at once: one a core."""
+    return config.reading.decoders or num_cores()
 
 
 def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
@@ -113,8 +126,15 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
             backends=choose(config.backend),
             threads=item.threads,
         )
+        timed = Timed(video)
         num_bytes = frames.write_part(
-            config.out / name, video, video_id=item.video_id, spec=config.pictures, source=source, recipe=recipe
+            config.out / name,
+            video,
+            frames=timed,
+            video_id=item.video_id,
+            spec=config.pictures,
+            source=source,
+            recipe=recipe,
         )
         items.require_unchanged(item.path, state)
     except VideoError as error:
@@ -127,9 +147,9 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
         "num_frames": video.facts.num_frames,
         "bytes": num_bytes,
         "duration_s": video.facts.duration_s,
-        "quality": items.quality(dataclasses.asdict(video.facts)),
+        **items.quality(dataclasses.asdict(video.facts)),
         "stat": state,
-        "wall_s": round(time.monotonic() - started, 3),
+        **timed.told(started),
     }
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,10 +35,12 @@ from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline import decode, items
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
+from excl.pipeline.executors import Executor
 from excl.pipeline.features import Making, RowSettings, making, video_features, weights_identity
 from excl.pipeline.frames import LOSSLESS, StoredFrames
 from excl.pipeline.manifest import Manifest, sha256_file
-from excl.pipeline.reading import ReadingSeveral, num_cores
+from excl.pipeline.reading import ReadingSeveral, Timed, num_cores
+from excl.pipeline.running import INLINE, LOCAL, Running
 from excl.pipeline.shard import Shard, VideoFeatures, write_shard
 from excl.pipeline.shards import ShardedStage, part_name
 from excl.pipeline.store_index import write_index
@@ -112,13 +115,16 @@ class Config:
     """Try those videos again that failed before."""
     reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
     """How videos are read."""
+    running: WithoutPrefix[Running] = field(default_factory=Running)
+    """Where the work is done."""
 
     def __post_init__(self) -> None:
         made = self.making()
         check_sampled(made.short_side, made.crop, self.backend)
         check_spec(self.weights_spec)
-        for device in choose_devices(self.device):
-            check_precision(self.precision, device)
+        if self.running.executor in (INLINE, LOCAL):  # other machines may have other devices
+            for device in choose_devices(self.device):
+                check_precision(self.precision, device)
         if (self.videos is None) == (self.frames is None):
             raise ValueError("give either --videos or --frames")
 
@@ -140,11 +146,18 @@ class Config:
         """Which weights, by name."""
         return self.weights or PRESETS[self.preset].weights
 
+    def elsewhere(self) -> Config:
+        """The same settings for a process with another working directory."""
+        paths = {name: path.absolute() for name in ("videos", "frames", "out") if (path := getattr(self, name)) is not None}
+        spec = self.weights_spec
+        return dataclasses.replace(self, **paths, weights=str(Path(spec).absolute()) if Path(spec).is_file() else spec)
 
-def run(config: Config, *, map: items.Map | None = None) -> Path:
+
+def run(config: Config, *, executor: Executor | None = None) -> Path:
     """Extract what is not extracted yet; failures are recorded and do not stop the run. Returns the store's folder."""
     made = config.making()
     pictures, identify = LOSSLESS, _identify_file
+    videos: Mapping[str, Path]
     if config.frames is not None:
         videos, pictures = stored_videos(
             config.frames, fps=made.fps, short_side=made.short_side, crop=made.crop, backends=made.backends
@@ -153,8 +166,6 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
     else:
         assert config.videos is not None
         videos = find_videos(config.videos)
-    if any(device.type == "cpu" for device in choose_devices(config.device)):
-        keep_freed_memory()
     made_by = recipe(config, pictures)
     if config.new_version:
         out = Manifest.version(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION)
@@ -170,10 +181,11 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
         work=functools.partial(extract_video, config, made_by),
         join=functools.partial(join_features, recipe=made_by),
         identify=identify,
+        at_once=functools.partial(_at_once, config),
         about={"weights": _weights(config.weights_spec).facts.to_json()},
         after=write_index,
     )
-    stage.run(videos, map=map or items.in_threads(_workers(config)), retry_failed=config.retry_failed)
+    stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)
     for extractor in _extractors.values():
         usage = extractor.runner.take_usage()
         if usage.frames:
@@ -181,7 +193,7 @@ def run(config: Config, *, map: items.Map | None = None) -> Path:
     return config.out
 
 
-def _workers(config: Config) -> int:
+def _at_once(config: Config) -> int:
     """How many videos at once: on a CPU I3D takes longest and all cores, so that one video ahead is enough."""
     enough = 2 if choose_devices(config.device)[0].type == "cpu" else num_cores()
     return config.reading.decoders or enough
@@ -226,6 +238,8 @@ def _extractor(config: Config) -> Extractor:
         for known in list(_extractors):
             if known[0] != settings:
                 del _extractors[known]
+        if device.type == "cpu":
+            keep_freed_memory()
         if (settings, device) not in _extractors:
             _extractors[settings, device] = made.extractor(
                 _weights(config.weights_spec), device, chunk_frames=config.chunk_frames, compile=config.compile
@@ -241,11 +255,15 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         state = items.read_state(item.path)
         video = _open_video(config, item)
         source = video.source if isinstance(video, StoredFrames) else items.file_facts(item.path)
+        if weights_identity(_weights(config.weights_spec)) != made_by["weights"]:
+            raise ValueError(f"{config.weights_spec}: other weights on this machine than where the run began")
         extractor = _extractor(config)
-        features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source)
+        timed = Timed(video)
+        features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source, frames=timed)
         items.require_unchanged(item.path, state)
     except VideoError as error:
         return items.failure(item.video_id, error)
+    writing_since = time.monotonic()
     write_shard(config.out / name, [features], recipe=made_by)
     return {
         "id": items.key(item.video_id),
@@ -257,10 +275,10 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         "num_rows": len(features.features),
         "frames_repeated": features.facts["frames_repeated"],
         "duration_s": features.duration_s,
-        "quality": items.quality(features.facts),
+        **items.quality(features.facts),
         "device": str(extractor.runner.device),
         "stat": state,
-        "wall_s": round(time.monotonic() - started, 3),
+        **timed.told(started, writing_since=writing_since),
     }
 
 
@@ -282,6 +300,8 @@ def join_features(target: Path, sources: list[tuple[str, Path]], *, recipe: dict
     found: dict[str, VideoFeatures] = {}
     for path in {path: None for _, path in sources}:
         opened = Shard(path)
+        if opened.recipe != recipe:
+            raise ValueError(f"{path}: of another recipe than the folder; remove the file and run the same command again")
         videos = [opened.video(position) for position in range(len(opened.videos))]
         found.update({video.video_id: video for video in videos})
     joined = [found[video_id] for video_id, _ in sources]

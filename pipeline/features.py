@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -181,11 +181,20 @@ def weights_identity(weights: Weights) -> dict[str, Any]:
 
 
 def video_features(
-    video: Video, extractor: Extractor, *, video_id: str, dtype: str, source: Mapping[str, Any]
+    video: Video,
+    extractor: Extractor,
+    *,
+    video_id: str,
+    dtype: str,
+    source: Mapping[str, Any],
+    frames: Iterable[np.ndarray] | None = None,
 ) -> VideoFeatures:
-    """The feature rows of one video with their seconds; VideoError if it cannot be read, or has no rows in this layout."""
+    """The feature rows of one video with their seconds; VideoError if it cannot be read, or has no rows in this layout.
+
+    `frames` are the video's, where somebody watches them on their way.
+    """
     try:
-        rows = extractor(video)
+        rows = extractor(video if frames is None else frames)
         facts = video.facts
         start_s, end_s = extractor.layout.row_times(facts.num_frames, fps=facts.fps, duration_s=facts.duration_s)
     except NoRowsError as error:

@@ -22,7 +22,7 @@ import json
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -103,15 +103,25 @@ def decode_picture(encoded: np.ndarray) -> np.ndarray:
 
 
 def write_part(
-    path: Path, video: Video, *, video_id: str, spec: str, source: Mapping[str, Any], recipe: Mapping[str, Any]
+    path: Path,
+    video: Video,
+    *,
+    frames: Iterable[np.ndarray] | None = None,
+    video_id: str,
+    spec: str,
+    source: Mapping[str, Any],
+    recipe: Mapping[str, Any],
 ) -> int:
-    """Write the frames of one video as a shard of one, atomically, as they come; returns how many bytes of pictures."""
+    """Write the frames of one video as a shard of one, atomically, as they come; returns how many bytes of pictures.
+
+    `frames` are the video's, where somebody watches them on their way.
+    """
     encode: Callable[[np.ndarray], bytes] | None = None
     lengths, crc = [], 0
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         pictures = file.create_dataset("pictures", shape=(0,), maxshape=(None,), chunks=(2**18,), dtype=np.uint8)
         block = bytearray()
-        for frame in video:
+        for frame in video if frames is None else frames:
             encode = encode or encoder(spec, side=len(frame))
             encoded = encode(frame)
             lengths.append(len(encoded))

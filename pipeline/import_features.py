@@ -25,6 +25,7 @@ from excl.pipeline import items
 from excl.pipeline.compare import LOOKED_AT
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.exchange.dating import Duration, Even, Spread, read_durations
+from excl.pipeline.executors import inline
 from excl.pipeline.extract import join_features
 from excl.pipeline.feature_ids import chosen
 from excl.pipeline.feature_sources import Arrays, StoreArrays, open_source
@@ -107,7 +108,7 @@ class Config:
         return Even(self.stride / self.fps, self.offset_s)
 
 
-def run(config: Config, *, map: items.Map = map) -> Path:
+def run(config: Config) -> Path:
     """Import what is not imported yet; failures are recorded and do not stop the run. Returns the store's folder."""
     source = open_source(config.source)
     if isinstance(source, StoreArrays):
@@ -131,7 +132,8 @@ def run(config: Config, *, map: items.Map = map) -> Path:
         after=write_index,
     )
     try:
-        stage.run({name: source.file_of(key) for name, key in names.items()}, map=map, retry_failed=config.retry_failed)
+        files = {name: source.file_of(key) for name, key in names.items()}
+        stage.run(files, executor=inline(map), retry_failed=config.retry_failed)
     finally:
         stop_decoders()
     return config.out

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,15 +17,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.datasets.container import require_regular_file
+from excl.datasets.files import Paths
 from excl.datasets.sampling import MAX_SHARE_MISSING
 from excl.datasets.video_errors import VideoError
 from excl.pipeline.manifest import Manifest, sha256_file
 from excl.pipeline.reading import stop_decoders
 
 log = logging.getLogger(__name__)
+
+LOOK_FIRST_S = 2.0
 
 # By default bars share a lock with forked processes, and one of these that is killed holding it stops all for good.
 tqdm.set_lock(threading.RLock())
@@ -44,7 +45,10 @@ def in_threads(workers: int) -> Map:
     def mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         iterator = iter(items)
         pending: set[Future[Any]] = set()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="excl")
+        threads: list[threading.Thread] = []
+        pool = ThreadPoolExecutor(
+            workers, thread_name_prefix="excl", initializer=lambda: threads.append(threading.current_thread())
+        )
         interrupted = False
         try:
             while True:
@@ -59,13 +63,13 @@ def in_threads(workers: int) -> Map:
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            stop_decoders()
+            stop_decoders(threads)
             pool.shutdown(wait=not interrupted)
 
     return mapped
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One video of a run: `number` is its place in the plan and names its file, since an id is no safe file name.
 
@@ -73,9 +77,14 @@ class Item:
     """
 
     video_id: str
-    path: Path
+    file: str | Path
     number: int
     threads: int = 1
+
+    @property
+    def path(self) -> Path:
+        """Of the video, or of what holds it."""
+        return Path(self.file)
 
 
 def key(video_id: str) -> str:
@@ -91,20 +100,33 @@ def plan(manifest: Manifest, videos: Mapping[str, Path], *, present: Callable[[s
     """
     known = planned(manifest)
     for video_id in [v for v in known if v not in videos]:
-        record = manifest.records.get(key(video_id))
-        if record is None or ("error" not in record and not present(video_id)):
+        if key(video_id) not in manifest.records or (not manifest.has_failed(key(video_id)) and not present(video_id)):
             message = f"{video_id}: planned in an earlier run, not among the videos now, and nothing made of it is left"
             manifest.add(failure(video_id, VideoError("missing", message)))
     new = sorted(set(videos) - set(known))
     if new:
         free = next(n for n in itertools.count(len(known)) if f"plan/{n}" not in manifest.records)
         manifest.add({"id": f"plan/{free}", "planned": new})
-    return [Item(v, videos[v], number) for number, v in enumerate([*known, *new]) if v in videos]
+    files = videos.files if isinstance(videos, Paths) else videos
+    return [Item(v, files[v], number) for number, v in enumerate([*known, *new]) if v in files]
 
 
 def planned(manifest: Manifest) -> list[str]:
     """All ids planned so far, in order."""
-    return [v for name, record in manifest.records.items() if name.startswith("plan/") for v in record["planned"]]
+    return [v for name in manifest.ids("plan/") for v in manifest.records[name]["planned"]]
+
+
+def positions(manifest: Manifest) -> dict[str, tuple[str, int]]:
+    """Video id to the file that holds it and its place in there: a shard if it was joined, and its part if not."""
+    found: dict[str, tuple[str, int]] = {}
+    for name in manifest.ids("shard/"):
+        record = manifest.records[name]
+        if "file" in record:
+            found.update((video_id, (record["file"], place)) for place, video_id in enumerate(record["videos"]))
+    for name in manifest.ids("video/"):
+        if name.removeprefix("video/") not in found and not manifest.has_failed(name) and "part" in manifest.records[name]:
+            found[name.removeprefix("video/")] = (manifest.records[name]["part"], 0)
+    return found
 
 
 def file_facts(path: Path) -> dict[str, Any]:
@@ -117,10 +139,9 @@ def file_facts(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
-def read_state(path: Path) -> list[int]:
+def read_state(path: Path | str) -> list[int]:
     """Size and time of modification: while they stay the same the file is taken to be the same. VideoError if it is gone."""
-    require_regular_file(path)
-    status = path.stat()
+    status = require_regular_file(path)
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -131,36 +152,73 @@ def require_unchanged(path: Path, state: list[int]) -> None:
 
 
 def pending(
-    manifest: Manifest,
-    items: list[Item],
-    *,
-    identify: Callable[[Item], dict[str, Any]],
-    present: Callable[[str], bool],
-    retry_failed: bool,
-) -> list[Item]:
-    """The items that still need work: not done, or done and not `present` any more.
-
-    ValueError if a video that was done has changed, by what `identify` says of it.
-    """
-    left = []
+    manifest: Manifest, items: list[Item], *, present: Callable[[str], bool], retry_failed: bool
+) -> tuple[list[Item], list[Item]]:
+    """The items that still need work, not done, or done and not `present` any more; and those that are done."""
+    left, done = [], []
     for item in items:
-        record = manifest.records.get(key(item.video_id))
-        if record is None or (retry_failed and "error" in record):
+        name = key(item.video_id)
+        if name not in manifest.records:
             left.append(item)
-        elif "error" not in record and not present(item.video_id):
+        elif manifest.has_failed(name):
+            if retry_failed:
+                del manifest.records[name]  # until then it counts as not done
+                left.append(item)
+        elif present(item.video_id):
+            done.append(item)
+        else:
             log.warning("%s: what was made of it is gone; it is done again", item.video_id)
-            del manifest.records[key(item.video_id)]  # until then it counts as not done
+            del manifest.records[name]
             left.append(item)
-        elif "error" not in record and item.path.exists() and _state_or_none(item.path) != record["stat"]:
-            _refuse_changed(record, item, identify, manifest.folder)
-    return left
+    return left, done
 
 
-def _state_or_none(path: Path) -> list[int] | None:
+class Look:
+    """Looks whether the files of items that are done are still those that were used, in a thread beside the work.
+
+    A million files take seconds, on a network minutes. Few are looked at before the work begins.
+    """
+
+    def __init__(self, manifest: Manifest, done: list[Item], identify: Callable[[Item], dict[str, Any]]) -> None:
+        self._manifest, self._done, self._identify = manifest, done, identify
+        self._error: Exception | None = None
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="excl-look", daemon=True)
+
+    def __enter__(self) -> Look:
+        self._thread.start()
+        self._thread.join(LOOK_FIRST_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        self._thread.join()
+
+    def require_unchanged(self, *, all: bool = False) -> None:
+        """ValueError if a file was found to have changed; `all` waits until all were looked at."""
+        if all:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            for item in self._done:
+                if self._ended:
+                    return
+                if not _is_as_recorded(self._manifest, item):
+                    _refuse_changed(self._manifest.records[key(item.video_id)], item, self._identify, self._manifest.folder)
+        except Exception as error:  # noqa: BLE001  (the boundary of a thread; it is raised again in the one that works)
+            self._error = error
+
+
+def _is_as_recorded(manifest: Manifest, item: Item) -> bool:
+    """Whether the file has the size and the time that are recorded, or is no longer there."""
     try:
-        return read_state(path)
-    except VideoError:
-        return None
+        state = read_state(item.file)
+    except VideoError as error:
+        return error.reason == "missing"
+    return manifest.says(key(item.video_id), f'"stat": [{state[0]}, {state[1]}]')
 
 
 def _refuse_changed(record: Mapping[str, Any], item: Item, identify: Callable[[Item], dict[str, Any]], folder: Path) -> None:
@@ -175,58 +233,22 @@ def _refuse_changed(record: Mapping[str, Any], item: Item, identify: Callable[[I
         )
 
 
-def work_off(
-    manifest: Manifest, items: list[Item], work: Callable[[Item], dict[str, Any]], *, map: Map, what: str
-) -> Iterable[str]:
-    """Map `work` over the items and commit each record as it comes; yields the ids as they are done.
-
-    Progress is a bar on a terminal and ten lines elsewhere, with sampled frames a second and the remaining time.
-    """
-    started, frames, video_s = time.monotonic(), 0, 0.0
-    with logging_redirect_tqdm(), tqdm(total=len(items), desc=what, unit="video", disable=None) as bar:
-        lines_every = max(1, len(items) // 10)
-        for count, record in enumerate(map(work, items), start=1):
-            manifest.add(record)
-            _tell(record)
-            elapsed_s = time.monotonic() - started
-            frames += record.get("num_frames", 0)
-            video_s += record.get("duration_s", 0.0)
-            bar.set_postfix_str(f"{frames / elapsed_s:,.0f} frames/s", refresh=False)
-            bar.update()
-            if bar.disable and count % lines_every == 0:
-                left_s = elapsed_s / count * (len(items) - count)
-                rate = frames / elapsed_s
-                log.info("%s: %d of %d videos, %.0f frames/s, %.0f s left", what, count, len(items), rate, left_s)
-            yield record["id"].removeprefix("video/")
-        if frames:
-            wall_s = time.monotonic() - started
-            log.info("%s: %.0f s of video in %.1f s, %.1f times real time", what, video_s, wall_s, video_s / wall_s)
-
-
-def _tell(record: Mapping[str, Any]) -> None:
-    video_id = record["id"].removeprefix("video/")
-    if "error" in record:
-        log.warning("%s: %s", video_id, record["message"])
-    elif damage := _damage(record):
-        log.warning("%s: damaged, and kept: %s", video_id, damage)
-
-
 def quality(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says of how a video could be read, of all the facts."""
+    """What a record says of how a video could be read, of all the facts; with `damage` in words if it was kept damaged."""
     names = ("frames_expected", "frames_decoded", "frames_skipped", "bad_packets", "corrupt_frames", "largest_gap_s")
-    return {name: facts[name] for name in ("duration_s", "claimed_duration_s", "backend", *names)}
+    found = {name: facts[name] for name in ("duration_s", "claimed_duration_s", "backend", *names)}
+    flaws = _damage(found)
+    return {"quality": found} | ({"damage": flaws} if flaws else {})
 
 
-def _damage(record: Mapping[str, Any]) -> str:
-    """What is wrong with a video that was kept nevertheless; empty if nothing."""
-    found = record.get("quality", {})
-    claimed_s = found.get("claimed_duration_s")
+def _damage(found: Mapping[str, Any]) -> str:
+    claimed_s = found["claimed_duration_s"]
     flaws = []
     if claimed_s and found["duration_s"] < (1 - MAX_SHARE_MISSING) * claimed_s:
         flaws.append(f"{found['duration_s']:.1f} of {claimed_s:.1f} s")
-    if found.get("bad_packets"):
+    if found["bad_packets"]:
         flaws.append(f"{found['bad_packets']} packets could not be decoded")
-    if found.get("corrupt_frames"):
+    if found["corrupt_frames"]:
         flaws.append(f"{found['corrupt_frames']} of {found['frames_decoded']} frames are damaged")
     return ", ".join(flaws)
 
@@ -238,9 +260,10 @@ def failure(video_id: str, error: VideoError) -> dict[str, Any]:
 
 def report(manifest: Manifest, *, what: str) -> None:
     """One line that counts the videos, and the failures grouped by reason."""
-    done = sum(1 for name, r in manifest.records.items() if name.startswith("video/") and "error" not in r)
     failed = manifest.failed
-    damaged = [name.removeprefix("video/") for name, record in manifest.records.items() if _damage(record)]
+    recorded = manifest.ids("video/")
+    done = sum(not manifest.has_failed(name) for name in recorded)
+    damaged = [name.removeprefix("video/") for name in manifest.those_with("damage")]
     if damaged:
         log.warning("%d damaged and kept: %s", len(damaged), ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else ""))
     log.info("%s: %d of %d videos done, in %s", what, done, done + len(failed), manifest.folder)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -50,7 +53,7 @@ class Guarded:
         if getattr(_of_thread, "made_for", None) != wanted:
             _of_thread.decoder = DecoderProcess(timeout_s=wanted[0], memory_bytes=wanted[1])
             _of_thread.made_for = wanted
-            _decoders.add(_of_thread.decoder)
+            _decoders[_of_thread.decoder] = threading.current_thread()
         return _of_thread.decoder
 
 
@@ -88,14 +91,42 @@ class ProbingSeveral(Guarded, Several):
     """How videos are looked at."""
 
 
+class Timed:
+    """Frames on their way, and how long whoever takes them had to wait for them."""
+
+    def __init__(self, frames: Iterable[np.ndarray]) -> None:
+        self.frames, self.waited_s = frames, 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        iterator = iter(self.frames)
+        while True:
+            began = time.monotonic()
+            frame = next(iterator, None)
+            self.waited_s += time.monotonic() - began
+            if frame is None:
+                return
+            yield frame
+
+    def told(self, began: float, *, writing_since: float | None = None) -> dict[str, Any]:
+        """For a record: the seconds since a moment, and those of waiting for frames, of I3D, and of writing."""
+        now = time.monotonic()
+        written_s = 0.0 if writing_since is None else now - writing_since
+        rest = "writing" if writing_since is None else "I3D"
+        spent = {"decoding": self.waited_s, rest: now - began - self.waited_s - written_s}
+        if writing_since is not None:
+            spent["writing"] = written_s
+        return {"wall_s": round(now - began, 3), "timing": {name: round(seconds, 3) for name, seconds in spent.items()}}
+
+
 _of_thread = threading.local()
-_decoders: weakref.WeakSet[DecoderProcess] = weakref.WeakSet()
+_decoders: weakref.WeakKeyDictionary[DecoderProcess, threading.Thread] = weakref.WeakKeyDictionary()
 
 
-def stop_decoders() -> None:
-    """End the decoders of all threads; what they are reading fails. One that is needed again starts again."""
-    for decoder in list(_decoders):
-        decoder.stop()
+def stop_decoders(of: Container[threading.Thread] | None = None) -> None:
+    """End the decoders of these threads, or of all; what they are reading fails. One that is needed again starts again."""
+    for decoder, thread in list(_decoders.items()):
+        if of is None or thread in of:
+            decoder.stop()
 
 
 def num_cores() -> int:

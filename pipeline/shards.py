@@ -9,18 +9,28 @@ place of one that is recorded.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+import itertools
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from excl.pipeline import items
-from excl.pipeline.manifest import Manifest, move, sha256_file
+from excl.pipeline.executors import Executor, Join, ShardWork, Task, inline, is_there, shard_key
+from excl.pipeline.journals import FOLDER as JOURNALS
+from excl.pipeline.journals import Share
+from excl.pipeline.manifest import Manifest
+from excl.pipeline.progress import progress, tell
 from excl.pipeline.reading import num_cores
+from excl.pipeline.stopping import stoppable
+
+__all__ = ["ShardedStage", "part_name", "shard_key", "whereabouts"]
+
+log = logging.getLogger(__name__)
 
 MAX_THREADS = 16  # more than that help no decoder
-Join = Callable[[Path, list[tuple[str, Path]]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,8 @@ class ShardedStage:
     """A stage that makes something of every video: `work` makes a part (at `part_name(item.number)`) and its record.
 
     `join(target, [(video_id, file), …])` writes a shard of what these files hold of these videos, in that order, and returns
-    what its record is to say of it. `identify` says which video a planned item is now, with its "sha256".
+    what its record is to say of it. `identify` says which video a planned item is now, with its "sha256". `at_once` says
+    how many videos to work on at a time in the process that asks. What workers elsewhere need of it can be pickled.
     """
 
     name: str
@@ -39,87 +50,108 @@ class ShardedStage:
     work: Callable[[items.Item], dict[str, Any]]
     join: Join
     identify: Callable[[items.Item], dict[str, Any]]
+    at_once: Callable[[], int] = lambda: 1
     before: Callable[[list[items.Item]], None] = lambda _: None
     about: Mapping[str, Any] | None = None
     after: Callable[[Manifest], None] = lambda _: None
 
-    def run(self, videos: Mapping[str, Path], *, map: items.Map, retry_failed: bool) -> None:
-        """Do what is not done yet, `before` it told what that is, `after` it told when all that can be is done.
+    def run(
+        self, videos: Mapping[str, Path], *, retry_failed: bool, executor: Executor | None = None, share: Share | None = None
+    ) -> None:
+        """Do what is not done yet, or a share of it; `before` it told what that is, `after` it told when all that can be is.
 
-        Failures are recorded and do not stop the run.
+        Failures are recorded and do not stop the run. Raises KeyboardInterrupt where a stop was asked for.
         """
+        shard_work = ShardWork(self.name, self.out, self.work, self.join, self.at_once)
         opened = Manifest.open(
-            self.out, stage=self.name, identity=self.identity, code_version=self.code_version, about=self.about
+            self.out, stage=self.name, identity=self.identity, code_version=self.code_version, about=self.about, share=share
         )
         with opened as manifest:
-            for name in ("parts", "shards"):
-                (self.out / name).mkdir(exist_ok=True)
+            with manifest.whole():
+                todo, done, ids = self._plan(manifest, videos, share, retry_failed=retry_failed)
+            with items.Look(manifest, done, self.identify) as look:
+                look.require_unchanged()
+                if todo:
+                    self.before(todo)
+                with stoppable("the shard in hand") as stop, progress(self.name, len(todo)) as told:
+                    for record in (executor or inline())(shard_work, self._tasks(manifest, todo, ids), manifest, stop):
+                        look.require_unchanged()
+                        if record["id"].startswith("video/"):
+                            told.count(record)
+                            tell(record)
+                look.require_unchanged(all=True)
+            with manifest.ending() as is_last:
+                if is_last:
+                    self._join_left_over(manifest, shard_work)
+                    self.after(manifest)
+                items.report(manifest, what=self.name if share is None else f"{self.name}, share {share.number}/{share.of}")
+
+    def _plan(
+        self, manifest: Manifest, videos: Mapping[str, Path], share: Share | None, *, retry_failed: bool
+    ) -> tuple[list[items.Item], list[items.Item], list[str]]:
+        """What is to be done, in order, what is done, and the ids of all videos that are planned."""
+        for name in ("parts", "shards"):
+            (self.out / name).mkdir(exist_ok=True)
+        if share is None:
             self._remove_superseded(manifest)
-            held = {v for r in manifest.records.values() if self._is_there(r) for v in r["videos"]}.__contains__
-            planned = items.plan(manifest, videos, present=held)
-            todo = items.pending(manifest, planned, identify=self.identify, present=held, retry_failed=retry_failed)
-            threads = max(1, min(MAX_THREADS, num_cores() // max(1, len(todo))))  # of a decoder
+        present = self._present(manifest)
+        planned = items.plan(manifest, videos, present=present)
+        if share is not None:
+            planned = [item for item in planned if share.has(item.number // self.shard_videos)]
+        todo, done = items.pending(manifest, planned, present=present, retry_failed=retry_failed)
+        threads = max(1, min(MAX_THREADS, num_cores() // max(1, len(todo))))  # of a decoder
+        if threads > 1:
             todo = [dataclasses.replace(item, threads=threads) for item in todo]
-            ids = items.planned(manifest)
-            numbers = {item.video_id: item.number for item in todo}
-            if todo:
-                self.before(todo)
-            for video_id in items.work_off(manifest, todo, self.work, map=map, what=self.name):
-                self._join_parts(manifest, ids, shard=numbers[video_id] // self.shard_videos)
-            for shard in range(math.ceil(len(ids) / self.shard_videos)):
-                self._join_parts(manifest, ids, shard=shard)  # what an interrupted run left to do
-            self.after(manifest)
-            items.report(manifest, what=self.name)
+        return todo, done, items.planned(manifest)
 
-    def _join_parts(self, manifest: Manifest, ids: list[str], *, shard: int) -> None:
-        """Write a shard of the planned `ids` if all its videos are recorded and it lacks one; then remove its parts."""
-        numbers = range(shard * self.shard_videos, (shard + 1) * self.shard_videos)
-        members = ids[numbers.start : numbers.stop]
-        records = [manifest.records.get(items.key(v)) for v in members]
-        done = [v for v, record in zip(members, records, strict=True) if record and "error" not in record]
-        committed = manifest.records.get(shard_key(shard), {})
-        if None not in records and not done and committed.get("videos"):  # all that it held is lost for good
-            manifest.add({"id": shard_key(shard), "videos": []})
-        if None in records or not done:
-            return
-        if committed.get("videos") != done or not self._is_there(committed):
-            self._join(manifest, shard, done)
-            if "file" in committed and committed["file"] != manifest.records[shard_key(shard)]["file"]:
-                (self.out / committed["file"]).unlink(missing_ok=True)
-        for number, video_id in zip(numbers, members, strict=False):
-            if video_id in done:
-                (self.out / part_name(number)).unlink(missing_ok=True)
+    def _present(self, manifest: Manifest) -> Callable[[str], bool]:
+        """Whether what was made of a video is there: in a shard that is recorded, or as a part."""
+        held: set[str] = set()
+        for name in manifest.ids("shard/"):
+            record = manifest.records[name]
+            if is_there(self.out, record):
+                held.update(record["videos"])
+        parts = {entry.name for entry in (self.out / "parts").iterdir()}
+        ids = items.planned(manifest)
+        held.update(video_id for number, video_id in enumerate(ids) if parts and Path(part_name(number)).name in parts)
+        return held.__contains__
 
-    def _join(self, manifest: Manifest, shard: int, video_ids: list[str]) -> None:
-        """Join the parts of `video_ids`, and what an earlier version of the shard holds of them, into a new shard."""
-        earlier = manifest.records.get(shard_key(shard), {})
-        sources = []
-        for video_id in video_ids:
-            part = self.out / manifest.records[items.key(video_id)]["part"]
-            sources.append((video_id, part if part.exists() or "file" not in earlier else self.out / earlier["file"]))
-        joined = self.out / "parts" / f"joined-{shard:05d}.h5"
-        facts = self.join(joined, sources)
-        sha256 = sha256_file(joined)
-        name = f"shards/{shard:05d}-{sha256[:12]}.h5"
-        move(joined, self.out / name)
-        manifest.add({"id": shard_key(shard), "file": name, "videos": video_ids, **facts, "sha256": sha256})
+    def _tasks(self, manifest: Manifest, todo: list[items.Item], ids: list[str]) -> Iterator[Task]:
+        """The work by shards, each made when its turn comes; there is a folder for the journals of this run."""
+        run = uuid.uuid4().hex[:12]
+        (self.out / JOURNALS / run).mkdir(parents=True)
+        for shard, group in itertools.groupby(todo, key=lambda item: item.number // self.shard_videos):
+            members = ids[shard * self.shard_videos : (shard + 1) * self.shard_videos]
+            names = [shard_key(shard), *map(items.key, members)]
+            known = tuple(manifest.records[name] for name in names if name in manifest.records)
+            yield Task(shard, tuple(members), tuple(group), known, run)
 
-    def _is_there(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record names a shard or a part, and the file is there."""
-        name = record.get("file", record.get("part"))
-        return name is not None and (self.out / name).is_file()
+    def _join_left_over(self, manifest: Manifest, work: ShardWork) -> None:
+        """Join shards that an interrupted run, or several workers, left to be joined; remove what is in them already."""
+        ids, present = items.planned(manifest), self._present(manifest)
+        for shard, first in enumerate(range(0, len(ids), self.shard_videos)):
+            members = ids[first : first + self.shard_videos]
+            if all(items.key(v) in manifest.records for v in members):
+                done = [v for v in members if not manifest.has_failed(items.key(v))]
+                committed = manifest.records.get(shard_key(shard), {})
+                if committed.get("videos", []) != done or not (done == [] or is_there(self.out, committed)):
+                    if all(map(present, done)):
+                        work.join_parts(manifest, shard, members)
+                    else:
+                        log.warning("shard %d: some of it is gone; the same command, for all shards, makes it again", shard)
+        shards = [record for name in manifest.ids("shard/") if is_there(self.out, record := manifest.records[name])]
+        joined = {video_id for record in shards for video_id in record["videos"]}
+        for part in (self.out / "parts").glob("*.h5"):
+            if part.stem.isdigit() and int(part.stem) < len(ids) and ids[int(part.stem)] in joined:
+                part.unlink(missing_ok=True)
+        self._remove_superseded(manifest)
 
     def _remove_superseded(self, manifest: Manifest) -> None:
         """Remove shards that no record names: versions from before or after the recorded one, left by a kill in between."""
-        recorded = {record.get("file") for record in manifest.records.values()}
+        recorded = {manifest.records[name].get("file") for name in manifest.ids("shard/")}
         for path in (self.out / "shards").iterdir():
             if f"shards/{path.name}" not in recorded:
                 path.unlink()
-
-
-def shard_key(shard: int) -> str:
-    """The record id of a shard."""
-    return f"shard/{shard:05d}"
 
 
 def part_name(number: int) -> str:
@@ -129,9 +161,4 @@ def part_name(number: int) -> str:
 
 def whereabouts(manifest: Manifest) -> dict[str, str]:
     """Video id to the file that holds it: a shard if it was joined, and its part if not."""
-    found: dict[str, str] = {}
-    for kind in ("part", "file"):
-        for record in manifest.records.values():
-            if kind in record:
-                found |= dict.fromkeys(record["videos"], record[kind])
-    return found
+    return {video_id: file for video_id, (file, _) in items.positions(manifest).items()}

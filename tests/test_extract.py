@@ -24,6 +24,7 @@ from excl.datasets.sampling import Sampling
 from excl.datasets.video import SampledVideo
 from excl.models.i3d.timemap import Continuous
 from excl.pipeline import decode, extract, items
+from excl.pipeline.executors import inline
 from excl.pipeline.frames import StoredFrames
 from excl.pipeline.manifest import Manifest, RecipeMismatchError
 from excl.pipeline.store import FeatureStore, VideoFeatures, write_shard
@@ -283,12 +284,12 @@ def test_kill_9_at_random_instants(videos, tmp_path, few_numbers, workers):
         for _ in range(12):
             pid = os.fork()
             if pid == 0:
-                extract.run(config, map=spread)
+                extract.run(config, executor=inline(spread))
                 os._exit(0)
             time.sleep(generator.uniform(0, lasts_s))
             os.kill(pid, signal.SIGKILL)
             kills += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-        extract.run(config, map=spread)
+        extract.run(config, executor=inline(spread))
         assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
         assert os.listdir(out / "parts") == []
         assert Manifest.read(out).fingerprint() == Manifest.read(tmp_path / "whole").fingerprint()
@@ -304,14 +305,14 @@ def test_work_on_a_dask_cluster_gives_the_same_bytes(videos, tmp_path):
     ):
         spread = on_cluster(client)
 
-        def cut_off(function, todo):
-            yield from itertools.islice(spread(function, todo), 2)
+        def cut_off(*arguments):
+            yield from itertools.islice(spread(*arguments), 2)
             raise OSError(errno.EIO, "the network is gone")
 
         with pytest.raises(OSError, match="the network is gone"):
-            extract.run(config, map=cut_off)
-        assert len(FeatureStore(tmp_path / "out")) == 2
-        extract.run(config, map=spread)
+            extract.run(config, executor=cut_off)
+        assert len(FeatureStore(tmp_path / "out")) >= 2
+        extract.run(config, executor=spread)
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "inline")
     assert Manifest.read(tmp_path / "out").fingerprint() == Manifest.read(tmp_path / "inline").fingerprint()
 
@@ -374,7 +375,7 @@ def test_shards_do_not_depend_on_the_order_of_work(videos, tmp_path):
         return map(function, reversed(list(todo)))
 
     config = extract.Config(videos=videos, out=tmp_path / "backwards", shard_videos=2, **SMALL)
-    extract.run(config, map=backwards)
+    extract.run(config, executor=inline(backwards))
     assert shard_bytes(tmp_path / "backwards") == shard_bytes(tmp_path / "forwards")
 
 
@@ -389,10 +390,10 @@ def test_work_that_comes_back_in_any_order_and_all_at_once(videos, tmp_path, few
     run_small(mixed, tmp_path / "whole")
     for name in ("v1", "v2"):
         (mixed / f"{name}.mp4").write_text("broken")
-    extract.run(extract.Config(videos=mixed, out=tmp_path / "out", **SMALL), map=pool)
+    extract.run(extract.Config(videos=mixed, out=tmp_path / "out", **SMALL), executor=inline(pool))
     for name in ("v1", "v2"):
         shutil.copy(videos / f"{name}.mp4", mixed)
-    extract.run(extract.Config(videos=mixed, out=tmp_path / "out", retry_failed=True, **SMALL), map=pool)
+    extract.run(extract.Config(videos=mixed, out=tmp_path / "out", retry_failed=True, **SMALL), executor=inline(pool))
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
 
 
@@ -403,7 +404,7 @@ def test_a_planned_video_that_vanished_is_a_failure_and_no_dead_end(videos, tmp_
     def none_yet(function, todo):
         return map(function, list(todo)[:1])
 
-    extract.run(extract.Config(videos=some, out=tmp_path / "out", **SMALL), map=none_yet)
+    extract.run(extract.Config(videos=some, out=tmp_path / "out", **SMALL), executor=inline(none_yet))
     (some / "v3.mp4").unlink()
     store = run_small(some, tmp_path / "out")
     assert list(store) == ["v0", "v1", "v2", "v4"]
@@ -415,7 +416,7 @@ def test_a_run_that_made_nothing_leaves_the_folder_to_another(videos, tmp_path):
     def nothing(function, todo):
         return iter(())
 
-    extract.run(extract.Config(videos=videos, out=tmp_path / "out", **SMALL), map=nothing)
+    extract.run(extract.Config(videos=videos, out=tmp_path / "out", **SMALL), executor=inline(nothing))
     store = run_small(videos, tmp_path / "out", fps=4.0)
     assert store.recipe["fps"] == 4.0
 
@@ -436,7 +437,7 @@ def test_what_was_lost_is_made_again(videos, tmp_path, which):
     def some(function, todo):
         return map(function, list(todo)[: 3 if which != "shard" else None])
 
-    extract.run(extract.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL), map=some)
+    extract.run(extract.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL), executor=inline(some))
     lost = sorted((tmp_path / "out" / ("shards" if which == "shard" else "parts")).iterdir())[0]
     lost.unlink()
     run_small(videos, tmp_path / "out", shard_videos=2)
@@ -532,7 +533,7 @@ def test_an_unfinished_store_is_readable_and_said_to_be_unfinished(videos, tmp_p
         return map(function, list(todo)[:3])
 
     config = extract.Config(videos=videos, out=tmp_path / "out", **SMALL)
-    store = FeatureStore(extract.run(config, map=some))
+    store = FeatureStore(extract.run(config, executor=inline(some)))
     assert list(store) == ["v0", "v1", "v2"]
     with pytest.raises(ValueError, match="2 of its videos are still to be done"):
         items.require_finished(store.manifest)

@@ -171,7 +171,7 @@ def reads_files(config: Any) -> bool:
     return getattr(config, "frames", None) is None
 
 
-def videos_of(config: Any) -> dict[str, Path]:
+def videos_of(config: Any) -> Mapping[str, Path]:
     """The videos that decode or extract reads, by id; ValueError or OSError if there are none."""
     if reads_files(config):
         return find_videos(config.videos)

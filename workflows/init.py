@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +106,7 @@ def _toml(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # a TOML string but for that character
 
 
-def _annotations(videos: dict[str, Path]) -> str:
+def _annotations(videos: Mapping[str, Path]) -> str:
     """The sample: a commented line for every video, with its duration where the header says it."""
     shown = dict(list(videos.items())[:VIDEOS_IN_SAMPLE])
     what = "each video" if len(shown) == len(videos) else f"the first {len(shown)} of {len(videos):,} videos"

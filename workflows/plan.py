@@ -157,7 +157,7 @@ class Planner:
             return Planned(step, "done", holds=summary(step, found.manifest))
         return Planned(step, "goes on", _begun(step, config, found.manifest.folder))
 
-    def _left(self, config: Any, manifest: Manifest) -> dict[str, Path] | None:
+    def _left(self, config: Any, manifest: Manifest) -> Mapping[str, Path] | None:
         """The videos that are still to be done; None where those that there will be are not known yet."""
         if self._causes(config):
             return None
@@ -171,7 +171,7 @@ class Planner:
                 left[video_id] = path
         return left
 
-    def _everything(self, config: Any) -> dict[str, Path] | None:
+    def _everything(self, config: Any) -> Mapping[str, Path] | None:
         """All videos of a step that reads some; None where they are not there yet, or it reads none."""
         if not hasattr(config, "reading") or not hasattr(config, "videos") or self._causes(config):
             return None

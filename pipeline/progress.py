@@ -1,0 +1,97 @@
+"""How far a run is, by the records that it commits: a bar on a terminal, plain lines elsewhere and in files of messages."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger(__name__)
+
+LINES, LINE_EVERY_S = 10, 60.0  # ten lines of a run, or one a minute of a long one
+ONLY_FILES = "only_files"  # what a message has that a terminal does not show, since it has the bar
+
+
+def for_terminal(record: logging.LogRecord) -> bool:
+    """A filter of the handler that writes to a terminal."""
+    return not getattr(record, ONLY_FILES, False)
+
+
+class Progress:
+    """Counts what is committed and tells it. Rates are those of this run, since the moment when it began to work."""
+
+    def __init__(self, what: str, total: int, bar: tqdm) -> None:
+        self.what, self.total, self.bar = what, total, bar
+        self.done, self.failed, self.frames, self.video_s = 0, 0, 0, 0.0
+        self.spent_s: dict[str, float] = {}
+        self._began = self._told_at = time.monotonic()
+
+    def count(self, record: Mapping[str, Any]) -> None:
+        """One record of a video more."""
+        self.done += 1
+        self.failed += "error" in record
+        self.frames += record.get("num_frames", 0)
+        self.video_s += record.get("duration_s", 0.0)
+        for name, seconds in record.get("timing", {}).items():
+            self.spent_s[name] = self.spent_s.get(name, 0.0) + seconds
+        self.bar.set_postfix_str(self._rates(), refresh=False)
+        self.bar.update()
+        now = time.monotonic()
+        if self.done % max(1, self.total // LINES) == 0 or now - self._told_at > LINE_EVERY_S:
+            self._told_at = now
+            left_s = (now - self._began) / self.done * (self.total - self.done)
+            log.info(
+                "%s: %d of %d videos, %s, %s left", self.what, self.done, self.total, self._rates(), duration(left_s),
+                extra={ONLY_FILES: not self.bar.disable},
+            )  # fmt: skip
+
+    def end(self) -> None:
+        """The whole run in a line, and where its time went."""
+        wall_s = time.monotonic() - self._began
+        if not self.frames:
+            return
+        log.info(
+            "%s: %.0f s of video in %.1f s, %.1f times real time%s",
+            self.what, self.video_s, wall_s, self.video_s / wall_s, self._shares(),
+        )  # fmt: skip
+
+    def _rates(self) -> str:
+        rate = f"{self.frames / max(1e-9, time.monotonic() - self._began):,.0f} frames/s"
+        return rate + (f", {self.failed} failed" if self.failed else "")
+
+    def _shares(self) -> str:
+        total_s = sum(self.spent_s.values())
+        if not total_s:
+            return ""
+        shares = ", ".join(f"{name} {seconds / total_s:.0%}" for name, seconds in self.spent_s.items())
+        return f"; of the time for each video: {shares}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Progress]:
+    """The progress of a run over so many videos; what is logged meanwhile leaves the bar whole."""
+    with logging_redirect_tqdm(), tqdm(total=total, desc=what, unit="video", disable=None) as bar:
+        counted = Progress(what, total, bar)
+        yield counted
+        counted.end()
+
+
+def tell(record: Mapping[str, Any]) -> None:
+    """Say at once what became of a video that failed, or is damaged and kept."""
+    video_id = record["id"].removeprefix("video/")
+    if "error" in record:
+        log.warning("%s: %s", video_id, record["message"])
+    elif "damage" in record:
+        log.warning("%s: damaged, and kept: %s", video_id, record["damage"])

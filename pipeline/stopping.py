@@ -1,0 +1,46 @@
+"""Ctrl-C: once, what is in hand is finished; twice, all stops at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+
+class Stop:
+    """Whether a stop has been asked for."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+@contextlib.contextmanager
+def stoppable(in_hand: str) -> Iterator[Stop]:
+    """Meanwhile the first Ctrl-C only asks to stop, and says what is finished before; the second is a KeyboardInterrupt.
+
+    Raises KeyboardInterrupt at the end if a stop was asked for. In another thread than the main one, and where Ctrl-C is
+    ignored, as in the background of a script, nothing is changed.
+    """
+    stop = Stop()
+    earlier = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or earlier in (None, signal.SIG_IGN):
+        yield stop
+        return
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, earlier)
+        stop.asked = True
+        log.warning("stopping after %s; Ctrl-C once more stops at once, and what is finished is kept either way", in_hand)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    if stop.asked:
+        raise KeyboardInterrupt

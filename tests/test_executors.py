@@ -1,0 +1,525 @@
+"""Who does the work makes no difference: shares side by side, workers that die, videos that kill them; Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import write_video
+
+from excl.pipeline import extract, items
+from excl.pipeline.executors import do_shard
+from excl.pipeline.extract import join_features
+from excl.pipeline.journals import Journal, Share
+from excl.pipeline.manifest import BusyError, Manifest, sha256_file
+from excl.pipeline.reading import num_cores
+from excl.pipeline.running import Running
+from excl.pipeline.shard import VideoFeatures, write_shard
+from excl.pipeline.shards import ShardedStage, part_name
+from excl.pipeline.store import FeatureStore
+from excl.workflows.cli import main
+from excl.workflows.cluster import run_on_workers
+from excl.workflows.dispatch import WorkerDiedError, dispatched
+
+SMALL = {"weights": "random:0", "short_side": 32, "crop": 32, "device": "cpu"}
+FLAGS = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]
+RECIPE = {"made": "here"}
+
+
+def shard_bytes(out):
+    return {path.name: path.read_bytes() for path in sorted((out / "shards").iterdir())}
+
+
+def same(out, wanted):
+    """Whether two folders hold the same, byte for byte, and nothing of the work is left lying about."""
+    assert shard_bytes(out) == shard_bytes(wanted)
+    assert os.listdir(out / "parts") == []
+    assert not (out / "journals").exists() or os.listdir(out / "journals") == []
+    assert Manifest.read(out).fingerprint() == Manifest.read(wanted).fingerprint()
+
+
+def make(item, *, out, slow_s=0.0, deadly=(), at=None):
+    """A stage's work without videos: the same numbers for a video wherever it is done."""
+    time.sleep(slow_s)
+    if item.video_id in deadly:
+        os._exit(7) if at is None else at(item)
+    if item.video_id.startswith("bad"):
+        return {"id": items.key(item.video_id), "error": "corrupt", "message": f"{item.video_id}: is bad"}
+    features = np.random.default_rng(item.number).standard_normal((3, 8)).astype(np.float16)
+    edges = np.arange(3.0)
+    write_shard(out / part_name(item.number), [VideoFeatures(item.video_id, features, edges, edges + 1, {})], recipe=RECIPE)
+    stat = items.read_state(item.path)
+    source = {"sha256": "0" * 64}
+    made = {"part": part_name(item.number), "videos": [item.video_id]}
+    return {"id": items.key(item.video_id), **made, "source": source, "stat": stat}
+
+
+def stage(out, *, shard_videos=4, **how):
+    return ShardedStage(
+        name="extract",
+        code_version=1,
+        out=out,
+        identity=RECIPE,
+        shard_videos=shard_videos,
+        work=partial(make, out=out, **how),
+        join=partial(join_features, recipe=RECIPE),
+        identify=lambda _: {"sha256": "0" * 64},
+        at_once=two_at_once,
+    )
+
+
+def two_at_once():
+    return 2
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Twenty-two files that stand for videos, two of them bad ones, by id."""
+    (tmp_path / "files").mkdir()
+    ids = [*(f"v{number:02d}" for number in range(20)), "bad0", "bad1"]
+    for video_id in ids:
+        (tmp_path / "files" / video_id).write_text(video_id)
+    return {video_id: tmp_path / "files" / video_id for video_id in sorted(ids)}
+
+
+@pytest.fixture
+def whole(files, tmp_path):
+    stage(tmp_path / "whole").run(files, retry_failed=False)
+    assert len(FeatureStore(tmp_path / "whole")) == 20
+    return tmp_path / "whole"
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(5):
+        write_video(folder / f"v{number}.mp4", [i * 40 for i in range(30)], rate=25, width=64, height=48)
+    return folder
+
+
+class Workers:
+    """A pool that does tasks in this process when it is waited for, and dies of `deadly` videos."""
+
+    def __init__(self, number, deadly=()):
+        self.number, self.deadly, self.given = number, set(deadly), []
+        self.tasks_done, self.most = [], 0
+
+    def capacity(self):
+        return self.number
+
+    def submit(self, work, task):
+        self.given.append((work, task))
+        self.most = max(self.most, len(self.given))
+
+    def wait(self, timeout_s):  # noqa: ARG002  (as pools have it)
+        work, task = self.given.pop(random.randrange(len(self.given)))
+        self.tasks_done.append([item.video_id for item in task.todo])
+
+        def die(item):
+            raise SystemExit(item.video_id)
+
+        function = partial(work.work, deadly=self.deadly, at=die)
+        try:
+            return [(task, do_shard(type(work)(work.name, work.out, function, work.join, lambda: 1), task))]
+        except SystemExit:
+            return [(task, WorkerDiedError("a worker died"))]
+        except OSError as error:
+            return [(task, error)]
+
+
+def over(workers):
+    return dispatched(lambda: contextlib.nullcontext(workers))
+
+
+def test_nobody_waits_for_workers_where_there_is_nothing_to_do(files, whole):
+    stage(whole).run(files, retry_failed=False, executor=over(Workers(0)))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_workers_elsewhere_make_the_same(files, whole, tmp_path, number):
+    workers = Workers(number)
+    stage(tmp_path / "out").run(files, retry_failed=False, executor=over(workers))
+    same(tmp_path / "out", whole)
+    assert workers.most == number  # never more in hand than there are workers
+
+
+@pytest.mark.parametrize("deadly", [["v07"], ["v00", "v01", "v02", "v03"], ["v05", "v19"], [f"v{n:02d}" for n in range(20)]])
+def test_a_video_that_kills_its_worker_is_found_and_no_other_is_lost(files, tmp_path, deadly):
+    out, workers = tmp_path / "out", Workers(3, deadly)
+    stage(out).run(files, retry_failed=False, executor=over(workers))
+    manifest = Manifest.read(out)
+    assert sorted(manifest.failed) == sorted(f"video/{v}" for v in [*deadly, "bad0", "bad1"])
+    for video_id in deadly:
+        record = manifest.failed[f"video/{video_id}"]
+        assert record["error"] == "crashed"
+        assert str(files[video_id]) in record["message"]
+        assert workers.tasks_done.count([video_id]) >= 3  # blamed for what happened while it was alone
+    innocent = set(files) - set(deadly) - {"bad0", "bad1"}
+    assert set(manifest.records) >= {f"video/{v}" for v in innocent}
+    if innocent:
+        assert set(FeatureStore(out)) == innocent
+    lines = [line for line in (out / "records.jsonl").read_text().splitlines() if '"error"' in line]
+    assert len(lines) == len(deadly) + 2  # a record each
+    stage(out).run(files, retry_failed=True)  # and mended, the store is as if nothing had been
+    assert set(FeatureStore(out)) == set(files) - {"bad0", "bad1"}
+
+
+def test_what_a_dead_worker_had_finished_is_not_done_again(files, tmp_path):
+    workers = Workers(1, ["v03"])
+    stage(tmp_path / "out", shard_videos=22).run(files, retry_failed=False, executor=over(workers))
+    first, second, *_ = workers.tasks_done
+    assert len(first) == 22
+    assert second[0] == "v03"  # bad0, bad1, v00, v01 and v02 were kept
+    assert len(second) == 17
+
+
+def test_a_file_system_that_fails_once_is_tried_again_and_twice_stops_the_run(files, whole, tmp_path):
+    class Flaky(Workers):
+        def __init__(self, failures):
+            super().__init__(1)
+            self.failures = failures
+
+        def wait(self, timeout_s):
+            if self.failures:
+                self.failures -= 1
+                return [(self.given.pop()[1], OSError(5, "the file system is gone"))]
+            return super().wait(timeout_s)
+
+    stage(tmp_path / "once").run(files, retry_failed=False, executor=over(Flaky(1)))
+    same(tmp_path / "once", whole)
+    with pytest.raises(OSError, match="the file system is gone"):
+        stage(tmp_path / "twice").run(files, retry_failed=False, executor=over(Flaky(2)))
+    stage(tmp_path / "twice").run(files, retry_failed=False)
+    same(tmp_path / "twice", whole)
+
+
+def test_journals_of_a_run_that_was_killed_are_taken_up(files, whole, tmp_path):
+    """The driver dies when a worker has finished a shard, and when it is in the middle of another."""
+    out = tmp_path / "out"
+    made = stage(out)
+
+    class GoneError(Exception):
+        pass
+
+    class Dying(Workers):
+        def wait(self, timeout_s):  # noqa: ARG002  (as pools have it)
+            work, task = self.given.pop(0)
+            do_shard(work, task)  # finished, and nobody is told
+            work, task = self.given.pop(0)
+            half = dataclasses.replace(task, todo=task.todo[:2])
+            do_shard(work, half)
+            raise GoneError
+
+    with pytest.raises(GoneError):
+        made.run(files, retry_failed=False, executor=over(Dying(2)))
+    assert len(list((out / "journals").glob("*/shard-*.jsonl"))) == 2
+    assert sum(name.startswith("video/") for name in Manifest.read(out).records) == 6  # readers see it already
+    workers = Workers(1)
+    made.run(files, retry_failed=False, executor=over(workers))
+    assert sum(map(len, workers.tasks_done)) == len(files) - 6
+    same(out, whole)
+
+
+SHARE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_executors
+from excl.pipeline.journals import Share
+files = {{path.name: path for path in sorted(Path({files!r}).iterdir())}}
+out = Path({out!r})
+test_executors.stage(out, slow_s=0.05).run(files, retry_failed=False, share=Share.parse(sys.argv[1]))
+"""
+
+
+def share_of(tmp_path, out, text):
+    script = SHARE.format(tests=str(Path(__file__).parent), files=str(tmp_path / "files"), out=str(out))
+    return subprocess.Popen([sys.executable, "-c", script, text], stderr=subprocess.PIPE, text=True)
+
+
+def num_recorded(out):
+    return sum(name.startswith("video/") for name in Manifest.read(out).records) if (out / "manifest.json").exists() else 0
+
+
+def test_shares_side_by_side_give_the_same_store(files, whole, tmp_path):
+    out = tmp_path / "out"
+    shares = [share_of(tmp_path, out, f"{number}/2") for number in range(2)]
+    for process in shares:
+        assert process.wait(60) == 0, process.stderr.read()
+    same(out, whole)
+
+
+def test_a_share_that_is_killed_goes_on(files, whole, tmp_path):
+    """Killed again and again, beside another share or alone, and with a whole run at the end."""
+    out = tmp_path / "out"
+    done = 0
+    for more in (1, 3, 2):
+        shares = [share_of(tmp_path, out, f"{number}/3") for number in (0, 1)]
+        while num_recorded(out) < done + more:
+            assert None in [process.poll() for process in shares], shares[0].stderr.read()
+            time.sleep(0.01)
+        for process in shares:
+            process.kill()
+            process.wait()
+        done = num_recorded(out)
+    last = share_of(tmp_path, out, "2/3")
+    assert last.wait(60) == 0, last.stderr.read()
+    stage(out).run(files, retry_failed=False)
+    same(out, whole)
+
+
+def test_who_cannot_work_beside_whom(files, tmp_path):
+    out, holds = tmp_path / "out", {"stage": "extract", "identity": RECIPE, "code_version": 1}
+    with Manifest.open(out, **holds, share=Share(0, 2)):
+        with pytest.raises(BusyError, match="share 0/2"), Manifest.open(out, **holds):
+            pass
+        with pytest.raises(BusyError, match="share 0/2"), Manifest.open(out, **holds, share=Share(0, 2)):
+            pass
+        with pytest.raises(BusyError, match="share 0/2"), Manifest.open(out, **holds, share=Share(1, 3)):
+            pass
+        with Manifest.open(out, **holds, share=Share(1, 2)) as other:
+            other.add({"id": "video/b"})
+        assert "video/b" in Manifest.read(out).records
+    with Manifest.open(out, **holds) as alone:
+        assert "video/b" in alone.records
+        assert '"video/b"' in (out / "records.jsonl").read_text()
+        assert os.listdir(out / "journals") == []
+
+
+def test_a_line_cut_short_is_never_appended_to(files, whole, tmp_path):
+    """A share dies in its journal, or in the records while it plans, and others go on beside it."""
+    out, holds = tmp_path / "out", {"stage": "extract", "identity": RECIPE, "code_version": 1}
+    stage(out).run(files, retry_failed=False, share=Share(0, 2))
+    with Manifest.open(out, **holds, share=Share(1, 2)) as other:
+        with Manifest.open(out, **holds, share=Share(0, 2)) as share:
+            share.add({"id": "one"})
+        for path in (out / "journals" / "share-0-of-2.jsonl", out / "records.jsonl"):
+            with path.open("ab") as file:
+                file.write(b'{"id": "plan/1", "planned": [')
+        with Manifest.open(out, **holds, share=Share(0, 2)) as share:
+            share.add({"id": "two"})
+        other.add({"id": "three"})
+        with other.ending() as is_last:
+            assert is_last
+    assert {"one", "two", "three"} <= set(Manifest.read(out).records)
+
+
+def test_a_share_leaves_alone_what_another_has_lost(files, whole, tmp_path):
+    out = tmp_path / "out"
+    stage(out).run(files, retry_failed=False)
+    for number in (0, 1):
+        os.remove(next((out / "shards").glob(f"0000{number}-*")))
+    stage(out).run(files, retry_failed=False, share=Share(0, 2))
+    assert next((out / "shards").glob("00000-*"))
+    assert not list((out / "shards").glob("00001-*"))
+    stage(out).run(files, retry_failed=False, share=Share(1, 2))
+    same(out, whole)
+
+
+def test_what_fails_when_a_share_does_it_again_has_failed(files, tmp_path):
+    out = tmp_path / "out"
+    stage(out).run(files, retry_failed=False)
+    os.remove(next((out / "shards").glob("00001-*")))
+
+    def fails(item):
+        if item.video_id == "v05":
+            return {"id": items.key(item.video_id), "error": "corrupt", "message": "now it is"}
+        return make(item, out=out)
+
+    dataclasses.replace(stage(out), work=fails).run(files, retry_failed=False, share=Share(1, 2))
+    assert set(Manifest.read(out).failed) == {"video/bad0", "video/bad1", "video/v05"}
+    assert set(FeatureStore(out)) == set(files) - {"bad0", "bad1", "v05"}
+
+
+def test_a_part_of_another_run_joins_no_shard(files, whole, tmp_path):
+    """A worker that was given up writes its part when another run has recorded its own."""
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="not what was recorded"):
+        dataclasses.replace(stage(out), work=partial(make_and_replace, out=out)).run(files, retry_failed=False)
+    stage(out).run(files, retry_failed=False)
+    assert shard_bytes(out) == shard_bytes(whole)
+
+
+def make_and_replace(item, *, out):
+    """As `make`, with the checksum of the part, which for one video is replaced at once."""
+    record = make(item, out=out)
+    if "part" in record:
+        record["part_sha256"] = sha256_file(out / record["part"])
+    if item.video_id == "v09":
+        edges = np.arange(2.0)
+        other = VideoFeatures("v09", np.zeros((2, 8), np.float16), edges, edges + 1, {})
+        write_shard(out / record["part"], [other], recipe={"made": "elsewhere"})
+    return record
+
+
+def test_verify_knows_the_journals_of_shares(files, tmp_path, capsys):
+    out, holds = tmp_path / "out", {"stage": "extract", "identity": RECIPE, "code_version": 1}
+    stage(out).run(files, retry_failed=False)
+    with Manifest.open(out, **holds, share=Share(0, 2)) as share:
+        share.add({"id": "video/bad0", "error": "corrupt", "message": "again"})
+    main(["verify", str(out)])
+    assert "no record names it" not in capsys.readouterr().out
+    journal = out / "journals" / "share-0-of-2.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"again", b"agaim"))
+    assert main(["verify", str(out)]) != 0
+    assert "journals/share-0-of-2.jsonl" in capsys.readouterr().out
+    assert main(["repair", str(out)]) == 0
+    assert main(["verify", str(out)]) == 0
+
+
+def test_a_record_of_success_outlives_one_of_failure_in_a_workers_journal(tmp_path):
+    """Read, repaired or folded."""
+    holds = {"stage": "extract", "identity": RECIPE, "code_version": 1}
+    with Manifest.open(tmp_path, **holds) as manifest:
+        manifest.add({"id": "video/a", "part": "parts/000000.h5"})
+        manifest.add({"id": "video/b", "error": "timeout", "message": "b"})
+    (tmp_path / "journals" / "run").mkdir(parents=True)
+    for number, lines in enumerate([["a failed", "b done"], ["a failed", "b failed"]]):
+        journal = Journal(tmp_path, f"run/shard-00000-{number}", ())
+        for line in lines:
+            video_id, _, what = line.partition(" ")
+            done, failed = {"part": "parts/000001.h5"}, {"error": "timeout", "message": video_id}
+            journal.add({"id": f"video/{video_id}", **(done if what == "done" else failed)})
+        journal.close()
+    read = Manifest.read(tmp_path)
+    with Manifest.repair(tmp_path) as (repaired, _):
+        assert repaired.failed == {}
+    with Manifest.open(tmp_path, **holds) as folded:
+        for manifest in (read, folded):
+            assert manifest.failed == {}
+            assert set(manifest.records) == {"video/a", "video/b"}
+
+
+@pytest.mark.parametrize("text", ["2/2", "x", "-1/2", "1", "1/0", "0/2/3", ""])
+def test_a_share_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="wanted i/n"):
+        Share.parse(text)
+    with pytest.raises(ValueError, match="shard_range"):
+        Running(shard_range=text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"executor": "cloud"}, "wanted inline, local, tcp"),
+        ({"workers": 2}, "workers: only with executor local"),
+        ({"executor": "local", "shard_range": "0/2"}, "job arrays"),
+        ({"resources": ("GPU=1",)}, "resources: only with executor tcp"),
+        ({"executor": "tcp://h:1", "resources": ("GPU=no",)}, "resources: 'GPU=no'"),
+        ({"executor": "tls://h:1"}, "tls:// needs"),
+        ({"executor": "slurm", "job": ("cores",)}, "wanted NAME=VALUE"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Running(**settings)
+
+
+def test_two_halves_by_the_command_give_the_same_store(videos, tmp_path):
+    arguments = ["--videos", str(videos), "--shard-videos", "2", *FLAGS]
+    assert main(["extract", "--out", str(tmp_path / "whole"), *arguments]) == 0
+    command = [sys.executable, "-m", "excl.workflows.cli", "extract", "--out", str(tmp_path / "out"), *arguments]
+    halves = [subprocess.Popen([*command, "--shard-range", f"{n}/2"], stderr=subprocess.PIPE, text=True) for n in range(2)]
+    for half in halves:
+        assert half.wait(120) == 0, half.stderr.read()
+    same(tmp_path / "out", tmp_path / "whole")
+
+
+CRASH = """
+import os, sys
+if "excl.datasets.isolated" in sys.orig_argv:
+    import av
+    opened = av.open
+    def deadly(file, *arguments, **keywords):
+        if "guilty" in str(getattr(file, "name", file)):
+            os.abort()
+        return opened(file, *arguments, **keywords)
+    av.open = deadly
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_finishes_the_shard_in_hand_and_twice_stops_at_once(files, whole, tmp_path, times):
+    out = tmp_path / "out"
+    process = share_of(tmp_path, out, "0/1")
+    while num_recorded(out) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    if times == 2:
+        while "once more stops at once" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    assert process.stderr.read().rstrip().endswith("KeyboardInterrupt")
+    done = [name for name in Manifest.read(out).records if name.startswith(("video/", "shard/"))]
+    assert len(done) < len(files)
+    if times == 1:
+        shards = [name for name in done if name.startswith("shard/")]
+        assert shards
+        assert len(done) == 5 * len(shards)  # whole shards of four videos, and nothing else
+    stage(out).run(files, retry_failed=False)
+    same(out, whole)
+
+
+def test_200_videos_killed_workers_and_crashing_decoders(tmp_path, monkeypatch):
+    """A worker is killed five times and one video in twenty crashes the decoder: the rest is stored, as inline stores it."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(CRASH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook"))
+    write_video(tmp_path / "one.mp4", [i * 40 for i in range(30)], rate=25, width=64, height=48)
+    for number in range(200):
+        name = f"guilty{number:03d}" if number % 20 == 7 else f"v{number:03d}"
+        os.link(tmp_path / "one.mp4", tmp_path / "videos" / f"{name}.mp4")
+    settings = {**SMALL, "videos": tmp_path / "videos", "shard_videos": 8}
+    inline_config = extract.Config(out=tmp_path / "inline", **settings)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, num_cores() // 2))  # as each of the two workers has: the last bit may depend on it
+    extract.run(inline_config)
+    torch.set_num_threads(threads)
+    config = extract.Config(out=tmp_path / "out", running=Running(executor="local", workers=2), **settings)
+    killed = []
+    stop = threading.Event()
+
+    def kill():
+        me, generator = psutil.Process(), random.Random(0)
+        while len(killed) < 5 and not stop.is_set():
+            stop.wait(1.0 + generator.random())
+            with contextlib.suppress(psutil.NoSuchProcess):
+                at_work = [
+                    child for child in me.children() if any("isolated" in " ".join(p.cmdline()) for p in child.children())
+                ]
+                if at_work:
+                    victim = generator.choice(at_work)
+                    victim.kill()
+                    killed.append(victim.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        run_on_workers(extract.run, config)
+    finally:
+        stop.set()
+        killer.join()
+    assert len(killed) == 5
+    failed = Manifest.read(tmp_path / "out").failed
+    assert sorted(failed) == [f"video/guilty{number:03d}" for number in range(200) if number % 20 == 7]
+    assert {record["error"] for record in failed.values()} == {"crashed"}
+    lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
+    assert sum('"error"' in line for line in lines) == 10
+    assert len(FeatureStore(tmp_path / "out")) == 190
+    assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "inline")
