@@ -7,9 +7,10 @@ PyAV for the files that it refuses, and otherwise PyAV.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -85,13 +86,24 @@ def why_not(backend: str) -> str | None:
             import decord  # noqa: F401, PLC0415
         if backend.startswith("torchcodec"):
             import torch  # noqa: PLC0415
-            import torchcodec  # noqa: F401, PLC0415
+            from torchcodec.decoders import VideoDecoder  # noqa: PLC0415
 
+            with contextlib.suppress(ValueError):
+                _require_libraries(VideoDecoder)
             if backend == "torchcodec-cuda" and not torch.cuda.is_available():
                 return "no GPU"
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: torchcodec without FFmpeg's libraries
         return f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:120]}"
     return None
+
+
+def _require_libraries(decoder: Callable[[bytes], object]) -> None:
+    """RuntimeError if torchcodec, which looks for FFmpeg's libraries when it is first used, finds none."""
+    try:
+        decoder(b"")  # no video, which is another RuntimeError
+    except RuntimeError as error:
+        if "libtorchcodec" in str(error):
+            raise
 
 
 def open_sampled(path: Path, sampling: Sampling) -> Video:
