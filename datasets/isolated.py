@@ -20,6 +20,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,8 +226,17 @@ def _address_space() -> int:
         return 0
 
 
+def _end_with_parent() -> None:
+    """End this process when its orders can no longer come, even if a decoder hangs at that moment."""
+    poll = select.poll()
+    poll.register(0, select.POLLHUP)
+    poll.poll()
+    os._exit(0)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process when it goes
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     answering = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get among the answers
     _load((), int(sys.argv[1]))
