@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from excl.pipeline.config import describe
 from excl.pipeline.manifest import BusyError
+from excl.pipeline.progress import for_terminal
 from excl.workflows import check
 from excl.workflows import run as recipe
 from excl.workflows.steps import STEPS, TOOLS, Step
@@ -65,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for level, word in ((logging.INFO, ""), (logging.WARNING, "warning: "), (logging.ERROR, "error: ")):
         logging.addLevelName(level, word)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(for_terminal)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s", handlers=[handler])
     try:
         failed = recipe.run_step(_step_of(command), command)
     except (BusyError, OSError) as error:

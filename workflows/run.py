@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from excl.pipeline.config import STRICT
+from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.manifest import RecipeMismatchError
-from excl.workflows.folders import make_way, prepare
+from excl.pipeline.running import Running
+from excl.workflows.folders import READ_VIDEOS, make_way, prepare
 from excl.workflows.plan import Planned, Planner
 from excl.workflows.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
 from excl.workflows.report import Done, end_line, report_path, write_report
@@ -48,8 +49,12 @@ class Config:
     """Run the steps up to this one, and not those after it."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
+    running: WithoutPrefix[Running] = field(default_factory=Running)
+    """Where decode and extract work, in place of what the recipe says."""
 
     def __post_init__(self) -> None:
+        if self.running.share is not None and self.only not in READ_VIDEOS:
+            raise ValueError(f"shard_range: with --only {' or --only '.join(READ_VIDEOS)}; the other steps need all shards")
         for name in ("only", "until"):
             if getattr(self, name) is not None and getattr(self, name) not in STEPS:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is no step; steps are {', '.join(STEPS)}")
@@ -93,6 +98,10 @@ def run(config: Config) -> Outcome:
 def _read(recipe: Recipe, config: Config) -> tuple[dict[str, Any], list[str]]:
     """All configurations, and the steps to run; ValueError says all that is wrong, and where missing data is to be had."""
     configs, problems = parse(recipe.name, recipe.tables)
+    if config.running != Running():
+        for step in READ_VIDEOS:
+            if step in configs:
+                configs[step] = replace(configs[step], running=config.running)
     if problems and recipe.about and missing_inputs(recipe.name, configs):
         problems += ["", f"{recipe.name} says:", recipe.about]
     if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from excl.pipeline import (
     weights,
 )
 from excl.pipeline.manifest import Manifest
+from excl.pipeline.running import INLINE
 from excl.workflows import demo, init
 
 
@@ -40,6 +42,24 @@ def _failed_videos(folder: Path) -> int:
 
 def _none_failed(_: object) -> int:
     return 0
+
+
+def _where_told(run: Callable[..., Any]) -> Callable[[Any], Any]:
+    """A stage that works where its configuration says: in this process, or with the workers of `cluster.py`."""
+
+    @functools.wraps(run)
+    def run_there(config: Any) -> Any:
+        if config.running.executor == INLINE:
+            return run(config)
+        try:
+            from excl.workflows.cluster import run_on_workers  # noqa: PLC0415  (an extra)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"executor {config.running.executor}: `pip install 'excl[cluster]'` installs what it needs ({error})"
+            ) from error
+        return run_on_workers(run, config)
+
+    return run_there
 
 
 @dataclass(frozen=True)
@@ -84,8 +104,8 @@ STEPS = {
     step.name: step
     for step in (
         Step("demo", demo.Config, demo.run),
-        Step("decode", decode.Config, decode.run, failed=_failed_videos),
-        Step("extract", extract.Config, extract.run, failed=_failed_videos),
+        Step("decode", decode.Config, _where_told(decode.run), failed=_failed_videos),
+        Step("extract", extract.Config, _where_told(extract.run), failed=_failed_videos),
         Step("tokenise", tokenise.Config, tokenise.run, show=tokenise.show),
         Step("pack", pack.Config, pack.run),
         Step("train", train.Config, train.run),

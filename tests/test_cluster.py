@@ -1,0 +1,617 @@
+"""Workers that are other processes: of this machine, of a scheduler that runs already, jobs; signals, ports, preflight.
+
+Where something has to be in hand at a moment, decoders wait at a gate: a file that the test makes when it is ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import dask
+import psutil
+import pytest
+import torch
+from conftest import write_video
+from dask.distributed import Client, Security, get_task_stream
+from test_executors import FLAGS, Workers, over, same, stage
+
+from excl.pipeline.executors import ShardWork, Task
+from excl.pipeline.items import Item
+from excl.pipeline.manifest import HEADER, Manifest
+from excl.pipeline.running import Running
+from excl.pipeline.store import FeatureStore
+from excl.workflows import cluster, dispatch, jobs, workers
+from excl.workflows.cli import main
+
+LOOPBACK = {"127.0.0.1", "::1"}
+SHARDS = ["--shard-videos", "2", *FLAGS]
+GUARD_S = 180
+
+GATE = """
+import os, sys, time
+gate = os.environ.get("TEST_GATE")
+if gate and "excl.datasets.isolated" in sys.orig_argv:
+    import av
+    opened = av.open
+    def gated(file, *arguments, **keywords):
+        name = os.path.basename(str(getattr(file, "name", file)))
+        open(os.path.join(gate, "at-" + name), "w").close()
+        while not os.path.exists(os.path.join(gate, "open")):
+            time.sleep(0.01)
+        return opened(file, *arguments, **keywords)
+    av.open = gated
+"""
+
+
+def until(condition, *, of=None):
+    """Wait for a condition, while a process runs; the time-out only guards against waiting for ever."""
+    deadline = time.monotonic() + GUARD_S
+    while not condition():
+        assert time.monotonic() < deadline
+        assert of is None or of.poll() is None, of.communicate()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(5):
+        write_video(folder / f"v{number}.mp4", [i * 40 for i in range(30)], rate=25, width=64, height=48)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(videos, tmp_path_factory):
+    """What a run in this process makes of the videos."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    return out
+
+
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    """A folder: decoders that are started from now on say in it what they are to read, and wait for `open` in it."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(GATE)
+    (tmp_path / "gate").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook"))
+    monkeypatch.setenv("TEST_GATE", str(tmp_path / "gate"))
+    return tmp_path / "gate"
+
+
+def waiting(gate):
+    return {path.name for path in gate.glob("at-*")}
+
+
+@contextlib.contextmanager
+def running(command, **how):
+    """A process in a session of its own, all of which is gone at the end."""
+    process = subprocess.Popen(command, start_new_session=True, **how)
+    try:
+        yield process
+    finally:
+        for member in session(process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
+
+
+def session(number):
+    """The processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(process.pid) == number and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def listening(process):
+    """The addresses at which a process and all of its session listen."""
+    found = set()
+    for member in session(process.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {(c.laddr.ip, c.laddr.port) for c in member.net_connections() if c.status == psutil.CONN_LISTEN}
+    return found
+
+
+def extracting(videos, out, *arguments):
+    """`excl extract` as a process, as a terminal starts it."""
+    command = [sys.executable, "-m", "excl.workflows.cli", "extract", "--videos", str(videos), "--out", str(out), *SHARDS]
+    return running([*command, *arguments], stderr=subprocess.PIPE, text=True)
+
+
+@contextlib.contextmanager
+def scheduler(folder, *tls):
+    """`dask scheduler` on loopback: the process and its address."""
+    file, log = folder / "scheduler.json", folder / "scheduler.log"
+    where = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)]
+    with log.open("w") as told, running([*DASK, "scheduler", *where, *tls], stdout=told, stderr=told) as process:
+        until(lambda: file.exists() and file.read_text().endswith("}"), of=process)
+        yield process, json.loads(file.read_text())["address"]
+
+
+DASK = [sys.executable, "-m", "dask"]
+
+
+@contextlib.contextmanager
+def worker(folder, address, name, *more, env=None):
+    """`dask worker` on loopback."""
+    command = [
+        *DASK,
+        "worker",
+        address,
+        "--nthreads",
+        "1",
+        "--host",
+        "127.0.0.1",
+        "--name",
+        name,
+        "--dashboard-address",
+        "127.0.0.1:0",
+    ]
+    log = folder / f"worker-{name}.log"
+    environment = {**os.environ, **(env or {})}
+    with log.open("w") as told, running([*command, *more], stdout=told, stderr=told, env=environment) as process:
+        until(lambda: "Starting established connection" in log.read_text(), of=process)
+        yield process
+
+
+@pytest.fixture(scope="module")
+def existing(tmp_path_factory):
+    """A scheduler with two workers, one of which has a GPU, as it says: its address, and all three processes."""
+    folder = tmp_path_factory.mktemp("dask")
+    with (
+        scheduler(folder) as (process, address),
+        worker(folder, address, "plain") as plain,
+        worker(folder, address, "gpu", "--resources", "GPU=1") as gpu,
+    ):
+        yield SimpleNamespace(address=address, processes=[process, plain, gpu], folder=folder)
+
+
+def who_works(client, *arguments):
+    """The exit code of a command, and the names of the workers that did tasks."""
+    with get_task_stream(client) as stream:
+        code = main(list(arguments))
+    names = {address: about["name"] for address, about in client.scheduler_info(n_workers=-1)["workers"].items()}
+    return code, {names[task["worker"]] for task in stream.data if "/shard-" in str(task["key"])}
+
+
+def test_a_scheduler_that_runs_already(existing, videos, whole, tmp_path):
+    """Frames and features by its workers, all on loopback."""
+    out, frames, there = tmp_path / "out", tmp_path / "frames", ["--executor", existing.address]
+    with Client(existing.address) as client:
+        code, who = who_works(client, "extract", "--videos", str(videos), "--out", str(out), *SHARDS, *there)
+    assert code == 0
+    assert who
+    assert who <= {"plain", "gpu"}
+    same(out, whole)
+    assert main(["decode", "--videos", str(videos), "--out", str(frames), "--short-side", "32", "--crop", "32", *there]) == 0
+    of_frames = ["extract", "--frames", str(frames), *SHARDS]
+    assert main([*of_frames, "--out", str(tmp_path / "by-workers"), *there]) == 0
+    assert main([*of_frames, "--out", str(tmp_path / "here")]) == 0
+    same(tmp_path / "by-workers", tmp_path / "here")
+    addresses = set.union(*map(listening, existing.processes))
+    assert len(addresses) >= 4  # the scheduler, its dashboard, the workers
+    assert {ip for ip, _ in addresses} <= LOOPBACK
+
+
+def test_only_workers_with_the_resources_get_work(existing, videos, whole, tmp_path):
+    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor", existing.address]
+    with Client(existing.address) as client:
+        assert who_works(client, *arguments, "--resources", "GPU=1") == (0, {"gpu"})
+    same(tmp_path / "out", whole)
+
+
+def test_no_worker_with_the_resources(existing, videos, tmp_path, caplog):
+    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor", existing.address]
+    assert main([*arguments, "--resources", "GPU=2"]) == 2
+    assert "none of its 2 workers has the resources GPU=2 (they have: none; {'GPU': 1.0})" in caplog.text
+    assert "--resources GPU=2`" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+OTHER_VERSION = """
+import importlib.metadata
+version = importlib.metadata.version
+importlib.metadata.version = lambda name: "0.0.9" if name == "excl" else version(name)
+"""
+NO_EXCL = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name == "excl":
+            raise ModuleNotFoundError("No module named 'excl'")
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [(OTHER_VERSION, "has excl 0.0.9, this process"), (NO_EXCL, "cannot do this work (ModuleNotFoundError")],
+    ids=["other version", "no excl"],
+)
+def test_a_worker_that_is_no_place_for_the_work(existing, videos, tmp_path, caplog, hook, message):  # noqa: PLR0917
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor", existing.address]
+    with worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", env={"PYTHONPATH": str(tmp_path)}):
+        assert main([*arguments, "--resources", "OTHER=1"]) == 2
+    assert message in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_a_worker_does_not_see(tmp_path):
+    work = ShardWork("extract", tmp_path / "out", dict, lambda *_: {}, lambda: 1)
+    task = Task(0, ("v",), (Item("v", tmp_path / "v.mp4", 0),), (), "run")
+    with pytest.raises(ValueError, match=r"out/manifest\.json: not there on .*same paths"):
+        workers.do_task(work, task, None)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / HEADER).write_text("{}")
+    with pytest.raises(ValueError, match=r"v\.mp4: not there on"):
+        workers.do_task(work, task, tmp_path / "v.mp4")
+
+
+def test_a_scheduler_without_workers_and_an_address_without_scheduler(videos, tmp_path, caplog):
+    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor"]
+    with scheduler(tmp_path) as (_, address):
+        assert main([*arguments, address]) == 2
+        assert f"the scheduler has no workers; start some with `dask worker {address}" in caplog.text
+    assert main([*arguments, address]) == 1
+    assert f"{address}: no Dask scheduler answers there" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scheduler_that_dies(videos, whole, gate, tmp_path):
+    """The run ends and says so, and another goes on."""
+    out = tmp_path / "out"
+    with (
+        scheduler(tmp_path) as (process, address),
+        worker(tmp_path, address, "only", "--no-nanny"),
+        extracting(videos, out, "--executor", address) as driver,
+    ):
+        until(lambda: len(waiting(gate)) == 2, of=driver)
+        assert listening(driver) == set()
+        process.kill()
+        errors = driver.communicate(timeout=GUARD_S)[1]
+        assert driver.returncode == 1, errors
+        assert "error: the Dask scheduler is gone" in errors.splitlines()[-1]
+        assert "Traceback" not in errors
+    (gate / "open").touch()
+    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    same(out, whole)
+
+
+def test_work_that_nobody_waits_for_ends_before_the_next_video(existing, tmp_path):
+    (tmp_path / HEADER).write_text("{}")
+    (tmp_path / "journals" / "run").mkdir(parents=True)
+
+    def work(item):
+        item.path.with_suffix(".begun").touch()
+        while not item.path.with_suffix(".gate").exists():
+            time.sleep(0.01)
+        return {"id": f"video/{item.video_id}", "error": "corrupt", "message": ""}
+
+    items = tuple(Item(name, tmp_path / name, number) for number, name in enumerate(("a", "b", "c")))
+    task = Task(0, ("a", "b", "c"), items, (), "run")
+    with Client(existing.address) as client:
+        pool = workers.DaskPool(client, {"GPU": 1})
+        pool.submit(ShardWork("extract", tmp_path, work, lambda *_: {}, lambda: 1), task)
+        until((tmp_path / "a.begun").exists)
+        pool.close()
+        [address] = [address for address, about in pool.workers().items() if about["name"] == "gpu"]
+
+        def states(dask_worker):
+            return {name: task.state for name, task in dask_worker.state.tasks.items()}
+
+        until(lambda: client.run(states, workers=[address])[address].get(task.journal) == "cancelled")
+        for item in items:
+            item.path.with_suffix(".gate").touch()
+        assert client.submit(sum, [1, 2], workers=[address]).result() == 3  # when its one thread is free again
+    assert [path.name for path in tmp_path.glob("*.begun")] == ["a.begun"]
+
+
+class Late(Workers):
+    """A pool without workers until it has been waited for three times."""
+
+    def __init__(self, meanwhile=lambda: None):
+        super().__init__(1)
+        self.waited, self.meanwhile = 0, meanwhile
+
+    def capacity(self):
+        return self.number if self.waited >= 3 else 0
+
+    def wait(self, timeout_s):
+        self.waited += 1
+        if self.given:
+            return super().wait(timeout_s)
+        self.meanwhile()
+        return []
+
+
+def test_a_run_without_workers_says_so_and_waits_for_some(tmp_path, caplog, monkeypatch):
+    (tmp_path / "v").write_text("v")
+    monkeypatch.setattr(dispatch, "TELL_EVERY_S", -1.0)
+    stage(tmp_path / "out").run({"v": tmp_path / "v"}, retry_failed=False, executor=over(Late()))
+    assert caplog.text.count("there are no workers; waiting for some") == 2
+    assert list(FeatureStore(tmp_path / "out")) == ["v"]
+
+
+def test_ctrl_c_ends_a_run_without_workers(tmp_path):
+    (tmp_path / "v").write_text("v")
+    pool = Late(lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path / "out").run({"v": tmp_path / "v"}, retry_failed=False, executor=over(pool))
+    assert pool.waited == 1
+
+
+def test_what_a_worker_that_died_had_in_hand_is_left_to_the_next_run_when_a_stop_is_asked_for(tmp_path):
+    class Dying(Workers):
+        def wait(self, timeout_s):  # noqa: ARG002
+            os.kill(os.getpid(), signal.SIGINT)
+            return [(self.given.pop()[1], dispatch.WorkerDiedError("a worker died"))]
+
+    (tmp_path / "v").write_text("v")
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path / "out").run({"v": tmp_path / "v"}, retry_failed=False, executor=over(Dying(1)))
+    assert Manifest.read(tmp_path / "out").failed == {}
+
+
+def test_workers_that_are_lost_are_asked_for_again(existing, monkeypatch):
+    monkeypatch.setattr(workers, "MEND_EVERY_S", -1.0)
+    found = []
+    with Client(existing.address) as client:
+        assert workers.DaskPool(client, {}, mend=found.append).capacity() == 2
+    assert found == [2]
+
+
+def test_tls(videos, whole, tmp_path, caplog):
+    pytest.importorskip("cryptography", reason="makes the certificates")
+    made = Security.temporary()
+    files = {"ca-file": made.tls_ca_file, "cert": made.tls_scheduler_cert, "key": made.tls_scheduler_key}
+    dasks, ours = [], []
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        dasks += [f"--tls-{name}", str(tmp_path / name)]
+        ours += [f"--tls-{name.removesuffix('-file')}", str(tmp_path / name)]
+    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor"]
+    with scheduler(tmp_path, "--protocol", "tls", *dasks) as (_, address), worker(tmp_path, address, "only", *dasks):
+        assert address.startswith("tls://127.0.0.1")
+        assert main([*arguments, address, *ours[:-1], str(tmp_path / "no-key")]) == 2
+        assert "no-key: there is no such file" in caplog.text
+        assert main([*arguments, address, *ours]) == 0
+    same(tmp_path / "out", whole)
+
+
+def at_the_gate(gate, driver, executor):
+    """Wait until all are in hand that can be: two shards."""
+    wanted = {"at-v0.mp4", "at-v1.mp4"} | ({"at-v2.mp4", "at-v3.mp4"} if executor == "local" else set())
+    until(lambda: waiting(gate) == wanted, of=driver)
+
+
+def ask_to_stop(driver):
+    """Ctrl-C, as a terminal sends it; returns when it has been heard."""
+    os.killpg(driver.pid, signal.SIGINT)
+    for line in driver.stderr:
+        if "stopping after the shard in hand" in line:
+            return
+    raise AssertionError(driver.wait())
+
+
+EXECUTORS = {"inline": [], "local": ["--executor", "local", "--workers", "2"]}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_ctrl_c_once(videos, whole, gate, tmp_path, executor):
+    """The shards in hand are finished, and no more; meanwhile all that listens does so on loopback."""
+    out = tmp_path / "out"
+    with extracting(videos, out, *EXECUTORS[executor]) as driver:
+        at_the_gate(gate, driver, executor)
+        addresses = listening(driver)
+        assert {ip for ip, _ in addresses} <= LOOPBACK
+        assert len(addresses) >= 3 or executor == "inline"
+        ask_to_stop(driver)
+        (gate / "open").touch()
+        errors = driver.communicate(timeout=GUARD_S)[1]
+        assert driver.returncode == 130, errors
+        assert "interrupted; what was recorded is kept, and the same command goes on from there" in errors
+        assert "Traceback" not in errors
+        until(lambda: session(driver.pid) == [])
+    assert {name for name in Manifest.read(out).records if not name.startswith("plan/")} == {
+        *("shard/00000", "shard/00001"), *(f"video/v{number}" for number in range(4)),
+    }  # fmt: skip
+    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    same(out, whole)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_ctrl_c_twice(videos, whole, gate, tmp_path, executor):
+    """All ends though the decoders are in the middle of something, and another run goes on."""
+    out = tmp_path / "out"
+    with extracting(videos, out, *EXECUTORS[executor]) as driver:
+        at_the_gate(gate, driver, executor)
+        ask_to_stop(driver)
+        os.killpg(driver.pid, signal.SIGINT)
+        errors = driver.communicate(timeout=GUARD_S)[1]
+        assert driver.returncode == 130, errors
+        assert "Traceback" not in errors
+        until(lambda: session(driver.pid) == [])
+    (gate / "open").touch()
+    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    same(out, whole)
+
+
+def test_a_driver_that_is_killed_leaves_no_process(videos, whole, gate, tmp_path):
+    out = tmp_path / "out"
+    with extracting(videos, out, *EXECUTORS["local"]) as driver:
+        at_the_gate(gate, driver, "local")
+        driver.kill()
+        driver.wait()
+        until(lambda: session(driver.pid) == [])
+    (gate / "open").touch()
+    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    same(out, whole)
+
+
+SBATCH = """#!/bin/sh
+id=0
+while ! mkdir "$TEST_JOBS/$id" 2> /dev/null; do id=$((id + 1)); done
+cp "$1" "$TEST_JOBS/$id.sh"
+setsid bash "$TEST_JOBS/$id.sh" > "$TEST_JOBS/$id.out" 2>&1 < /dev/null &
+echo $! > "$TEST_JOBS/$id.pid"
+echo "Submitted batch job $id"
+"""
+SCANCEL = """#!/bin/sh
+kill -- -$(cat "$TEST_JOBS/$1.pid")
+"""
+
+
+@pytest.fixture
+def batch_system(tmp_path, monkeypatch):
+    """Programs by the names of SLURM's which run jobs at once, on this machine; the folder of what they run."""
+    (tmp_path / "bin").mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.setenv("TEST_JOBS", str(tmp_path / "jobs"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path / "jobs"
+    for path in (tmp_path / "jobs").glob("*.pid"):
+        for member in session(int(path.read_text())):
+            member.kill()
+
+
+def num_jobs(batch_system):
+    return len(list(batch_system.glob("*.pid")))
+
+
+JOB = ["--executor", "slurm", "--job", "cores=2", "memory=2GB", "walltime=00:10:00", "host=127.0.0.1"]
+
+
+def test_jobs(videos, whole, gate, batch_system, tmp_path, monkeypatch):  # noqa: PLR0917
+    """Two jobs, one of which is killed with its shard: another is submitted. At the end there are none."""
+    pytest.importorskip("dask_jobqueue")
+    out = tmp_path / "out"
+    monkeypatch.setattr(workers, "MEND_EVERY_S", 0.5)
+
+    def preempt():
+        until(lambda: len(waiting(gate)) == 4)
+        for member in session(int((batch_system / "0.pid").read_text())):
+            member.kill()
+        until(lambda: num_jobs(batch_system) == 3)
+        (gate / "open").touch()
+
+    thread = threading.Thread(target=preempt)
+    thread.start()
+    arguments = ["extract", "--videos", str(videos), "--out", str(out), *SHARDS, *JOB, "--workers", "2"]
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
+        assert main([*arguments, "--resources", "GPU=1"]) == 0
+    thread.join()
+    same(out, whole)
+    assert num_jobs(batch_system) == 3
+    script = (batch_system / "2.sh").read_text()
+    assert "#SBATCH --cpus-per-task=2" in script
+    assert "#SBATCH -t 00:10:00" in script
+    assert "tls://127.0.0.1" in script
+    assert "--tls-key" in script
+    assert script.split("--nthreads")[-1].split()[0] == "1"
+    assert "--resources GPU=1" in script
+    until(lambda: not any(session(int(path.read_text())) for path in batch_system.glob("*.pid")))
+    assert [path.name for path in tmp_path.iterdir() if "tls" in path.name] == []  # no keys are left
+
+
+def test_jobs_that_are_asked_for_wrongly(videos, batch_system, tmp_path, caplog, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS]
+    assert main([*arguments, "--executor", "slurm", "--job", "cores=2"]) == 2
+    assert "--job needs at least cores=… and memory=…" in caplog.text
+    assert main([*arguments, *JOB, "colour=blue"]) == 2
+    assert "colour" in caplog.text
+    assert main([*arguments, *JOB, "processes=4"]) == 2
+    assert "a job is one worker here" in caplog.text
+    assert main([*arguments, "--executor", "pbs", "--job", "cores=2", "memory=2GB"]) == 2
+    assert "there is no program qsub here" in caplog.text
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    assert main([*arguments, *JOB]) == 1
+    assert "a job was not accepted" in caplog.text
+    assert "invalid partition" in caplog.text
+    assert num_jobs(batch_system) == 0
+
+
+def test_settings_of_jobs_are_passed_on(monkeypatch):
+    given = {
+        "worker-extra-args": ["--preload", "a.py"],
+        "job-extra-directives": ["--nice"],
+        "scheduler-options": {"port": 1},
+    }
+    job = (
+        "cores=8",
+        "memory=32GB",
+        "job_extra_directives=--gres=gpu:1",
+        "job_extra_directives=--exclusive",
+        "host=h",
+        "port=7",
+    )
+    with dask.config.set({"jobqueue.slurm": given}):
+        told = jobs.settings(Running(executor="slurm", job=job, resources=("GPU=1",), dashboard="127.0.0.1:1"))
+    assert (told["cores"], told["memory"], told["processes"]) == (8, "32GB", 1)
+    assert told["job_extra_directives"] == ["--nice", "--gres=gpu:1", "--exclusive"]
+    assert told["worker_extra_args"] == ["--preload", "a.py", "--nthreads", "1", "--no-dashboard", "--resources", "GPU=1"]
+    assert told["scheduler_options"] == {"host": "h", "port": 7, "dashboard_address": "127.0.0.1:1"}
+
+
+def gpus_of(monkeypatch, *, device, visible, number, executor="local"):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    return cluster.gpus(SimpleNamespace(device=device, running=Running(executor=executor)))
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "number", "found"),
+    [
+        ("auto", None, 2, ["0", "1"]),
+        ("cuda", "3, 5", 2, ["3", "5"]),
+        ("auto", "GPU-8c1f,GPU-22aa", 2, ["GPU-8c1f", "GPU-22aa"]),
+        ("auto", "", 0, []),
+        ("auto", None, 0, []),
+        ("cpu", None, 2, []),
+    ],
+)
+def test_gpus_of_this_machine(monkeypatch, device, visible, number, found):
+    assert gpus_of(monkeypatch, device=device, visible=visible, number=number) == found
+
+
+def test_one_gpu_by_name_is_no_device_for_several_workers(monkeypatch):
+    with pytest.raises(ValueError, match=r"cuda:1.*one device"):
+        gpus_of(monkeypatch, device="cuda:1", visible=None, number=2)
+    assert gpus_of(monkeypatch, device="cuda:1", visible=None, number=2, executor="tcp://h:1") == []
+
+
+def test_each_worker_sees_one_gpu(monkeypatch):
+    monkeypatch.setattr(cluster, "num_cores", lambda: 8)
+    made = cluster.local_workers(4, ["3", "5"])
+    assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in made.values()] == ["3", "5", "3", "5"]
+    assert {spec["options"]["env"]["OMP_NUM_THREADS"] for spec in made.values()} == {"2"}
+    assert {(spec["options"]["host"], spec["options"]["nthreads"]) for spec in made.values()} == {("127.0.0.1", 1)}
+    assert "CUDA_VISIBLE_DEVICES" not in cluster.local_workers(1, [])[0]["options"]["env"]
+
+
+@pytest.mark.parametrize(("cores", "of"), [(8, 2), (7, 2), (7, 3), (2, 3), (1, 4), (16, 16)])
+def test_workers_share_all_cores(cores, of):
+    shares = [cluster.share_of_cores(list(range(cores)), number, of) for number in range(of)]
+    assert sorted(set().union(*shares)) == list(range(cores))
+    assert {len(share) for share in shares} <= {max(1, cores // of), -(-cores // of)}
+    if of <= cores:
+        assert sum(map(len, shares)) == cores
