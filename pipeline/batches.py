@@ -63,7 +63,7 @@ class ShuffledBatches(Sampler[list[int]]):
         yield from self._cut(order)
 
     def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
 
     def _cut(self, order: list[int]) -> list[list[int]]:
         return [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]

@@ -50,6 +50,11 @@ def read_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
         raise ValueError(f"{path}: damaged ({error}); remove the folder {folder} and train again") from error
 
 
+def exists(folder: Path, name: str) -> bool:
+    """Whether a checkpoint was committed."""
+    return (folder / f"{name}.json").exists()
+
+
 def files_of(folder: Path, name: str) -> list[str]:
     """The names of a checkpoint's two files."""
     about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))

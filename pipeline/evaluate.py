@@ -1,6 +1,6 @@
 """What a trained run is worth on a split: reads a run and a training store, leaves predictions and metrics.
 
-    predictions.jsonl  one query a line in Moment-DETR's format, the five best moments (not where --predictions has them)
+    predictions.jsonl  one query a line in Moment-DETR's format, the five best moments
     metrics.json       R@1 and R@5 at IoU 0.3, 0.5 and 0.7 and mIoU, with 95 % intervals of a bootstrap by video, of the
                        model and of three baselines, by group of queries; "strict" figures count IoU > in place of >=
 
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.models.excl import variant_label
@@ -25,11 +27,11 @@ from excl.models.i3d.extractor import choose_device
 from excl.pipeline import score_table, scoring
 from excl.pipeline.config import STRICT, PositiveInt, identity
 from excl.pipeline.examples import Example, load_examples
-from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
-from excl.pipeline.predictions import TOP, match, read_predictions, require_own_qids, tell, write_predictions
+from excl.pipeline.manifest import Manifest, sha256_file, single, write_bytes, write_json
+from excl.pipeline.predictions import TOP, require_own_qids, write_predictions
 from excl.pipeline.query_blind import RULE, ask_others
 from excl.pipeline.store import Query, TrainingStore
-from excl.pipeline.trained import TrainedRun, load_run, predict
+from excl.pipeline.trained import TrainedRun, load_run, predict, store_of
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +43,17 @@ METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
 class Config:
     """Evaluate a trained run on a split of a training store, beside three baselines."""
 
-    run: Path
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run that `excl train` wrote."""
-    store: Path
-    """The training store to evaluate on, with the run's vocabulary and feature recipe."""
-    out: Path
-    """The folder to write: predictions.jsonl and metrics.json."""
+    store: Path | None = None
+    """The training store to evaluate on, with the run's vocabulary and feature recipe. Default: the one that the run was
+    trained on, if it is still where it was."""
+    out: Path | None = None
+    """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, beside the run."""
     split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""
     predictions: Path | None = None
-    """Score the predictions in this file, JSON lines in Moment-DETR's format, in place of the run's own."""
+    """Write the predictions to this file too: JSON lines in Moment-DETR's format, as `excl score` reads them."""
     strict: bool = False
     """Show the figures that count only what is above a threshold, as some published code does. metrics.json has both."""
     batch_size: PositiveInt = 64
@@ -60,6 +63,18 @@ class Config:
 
     def __post_init__(self) -> None:
         choose_device(self.device)
+        if self.out is None:
+            object.__setattr__(self, "out", self.run.with_name(f"{self.run.absolute().name}-evaluation-{self.split}"))
+
+    @property
+    def folder(self) -> Path:
+        """The folder to write."""
+        assert self.out is not None
+        return self.out
+
+    def inputs(self) -> list[Path]:
+        """What is read."""
+        return [self.run] if self.store is None else [self.run, self.store]
 
 
 @plain_dataclass(frozen=True)
@@ -72,23 +87,40 @@ class Evaluation:
 
 def run(config: Config) -> Evaluation:
     """Evaluate unless it is done."""
+    if config.predictions is not None:
+        _require_free(config.predictions, config.folder)
     folder = single(
-        config.out,
+        config.folder,
         stage=STAGE,
         identity=made_by(config),
         code_version=CODE_VERSION,
-        work=lambda manifest: _work(config, TrainingStore(config.store), manifest),
+        work=lambda manifest: _work(config, TrainingStore(_store_path(config)), manifest),
     )
+    if config.predictions is not None:
+        write_bytes(config.predictions, (folder / PREDICTIONS).read_bytes())
     return Evaluation(folder, config.strict)
+
+
+def _store_path(config: Config) -> Path:
+    return config.store or store_of(config.run)
+
+
+def _require_free(path: Path, folder: Path) -> None:
+    """ValueError if a file is there that is not the evaluation's own: it may be somebody's, who wants it scored."""
+    own = folder / PREDICTIONS
+    if path.exists() and not (path.is_file() and own.is_file() and path.read_bytes() == own.read_bytes()):
+        raise ValueError(
+            f"predictions: {path} is there already; `excl score {path} --against STORE` tells what predictions are worth, "
+            "and to write this run's, choose another file or remove that one"
+        )
 
 
 def made_by(config: Config) -> dict[str, Any]:
     """What determines the figures."""
     return {
-        **identity(config, run_only=("run", "store", "out", "strict", "batch_size", "device")),
+        **identity(config, run_only=("run", "store", "out", "predictions", "strict", "batch_size", "device")),
         "run": Manifest.read(config.run).fingerprint(),
-        "store": TrainingStore(config.store).manifest.fingerprint(),
-        "predictions": None if config.predictions is None else sha256_file(config.predictions),
+        "store": TrainingStore(_store_path(config)).manifest.fingerprint(),
     }
 
 
@@ -99,29 +131,21 @@ def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str,
     require_own_qids(queries)
     truth, asked = scoring.Truth.of(queries), _asked(trained, store, queries)
     blind, num_own = ask_others(asked) if asked else ([], 0)
-    label, misfits, outputs = variant_label(trained.model.config), None, [METRICS]
-    if config.predictions is None:
-        windows = _predicted(trained, queries, asked, batch_size=config.batch_size)
-        write_predictions(manifest.folder / PREDICTIONS, queries, windows)
-        outputs.append(PREDICTIONS)
-    else:
-        windows, misfits = match(read_predictions(config.predictions), queries)
-        tell(config.predictions, misfits)
-        label = config.predictions.name
+    windows, blind_windows = _predicted(trained, queries, [asked, blind], batch_size=config.batch_size)
+    write_predictions(manifest.folder / PREDICTIONS, queries, windows)
     metrics = {
-        "variant": label,
+        "variant": variant_label(trained.model.config),
         **_about(config, trained, store),
-        "misfits": misfits,
         **scoring.of_predictions(windows[..., :2], truth),
         **scoring.baselines(store.queries("train"), truth),
         "query_blind": {
             "rule": RULE,
             "own_queries": num_own,
-            **scoring.by_group(_predicted(trained, queries, blind, batch_size=config.batch_size)[..., :2], truth),
+            **scoring.by_group(blind_windows[..., :2], truth),
         },
     }
     write_json(manifest.folder / METRICS, metrics)
-    return {"sha256": {name: sha256_file(manifest.folder / name) for name in outputs}}
+    return {"sha256": {name: sha256_file(manifest.folder / name) for name in (METRICS, PREDICTIONS)}}
 
 
 def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
@@ -146,15 +170,22 @@ def _asked(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -> l
     return load_examples(store, trained.asked(store, list(first.values())))
 
 
-def _predicted(trained: TrainedRun, queries: list[Query], asked: list[Example], *, batch_size: int) -> np.ndarray:
-    """Start, end, score of the best moments for every query, float64 [N, 5, 3]; NaN where there are none."""
-    windows = np.full((len(queries), TOP, 3), np.nan)
-    if asked:
-        found = predict(trained.model, asked, batch_size=batch_size, k=TOP)
-        by_query = {example.query.key: moments for example, moments in zip(asked, found, strict=True)}
-        for index, query in enumerate(queries):
-            windows[index] = by_query.get(query.key, np.nan)
-    return windows
+def _predicted(
+    trained: TrainedRun, queries: list[Query], several: Sequence[list[Example]], *, batch_size: int
+) -> list[np.ndarray]:
+    """Start, end, score of the best moments for every query, float64 [N, 5, 3], NaN where there are none.
+
+    For each of several ways of asking, all at once, so that a video is encoded once for all.
+    """
+    found = predict(trained.model, [example for asked in several for example in asked], batch_size=batch_size, k=TOP)
+    answers, first = [], 0
+    for asked in several:
+        moments = found[first : first + len(asked)]
+        by_query = {example.query.key: best for example, best in zip(asked, moments, strict=True)}
+        none = np.full((TOP, 3), np.nan)
+        answers.append(np.stack([by_query.get(query.key, none) for query in queries]))
+        first += len(asked)
+    return answers
 
 
 def _about(config: Config, trained: TrainedRun, store: TrainingStore) -> dict[str, Any]:
@@ -180,11 +211,10 @@ def show(evaluation: Evaluation) -> str:
 def table(folder: Path, *, strict: bool = False) -> str:
     """The results in the folder of an evaluation as a table for people."""
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    covered = "with features" if metrics["misfits"] is None else "with an answer"
     lines = [
         f"{metrics['dataset']}, split {metrics['split']} ({metrics['split_made_of']}): {metrics['num_queries']:,} queries, "
-        f"{metrics['num_covered']:,} {covered}",
-        *score_table.table(scoring.rows(metrics, covered=f"those {covered}"), strict=strict),
+        f"{metrics['num_covered']:,} with features",
+        *score_table.table(scoring.rows(metrics, covered="those with features"), strict=strict),
     ]
     if metrics["random_weights"]:
         lines.append("The features come from an I3D with RANDOM weights: the figures show that the chain works, no more.")

@@ -71,15 +71,27 @@ def load_examples(store: FeatureStore, queries: Sequence[Query]) -> list[Example
 
 def collate(examples: Sequence[Example]) -> Batch:
     """The examples as one batch, padded with zeros."""
-    num_rows = torch.tensor([len(example.features) for example in examples])
-    num_tokens = torch.tensor([len(example.query.token_ids) for example in examples])
-    size = examples[0].features.shape[1]
-    features = torch.zeros(len(examples), int(num_rows.max()), size)  # [B, T, F]
-    token_ids = torch.zeros(len(examples), int(num_tokens.max()), dtype=torch.int64)  # [B, L]
-    for index, example in enumerate(examples):
-        copy_rows(example.features, features[index])
-        token_ids[index, : len(example.query.token_ids)] = torch.tensor(example.query.token_ids)
+    features, num_rows = pad_features([example.features for example in examples])
+    token_ids, num_tokens = pad_tokens([example.query.token_ids for example in examples])
     return Batch(features, num_rows, token_ids, num_tokens, _targets(examples, features.shape[1]))
+
+
+def pad_features(videos: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The rows of videos [n, F] as float32 [B, T, F] with zeros behind them, and their numbers n, int64 [B]."""
+    num_rows = torch.tensor([len(rows) for rows in videos])
+    features = torch.zeros(len(videos), int(num_rows.max()), videos[0].shape[1])
+    for index, rows in enumerate(videos):
+        copy_rows(rows, features[index])
+    return features, num_rows
+
+
+def pad_tokens(queries: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """The token ids of queries as int64 [B, L] with zeros behind them, and their numbers, int64 [B]."""
+    num_tokens = torch.tensor([len(tokens) for tokens in queries])
+    token_ids = torch.zeros(len(queries), int(num_tokens.max()), dtype=torch.int64)
+    for index, tokens in enumerate(queries):
+        token_ids[index, : len(tokens)] = torch.tensor(tokens)
+    return token_ids, num_tokens
 
 
 def _targets(examples: Sequence[Example], longest: int) -> Targets:
@@ -90,7 +102,8 @@ def _targets(examples: Sequence[Example], longest: int) -> Targets:
         duration_s = example.row_end_s[-1]
         rows = np.stack([example.row_start_s, example.row_end_s]) / duration_s  # [2, n]
         times[:, index, : rows.shape[1]] = torch.from_numpy(rows)
-        moments[index] = torch.tensor([example.query.start_s, example.query.end_s], dtype=torch.float64) / duration_s
+        end_s = min(example.query.end_s, duration_s)  # no expected time is behind the last row
+        moments[index] = torch.tensor([example.query.start_s, end_s], dtype=torch.float64) / duration_s
     return Targets(
         torch.tensor([example.start_row for example in examples]),
         torch.tensor([example.end_row for example in examples]),

@@ -38,6 +38,7 @@ class JointStore:
             "recipe": self.first.recipe,
         }
         self.recipe = self.first.recipe
+        self.paths = {name: store.path for name, store in self.stores.items()}
 
     def _new_name(self, dataset: str) -> str:
         number, name = 1, dataset

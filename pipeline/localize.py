@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import tyro
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from excl.datasets.backends import why_not
 from excl.datasets.text import UNK, Vocabulary, tokenise
@@ -36,7 +37,7 @@ from excl.pipeline.trained import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "localize", 2
+STAGE, CODE_VERSION = "localize", 3
 ROWS_AT_ONCE = 16_384  # of all queries asked at once: a film's rows are copied for each
 
 
@@ -107,6 +108,7 @@ def made_by(config: Config) -> dict[str, Any]:
         "video": items.file_facts(config.video),
         "query": list(config.query),
         "top": config.top,
+        "reading": dump(config.reading),
     }
 
 
@@ -121,7 +123,8 @@ def answer(config: Config) -> list[Answer]:
     video = _features(config, trained)
     vocabulary = Vocabulary(tuple(trained.words))
     tokeniser = trained.about_queries["tokeniser"]
-    examples = [_example(query, tokenise(query, tokeniser), video, vocabulary) for query in config.query]
+    rows = torch.from_numpy(video.features)  # one tensor for all, so that they are encoded once
+    examples = [_example(query, tokenise(query, tokeniser), video, rows, vocabulary) for query in config.query]
     predicted = predict(trained.model, examples, batch_size=max(1, ROWS_AT_ONCE // len(video.features)), k=config.top)
     return [
         Answer(query, start_s=float(span[0]), end_s=float(span[1]), score=float(span[2]), rank=rank)
@@ -227,14 +230,14 @@ def _weights(config: Config, recipe: dict[str, Any]) -> Weights:
     )
 
 
-def _example(query: str, tokens: list[str], video: VideoFeatures, vocabulary: Vocabulary) -> Example:
+def _example(query: str, tokens: list[str], video: VideoFeatures, rows: Tensor, vocabulary: Vocabulary) -> Example:
     unknown = [token for token, index in zip(tokens, vocabulary.ids(tokens), strict=True) if index == UNK]
     if unknown:
         log.warning("%r: words that the training split did not have: %s", query, ", ".join(unknown))
     asked = Query(
         "", video.video_id, query, 0.0, 0.0, video.duration_s, "", "", tuple(tokens), tuple(vocabulary.ids(tokens))
     )
-    return Example(asked, torch.from_numpy(video.features), video.start_s, video.end_s, 0, 0)
+    return Example(asked, rows, video.start_s, video.end_s, 0, 0)
 
 
 def lines(found: Answers) -> str:

@@ -78,7 +78,7 @@ def training_devices(names: str) -> list[torch.device]:
         raise ValueError(f"device {names!r}: devices of one kind are wanted, for their gradients are averaged")
     if len(devices) > 1 and devices[0].type not in ("cuda", "cpu"):
         raise ValueError(f"device {names!r}: several devices can be cuda or cpu")
-    gpus = [device for device in devices if device.type != "cpu"]
+    gpus = [device for device in devices if device.type != "cpu"]  # each with its number: `cuda` is the present one
     if len(set(gpus)) < len(gpus):
         raise ValueError(f"device {names!r}: names one device twice")
     return devices
@@ -93,11 +93,11 @@ def launch(devices: Sequence[torch.device], work: Callable[..., Any], *arguments
         names = [str(device) for device in devices]
         try:
             mp.spawn(_process, args=(names, Path(folder), work, arguments), nprocs=len(names))
-        except mp.ProcessRaisedException:
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
             for kind in (ValueError, OSError):
                 if (message := Path(folder) / kind.__name__).exists():
                     raise kind(message.read_text(encoding="utf-8")) from None
-            raise
+            raise RuntimeError(f"one of the processes that share the training ended: {error}") from error
 
 
 def _process(rank: int, names: list[str], folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -12,17 +12,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import multiprocessing
-import os
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from pydantic.dataclasses import dataclass
 
@@ -30,8 +24,8 @@ from excl.models.excl import VARIANTS, ExCLConfig, variant_config
 from excl.models.excl.config import Variant
 from excl.pipeline import evaluate, train
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
-from excl.pipeline.manifest import BusyError, RecipeMismatchError, write_text
-from excl.pipeline.reading import num_cores
+from excl.pipeline.manifest import write_text
+from excl.pipeline.reproduce_jobs import Job, done, require_same_settings
 from excl.pipeline.reproduce_table import MADE, Results, read_results, render
 from excl.pipeline.store import TrainingStore
 
@@ -91,20 +85,6 @@ class Config:
 
 
 @plain_dataclass(frozen=True)
-class Job:
-    """One training and its evaluation, in a folder of its own."""
-
-    name: str
-    training: train.Config
-    evaluation: evaluate.Config
-
-    @property
-    def folder(self) -> Path:
-        """Where run, evaluation and messages are."""
-        return self.training.out.parent
-
-
-@plain_dataclass(frozen=True)
 class Reproduction:
     """The folder of a sweep and the errors of its trainings, by name."""
 
@@ -116,15 +96,17 @@ def run(config: Config) -> Reproduction:
     """Do what is not done yet. ValueError where settings are not those of the folder, or where nothing could be trained."""
     jobs = [job for path in config.stores for job in _jobs(config, TrainingStore(path))]
     jobs.sort(key=lambda job: job.training.seed)  # a table of all variants early
+    require_same_settings(jobs)
     config.out.mkdir(parents=True, exist_ok=True)
     errors: dict[str, str] = {}
-    for number, (job, error) in enumerate(_done(jobs, config.parallel), start=1):
-        if error is not None:
-            errors[job.name] = error
-            log.error("[%d/%d] %s: %s", number, len(jobs), job.name, error)
-            continue
-        _write(config.out, read_results([one.evaluation.out for one in jobs]))
-        log.info("[%d/%d] %s is done", number, len(jobs), job.name)
+    with contextlib.closing(done(jobs, config.parallel)) as results:
+        for number, (job, error) in enumerate(results, start=1):
+            if error is not None:
+                errors[job.name] = error
+                log.error("[%d/%d] %s: %s", number, len(jobs), job.name, error)
+                continue
+            _write(config.out, read_results([one.folder / MADE for one in jobs]))
+            log.info("[%d/%d] %s is done", number, len(jobs), job.name)
     if len(errors) == len(jobs):
         raise ValueError(f"nothing could be trained; {jobs[0].name}: {errors[jobs[0].name]}")
     return Reproduction(config.out, errors)
@@ -143,60 +125,14 @@ def _jobs(config: Config, store: TrainingStore) -> list[Job]:
             own = {"store": (store.path,), "out": folder / "run", "seed": seed, "model": model}
             training = train.Config(**{**shared, **own})
             evaluation = evaluate.Config(
-                run=folder / "run", store=store.path, out=folder / MADE, split=config.split, device=training.device
+                run=folder / "run",
+                store=store.path,
+                out=folder / MADE,
+                split=config.split,
+                device=training.device.split(",")[0].strip(),  # one is enough for it, where several share the training
             )
             jobs.append(Job(f"{dataset}, {variant}, seed {seed}", training, evaluation))
     return jobs
-
-
-def _done(jobs: list[Job], parallel: int) -> Iterator[tuple[Job, str | None]]:
-    """The jobs as they are done, each with its error, if any."""
-    if parallel == 1:
-        for job in jobs:
-            yield job, _do(job)
-        return
-    context = multiprocessing.get_context("spawn")  # a process with CUDA cannot be forked
-    threads = max(1, num_cores() // parallel)
-    pool = ProcessPoolExecutor(parallel, mp_context=context, initializer=_begin_process, initargs=(threads,))
-    try:
-        waiting = {pool.submit(_do_in_process, job): job for job in jobs}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _do(job: Job) -> str | None:
-    """Train and evaluate unless it is done. Returns what went wrong with this one; raises what would with every one."""
-    try:
-        train.run(job.training)
-        evaluate.run(job.evaluation)
-    except (RecipeMismatchError, BusyError):
-        raise
-    except (ValueError, ArithmeticError, RuntimeError, OSError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def _begin_process(threads: int) -> None:
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A training whose sweep was killed would hold its folder, and the next sweep would find it busy."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _do_in_process(job: Job) -> str | None:
-    """`_do` with its messages and its progress in log.txt of the job's folder."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / "log.txt").open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=file, force=True)
-        return _do(job)
 
 
 def _write(folder: Path, results: Results) -> None:

@@ -22,17 +22,19 @@ from excl.pipeline.validation import SELECT_BY
 MADE = "evaluation"
 R1 = {threshold: f"R1@{threshold}" for threshold in THRESHOLDS}
 BLIND = "R1@0.5"
+OF_STORE = ("dataset", "split", "num_queries", "num_covered", "selection", "feature_recipe")
 Results = dict[str, list[dict[str, Any]]]
 
 
 class Line(NamedTuple):
-    """One figure of one method on one group of queries: over seeds, and in the paper (None: no such cell)."""
+    """One figure of one method on one group of queries: over seeds, of which a method that is the paper's has none, and in
+    the paper (None: no such cell)."""
 
     method: str
     queries: str
     number: int
     figure: str
-    mean: float
+    mean: float | None
     std: float | None
     seeds: int
     paper: float | None
@@ -43,11 +45,13 @@ def read_results(folders: Sequence[Path]) -> Results:
     """The metrics of those evaluations that are finished, by the folder of their store, variants in the paper's order."""
     results: Results = {}
     for folder in folders:
-        if not (folder / evaluate.METRICS).exists() or not Manifest.read(folder).is_complete:
+        if not (folder / evaluate.METRICS).exists():
             continue
+        made, run = Manifest.read(folder), Manifest.read(folder.parent / "run", stage=train.STAGE)
+        if not made.is_complete or made.header["identity"]["run"] != run.fingerprint():
+            continue  # not finished, or of another training than the one that is there
         metrics = json.loads((folder / evaluate.METRICS).read_text(encoding="utf-8"))
-        training = Manifest.read(folder.parent / "run", stage=train.STAGE).header["identity"]
-        results.setdefault(folder.parents[2].name, []).append({**metrics, "training": training})
+        results.setdefault(folder.parents[2].name, []).append({**metrics, "training": run.header["identity"]})
     return {store: sorted(found, key=lambda one: one["variant"]) for store, found in results.items()}
 
 
@@ -96,7 +100,16 @@ def _lines(found: list[dict[str, Any]]) -> list[Line]:
     for key, name in (("best_fixed_span", "best fixed span"), ("time_prior", "time prior")):
         if found[0][key]:
             lines += _of_method(name, [found[0][key]], {})
-    return lines
+    return lines + (_of_paper(dataset, found[0]["num_queries"]) if is_test else [])
+
+
+def _of_paper(dataset: str, number: int) -> list[Line]:
+    """What the paper says of the methods that it compares ExCL with."""
+    return [
+        Line(f"{method} (in the paper)", "all", number, R1[threshold], None, None, 0, value, None)
+        for method in PAPER_BASELINES
+        for threshold, value in paper_r1(method, dataset).items()
+    ]
 
 
 def _of_method(method: str, scores: Sequence[Mapping[str, Any]], paper: Mapping[float, float]) -> list[Line]:
@@ -121,9 +134,11 @@ def _of_queries(method: str, queries: str, figures: Sequence[Mapping[str, Any]],
 def _csv(about: Mapping[str, Mapping[str, Any]], lines: Mapping[str, list[Line]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["store", "dataset", "split", *Line._fields])
+    writer.writerow(["store", *OF_STORE, *Line._fields])
     for store, found in lines.items():
-        writer.writerows([store, about[store]["dataset"], about[store]["split"], *line] for line in found)
+        values = [about[store][name] for name in OF_STORE]
+        of_store = [json.dumps(value) if isinstance(value, dict) else value for value in values]
+        writer.writerows([store, *of_store, *line] for line in found)
     return text.getvalue()
 
 
@@ -133,13 +148,13 @@ def _markdown(about: Mapping[str, Any], lines: list[Line]) -> str:
     groups = [*dict.fromkeys(line.queries for line in lines if line.queries != "all")]
     with_paper = any(line.paper is not None for line in lines)
     text = [f"## {about['dataset']}, split {about['split']}", "", *_preamble(about, with_paper), ""]
-    text += _main_table(about, cells, methods, with_paper)
+    text += _main_table(cells, methods, with_paper)
     if groups:
         text += ["", "By queries, R@1 in percent:", ""]
         head = [f"{group} ({_number(lines, group):,}), IoU {t}" for group in groups for t in THRESHOLDS]
         rows = [
             [method, *(_cell(cells.get((method, group, R1[t]))) for group in groups for t in THRESHOLDS)]
-            for method in [*dict.fromkeys(line.method for line in lines)]
+            for method in [*dict.fromkeys(line.method for line in lines if line.mean is not None)]
         ]
         text += _table(["", *head], rows)
     return "\n".join([*text, ""])
@@ -168,9 +183,7 @@ def _preamble(about: Mapping[str, Any], with_paper: bool) -> list[str]:
     return lines
 
 
-def _main_table(
-    about: Mapping[str, Any], cells: Mapping[tuple[str, str, str], Line], methods: list[str], with_paper: bool
-) -> list[str]:
+def _main_table(cells: Mapping[tuple[str, str, str], Line], methods: list[str], with_paper: bool) -> list[str]:
     head = ["", "seeds"]
     for threshold in THRESHOLDS:
         head += [f"IoU {threshold}", *(["paper", "difference"] if with_paper else [])]
@@ -178,14 +191,11 @@ def _main_table(
     for method in methods:
         row = [method, str(cells[method, "all", BLIND].seeds) if _is_trained(cells, method) else "-"]
         for threshold in THRESHOLDS:
-            line = cells[method, "all", R1[threshold]]
-            row += [_cell(line), *([_plain(line.paper), _signed(line.difference)] if with_paper else [])]
-        rows.append([*row, _cell(cells[method, "all", "mIoU"]), _cell(cells.get((f"query-blind {method}", "all", BLIND)))])
-    for method in PAPER_BASELINES if with_paper else ():
-        values = paper_r1(method, about["dataset"])
-        if values:
-            rows.append([f"{method} (in the paper)", "-"])
-            rows[-1] += [cell for t in THRESHOLDS for cell in ("-", _plain(values.get(t)), "-")] + ["-", "-"]
+            line = cells.get((method, "all", R1[threshold]))
+            paper = (None, None) if line is None else (line.paper, line.difference)
+            row += [_cell(line), *([_plain(paper[0]), _signed(paper[1])] if with_paper else [])]
+        others = cells.get((method, "all", "mIoU")), cells.get((f"query-blind {method}", "all", BLIND))
+        rows.append([*row, *map(_cell, others)])
     return _table([*head, "mIoU", "query-blind, IoU 0.5"], rows)
 
 
@@ -198,7 +208,7 @@ def _number(lines: list[Line], queries: str) -> int:
 
 
 def _cell(line: Line | None) -> str:
-    if line is None:
+    if line is None or line.mean is None:
         return "-"
     return f"{line.mean:.1f}" + ("" if line.std is None else f" ± {line.std:.1f}")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from excl.models.excl import ExCL
 from excl.pipeline.checkpoints import (
     TENSORS,
+    exists,
     load_optimizer,
     optimizer_tensors,
     part,
@@ -79,7 +80,7 @@ class Keeper:
 
     def resume(self) -> State:
         """Put model and optimiser back to where the training stood last, if it has begun."""
-        if not (self.folder / f"{LAST}.json").exists():
+        if not exists(self.folder, LAST):
             return State()
         tensors, stands = read_checkpoint(self.folder, LAST)
         state = State(**stands)

@@ -4,6 +4,7 @@
     last-N.safetensors, last.json  where the training stands after N steps: a run that was killed goes on from it exactly
     metrics.jsonl                  one line an epoch
     tensorboard/                   the same curves, if they were asked for
+    stores.json                    where the training stores were, for `evaluate`
 
 The choice of the epoch and the early stop look at the validation split only, unless `select_on_test` says otherwise.
 Nothing in a training has a hidden state: order, dropout and learning rate are functions of seed, epoch and step.
@@ -35,7 +36,7 @@ from excl.pipeline.manifest import sha256_file, single
 from excl.pipeline.parallel import Ranks, launch, training_devices
 from excl.pipeline.schedules import Schedule
 from excl.pipeline.standing import BEST, LAST
-from excl.pipeline.trained import TrainedRun, load_run, predict
+from excl.pipeline.trained import TrainedRun, load_run, predict, write_stores
 from excl.pipeline.training import Training
 from excl.pipeline.validation import describe
 
@@ -83,7 +84,7 @@ class Config:
     """Of the initial weights, the order of the queries and dropout."""
     device: str = "auto"
     """Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; or several GPUs, as in cuda:0,cuda:1, that
-    share every batch."""
+    share every batch. Each draws its own dropout, so a training goes on with as many devices as it began with only."""
     workers: NonNegativeInt = 0
     """Processes that read batches ahead; 0 reads in the training's own. Results do not depend on it."""
     checkpoint_steps: PositiveInt | None = None
@@ -121,8 +122,13 @@ def run(config: Config) -> Path:
 
 
 def made_by(config: Config) -> dict[str, Any]:
-    """What determines the run; ValueError where a store is none, or stores do not go together."""
-    return identity(config, run_only=RUN_ONLY) | JointStore(config.store).identity
+    """What determines the run; ValueError where a store is none, or stores do not go together.
+
+    How many devices share a batch does, because each draws dropout of its own; which they are does not.
+    """
+    devices = len(training_devices(config.device))
+    several = {"devices_sharing_a_batch": devices} if devices > 1 else {}
+    return identity(config, run_only=RUN_ONLY) | several | JointStore(config.store).identity
 
 
 def _work(config: Config) -> dict[str, Any]:
@@ -134,6 +140,7 @@ def _work(config: Config) -> dict[str, Any]:
     _, stands = read_checkpoint(config.out, LAST)
     files = [*files_of(config.out, BEST), *files_of(config.out, LAST), "metrics.jsonl"]
     best = stands["best"]
+    write_stores(config.out, JointStore(config.store).paths)
     log.info("train: %d epochs, the best is number %d: %s", stands["epoch"], best["epoch"], describe(best["metrics"]))
     return {
         "epochs": stands["epoch"],

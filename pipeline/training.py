@@ -36,7 +36,14 @@ class Training:
         """Take also what of the configuration the checkpoint is to tell."""
         self.config, self.ranks, self.device, self.folder = config, ranks, ranks.device, config.out
         stores = JointStore(config.store)
-        training = [e for es in stores.examples("train").values() for e in es if e.query.start_s < e.row_end_s[-1]]
+        covered = [e for examples in stores.examples("train").values() for e in examples]
+        training = [e for e in covered if e.query.start_s < e.row_end_s[-1]]
+        if len(training) < len(covered) and ranks.is_first:
+            log.warning(
+                "train: %d of %d training moments begin after the last feature row of their video and are left out",
+                len(covered) - len(training),
+                len(covered),
+            )
         self.validation = stores.examples(config.split)
         self._require_queries(training)
         torch.manual_seed(config.seed)
@@ -108,13 +115,20 @@ class Training:
             state.step += 1
             if state.step < len(self.batches) and self._is_due(state, kept_at):
                 state.add_up(losses)
+                self._require_finite(state)
                 self.kept.keep(state)
                 kept_at = time.monotonic()
         state.add_up(losses)
+        self._require_finite(state)
+
+    def _require_finite(self, state: State) -> None:
+        """ValueError where the training cannot go on from: such a state is not to be kept."""
+        where = f"in epoch {state.epoch + 1}; is the learning rate too high?"
         if not np.isfinite(state.loss_sum):
-            raise ValueError(
-                f"train: the loss is {state.loss_sum} in epoch {state.epoch + 1}; is the learning rate too high?"
-            )
+            raise ValueError(f"train: the loss is {state.loss_sum} {where}")
+        for name, values in self.model.named_parameters():
+            if not torch.isfinite(values).all():
+                raise ValueError(f"train: the weights {name} are not finite {where}")
 
     def _step(self, state: State, share: Share) -> Tensor:
         """One step; returns the sum of the loss over the batch's queries."""

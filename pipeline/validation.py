@@ -19,11 +19,10 @@ def validate(model: ExCL, sets: Mapping[str, Sequence[Example]], *, split: str, 
     """The figures on a split as `<split>_<figure>`: of the one data set, or means over several with each one's in `sets`."""
     figures = {}
     for name, examples in sets.items():
-        predicted = predict(model, examples, batch_size=batch_size)
         truth = np.array([[e.query.start_s, e.query.end_s] for e in examples])
         ids = np.array([example.query.key for example in examples])
-        _, first, which = np.unique(ids, return_index=True, return_inverse=True)
-        predicted = predicted[first[which]]  # one query has one prediction, which rounding could make differ
+        _, first, which = np.unique(ids, return_index=True, return_inverse=True)  # one query has one prediction
+        predicted = predict(model, [examples[index] for index in first], batch_size=batch_size)[which]
         figures[name] = summary(predicted[:, :2], truth, ids)
     by_figure = {key: [of[key] for of in figures.values()] for key in next(iter(figures.values()))}
     over_all = {f"{split}_{key}": float(np.mean(values)) for key, values in by_figure.items() if key != NUMBER}

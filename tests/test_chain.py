@@ -103,7 +103,7 @@ def test_packing_features_of_other_videos_is_refused(made, packed, tmp_path, cap
 
 def test_training_learns_and_is_evaluated(packed, trained, capsys):
     out = packed / "evaluation"
-    arguments = ["evaluate", "--run", str(trained), "--store", str(packed / "store"), "--out", str(out), "--device", "cpu"]
+    arguments = ["evaluate", str(trained), "--store", str(packed / "store"), "--out", str(out), "--device", "cpu"]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     metrics = json.loads((out / "metrics.json").read_text())
@@ -140,7 +140,7 @@ def test_training_learns_and_is_evaluated(packed, trained, capsys):
 )
 def test_other_variants_are_trained_by_their_flags(packed, tmp_path, capsys, flags, label):
     assert main(train_arguments(packed, tmp_path / "run", *flags)) == 0
-    arguments = ["evaluate", "--run", str(tmp_path / "run"), "--store", str(packed / "store"), "--device", "cpu"]
+    arguments = ["evaluate", str(tmp_path / "run"), "--store", str(packed / "store"), "--device", "cpu"]
     assert main([*arguments, "--out", str(tmp_path / "e")]) == 0
     assert f"{label} " in capsys.readouterr().out
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
@@ -172,7 +172,7 @@ def test_metrics_are_those_of_the_predictions_file(packed, trained):
     """R@1 and mIoU once more, from the predictions file and the annotations, by hand."""
     out = packed / "evaluation"
     if not out.exists():
-        main(["evaluate", "--run", str(trained), "--store", str(packed / "store"), "--out", str(out), "--device", "cpu"])
+        main(["evaluate", str(trained), "--store", str(packed / "store"), "--out", str(out), "--device", "cpu"])
     truth = {q.annotation_id: q for q in TrainingStore(packed / "store").queries("test")}
     ious = []
     for line in (out / "predictions.jsonl").read_text().splitlines():
@@ -283,7 +283,7 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(packed, trained
 def test_results_that_are_gone_or_changed_are_said_to_be(made, packed, trained, tmp_path, caplog):
     copy = tmp_path / "run"
     shutil.copytree(trained, copy)
-    arguments = ["evaluate", "--run", str(copy), "--store", str(packed / "store"), "--out", str(tmp_path / "e")]
+    arguments = ["evaluate", str(copy), "--store", str(packed / "store"), "--out", str(tmp_path / "e")]
     content = (copy / "best.safetensors").read_bytes()
     (copy / "best.safetensors").write_bytes(content[: len(content) // 2])
     assert main([*arguments, "--device", "cpu"]) == 2
@@ -316,7 +316,7 @@ def test_a_query_with_several_answers_counts_once_and_by_the_best(made, trained,
         out = tmp_path / f"{len(found)}"
         pack = ["--features", str(made / "features"), "--queries", str(queries), "--out", str(out / "store")]
         assert main(["pack", *pack]) == 0
-        evaluate = ["--run", str(trained), "--store", str(out / "store"), "--out", str(out / "e"), "--device", "cpu"]
+        evaluate = [str(trained), "--store", str(out / "store"), "--out", str(out / "e"), "--device", "cpu"]
         assert main(["evaluate", *evaluate]) == 0
         found.append(json.loads((out / "e" / "metrics.json").read_text()))
         assert len((out / "e" / "predictions.jsonl").read_text().splitlines()) == 12
@@ -338,7 +338,7 @@ def test_a_run_refuses_a_store_of_another_vocabulary_or_recipe(made, packed, tra
     ]:
         out = tmp_path / f"store of {message.split()[0]}"
         assert main(["pack", "--features", str(features), "--queries", str(queries), "--out", str(out)]) == 0
-        arguments = ["--run", str(trained), "--store", str(out), "--out", str(tmp_path / "e"), "--device", "cpu"]
+        arguments = [str(trained), "--store", str(out), "--out", str(tmp_path / "e"), "--device", "cpu"]
         assert main(["evaluate", *arguments]) == 2
         assert message in caplog.text
 

@@ -329,21 +329,23 @@ def test_half_of_what_lstms_read_is_dropped(name, monkeypatch):
 
 
 def test_running_reversed_is_running_packed():
-    """Values and gradients, also of a single step."""
+    """Values and gradients, also of a single step; and both are what torch's packing gives, the CPU's way and the GPU's."""
     torch.manual_seed(0)
     lstm, lengths = layers.bilstm(6, 5).double(), torch.tensor([4, 1, 7])
     found = []
-    for reverse in (False, True):
+    for run in (None, layers._run_packed, layers._run_reversed):
         inputs = torch.randn(3, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-        if reverse:
-            outputs, final = layers._run_reversed(lstm, inputs, lengths)
+        if run is not None:
+            outputs, final = run(lstm, inputs, lengths)
         else:
             packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
             packed_outputs, (last, _) = lstm(packed)
             outputs, final = pad_packed_sequence(packed_outputs, batch_first=True)[0], torch.cat([last[0], last[1]], 1)
         loss = outputs.square().sum() + final.sin().sum()
         found.append([outputs, final, *torch.autograd.grad(loss, [inputs, *lstm.parameters()])])
-    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+    assert layers._run_packed(lstm, torch.zeros(3, 9, 6, dtype=torch.float64), lengths)[0].shape == (3, 9, 10), "all steps"
 
 
 def test_a_mirrored_sequence_has_the_gradients_of_one_that_was_gathered():

@@ -366,13 +366,13 @@ def test_a_run_is_trained_and_evaluated_on_imported_features(tmp_path, caplog):
     assert len(TrainingStore(tmp_path / "s").queries("train")) == 6
     training = ["train", "--store", str(tmp_path / "s"), "--out", str(tmp_path / "run"), *MODEL, "--epochs", "1"]
     assert main([*training, "--device", "cpu"]) == 0
-    asked = ["--run", str(tmp_path / "run"), "--device", "cpu"]
+    asked = [str(tmp_path / "run"), "--device", "cpu"]
     assert main(["evaluate", *asked, "--store", str(tmp_path / "s"), "--out", str(tmp_path / "e")]) == 0
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["num_queries"] == 2
     assert main(["evaluate", *asked, "--store", str(store), "--out", str(tmp_path / "e2")]) == 2
     assert "of another recipe" in caplog.text
     write_video(tmp_path / "x.mp4", list(range(0, 3000, 100)))
-    assert main(["localize", *asked, "--video", str(tmp_path / "x.mp4"), "--query", "a person sits"]) == 2
+    assert main(["localize", "--run", *asked, "--video", str(tmp_path / "x.mp4"), "--query", "a person sits"]) == 2
     assert "trained on imported features, and nobody here knows how those were made" in caplog.text
 
 

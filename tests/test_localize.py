@@ -56,7 +56,7 @@ def test_localize_answers_in_seconds(real_run, capsys):
     assert lines[1].endswith("What is it?")
 
 
-def test_answers_that_are_kept_are_not_computed_again(real_run, tmp_path, capsys, monkeypatch):
+def test_answers_that_are_kept_are_not_computed_again(real_run, tmp_path, capsys, caplog, monkeypatch):
     video = str(real_run / "videos" / "r0.mp4")
     arguments = ["localize", "--run", str(real_run / "run"), "--video", video, "--out", str(tmp_path / "answers")]
     arguments += ["--query", "it starts", "--device", "cpu"]
@@ -65,6 +65,8 @@ def test_answers_that_are_kept_are_not_computed_again(real_run, tmp_path, capsys
     monkeypatch.setattr(localize, "answer", lambda *_: pytest.fail("computed again"))
     assert main(arguments) == 0
     assert capsys.readouterr().out == first
+    assert main([*arguments, "--on-damage", "keep"]) == 2, "another way of reading may have other answers"
+    assert "identity.reading.on_damage: the folder has 'fail', asked for is 'keep'" in caplog.text
 
 
 def test_localize_finds_what_evaluation_finds(real_run, own_folder):

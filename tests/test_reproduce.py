@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -16,6 +17,9 @@ from exchange_data import packed as packed_as
 
 from excl.models.excl import PAPER_BASELINES, VARIANTS, ExCLConfig, paper_r1, variant_config, variant_label
 from excl.pipeline import reproduce, train
+from excl.pipeline.manifest import Manifest
+from excl.pipeline.reproduce_table import read_results
+from excl.pipeline.store import TrainingStore
 from excl.workflows.cli import main
 from excl.workflows.recipe import check
 
@@ -124,9 +128,36 @@ def test_other_settings_in_the_same_folder_are_refused(store, swept, caplog):
     assert "identity.epochs: the folder has 2, asked for is 3" in caplog.text
 
 
+def test_other_settings_are_refused_before_anything_is_trained(store, swept, caplog):
+    """A table of two settings would come of the variants that are not there yet."""
+    before = state(swept)
+    for settings, said in (
+        (("--epochs", "1"), "reg-1-a/seed-0/run: identity.epochs: the folder has 2, asked for is 1"),
+        (("--split", "val"), "reg-1-a/seed-0/evaluation: identity.split: the folder has 'test', asked for is 'val'"),
+    ):
+        flags = ["--variants", "clf-1-b", "reg-1-a", "--seeds", "1", *TINY, *settings]
+        assert main(["reproduce", str(store), "--out", str(swept), *flags]) == 2
+        assert said in caplog.text
+        assert not [*swept.glob("*/clf-1-b")]
+        assert state(swept) == before
+
+
+def test_an_evaluation_of_another_training_is_not_in_the_table(swept, tmp_path):
+    shutil.copytree(swept, tmp_path / "table")
+    folders = sorted((tmp_path / "table").glob("*/clf-1-a/seed-*/evaluation"))
+    assert len(read_results(folders)[folders[0].parents[2].name]) == 2
+    shutil.rmtree(folders[0].parent / "run")
+    shutil.copytree(folders[1].parent / "run", folders[0].parent / "run")
+    [found] = read_results(folders)[folders[0].parents[2].name]
+    assert found["training"]["seed"] == 1
+
+
 KILLED = """
 import sys
 from excl.pipeline import train, training
+from excl.pipeline.manifest import Manifest
+from excl.pipeline.reproduce_table import read_results
+from excl.pipeline.store import TrainingStore
 from excl.workflows.cli import main
 original = training.span_loss
 def counted(*arguments):
@@ -179,6 +210,45 @@ def test_side_by_side_gives_the_same_and_ends_with_its_parent(store, swept, tmp_
     assert "train: 2 epochs" in log.read_text()
 
 
+def workers_of(process):
+    return [child for child in process.children() if any("spawn_main" in part for part in child.cmdline())]
+
+
+def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_path):
+    """As the system does it when memory is short."""
+    out = tmp_path / "table"
+    command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    while not (workers := workers_of(psutil.Process(process.pid))):
+        assert process.poll() is None
+    workers[0].kill()
+    shown = process.communicate()[0]
+    assert process.returncode == 3
+    assert "FAILED: jsonl, clf-1-a, seed 0: its process ended by the signal SIGKILL" in shown
+    assert len(evaluations(out)) == 3
+    assert main(arguments(store, out)) == 0
+    assert (out / "table.csv").read_text() == (swept / "table.csv").read_text()
+
+
+def test_an_error_for_all_ends_those_that_are_running(store, tmp_path, caplog):
+    """They would go on for a very long time."""
+    training = reproduce.Training(device="cpu")
+    config = reproduce.Config(stores=(store,), out=tmp_path, variants=("reg-1-a",), training=training)
+    [run, *_] = [job.training.out for job in reproduce._jobs(config, TrainingStore(store))]
+    endless = ["--parallel", "2", "--epochs", "100000000", "--patience", "100000000"]
+    with Manifest.open(run, stage="train", identity={}, code_version=0):
+        assert main(arguments(store, tmp_path, *endless)) == 1
+    assert "another process is working on it" in caplog.text
+    assert not workers_of(psutil.Process())
+
+
+def test_where_several_devices_share_a_training_the_first_evaluates(store, tmp_path):
+    training = reproduce.Training(device="cpu, cpu")
+    [job, *_] = reproduce._jobs(reproduce.Config(stores=(store,), out=tmp_path, training=training), TrainingStore(store))
+    assert (job.training.device, job.evaluation.device) == ("cpu, cpu", "cpu")
+
+
 def test_a_training_that_fails_costs_itself_alone(store, tmp_path, monkeypatch, caplog, capsys):
     run = train.run
 
@@ -214,6 +284,17 @@ def test_a_data_set_of_the_papers_is_put_beside_its_cells(store, tmp_path):
         assert float(row["paper"]) == cell
         assert float(row["difference"]) == pytest.approx(float(row["mean"]) - cell)
     assert {row["paper"] for (name, _, _, figure), row in rows.items() if name == "jsonl" or "R1" not in figure} == {""}
+    for threshold, cell in ((0.3, 54.7), (0.5, 35.6), (0.7, 15.8)):
+        row = rows["charades-sta", "Xu et al. 2019 (in the paper)", "all", f"R1@{threshold}"]
+        assert (float(row["paper"]), row["mean"], row["seeds"]) == (cell, "", "0")
+    assert ("charades-sta", "Ge et al. 2019 (in the paper)", "all", "R1@0.3") not in rows
+    assert not [name for name, method, *_ in rows if name == "jsonl" and "paper" in method]
+    row = rows["charades-sta", "ExCL-clf 2-b", "all", "R1@0.5"]
+    store_of_it = TrainingStore(charades)
+    assert json.loads(row["feature_recipe"]) == store_of_it.recipe
+    assert row["selection"].startswith("best epoch by R1@0.5, then mIoU on the validation split")
+    about = next(one for one in json.loads((out / "table.json").read_text()).values() if one["dataset"] == "charades-sta")
+    assert (int(row["num_queries"]), int(row["num_covered"])) == (about["num_queries"], about["num_covered"])
     text = (out / "table.md").read_text()
     ours, others = text.split("## ")[1:]
     lines = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in ours.splitlines()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from chain_data import jsonl, make, pack, train_arguments
 
 from excl.pipeline import evaluate, score, train
 from excl.pipeline.examples import load_examples
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.predictions import match, read_predictions
 from excl.pipeline.query_blind import permutation
 from excl.pipeline.scoring import Truth, by_group
@@ -33,7 +36,7 @@ def evaluated(packed):
 
 
 def evaluate_arguments(packed):
-    return ["evaluate", "--run", str(packed / "run"), "--store", str(packed / "store"), "--device", "cpu"]
+    return ["evaluate", str(packed / "run"), "--store", str(packed / "store"), "--device", "cpu"]
 
 
 def metrics_of(folder):
@@ -155,21 +158,46 @@ def test_the_table_has_every_baseline_and_strict_figures_on_request(packed, eval
     assert "R1@0.5" not in shown
 
 
-def test_predictions_of_others_are_scored_in_place_of_the_runs_own(packed, evaluated, tmp_path, capsys):
-    """Perfect ones, but for one line that is missing."""
-    queries = TrainingStore(packed / "store").queries("test")
-    rows = [{"qid": q.annotation_id, "pred_relevant_windows": [[q.start_s, q.end_s, 1.0]]} for q in queries[1:]]
-    theirs = jsonl(tmp_path / "theirs.jsonl", rows)
-    arguments = [*evaluate_arguments(packed), "--predictions", str(theirs), "--out", str(tmp_path / "e")]
-    assert main(arguments) == 0
-    assert "theirs.jsonl" in capsys.readouterr().out
-    found = metrics_of(tmp_path / "e")
-    assert found["model"]["all"]["R1@0.7"] == pytest.approx(100 * 11 / 12)
-    assert found["misfits"]["missing"] == {"number": 1, "first": [queries[0].annotation_id]}
-    assert found["query_blind"]["all"] == metrics_of(evaluated)["query_blind"]["all"]
-    assert main(arguments) == 0
-    jsonl(theirs, rows[:-1])
-    assert main(arguments) == 2, "other predictions are another recipe"
+def test_predictions_are_written_where_they_are_wanted(packed, evaluated, tmp_path, caplog):
+    """Also of an evaluation that is done, and never over what is somebody's."""
+    wanted = (evaluated / "predictions.jsonl").read_bytes()
+    done = [*evaluate_arguments(packed), "--out", str(evaluated)]
+    anew = [*evaluate_arguments(packed), "--out", str(tmp_path / "e")]
+    for number, arguments in enumerate((done, anew, done)):
+        path = tmp_path / f"{min(number, 1)}.jsonl"  # the third time there it is already
+        assert main([*arguments, "--predictions", str(path)]) == 0
+        assert path.read_bytes() == wanted
+    theirs = jsonl(tmp_path / "theirs.jsonl", [{"qid": "1", "pred_relevant_windows": [[0, 1]]}])
+    before = theirs.read_bytes()
+    assert main([*done, "--predictions", str(theirs)]) == 2
+    assert "theirs.jsonl is there already; `excl score" in caplog.text
+    assert theirs.read_bytes() == before
+
+
+def test_store_and_folder_of_an_evaluation_may_be_left_out(packed, evaluated, tmp_path, caplog):
+    """The store is that of the training, if it is there and the same; the folder is beside the run's."""
+    run, store = tmp_path / "a" / "run", packed / "store"
+    shutil.copytree(packed / "run", run)
+    assert main(["evaluate", str(run), "--device", "cpu"]) == 0
+    assert metrics_of(tmp_path / "a" / "run-evaluation-test") == metrics_of(evaluated)
+    (run / "stores.json").write_text(json.dumps({"jsonl": str(tmp_path / "gone")}))
+    asked = ["evaluate", str(run), "--split", "val", "--device", "cpu"]
+    assert main(asked) == 2
+    assert "its training store is not to be found" in caplog.text
+    (run / "stores.json").unlink()
+    assert main(asked) == 2
+    assert "say where it is with --store" in caplog.text
+    shutil.copytree(store, tmp_path / "other")
+    header = json.loads((tmp_path / "other" / "manifest.json").read_text())
+    with Manifest.open(
+        tmp_path / "other", stage="pack", identity=header["identity"], code_version=header["code_version"]
+    ) as m:
+        m.add({"id": "more"})
+    (run / "stores.json").write_text(json.dumps({"jsonl": str(tmp_path / "other")}))
+    assert main(asked) == 2
+    assert "not any more what" in caplog.text
+    assert main([*asked, "--store", str(store)]) == 0
+    assert (tmp_path / "a" / "run-evaluation-val" / "metrics.json").is_file()
 
 
 def test_our_own_predictions_score_what_evaluation_says(packed, evaluated, tmp_path, capsys):
@@ -347,8 +375,8 @@ def test_where_nothing_has_features_all_are_misses(packed, monkeypatch):
     """No example, no prediction: figures of misses, and no table of those that are covered."""
     store = TrainingStore(packed / "store")
     queries = [q for q in store.queries("test") if q.video_id not in store]
-    trained = SimpleNamespace(model=None)
+    trained = SimpleNamespace(model=torch.nn.Identity())
     assert evaluate._asked(SimpleNamespace(asked=lambda _, asked: asked), store, queries) == []
-    windows = evaluate._predicted(trained, queries, [], batch_size=4)
+    windows, _ = evaluate._predicted(trained, queries, [[], []], batch_size=4)
     assert windows.shape == (2, 5, 3)
     assert np.isnan(windows).all()

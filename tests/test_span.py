@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from excl.models.excl import best_span, moment_to_rows, rows_to_moment, temporal_iou
+from excl.models.i3d.timemap import Continuous
 
 CHARADES = Path(__file__).resolve().parents[2] / "shared" / "data" / "annotations" / "charades"
 
@@ -144,11 +145,8 @@ def test_a_video_without_rows_is_refused():
 
 
 def charades_rows(duration_s):
-    """Return the edges of pooled I3D feature rows at 5 frames a second, stride 8, the ends drawn to the video's."""
-    num_frames = max(16, math.ceil(math.ceil(5 * duration_s) / 8) * 8)
-    edges_s = (8 * np.arange(num_frames // 8) + 4) / 5
-    edges_s[0], edges_s[-1] = 0.0, duration_s
-    return edges_s[:-1], edges_s[1:]
+    """Return the times of the rows that excl extracts of such a video, at 5 frames a second."""
+    return Continuous().row_times(math.ceil(5 * duration_s), fps=5.0, duration_s=duration_s)
 
 
 def charades_moments():

@@ -77,17 +77,29 @@ for event in map(int, sys.argv[1].split(",")):
 """
 
 
-def test_a_training_killed_at_20_steps_ends_the_same(store, trained, tmp_path):
-    out = tmp_path / "run"
+OTHER_WAYS = (
+    ("--model.variant", "reg-2-c", "--schedule", "cosine", "--buckets", "--epochs", "4"),
+    ("--precision", "bfloat16", "--epochs", "4"),
+)
+
+
+@pytest.mark.parametrize(
+    ("times", "flags"), [(20, ()), (5, OTHER_WAYS[0]), (5, OTHER_WAYS[1])], ids=["plain", "reg", "bf16"]
+)
+def test_a_training_killed_at_20_steps_ends_the_same(store, trained, tmp_path, times, flags):
+    if flags:
+        trained = tmp_path / "whole"
+        assert main(arguments(store, trained, *flags)) == 0
+    out, often = tmp_path / "run", ("--checkpoint-steps", "2")
     chance = random.Random(0)
-    events = [chance.randint(3, 16) for _ in range(20)]
-    command = [sys.executable, "-c", KILLED, ",".join(map(str, events)), *arguments(store, out, "--checkpoint-steps", "2")]
+    events = [chance.randint(3, 16) for _ in range(times)]
+    command = [sys.executable, "-c", KILLED, ",".join(map(str, events)), *arguments(store, out, *flags, *often)]
     killed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    assert killed.stdout.split() == ["-9"] * 20
+    assert killed.stdout.split() == ["-9"] * times
     about = json.loads((out / "last.json").read_text())
-    assert 0 < about["epoch"] < 10
+    assert 0 < about["epoch"] < (4 if flags else 10)
     assert not Manifest.read(out).is_complete
-    assert main(arguments(store, out)) == 0
+    assert main(arguments(store, out, *flags)) == 0
     assert content(out) == content(trained)
     assert Manifest.read(out).fingerprint() == Manifest.read(trained).fingerprint()
     assert not [path.name for path in out.iterdir() if path.name.endswith(".tmp")]
@@ -210,7 +222,7 @@ def test_a_run_that_was_chosen_on_test_says_so_everywhere(store, trained, tmp_pa
     assert load_run(run, device="cpu").stamp.startswith("The epoch was chosen on the TEST split")
     assert load_run(trained, device="cpu").stamp == ""
     for one, said in ((run, True), (trained, False)):
-        flags = ["--run", str(one), "--store", str(store), "--out", str(tmp_path / f"e{said}"), "--device", "cpu"]
+        flags = [str(one), "--store", str(store), "--out", str(tmp_path / f"e{said}"), "--device", "cpu"]
         assert main(["evaluate", *flags]) == 0
         assert ("The epoch was chosen on the TEST split" in capsys.readouterr().out) is said
     assert main(arguments(store, run)) == 2
@@ -221,6 +233,30 @@ def test_a_loss_that_is_no_number_ends_the_training(store, tmp_path, caplog, mon
     monkeypatch.setattr(training, "span_loss", lambda _config, starts, *_: starts[:, 0].sum() * float("nan"))
     assert main(arguments(store, tmp_path / "run")) == 2
     assert "the loss is nan in epoch 1; is the learning rate too high?" in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["loss", "weights"])
+def test_what_is_no_number_is_never_kept(store, trained, tmp_path, monkeypatch, broken):
+    """The training goes on from the last sound step."""
+    out, steps, loss, step = tmp_path / "run", [], training.span_loss, torch.optim.Adam.step
+
+    def broken_loss(*arguments):
+        steps.append(1)
+        return loss(*arguments) * (float("nan") if broken == "loss" and len(steps) == 7 else 1)
+
+    def broken_step(self):
+        step(self)
+        if broken == "weights" and len(steps) == 7:
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1].fill_(float("inf"))
+
+    monkeypatch.setattr(training, "span_loss", broken_loss)
+    monkeypatch.setattr(torch.optim.Adam, "step", broken_step)
+    assert main(arguments(store, out, "--checkpoint-steps", "1")) == 2
+    assert json.loads((out / "last.json").read_text())["step"] == 2, "of an epoch of four"
+    monkeypatch.undo()
+    assert main(arguments(store, out)) == 0
+    assert content(out) == content(trained)
 
 
 def test_tensorboard_is_an_extra(store, tmp_path, caplog, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -200,6 +201,28 @@ def test_two_processes_that_were_killed_go_on(stores, by_two, tmp_path):
     assert (out / "metrics.jsonl").read_bytes() == (by_two / "metrics.jsonl").read_bytes()
 
 
+def test_another_number_of_devices_does_not_go_on(stores, by_two, caplog):
+    """Dropout is drawn by each of them."""
+    assert main(arguments(stores[0], by_two, *TWO_STEPS)) == 2
+    assert "identity.devices_sharing_a_batch: the folder has 2, asked for is '(nothing)'" in caplog.text
+
+
+def test_moments_behind_the_last_row_are_counted(stores, tmp_path, caplog, monkeypatch):
+    examples = JointStore.examples
+
+    def later(self, split):
+        found = examples(self, split)
+        if split == "train":
+            one = found["jsonl"][0]
+            query = dataclasses.replace(one.query, start_s=1000.0, end_s=1001.0)
+            found["jsonl"][0] = dataclasses.replace(one, query=query)
+        return found
+
+    monkeypatch.setattr(JointStore, "examples", later)
+    assert main(arguments(stores[0], tmp_path / "run", "--epochs", "1")) == 0
+    assert "1 of 14 training moments begin after the last feature row of their video and are left out" in caplog.text
+
+
 def fails(ranks):
     if not ranks.is_first:
         raise ValueError("v00 is broken")
@@ -214,7 +237,7 @@ def test_what_goes_wrong_in_a_process_is_said_in_one_line():
 def test_a_joint_run_is_evaluated_on_each_of_its_stores(stores, joint, tmp_path):
     last = json.loads((joint / "best.json").read_text())["best"]["metrics"]["sets"]
     for name, store in zip(("jsonl", "jsonl-2"), stores, strict=True):
-        flags = ["--run", str(joint), "--store", str(store), "--split", "val", "--out", str(tmp_path / name)]
+        flags = [str(joint), "--store", str(store), "--split", "val", "--out", str(tmp_path / name)]
         assert main(["evaluate", *flags, "--device", "cpu"]) == 0
         found = json.loads((tmp_path / name / "metrics.json").read_text())["model"]["all"]
         assert found["mIoU"] == pytest.approx(last[name]["mIoU"], abs=1e-3)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from excl.models.excl.config import Loss
-from excl.models.excl.losses import conditional_scores, expected_times
+from excl.models.excl.losses import conditional_scores, expected_of_scores
 from excl.models.excl.metrics import interval_iou
 from excl.models.excl.span import best_span, moment_to_rows, rows_to_moment
 
@@ -60,7 +60,7 @@ def decode(
     else:
         start_scores, end_scores = conditional_scores(start_logits, end_logits)
         log_norm = torch.zeros(len(start_logits))
-        expected = _expected_moments(start_logits, end_logits, row_times)
+        expected = _expected_moments(start_logits, (start_scores, end_scores), row_times)
     moments = np.full((len(start_logits), k, 3), np.nan)
     for query, times in enumerate(row_times):
         first, rows = expected[query : query + 1], len(times.start_s)
@@ -76,12 +76,14 @@ def decode(
     return moments
 
 
-def _expected_moments(start_logits: Tensor, end_logits: Tensor, row_times: Sequence[RowTimes]) -> list[tuple[float, float]]:
-    """Return E[start] and E[end] of every query in seconds."""
+def _expected_moments(
+    start_logits: Tensor, scores: tuple[Tensor, Tensor], row_times: Sequence[RowTimes]
+) -> list[tuple[float, float]]:
+    """Return E[start] and E[end] of every query in seconds, from its conditional scores."""
     times = torch.zeros(2, *start_logits.shape, dtype=torch.float64)  # of rows, [2, B, T]
     for query, one in enumerate(row_times):
         times[:, query, : len(one.start_s)] = torch.from_numpy(np.stack(one))
-    starts_s, ends_s = (expected.tolist() for expected in expected_times(start_logits, end_logits, *times))
+    starts_s, ends_s = (expected.tolist() for expected in expected_of_scores(start_logits, *scores, *times))
     return [(start_s, max(start_s, end_s)) for start_s, end_s in zip(starts_s, ends_s, strict=True)]  # up to rounding
 
 

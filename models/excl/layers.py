@@ -29,6 +29,11 @@ def run_packed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, 
     """
     if inputs.device.type == "cpu":
         return _run_reversed(lstm, inputs, lengths)
+    return _run_packed(lstm, inputs, lengths)
+
+
+def _run_packed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what run_packed does, by torch's packing, as a GPU does it best."""
     packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
     packed_outputs, (final, _) = lstm(packed)
     outputs, _ = pad_packed_sequence(packed_outputs, batch_first=True, total_length=inputs.shape[1])

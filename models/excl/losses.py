@@ -33,7 +33,7 @@ class Targets:
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
-        return type(self)(**{name: value.to(device) for name, value in vars(self).items()})
+        return type(self)(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
 
 def span_loss(config: ExCLConfig, start_logits: Tensor, end_logits: Tensor, targets: Targets) -> Tensor:
@@ -73,7 +73,13 @@ def expected_times(start_logits: Tensor, end_logits: Tensor, row_starts: Tensor,
     Linear in T: the sums are exchanged, P(end = e) = exp(S_end(e)) sum_{s <= e} P_start(s) / Z(s), and kept as logarithms.
     E[start] <= E[end] where no row ends before it starts and rows are in order. Times are [B, T], finite in the padding.
     """
-    start_scores, end_scores = conditional_scores(start_logits, end_logits)
+    return expected_of_scores(start_logits, *conditional_scores(start_logits, end_logits), row_starts, row_ends)
+
+
+def expected_of_scores(
+    start_logits: Tensor, start_scores: Tensor, end_scores: Tensor, row_starts: Tensor, row_ends: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what `expected_times` does, for whoever has the conditional scores already."""
     log_start = start_logits.to(start_scores.dtype).log_softmax(1)
     log_end = end_scores + start_scores.logcumsumexp(1)
     return (log_start.exp() * row_starts).sum(1), (log_end.exp() * row_ends).sum(1)

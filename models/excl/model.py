@@ -1,7 +1,7 @@
 """ExCL (Ghosh et al., NAACL 2019): features and a query in, start and end logits out.
 
 Letters in shapes: B queries of a batch (each with its own video), T feature rows (padded), F size of a feature row,
-L tokens (padded), V words of the vocabulary, D size of a word vector.
+L tokens (padded), W words of the vocabulary, D size of a word vector, V and S sizes of h^V_t and of h^T.
 """
 
 import torch
@@ -28,7 +28,7 @@ class ExCL(nn.Module):
     feature_std: Tensor
 
     def __init__(self, config: ExCLConfig, *, vectors: Tensor, feature_dim: int) -> None:
-        """Take word vectors, float32 [V, D], row 0 for padding, and the size F of a feature row."""
+        """Take word vectors, float32 [W, D], row 0 for padding, and the size F of a feature row."""
         super().__init__()
         if vectors.ndim != 2 or 0 in vectors.shape:
             raise ValueError(f"word vectors have shape {list(vectors.shape)}; wanted [words, size], neither of them 0")
@@ -65,16 +65,31 @@ class ExCL(nn.Module):
 
         Raises ValueError for a query without tokens, a video without rows, or features of another size.
         """
+        text = self.encode_text(token_ids, num_tokens)  # before the video: in this order their dropout is drawn
+        return self.predict(self.encode_video(features, num_rows), num_rows, text)
+
+    def encode_text(self, token_ids: Tensor, num_tokens: Tensor) -> Tensor:
+        """Return h^T, [B, S], of queries as in `forward`."""
+        lengths = _checked_lengths(num_tokens, token_ids.shape[1], what="query", of="tokens")
+        text: Tensor = self.text_encoder(token_ids, lengths)
+        return text
+
+    def encode_video(self, features: Tensor, num_rows: Tensor) -> Tensor:
+        """Return h^V, [B, T, V], of videos as in `forward`. It does not depend on what is asked about them."""
         if features.shape[2] != len(self.feature_mean):
             raise ValueError(f"feature rows have {features.shape[2]} values; this model takes {len(self.feature_mean)}")
-        row_lengths = _checked_lengths(num_rows, features.shape[1], what="video", of="feature rows")
-        token_lengths = _checked_lengths(num_tokens, token_ids.shape[1], what="query", of="tokens")
+        lengths = _checked_lengths(num_rows, features.shape[1], what="video", of="feature rows")
         features = (features.to(self.feature_mean.dtype) - self.feature_mean).div_(self.feature_std)
         padding = ~valid_steps(num_rows, features)  # [B, T]
         features = features.masked_fill_(padding[..., None], 0.0)  # 0 times NaN would be NaN in the weights' gradients
-        text = self.text_encoder(token_ids, token_lengths)  # [B, 2 * text_hidden]
-        video = self.video_encoder(features, row_lengths)  # [B, T, 2 * video_hidden], or [B, T, F] unencoded
-        start_logits, end_logits = self.predictor(video, text, row_lengths)
+        video: Tensor = self.video_encoder(features, lengths)
+        return video
+
+    def predict(self, video: Tensor, num_rows: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Return start and end logits as `forward` does, of h^V [B, T, V] and h^T [B, S]."""
+        lengths = _checked_lengths(num_rows, video.shape[1], what="video", of="feature rows")
+        start_logits, end_logits = self.predictor(video, text, lengths)
+        padding = ~valid_steps(num_rows, video)  # [B, T]
         return (
             start_logits.float().masked_fill(padding, float("-inf")),
             end_logits.float().masked_fill(padding, float("-inf")),
