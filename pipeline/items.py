@@ -27,7 +27,7 @@ from excl.pipeline.reading import stop_decoders
 
 log = logging.getLogger(__name__)
 
-LOOK_FIRST_S = 2.0
+LOOK_FIRST_S = 0.5
 
 # By default bars share a lock with forked processes, and one of these that is killed holding it stops all for good.
 tqdm.set_lock(threading.RLock())
