@@ -121,8 +121,8 @@ class ShardedStage:
     def _tasks(self, manifest: Manifest, todo: list[items.Item], ids: list[str]) -> Iterator[Task]:
         """The work by shards, each made when its turn comes; there is a folder for the journals of this run."""
         run = uuid.uuid4().hex[:12]
-        (self.out / JOURNALS / run).mkdir(parents=True)
         for shard, group in itertools.groupby(todo, key=lambda item: item.number // self.shard_videos):
+            (self.out / JOURNALS / run).mkdir(parents=True, exist_ok=True)
             members = ids[shard * self.shard_videos : (shard + 1) * self.shard_videos]
             names = [shard_key(shard), *map(items.key, members)]
             known = tuple(manifest.records[name] for name in names if name in manifest.records)
