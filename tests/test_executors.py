@@ -145,7 +145,9 @@ def over(workers):
 
 
 def test_nobody_waits_for_workers_where_there_is_nothing_to_do(files, whole):
-    stage(whole).run(files, retry_failed=False, executor=over(Workers(0)))
+    workers = Workers(0)
+    stage(whole).run(files, retry_failed=False, executor=over(workers))
+    assert workers.given == workers.tasks_done == []
 
 
 @pytest.mark.parametrize("number", [1, 3])
