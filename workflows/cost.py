@@ -22,6 +22,7 @@ from excl.models.i3d.runner import flops_of_clip, keep_freed_memory
 from excl.models.i3d.timemap import NoRowsError
 from excl.models.i3d.weights import load_weights
 from excl.pipeline import decode, extract
+from excl.pipeline.progress import duration
 from excl.pipeline.reading import num_cores, stop_decoders
 
 SECONDS_TO_DECODE, VIDEOS_TO_DECODE = 8.0, 3  # of presentation, to see how fast it goes
@@ -110,13 +111,6 @@ def hours(config: extract.Config | decode.Config, paths: Sequence[Path], num_fra
         return "how long it takes cannot be said before the videos are there"
     total_s = decoding_s + network_s if together else max(decoding_s, network_s)
     return f"will take roughly {duration(total_s)}: {', '.join(parts)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _decoding_rate(config: extract.Config | decode.Config, path: Path) -> float | None:

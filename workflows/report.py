@@ -11,7 +11,7 @@ from typing import Any
 
 from excl.pipeline import pack
 from excl.pipeline.manifest import COMPLETE, HEADER, Manifest, write_text
-from excl.workflows.cost import duration
+from excl.pipeline.progress import duration
 from excl.workflows.folders import READ_VIDEOS
 from excl.workflows.plan import WORDS, Planned
 from excl.workflows.recipe import Recipe
