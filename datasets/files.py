@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 
 VIDEO_SUFFIXES = frozenset((
@@ -24,12 +24,14 @@ def video_files(source: Path) -> list[Path]:
     and those that begin with # do not count, nor does a path that was there before. Raises FileNotFoundError if there is no
     such place, ValueError for a folder or a list without videos.
     """
-    return [Path(path) for path in _files(source)]
+    return [Path(path) for _, path in _files(source)]
 
 
-def _files(source: Path) -> list[str]:
+def _files(source: Path) -> list[tuple[str, str]]:
+    """Stem and path of every file."""
     if source.is_file():
-        return _listed(source) if source.suffix.lower() == LIST_SUFFIX else [os.fspath(source)]
+        paths = _listed(source) if source.suffix.lower() == LIST_SUFFIX else [os.fspath(source)]
+        return [(os.path.splitext(os.path.basename(path))[0], path) for path in paths]
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: there is no such file or folder of videos")
     found = list(_in_folder(os.fspath(source)))
@@ -38,15 +40,26 @@ def _files(source: Path) -> list[str]:
     return found
 
 
-def _in_folder(folder: str) -> Iterator[str]:
-    """The paths in a folder that have the name of a video, folders that are links left out, in the order of `Path`s."""
-    with contextlib.suppress(PermissionError), os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:
-                yield entry.path
-            with contextlib.suppress(PermissionError):
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _in_folder(entry.path)
+def _in_folder(folder: str) -> Iterator[tuple[str, str]]:
+    """Stem and path of what has the name of a video, folders that are links left out, in the order of `Path`s.
+
+    There may be millions: what is done for each of them here is little.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=attrgetter("name"))
+    except PermissionError:
+        return
+    for entry in found:
+        stem, dot, suffix = entry.name.rpartition(".")
+        if (dot + suffix).lower() in VIDEO_SUFFIXES and stem.strip("."):  # .mp4 is a name without a suffix
+            yield stem, entry.path
+        try:
+            is_folder = entry.is_dir(follow_symlinks=False)
+        except PermissionError:
+            continue
+        if is_folder:
+            yield from _in_folder(entry.path)
 
 
 def _listed(source: Path) -> list[str]:
@@ -84,12 +97,12 @@ def find_videos(source: Path) -> Mapping[str, Path]:
     """
     found: dict[str, str] = {}
     shared = []
-    for path in _files(source):
-        stem = os.path.splitext(os.path.basename(path))[0]
+    for stem, path in _files(source):
         if stem in found:
             shared.append(f"{found[stem]} and {path} share the id {stem!r}")
         found[stem] = path
     if shared:
         more = f" ({len(shared) - 1} more such files; `excl probe` names all)" if len(shared) > 1 else ""
         raise ValueError(f"{shared[0]}; a video's id is its file's name without suffix: rename one of them{more}")
-    return Paths(dict(sorted(found.items())))
+    ids = sorted(found)
+    return Paths(found if ids == list(found) else {video_id: found[video_id] for video_id in ids})

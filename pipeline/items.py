@@ -12,9 +12,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
@@ -69,8 +68,7 @@ def in_threads(workers: int) -> Map:
     return mapped
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One video of a run: `number` is its place in the plan and names its file, since an id is no safe file name.
 
     `threads` are those that its decoder may use.
@@ -99,16 +97,19 @@ def plan(manifest: Manifest, videos: Mapping[str, Path], *, present: Callable[[s
     recorded as failed if not: it can neither be used nor be done.
     """
     known = planned(manifest)
-    for video_id in [v for v in known if v not in videos]:
+    files = videos.files if isinstance(videos, Paths) else videos
+    found: list[str | Path | None] = list(map(files.get, known))
+    gone = [v for v, file in zip(known, found, strict=True) if file is None]
+    for video_id in gone:
         if key(video_id) not in manifest.records or (not manifest.has_failed(key(video_id)) and not present(video_id)):
             message = f"{video_id}: planned in an earlier run, not among the videos now, and nothing made of it is left"
             manifest.add(failure(video_id, VideoError("missing", message)))
-    new = sorted(set(videos) - set(known))
+    new = sorted(files.keys() - known) if len(files) > len(known) - len(gone) else []
     if new:
         free = next(n for n in itertools.count(len(known)) if f"plan/{n}" not in manifest.records)
         manifest.add({"id": f"plan/{free}", "planned": new})
-    files = videos.files if isinstance(videos, Paths) else videos
-    return [Item(v, files[v], number) for number, v in enumerate([*known, *new]) if v in files]
+        known, found = known + new, found + list(map(files.get, new))
+    return [Item(v, file, number) for number, (v, file) in enumerate(zip(known, found, strict=True)) if file is not None]
 
 
 def planned(manifest: Manifest) -> list[str]:

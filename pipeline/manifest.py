@@ -173,7 +173,7 @@ class Manifest:
             records.read(folder / RECORDS, repair=True)
             manifest = cls(folder, header, records, share=share)
             if alone:
-                manifest.fold()
+                manifest.fold(known=records)
             if share is not None:
                 lock = journals.locked(folder, journals.share_lock(share), wait_s=journals.WAIT_FOR_OWN_S)
                 manifest._lock = held.enter_context(lock)
@@ -278,15 +278,17 @@ class Manifest:
             if self._lock is not None:
                 self._lock.release()
 
-    def fold(self) -> None:
-        """Append what journals have to the records, and remove them."""
+    def fold(self, *, known: Records | None = None) -> None:
+        """Append what journals have to the records, and remove them; `known` are those if they were just read."""
         paths = journals.journals(self.folder)
-        known = Records()
-        known.read(self.folder / RECORDS)
-        lines = [line for path in paths for line in journals.take_in(known, path)] if paths else []
-        if lines:
-            self._append(self.folder / RECORDS, lines)
-        journals.remove(paths)
+        if paths:
+            if known is None:  # what is in memory has what journals have
+                known = Records()
+                known.read(self.folder / RECORDS)
+            lines = [line for path in paths for line in journals.take_in(known, path)]
+            if lines:
+                self._append(self.folder / RECORDS, lines)
+            journals.remove(paths)
         for empty in (self.folder / journals.FOLDER).glob("*/"):
             with contextlib.suppress(OSError):
                 empty.rmdir()

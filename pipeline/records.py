@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterator, Mapping, MutableMapping, Set
 from pathlib import Path
@@ -18,7 +17,7 @@ Record = dict[str, Any]
 
 CRC = b', "crc32": "%08x"}'
 _END = len(CRC % 0) + 1
-_ID = re.compile(rb'\{"id": "((?:[^"\\]|\\.)*)"')
+_ID = b'{"id": "'
 _NONE: Set[str] = frozenset()
 _LENGTH_BITS = 40  # a line is shorter than 2^40 bytes
 NOTED = frozenset({"error", "damage"})  # keys by which records are found without being parsed
@@ -40,6 +39,11 @@ def _require_whole(line: bytes) -> None:
     """ValueError for a line whose checksum is not that of its content."""
     if line[-_END:-1] != CRC % zlib.crc32(b"}", zlib.crc32(line[:-_END])):
         raise ValueError("its checksum is not that of its content")
+
+
+def _id(line: bytes) -> str:
+    plain = line[len(_ID) : line.find(b'"', len(_ID))]
+    return plain.decode() if line.startswith(_ID) and b"\\" not in plain else json.loads(line)["id"]
 
 
 class Records(MutableMapping[str, Record]):
@@ -121,8 +125,7 @@ class Records(MutableMapping[str, Record]):
         names: Set[str] = _NONE
         if b'"error": ' in line or b'"damage": ' in line:  # which may stand in something inside
             names = NOTED & json.loads(line).keys()
-        found = _ID.match(line)
-        key = json.loads(line)["id"] if found is None or b"\\" in found[1] else found[1].decode()
+        key = _id(line)
         if names or key in self._where:
             self._note(key, names)
         self._where[key] = number << 2 * _LENGTH_BITS | offset << _LENGTH_BITS | len(line)

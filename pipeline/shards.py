@@ -9,7 +9,6 @@ place of one that is recorded.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import itertools
 import logging
@@ -103,7 +102,7 @@ class ShardedStage:
         todo, done = items.pending(manifest, planned, present=present, retry_failed=retry_failed)
         threads = max(1, min(MAX_THREADS, num_cores() // max(1, len(todo))))  # of a decoder
         if threads > 1:
-            todo = [dataclasses.replace(item, threads=threads) for item in todo]
+            todo = [item._replace(threads=threads) for item in todo]
         return todo, done, items.planned(manifest)
 
     def _present(self, manifest: Manifest) -> Callable[[str], bool]:

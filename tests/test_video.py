@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from excl.datasets.container import Limits
-from excl.datasets.files import find_videos
+from excl.datasets.files import find_videos, video_files
 from excl.datasets.picture import Converter, Geometry, kept_region
 from excl.datasets.sampling import Sampling
 from excl.datasets.video import SampledVideo
@@ -305,6 +305,20 @@ def test_find_videos(make_video, tmp_path):
         find_videos(empty)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         find_videos(tmp_path / "nowhere")
+
+
+@given(st.sets(st.from_regex(r"[.a ]{0,4}(\.(mp4|MKV|Mp4|mp3|webm))?", fullmatch=True), min_size=1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_which_names_are_those_of_videos(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("names")
+    files = [folder / name for name in names if name.strip(".") and name.strip()]
+    for file in [*files, folder / "z.mp4"]:
+        file.touch()
+    parts = {file: os.path.splitext(file.name) for file in sorted({*files, folder / "z.mp4"})}
+    wanted = {file: stem for file, (stem, suffix) in parts.items() if suffix.lower() in (".mp4", ".mkv", ".webm")}
+    assert video_files(folder) == list(wanted)
+    if len(set(wanted.values())) == len(wanted):
+        assert list(find_videos(folder).items()) == sorted((stem, file) for file, stem in wanted.items())
 
 
 def test_real_videos(shared):
