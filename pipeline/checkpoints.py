@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from excl.pipeline.manifest import atomic, sha256_file, write_json
+from excl.pipeline.durable import atomic, sha256_file, write_json
 
 TENSORS = ".safetensors"
 

@@ -22,9 +22,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.pipeline import comparison_table
 from excl.pipeline.config import STRICT, NonNegativeInt
+from excl.pipeline.durable import write_text
 from excl.pipeline.feature_ids import Pairing, chosen, pair
 from excl.pipeline.feature_sources import Arrays, StoreArrays, open_source, transposed_side
-from excl.pipeline.manifest import differing, write_text
+from excl.pipeline.headers import differing
 from excl.pipeline.verdicts import Judged, judge
 
 log = logging.getLogger(__name__)

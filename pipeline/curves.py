@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline.manifest import write_text
+from excl.pipeline.durable import write_text
 
 
 def require_tensorboard() -> None:

@@ -26,8 +26,9 @@ from excl.models.excl import variant_label
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline import score_table, scoring
 from excl.pipeline.config import STRICT, PositiveInt, identity
+from excl.pipeline.durable import sha256_file, write_bytes, write_json
 from excl.pipeline.examples import Example, load_examples
-from excl.pipeline.manifest import Manifest, sha256_file, single, write_bytes, write_json
+from excl.pipeline.manifest import Manifest, single
 from excl.pipeline.predictions import TOP, require_own_qids, write_predictions
 from excl.pipeline.query_blind import RULE, ask_others
 from excl.pipeline.store import Query, TrainingStore

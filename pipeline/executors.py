@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from excl.pipeline import items
+from excl.pipeline.durable import move, sha256_file
 from excl.pipeline.items import Item, Map
 from excl.pipeline.journals import Journal
-from excl.pipeline.manifest import Manifest, move, sha256_file
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.records import Record
 
 if TYPE_CHECKING:

@@ -22,10 +22,12 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
+from excl.pipeline.durable import fsync_folder, write_json
 from excl.pipeline.exchange import names
 from excl.pipeline.exchange.content import TASKS, Content, Task
 from excl.pipeline.exchange.trainers import FORMATS, Format, Settings
-from excl.pipeline.manifest import Manifest, differing, fsync_folder, write_json
+from excl.pipeline.headers import differing
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.store import FeatureStore, TrainingStore
 
 log = logging.getLogger(__name__)

@@ -35,10 +35,11 @@ from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline import decode, items
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
+from excl.pipeline.durable import sha256_file
 from excl.pipeline.executors import Executor
 from excl.pipeline.features import Making, RowSettings, making, video_features, weights_identity
 from excl.pipeline.frames import LOSSLESS, StoredFrames
-from excl.pipeline.manifest import Manifest, sha256_file
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import ReadingSeveral, Timed, num_cores
 from excl.pipeline.running import INLINE, LOCAL, Running
 from excl.pipeline.shard import Shard, VideoFeatures, write_shard

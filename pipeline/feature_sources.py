@@ -25,7 +25,7 @@ from excl.pipeline.feature_files import (
     read_npz,
     read_tensor,
 )
-from excl.pipeline.manifest import HEADER
+from excl.pipeline.headers import HEADER
 from excl.pipeline.store import FORMAT, FeatureStore
 
 ENDINGS = (".npy", ".npz", ".pt", ".pth")

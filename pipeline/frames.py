@@ -35,7 +35,8 @@ import torch
 
 from excl.datasets.sampling import Video, VideoFacts
 from excl.datasets.video_errors import VideoError
-from excl.pipeline.manifest import Manifest, atomic
+from excl.pipeline.durable import atomic
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.shards import whereabouts
 
 FORMAT, VERSION = "excl-frames", 1

@@ -24,13 +24,13 @@ from excl.datasets.video_errors import VideoError
 from excl.pipeline import items
 from excl.pipeline.compare import LOOKED_AT
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
+from excl.pipeline.durable import sha256_file
 from excl.pipeline.exchange.dating import Duration, Even, Spread, read_durations
 from excl.pipeline.executors import inline
 from excl.pipeline.extract import join_features
 from excl.pipeline.feature_ids import chosen
 from excl.pipeline.feature_sources import Arrays, StoreArrays, open_source
 from excl.pipeline.features import IMPORTED
-from excl.pipeline.manifest import sha256_file
 from excl.pipeline.reading import Guarded, stop_decoders
 from excl.pipeline.shard import VideoFeatures, write_shard
 from excl.pipeline.shards import ShardedStage, part_name

@@ -21,7 +21,8 @@ from excl.datasets.container import require_regular_file
 from excl.datasets.files import Paths
 from excl.datasets.sampling import MAX_SHARE_MISSING
 from excl.datasets.video_errors import VideoError
-from excl.pipeline.manifest import Manifest, sha256_file
+from excl.pipeline.durable import sha256_file
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import stop_decoders
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import numpy as np
 
 from excl.datasets.text import PAD, UNK, Vocabulary
 from excl.pipeline.examples import Example, load_examples
-from excl.pipeline.manifest import differing
+from excl.pipeline.headers import differing
 from excl.pipeline.store import Query, TrainingStore
 
 

@@ -25,11 +25,12 @@ from excl.models.i3d.runner import check_precision, keep_freed_memory
 from excl.models.i3d.weights import Weights, imported_names, imported_path, load_weights, read_weights
 from excl.pipeline import items, train, video_cache
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, dump
+from excl.pipeline.durable import sha256_file, write_json
 from excl.pipeline.examples import Example
 from excl.pipeline.extract import CODE_VERSIONS
 from excl.pipeline.features import IMPORTED, OWN_FILE, Making, video_features
 from excl.pipeline.glove_cache import checksums
-from excl.pipeline.manifest import Manifest, sha256_file, single, write_json
+from excl.pipeline.manifest import Manifest, single
 from excl.pipeline.reading import Reading, num_cores
 from excl.pipeline.shards import MAX_THREADS
 from excl.pipeline.store import Query, VideoFeatures

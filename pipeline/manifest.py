@@ -14,115 +14,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import itertools
-import json
 import logging
-import os
-import uuid
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Set
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from excl.pipeline import journals
+from excl.pipeline import headers, journals
+from excl.pipeline.durable import fsync_folder, sha256_file, write_bytes
+from excl.pipeline.headers import HEADER
 from excl.pipeline.journals import LOCK, BusyError, Share
 from excl.pipeline.records import Record, Records, encode, parse_record
 
-__all__ = ["BusyError", "Manifest", "RecipeMismatchError", "Share"]
+__all__ = ["BusyError", "Manifest", "Share"]
 
 log = logging.getLogger(__name__)
 
-HEADER = "manifest.json"
 RECORDS = "records.jsonl"
 COMPLETE = "complete"
 INDEX, SOURCES = "index", "joined from"  # ids of records that say nothing of the results
 TRANSIENT_KEYS = frozenset({"wall_s", "timing", "stat", "device"})  # told in records for people, no part of what a folder is
-
-
-class RecipeMismatchError(ValueError):
-    """A folder holds the results of another recipe than the one asked for."""
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success its content is on disk and named `path`, on failure it is gone."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # several machines may write the same file
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        move(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def move(source: Path, target: Path) -> None:
-    """Give a file that is on disk its final name, durably."""
-    os.replace(source, target)
-    fsync_folder(target.parent)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 so that `path` holds either what it held before or all of it."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either what it held before or all of it."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fsync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping, with dotted keys."""
-    if not isinstance(value, Mapping | list) or not value:
-        return {name: value}
-    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-    return {k: v for key, item in pairs for k, v in _flatten(item, f"{name}.{key}" if name else str(key)).items()}
-
-
-def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The two values under every dotted key where nested mappings differ, `(nothing)` where one has no such key."""
-    old, new = _flatten(one), _flatten(other)
-    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return {key: (old.get(key, "(nothing)"), new.get(key, "(nothing)")) for key in keys}
-
-
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    return [_difference(key, old, new) for key, (old, new) in differing(found, wanted).items()]
-
-
-def _difference(key: str, old: object, new: object) -> str:
-    if isinstance(old, str) and isinstance(new, str) and len(old) == len(new) == 64:  # two sha256
-        return f"{key}: not the same content as when the folder was made ({old[:8]}… then, {new[:8]}… now)"
-    return f"{key}: the folder has {old!r}, asked for is {new!r}"
 
 
 class Manifest:
@@ -153,7 +66,7 @@ class Manifest:
         Raises RecipeMismatchError when the folder was made from another identity, stage or code version, and BusyError when
         another process holds it.
         """
-        header = json.loads(_canonical({"stage": stage, "code_version": code_version, "identity": identity}))
+        header = headers.plain(stage=stage, identity=identity, code_version=code_version)
         if not (folder / HEADER).exists():
             _refuse_foreign_folder(folder)
         with contextlib.ExitStack() as held:
@@ -167,8 +80,8 @@ class Manifest:
                 _remove_temporaries(folder)
             if not (folder / HEADER).exists() or (alone and _is_barren(folder)):
                 (folder / RECORDS).unlink(missing_ok=True)
-                _write_header(folder, {**header, "excl": _package_version(), "about": dict(about or {})})
-            _refuse_other_recipe(folder, header)
+                headers.write_header(folder, header, about or {})
+            headers.refuse_other_recipe(folder, header)
             records = Records()
             records.read(folder / RECORDS, repair=True)
             manifest = cls(folder, header, records, share=share)
@@ -184,7 +97,7 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path, *, stage: str | None = None) -> Manifest:
         """The manifest of a finished or unfinished folder, without a lock; ValueError if it is none of `stage`."""
-        header = _plain_header(folder)
+        header = headers.plain_header(folder)
         if stage is not None and header.get("stage") != stage:
             raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, wanted is one made by {stage!r}")
         while True:
@@ -207,7 +120,7 @@ class Manifest:
 
         Those are left out, and a last line that does not end is cut off. Journals count as records; `rewrite` folds them.
         """
-        header = _plain_header(folder)
+        header = headers.plain_header(folder)
         with _locked(folder):
             _refuse_other_work(folder, None)
             for path in journals.journals(folder):
@@ -228,10 +141,10 @@ class Manifest:
     @staticmethod
     def version(folder: Path, *, stage: str, identity: Mapping[str, Any], code_version: int) -> Path:
         """The folder, or the first of `<folder>-2`, `<folder>-3`, … that is free or was made from the same."""
-        header = json.loads(_canonical({"stage": stage, "code_version": code_version, "identity": identity}))
+        header = headers.plain(stage=stage, identity=identity, code_version=code_version)
         for number in itertools.count(1):
             candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-            if not (candidate / HEADER).exists() or not _differences(_plain_header(candidate), header):
+            if not (candidate / HEADER).exists() or not headers.differences(headers.plain_header(candidate), header):
                 return candidate
         raise AssertionError
 
@@ -357,7 +270,7 @@ class Manifest:
             for key in sorted(self.records)
             if key not in (INDEX, SOURCES)
         ]
-        return hashlib.sha256(_canonical([self.header, records]).encode()).hexdigest()
+        return hashlib.sha256(headers.canonical([self.header, records]).encode()).hexdigest()
 
 
 def single(
@@ -413,39 +326,6 @@ def _refuse_other_work(folder: Path, share: Share | None) -> bool:
     return not others
 
 
-def read_header(folder: Path) -> dict[str, Any]:
-    """The header of a stage folder; ValueError naming the folder if it has none."""
-    path = folder / HEADER
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-        if header.pop("crc32", None) != _crc32(_canonical(header).encode()):
-            raise ValueError("its checksum is not that of its content")
-        return header
-    except FileNotFoundError:
-        raise ValueError(f"{folder}: no {HEADER} there, so no stage of excl has written this folder") from None
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); remove the folder and run the stage again") from error
-
-
-def _plain_header(folder: Path) -> dict[str, Any]:
-    """The header without what says nothing of the results: by which version of the package, and more."""
-    return {key: value for key, value in read_header(folder).items() if key not in ("excl", "about")}
-
-
-def _refuse_other_recipe(folder: Path, wanted: dict[str, Any]) -> None:
-    found = _plain_header(folder)
-    if found.get("stage") != wanted["stage"]:
-        raise ValueError(
-            f"{folder} was made by the stage {found.get('stage')!r}; choose another folder for {wanted['stage']!r}"
-        )
-    differences = _differences(found, wanted)
-    if differences:
-        raise RecipeMismatchError(
-            f"{folder} was made from another recipe:\n  " + "\n  ".join(differences) + "\n"
-            "Results of two recipes are never mixed: choose another output folder, or remove this one."
-        )
-
-
 def _leave_out_damaged(path: Path) -> None:
     """Write a journal anew without lines that are damaged, or do not end."""
     good = []
@@ -479,31 +359,8 @@ def _is_barren(folder: Path) -> bool:
     return all(name.startswith("plan/") for name in records)
 
 
-def _package_version() -> str:
-    try:
-        return importlib.metadata.version("excl")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _remove_temporaries(folder: Path) -> None:
     for pattern in (".*.tmp", "*/.*.tmp"):
         for leftover in folder.glob(pattern):
             log.info("removing %s, left by a run that was interrupted", leftover)
             leftover.unlink()
-
-
-def _write_header(folder: Path, header: Mapping[str, Any]) -> None:
-    plain = json.loads(_canonical(header))
-    write_json(folder / HEADER, {**plain, "crc32": _crc32(_canonical(plain).encode())})
-
-
-def header_is_as_written(folder: Path) -> bool:
-    """Whether the header's file holds what was written, byte for byte."""
-    plain = read_header(folder)
-    wanted = json.dumps({**plain, "crc32": _crc32(_canonical(plain).encode())}, indent=2) + "\n"
-    return (folder / HEADER).read_bytes() == wanted.encode()
-
-
-def _crc32(content: bytes) -> str:
-    return f"{zlib.crc32(content):08x}"

@@ -15,8 +15,10 @@ from pydantic.dataclasses import dataclass
 
 from excl.pipeline import items
 from excl.pipeline.config import STRICT
+from excl.pipeline.durable import move, sha256_file
 from excl.pipeline.extract import STAGE
-from excl.pipeline.manifest import SOURCES, Manifest, differing, move, read_header, sha256_file
+from excl.pipeline.headers import differing, read_header
+from excl.pipeline.manifest import SOURCES, Manifest
 from excl.pipeline.shard import write_shard
 from excl.pipeline.shards import part_name, shard_key
 from excl.pipeline.store import FeatureStore

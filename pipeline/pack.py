@@ -23,7 +23,8 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.parsing import printable
 from excl.pipeline import tokenise
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
-from excl.pipeline.manifest import COMPLETE, Manifest, atomic, sha256_file, single, write_json, write_text
+from excl.pipeline.durable import atomic, sha256_file, write_json, write_text
+from excl.pipeline.manifest import COMPLETE, Manifest, single
 from excl.pipeline.shard import write_shard
 from excl.pipeline.store import FeatureStore, Query
 from excl.pipeline.store_index import write_index

@@ -21,7 +21,7 @@ import numpy as np
 
 from excl.datasets.parsing import describe, get, number, one_line, parse_object, read_lines
 from excl.models.excl import RECALL_AT
-from excl.pipeline.manifest import write_text
+from excl.pipeline.durable import write_text
 from excl.pipeline.store import Query
 
 log = logging.getLogger(__name__)

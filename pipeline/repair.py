@@ -16,7 +16,8 @@ from pydantic.dataclasses import dataclass
 
 from excl.pipeline import items, journals, verify
 from excl.pipeline.config import STRICT
-from excl.pipeline.manifest import COMPLETE, Manifest, sha256_file
+from excl.pipeline.durable import sha256_file
+from excl.pipeline.manifest import COMPLETE, Manifest
 from excl.pipeline.shard import Shard, VideoFeatures, write_shard
 from excl.pipeline.shards import part_name
 

@@ -24,7 +24,7 @@ from excl.models.excl import VARIANTS, ExCLConfig, variant_config
 from excl.models.excl.config import Variant
 from excl.pipeline import evaluate, train
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
-from excl.pipeline.manifest import write_text
+from excl.pipeline.durable import write_text
 from excl.pipeline.reproduce_jobs import Job, done, require_same_settings
 from excl.pipeline.reproduce_table import MADE, Results, read_results, render
 from excl.pipeline.store import TrainingStore

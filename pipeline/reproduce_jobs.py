@@ -22,7 +22,8 @@ import torch
 
 from excl.pipeline import evaluate, train
 from excl.pipeline.checkpoints import exists
-from excl.pipeline.manifest import BusyError, Manifest, RecipeMismatchError, differing
+from excl.pipeline.headers import RecipeMismatchError, differing
+from excl.pipeline.manifest import BusyError, Manifest
 from excl.pipeline.reading import num_cores
 from excl.pipeline.standing import LAST
 

@@ -20,7 +20,7 @@ from excl.datasets.moments import Moment
 from excl.datasets.parsing import annotation_id, parse_object, read_lines
 from excl.pipeline import score_table, scoring
 from excl.pipeline.config import STRICT, existing_file
-from excl.pipeline.manifest import write_json
+from excl.pipeline.durable import write_json
 from excl.pipeline.predictions import match, read_predictions, require_own_qids, tell
 from excl.pipeline.store import Query, TrainingStore
 

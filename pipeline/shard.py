@@ -28,7 +28,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from excl.pipeline.manifest import atomic
+from excl.pipeline.durable import atomic
 
 try:
     from isal.isal_zlib import crc32  # the same numbers as zlib's, ten times as fast

@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from excl.pipeline import items
 from excl.pipeline.config import STRICT
-from excl.pipeline.manifest import Manifest, read_header
+from excl.pipeline.headers import read_header
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.similarity import condition
 from excl.pipeline.store import FeatureStore
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from excl.datasets.text import Vocabulary
 from excl.pipeline import items
-from excl.pipeline.manifest import COMPLETE, Manifest, sha256_file
+from excl.pipeline.durable import sha256_file
+from excl.pipeline.manifest import COMPLETE, Manifest
 from excl.pipeline.shard import FORMAT, Shard, VideoFeatures, write_shard
 
 if TYPE_CHECKING:

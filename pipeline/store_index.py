@@ -13,8 +13,9 @@ from pathlib import Path
 import h5py
 
 from excl.datasets.parsing import storable
+from excl.pipeline.durable import atomic, sha256_file
 from excl.pipeline.manifest import INDEX as RECORD
-from excl.pipeline.manifest import Manifest, atomic, sha256_file
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.shard import Shard, h5_file
 
 log = logging.getLogger(__name__)

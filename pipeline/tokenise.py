@@ -26,7 +26,8 @@ from excl.datasets.text import Tokeniser, Vocabulary
 from excl.pipeline import annotation_report as reports
 from excl.pipeline.annotations import Sources, find_sources
 from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt, identity
-from excl.pipeline.manifest import Manifest, atomic, sha256_file, single, write_json, write_text
+from excl.pipeline.durable import atomic, sha256_file, write_json, write_text
+from excl.pipeline.manifest import Manifest, single
 from excl.pipeline.queries import Queries
 from excl.pipeline.word_vectors import identify_known, local_file
 

@@ -31,8 +31,9 @@ from excl.pipeline.config import (
     identity,
 )
 from excl.pipeline.curves import require_tensorboard
+from excl.pipeline.durable import sha256_file
 from excl.pipeline.joint import JointStore
-from excl.pipeline.manifest import sha256_file, single
+from excl.pipeline.manifest import single
 from excl.pipeline.parallel import Ranks, launch, training_devices
 from excl.pipeline.schedules import Schedule
 from excl.pipeline.standing import BEST, LAST

@@ -17,9 +17,10 @@ from excl.datasets.text import Vocabulary
 from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.checkpoints import read_checkpoint
+from excl.pipeline.durable import write_json
 from excl.pipeline.examples import Example, pad_features, pad_tokens
 from excl.pipeline.joint import with_ids
-from excl.pipeline.manifest import Manifest, write_json
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.standing import BEST
 from excl.pipeline.store import Query, TrainingStore
 

@@ -21,7 +21,9 @@ from tqdm import tqdm
 from excl.models.i3d.presets import layout_from_json
 from excl.pipeline import journals, store_index
 from excl.pipeline.config import STRICT
-from excl.pipeline.manifest import COMPLETE, RECORDS, Manifest, header_is_as_written, sha256_file
+from excl.pipeline.durable import sha256_file
+from excl.pipeline.headers import header_is_as_written
+from excl.pipeline.manifest import COMPLETE, RECORDS, Manifest
 from excl.pipeline.shard import Shard, VideoFeatures
 from excl.pipeline.similarity import repeats
 

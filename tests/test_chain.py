@@ -17,7 +17,8 @@ from excl.datasets.text import Vocabulary
 from excl.pipeline import train
 from excl.pipeline.evaluate import table
 from excl.pipeline.examples import collate, load_examples
-from excl.pipeline.manifest import Manifest, RecipeMismatchError
+from excl.pipeline.headers import RecipeMismatchError
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.store import FeatureStore, TrainingStore, VideoFeatures, write_shard
 from excl.workflows.cli import main
 

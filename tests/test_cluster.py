@@ -24,8 +24,9 @@ from dask.distributed import Client, Security, get_task_stream
 from test_executors import FLAGS, Workers, over, same, stage
 
 from excl.pipeline.executors import ShardWork, Task
+from excl.pipeline.headers import HEADER
 from excl.pipeline.items import Item
-from excl.pipeline.manifest import HEADER, Manifest
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.running import Running
 from excl.pipeline.store import FeatureStore
 from excl.workflows import cluster, dispatch, jobs, workers

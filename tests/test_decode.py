@@ -20,7 +20,8 @@ from excl.datasets.video import SampledVideo
 from excl.datasets.video_errors import VideoError
 from excl.pipeline import decode, extract
 from excl.pipeline.frames import FrameStore, StoredFrames
-from excl.pipeline.manifest import Manifest, RecipeMismatchError
+from excl.pipeline.headers import RecipeMismatchError
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.store import FeatureStore
 from excl.workflows.cli import main
 

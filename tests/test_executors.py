@@ -21,10 +21,11 @@ import torch
 from conftest import write_video
 
 from excl.pipeline import extract, items
+from excl.pipeline.durable import sha256_file
 from excl.pipeline.executors import do_shard
 from excl.pipeline.extract import join_features
 from excl.pipeline.journals import Journal, Share
-from excl.pipeline.manifest import BusyError, Manifest, sha256_file
+from excl.pipeline.manifest import BusyError, Manifest
 from excl.pipeline.reading import num_cores
 from excl.pipeline.running import Running
 from excl.pipeline.shard import VideoFeatures, write_shard

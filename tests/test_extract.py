@@ -26,7 +26,8 @@ from excl.models.i3d.timemap import Continuous
 from excl.pipeline import decode, extract, items
 from excl.pipeline.executors import inline
 from excl.pipeline.frames import StoredFrames
-from excl.pipeline.manifest import Manifest, RecipeMismatchError
+from excl.pipeline.headers import RecipeMismatchError
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.store import FeatureStore, VideoFeatures, write_shard
 from excl.workflows.cli import main
 from excl.workflows.cluster import on_cluster

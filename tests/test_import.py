@@ -14,7 +14,8 @@ from exchange_data import DIM, FPS, FRAMES, annotate, features, packed, video
 
 from excl.pipeline.exchange.dating import read_durations
 from excl.pipeline.feature_sources import open_source
-from excl.pipeline.manifest import Manifest, RecipeMismatchError
+from excl.pipeline.headers import RecipeMismatchError
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.store import FeatureStore, TrainingStore
 from excl.workflows.cli import main
 

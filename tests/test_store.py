@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 from torch.utils.data import DataLoader
 
 from excl.pipeline.batches import BucketedBatches, QueryDataset, collate
-from excl.pipeline.manifest import Manifest, sha256_file
+from excl.pipeline.durable import sha256_file
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.store import FeatureStore, Query, Shard, TrainingStore, VideoFeatures, write_shard
 from excl.pipeline.store_index import write_index
 

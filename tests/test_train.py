@@ -48,7 +48,7 @@ def lines(run):
 # a loss, or before or after a file gets its name.
 KILLED = """
 import os, signal, sys
-from excl.pipeline import manifest, training
+from excl.pipeline import durable, training
 from excl.workflows.cli import main
 
 def die_at(event):
@@ -58,7 +58,7 @@ def die_at(event):
         seen += 1
         if seen == event:
             os.kill(os.getpid(), signal.SIGKILL)
-    loss, move = training.span_loss, manifest.move
+    loss, move = training.span_loss, durable.move
     def counted_loss(*arguments):
         count()
         return loss(*arguments)
@@ -66,7 +66,7 @@ def die_at(event):
         count()
         move(*arguments)
         count()
-    training.span_loss, manifest.move = counted_loss, counted_move
+    training.span_loss, durable.move = counted_loss, counted_move
 
 for event in map(int, sys.argv[1].split(",")):
     child = os.fork()

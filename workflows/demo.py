@@ -29,8 +29,9 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from tqdm import tqdm
 
 from excl.pipeline.config import STRICT, NonNegativeInt, PositiveInt, identity
+from excl.pipeline.durable import atomic, write_text
 from excl.pipeline.items import Map
-from excl.pipeline.manifest import Manifest, atomic, write_text
+from excl.pipeline.manifest import Manifest
 
 log = logging.getLogger(__name__)
 

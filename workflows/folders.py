@@ -25,7 +25,8 @@ from excl.models.i3d.published import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, items, localize, pack, published_glove, tokenise, train
 from excl.pipeline.config import identity
 from excl.pipeline.frames import LOSSLESS
-from excl.pipeline.manifest import HEADER, Manifest, differing
+from excl.pipeline.headers import HEADER, differing
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.shards import whereabouts
 from excl.workflows import demo
 from excl.workflows.recipe import NO_PATHS

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from excl.pipeline import pack
-from excl.pipeline.manifest import COMPLETE, HEADER, Manifest, write_text
+from excl.pipeline.durable import write_text
+from excl.pipeline.headers import HEADER
+from excl.pipeline.manifest import COMPLETE, Manifest
 from excl.pipeline.progress import duration
 from excl.workflows.folders import READ_VIDEOS
 from excl.workflows.plan import WORDS, Planned

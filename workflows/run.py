@@ -13,7 +13,7 @@ import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from excl.pipeline.config import STRICT, WithoutPrefix
-from excl.pipeline.manifest import RecipeMismatchError
+from excl.pipeline.headers import RecipeMismatchError
 from excl.pipeline.running import Running
 from excl.workflows.folders import READ_VIDEOS, make_way, prepare
 from excl.workflows.plan import Planned, Planner

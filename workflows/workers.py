@@ -26,8 +26,8 @@ from distributed.client import FuturesCancelledError
 from distributed.diagnostics.plugin import ForwardLoggingPlugin
 
 from excl.pipeline.executors import ShardWork, Task, do_shard
+from excl.pipeline.headers import HEADER
 from excl.pipeline.items import Item
-from excl.pipeline.manifest import HEADER
 from excl.pipeline.reading import num_cores
 from excl.pipeline.records import Record
 from excl.workflows.dispatch import WorkerDiedError
