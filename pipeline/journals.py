@@ -22,7 +22,7 @@ from pathlib import Path
 
 import filelock
 
-from excl.pipeline.records import Record, Records, encode
+from excl.pipeline.records import Record, Records, encode, parse_record
 
 LOCK = ".lock"
 FOLDER = "journals"
@@ -100,6 +100,31 @@ def attempts(folder: Path, name: str) -> tuple[list[Path], dict[str, Record]]:
     for path in paths:
         found |= _readable(path)
     return paths, found
+
+
+class Tail:
+    """What workers commit to the journals of a run, as it comes: `new` gives each record once, soon after it was written.
+
+    It is for those who watch. What counts is read when a task has ended.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self._run = folder / FOLDER / run
+        self._read_to: dict[Path, int] = {}  # of the journals that were there the last time
+
+    def new(self) -> Iterator[Record]:
+        """The records that were not there the last time; a line that does not end yet is left for the next."""
+        before, self._read_to = self._read_to, {}
+        for path in sorted(self._run.glob("*.jsonl")):
+            lines, offset = [], before.get(path, 0)
+            with contextlib.suppress(OSError), path.open("rb") as file:  # it was committed and removed meanwhile
+                file.seek(offset)
+                lines = file.read().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith(b"\n")]
+            self._read_to[path] = offset + sum(map(len, whole))
+            for line in whole:
+                with contextlib.suppress(ValueError):  # whoever reads it for good says what is wrong with it
+                    yield parse_record(line[:-1])
 
 
 def _readable(path: Path) -> Records:

@@ -24,13 +24,15 @@ from excl.pipeline import extract, items
 from excl.pipeline.durable import sha256_file
 from excl.pipeline.executors import do_shard
 from excl.pipeline.extract import join_features
-from excl.pipeline.journals import Journal, Share
+from excl.pipeline.journals import Journal, Share, Tail
 from excl.pipeline.manifest import BusyError, Manifest
 from excl.pipeline.reading import num_cores
+from excl.pipeline.records import encode
 from excl.pipeline.running import Running
 from excl.pipeline.shard import VideoFeatures, write_shard
 from excl.pipeline.shards import ShardedStage, part_name
 from excl.pipeline.store import FeatureStore
+from excl.workflows import dispatch
 from excl.workflows.cli import main
 from excl.workflows.cluster import run_on_workers
 from excl.workflows.dispatch import WorkerDiedError, dispatched
@@ -187,6 +189,53 @@ def test_what_a_dead_worker_had_finished_is_not_done_again(files, tmp_path):
     assert len(first) == 22
     assert second[0] == "v03"  # bad0, bad1, v00, v01 and v02 were kept
     assert len(second) == 17
+
+
+def test_what_workers_have_finished_of_a_shard_is_seen_while_they_are_at_it(files, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "FOLLOW_EVERY_S", -1.0)
+    seen, at_half = [], []
+
+    class Halving(Workers):
+        """Does half of a task before anybody is told, and the rest when it is waited for again."""
+
+        def wait(self, timeout_s):
+            work, task = self.given[0]
+            half = task.todo[: len(task.todo) // 2]
+            if task.token not in at_half[-1:]:
+                at_half.append(task.token)
+                do_shard(work, dataclasses.replace(task, todo=half))
+                return []
+            assert {items.key(item.video_id) for item in half} <= set(seen)
+            assert items.key(task.todo[-1].video_id) not in seen
+            return super().wait(timeout_s)
+
+    def watched(*arguments):
+        for record in over(Halving(1))(*arguments):
+            seen.append(record["id"])
+            yield record
+
+    stage(tmp_path / "out").run(files, retry_failed=False, executor=watched)
+    same(tmp_path / "out", whole)
+    assert len(at_half) == 6
+    assert sorted(seen) == sorted(Manifest.read(whole).ids("video/") + Manifest.read(whole).ids("shard/"))  # each once
+
+
+def test_a_tail_gives_each_line_once_when_it_is_whole(tmp_path):
+    (tmp_path / "journals" / "run").mkdir(parents=True)
+    tail, path = Tail(tmp_path, "run"), tmp_path / "journals" / "run" / "shard-0-a.jsonl"
+    assert list(tail.new()) == []
+    lines = [encode({"id": f"video/{number}"}) for number in range(4)]
+    content = b"".join(lines)
+    found = []
+    for end in range(0, len(content) + 1, 7):
+        path.write_bytes(content[:end])
+        found += [record["id"] for record in tail.new()]
+        assert len(found) == content[:end].count(b"\n")
+    path.write_bytes(content)
+    found += [record["id"] for record in tail.new()]
+    assert found == [f"video/{number}" for number in range(4)]
+    path.unlink()
+    assert list(tail.new()) == []
 
 
 def test_a_file_system_that_fails_once_is_tried_again_and_twice_stops_the_run(files, whole, tmp_path):

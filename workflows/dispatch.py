@@ -18,7 +18,7 @@ from excl.datasets.video_errors import VideoError
 from excl.pipeline import items
 from excl.pipeline.executors import Executor, ShardWork, Task, is_shard, shard_key, until
 from excl.pipeline.items import Item
-from excl.pipeline.journals import attempts
+from excl.pipeline.journals import Tail, attempts
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.records import Record
 from excl.pipeline.stopping import Stop
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 TRIES = 2  # of several videos at once before they are halved, and of anything where a file system fails
 TRIES_ALONE = 3  # of one video: a worker may die of something else
-POLL_S, TELL_EVERY_S = 1.0, 60.0
+POLL_S, FOLLOW_EVERY_S, TELL_EVERY_S = 1.0, 2.0, 60.0
 
 
 class WorkerDiedError(RuntimeError):
@@ -66,15 +66,20 @@ class _Dispatch:
         self.again: deque[Task] = deque()
         self.failures: dict[str, int] = {}  # of the attempts at a task, by its token
         self.in_hand = 0
+        self.tail: Tail | None = None
+        self.told: set[str] = set()  # ids of what was seen in journals, and yielded, before its task ended
+        self.followed_at = time.monotonic()
 
     def run(self, tasks: Iterator[Task]) -> Iterator[Record]:
-        """Keep all workers busy until there is nothing left; yields what is committed."""
+        """Keep all workers busy until there is nothing left; yields what workers commit, once, and soon."""
         told_at = time.monotonic()
         while self._give_out(tasks) or self.in_hand:
             ended = self.pool.wait(POLL_S)
             for task, outcome in ended:
                 self.in_hand -= 1
                 yield from self._end(task, outcome)
+            if time.monotonic() - self.followed_at > FOLLOW_EVERY_S:
+                yield from self._follow()
             if ended or self.pool.capacity():
                 told_at = time.monotonic()
             elif time.monotonic() - told_at > TELL_EVERY_S:
@@ -93,8 +98,18 @@ class _Dispatch:
                 self.again.append(task)
             if self.in_hand >= self.pool.capacity():
                 return True
-            self.pool.submit(self.work, self.again.popleft())
+            task = self.again.popleft()
+            self.tail = self.tail or Tail(self.work.out, task.run)
+            self.pool.submit(self.work, task)
             self.in_hand += 1
+
+    def _follow(self) -> Iterator[Record]:
+        """The videos that workers have finished of the tasks in hand, for those who watch."""
+        self.followed_at = time.monotonic()
+        for record in self.tail.new() if self.tail else ():
+            if record["id"] not in self.told and not is_shard(record):
+                self.told.add(record["id"])
+                yield record
 
     def _end(self, task: Task, outcome: list[Record] | Exception) -> Iterator[Record]:
         """Commit what came of a task, and see to what did not."""
@@ -125,7 +140,8 @@ class _Dispatch:
             self.work.remove_parts(record, known)
         for path in attempts(self.work.out, task.journal)[0]:
             path.unlink(missing_ok=True)
-        yield from new
+        yield from (record for record in new if record["id"] not in self.told)
+        self.told.difference_update(record["id"] for record in records)
 
     def _do_again(self, task: Task, left: tuple[Item, ...], failures: int) -> None:
         """Put what is left of a task at the head of the queue: as it is, or in halves after some failures."""
