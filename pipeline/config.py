@@ -41,6 +41,11 @@ C = TypeVar("C")
 WithoutPrefix = Annotated[C, tyro.conf.arg(name="")]  # flags of a nested configuration under their own names
 
 
+def subcommand(config: type[Any], name: str) -> Any:
+    """The annotation of a configuration that makes it a command in a command, with its docstring as its help."""
+    return tyro.conf.subcommand(name, description=" ".join((config.__doc__ or "").split()), prefix_name=False)
+
+
 def parse_section(config_type: type[C], section: Mapping[str, Any], *, where: str) -> C:
     """A configuration from a table of a TOML file; ValueError names every key that is unknown, missing or wrong."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.glove import cut_short, peek
 from excl.datasets.glove_files import PUBLISHED, is_zip, published_file, texts_in
 from excl.datasets.parsing import printable
-from excl.pipeline.config import STRICT, WithoutPrefix
+from excl.pipeline.config import STRICT, WithoutPrefix, subcommand
 from excl.pipeline.glove_cache import checksums, text_sha1
 from excl.pipeline.published_glove import cached_path, differs, fetch, wrong_bytes
 
@@ -56,14 +56,10 @@ class Verify:
             raise ValueError("say which files or names to verify")
 
 
-def _action(config: type[Any], name: str) -> Any:
-    return tyro.conf.subcommand(name, description=" ".join((config.__doc__ or "").split()), prefix_name=False)
-
-
 Action = (
-    Annotated[List, _action(List, "list")]
-    | Annotated[Fetch, _action(Fetch, "fetch")]
-    | Annotated[Verify, _action(Verify, "verify")]
+    Annotated[List, subcommand(List, "list")]
+    | Annotated[Fetch, subcommand(Fetch, "fetch")]
+    | Annotated[Verify, subcommand(Verify, "verify")]
 )
 
 

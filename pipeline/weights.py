@@ -22,7 +22,7 @@ from excl.models.i3d.weights import (
     imported_path,
     read_weights,
 )
-from excl.pipeline.config import STRICT, PositiveFloat, WithoutPrefix
+from excl.pipeline.config import STRICT, PositiveFloat, WithoutPrefix, subcommand
 
 Name = Literal["kinetics", "charades"]
 
@@ -92,15 +92,11 @@ class Import:
             raise ValueError(f"--to {self.to}: wanted is a name that ends in .safetensors")
 
 
-def _action(config: type[Any], name: str) -> Any:
-    return tyro.conf.subcommand(name, description=" ".join((config.__doc__ or "").split()), prefix_name=False)
-
-
 Action = (
-    Annotated[List, _action(List, "list")]
-    | Annotated[Fetch, _action(Fetch, "fetch")]
-    | Annotated[Verify, _action(Verify, "verify")]
-    | Annotated[Import, _action(Import, "import")]
+    Annotated[List, subcommand(List, "list")]
+    | Annotated[Fetch, subcommand(Fetch, "fetch")]
+    | Annotated[Verify, subcommand(Verify, "verify")]
+    | Annotated[Import, subcommand(Import, "import")]
 )
 
 

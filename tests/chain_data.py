@@ -23,6 +23,19 @@ WORDS = ["the", "cat", "dog", "jumps", "sleeps", "eats"]
 MODEL = ["--model.text-hidden", "16", "--model.video-hidden", "16", "--model.predictor-hidden", "16"]
 MODEL += ["--model.mlp-hidden", "16", "--model.dropout", "0.1"]
 
+# The command, with a line for every step of training, at which whoever reads it may kill it.
+KILLED_RUN = """
+import sys
+from excl.pipeline import training
+from excl.workflows.cli import main
+original = training.span_loss
+def counted(*arguments):
+    print("step", flush=True)
+    return original(*arguments)
+training.span_loss = counted
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 def jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -9,6 +9,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
+
+from excl.datasets.moments import Moment
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BITS, CELL = 12, 16  # the number of a frame as a row of black and white cells, 16 pixels each
@@ -20,6 +23,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXCL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks are faster with it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -105,3 +117,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{'':40}" + "".join(f"{name:18}" for name in columns))
         for kind, found in table.items():
             terminalreporter.write_line(f"{kind:40}" + "".join(f"{found.get(name, '-'):18}" for name in columns))
+
+
+@pytest.fixture(scope="module")
+def five_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five very small videos."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(5):
+        write_video(folder / f"v{number}.mp4", [i * 40 for i in range(30)], rate=25, width=64, height=48)
+    return folder
+
+
+def moment(
+    start_s: float = 1.0,
+    end_s: float = 2.0,
+    *,
+    duration_s: float = 10.0,
+    query: str = "a person runs.",
+    video_id: str = "v",
+    row: int = 1,
+    split: str = "train",
+) -> Moment:
+    """A moment like those that are read from files."""
+    return Moment(
+        annotation_id=f"{split}:file:{row}",
+        video_id=video_id,
+        query=query,
+        start_s=start_s,
+        end_s=end_s,
+        duration_s=duration_s,
+        split=split,
+        source=f"file.txt:{row}",
+    )

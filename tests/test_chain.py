@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from chain_data import RECIPE, jsonl, make, make_from_raw_videos, pack, tokenise_arguments, train_arguments
+from chain_data import KILLED_RUN, RECIPE, jsonl, make, make_from_raw_videos, pack, tokenise_arguments, train_arguments
 
 from excl.datasets.text import Vocabulary
 from excl.pipeline import train
@@ -239,19 +239,6 @@ def test_early_stopping(packed, tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     best = json.loads((tmp_path / "run" / "best.json").read_text())["best"]["epoch"]
     assert len(lines) == best + 3 < 25
-
-
-KILLED_RUN = """
-import sys
-from excl.pipeline import training
-from excl.workflows.cli import main
-original = training.span_loss
-def counted(*arguments):
-    print("step", flush=True)
-    return original(*arguments)
-training.span_loss = counted
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def test_training_killed_at_any_step_ends_the_same(packed, trained, tmp_path):

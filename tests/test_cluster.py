@@ -19,7 +19,6 @@ import dask
 import psutil
 import pytest
 import torch
-from conftest import write_video
 from dask.distributed import Client, Security, get_task_stream
 from test_executors import FLAGS, Workers, over, same, stage
 
@@ -62,18 +61,10 @@ def until(condition, *, of=None):
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    for number in range(5):
-        write_video(folder / f"v{number}.mp4", [i * 40 for i in range(30)], rate=25, width=64, height=48)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(videos, tmp_path_factory):
+def whole(five_videos, tmp_path_factory):
     """What a run in this process makes of the videos."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    assert main(["extract", "--videos", str(five_videos), "--out", str(out), *SHARDS]) == 0
     return out
 
 
@@ -186,16 +177,19 @@ def who_works(client, *arguments):
     return code, {names[task["worker"]] for task in stream.data if "/shard-" in str(task["key"])}
 
 
-def test_a_scheduler_that_runs_already(existing, videos, whole, tmp_path):
+def test_a_scheduler_that_runs_already(existing, five_videos, whole, tmp_path):
     """Frames and features by its workers, all on loopback."""
     out, frames, there = tmp_path / "out", tmp_path / "frames", ["--executor", existing.address]
     with Client(existing.address) as client:
-        code, who = who_works(client, "extract", "--videos", str(videos), "--out", str(out), *SHARDS, *there)
+        code, who = who_works(client, "extract", "--videos", str(five_videos), "--out", str(out), *SHARDS, *there)
     assert code == 0
     assert who
     assert who <= {"plain", "gpu"}
     same(out, whole)
-    assert main(["decode", "--videos", str(videos), "--out", str(frames), "--short-side", "32", "--crop", "32", *there]) == 0
+    assert (
+        main(["decode", "--videos", str(five_videos), "--out", str(frames), "--short-side", "32", "--crop", "32", *there])
+        == 0
+    )
     of_frames = ["extract", "--frames", str(frames), *SHARDS]
     assert main([*of_frames, "--out", str(tmp_path / "by-workers"), *there]) == 0
     assert main([*of_frames, "--out", str(tmp_path / "here")]) == 0
@@ -205,15 +199,33 @@ def test_a_scheduler_that_runs_already(existing, videos, whole, tmp_path):
     assert {ip for ip, _ in addresses} <= LOOPBACK
 
 
-def test_only_workers_with_the_resources_get_work(existing, videos, whole, tmp_path):
-    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor", existing.address]
+def test_only_workers_with_the_resources_get_work(existing, five_videos, whole, tmp_path):
+    arguments = [
+        "extract",
+        "--videos",
+        str(five_videos),
+        "--out",
+        str(tmp_path / "out"),
+        *SHARDS,
+        "--executor",
+        existing.address,
+    ]
     with Client(existing.address) as client:
         assert who_works(client, *arguments, "--resources", "GPU=1") == (0, {"gpu"})
     same(tmp_path / "out", whole)
 
 
-def test_no_worker_with_the_resources(existing, videos, tmp_path, caplog):
-    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor", existing.address]
+def test_no_worker_with_the_resources(existing, five_videos, tmp_path, caplog):
+    arguments = [
+        "extract",
+        "--videos",
+        str(five_videos),
+        "--out",
+        str(tmp_path / "out"),
+        *SHARDS,
+        "--executor",
+        existing.address,
+    ]
     assert main([*arguments, "--resources", "GPU=2"]) == 2
     assert "none of its 2 workers has the resources GPU=2 (they have: none; {'GPU': 1.0})" in caplog.text
     assert "--resources GPU=2`" in caplog.text
@@ -240,9 +252,18 @@ sys.meta_path.insert(0, Refuse())
     [(OTHER_VERSION, "has excl 0.0.9, this process"), (NO_EXCL, "cannot do this work (ModuleNotFoundError")],
     ids=["other version", "no excl"],
 )
-def test_a_worker_that_is_no_place_for_the_work(existing, videos, tmp_path, caplog, hook, message):  # noqa: PLR0917
+def test_a_worker_that_is_no_place_for_the_work(existing, five_videos, tmp_path, caplog, hook, message):  # noqa: PLR0917
     (tmp_path / "sitecustomize.py").write_text(hook)
-    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor", existing.address]
+    arguments = [
+        "extract",
+        "--videos",
+        str(five_videos),
+        "--out",
+        str(tmp_path / "out"),
+        *SHARDS,
+        "--executor",
+        existing.address,
+    ]
     with worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", env={"PYTHONPATH": str(tmp_path)}):
         assert main([*arguments, "--resources", "OTHER=1"]) == 2
     assert message in caplog.text
@@ -260,8 +281,8 @@ def test_folders_that_a_worker_does_not_see(tmp_path):
         workers.do_task(work, task, tmp_path / "v.mp4")
 
 
-def test_a_scheduler_without_workers_and_an_address_without_scheduler(videos, tmp_path, caplog):
-    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor"]
+def test_a_scheduler_without_workers_and_an_address_without_scheduler(five_videos, tmp_path, caplog):
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor"]
     with scheduler(tmp_path) as (_, address):
         assert main([*arguments, address]) == 2
         assert f"the scheduler has no workers; start some with `dask worker {address}" in caplog.text
@@ -270,13 +291,13 @@ def test_a_scheduler_without_workers_and_an_address_without_scheduler(videos, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_scheduler_that_dies(videos, whole, gate, tmp_path):
+def test_a_scheduler_that_dies(five_videos, whole, gate, tmp_path):
     """The run ends and says so, and another goes on."""
     out = tmp_path / "out"
     with (
         scheduler(tmp_path) as (process, address),
         worker(tmp_path, address, "only", "--no-nanny"),
-        extracting(videos, out, "--executor", address) as driver,
+        extracting(five_videos, out, "--executor", address) as driver,
     ):
         until(lambda: len(waiting(gate)) == 2, of=driver)
         assert listening(driver) == set()
@@ -286,7 +307,7 @@ def test_a_scheduler_that_dies(videos, whole, gate, tmp_path):
         assert "error: the Dask scheduler is gone" in errors.splitlines()[-1]
         assert "Traceback" not in errors
     (gate / "open").touch()
-    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    assert main(["extract", "--videos", str(five_videos), "--out", str(out), *SHARDS]) == 0
     same(out, whole)
 
 
@@ -373,7 +394,7 @@ def test_workers_that_are_lost_are_asked_for_again(existing, monkeypatch):
     assert found == [2]
 
 
-def test_tls(videos, whole, tmp_path, caplog):
+def test_tls(five_videos, whole, tmp_path, caplog):
     pytest.importorskip("cryptography", reason="makes the certificates")
     made = Security.temporary()
     files = {"ca-file": made.tls_ca_file, "cert": made.tls_scheduler_cert, "key": made.tls_scheduler_key}
@@ -382,7 +403,7 @@ def test_tls(videos, whole, tmp_path, caplog):
         (tmp_path / name).write_text(text)
         dasks += [f"--tls-{name}", str(tmp_path / name)]
         ours += [f"--tls-{name.removesuffix('-file')}", str(tmp_path / name)]
-    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor"]
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor"]
     with scheduler(tmp_path, "--protocol", "tls", *dasks) as (_, address), worker(tmp_path, address, "only", *dasks):
         assert address.startswith("tls://127.0.0.1")
         assert main([*arguments, address, *ours[:-1], str(tmp_path / "no-key")]) == 2
@@ -410,10 +431,10 @@ EXECUTORS = {"inline": [], "local": ["--executor", "local", "--workers", "2"]}
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_ctrl_c_once(videos, whole, gate, tmp_path, executor):
+def test_ctrl_c_once(five_videos, whole, gate, tmp_path, executor):
     """The shards in hand are finished, and no more; meanwhile all that listens does so on loopback."""
     out = tmp_path / "out"
-    with extracting(videos, out, *EXECUTORS[executor]) as driver:
+    with extracting(five_videos, out, *EXECUTORS[executor]) as driver:
         at_the_gate(gate, driver, executor)
         addresses = listening(driver)
         assert {ip for ip, _ in addresses} <= LOOPBACK
@@ -428,15 +449,15 @@ def test_ctrl_c_once(videos, whole, gate, tmp_path, executor):
     assert {name for name in Manifest.read(out).records if not name.startswith("plan/")} == {
         *("shard/00000", "shard/00001"), *(f"video/v{number}" for number in range(4)),
     }  # fmt: skip
-    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    assert main(["extract", "--videos", str(five_videos), "--out", str(out), *SHARDS]) == 0
     same(out, whole)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_ctrl_c_twice(videos, whole, gate, tmp_path, executor):
+def test_ctrl_c_twice(five_videos, whole, gate, tmp_path, executor):
     """All ends though the decoders are in the middle of something, and another run goes on."""
     out = tmp_path / "out"
-    with extracting(videos, out, *EXECUTORS[executor]) as driver:
+    with extracting(five_videos, out, *EXECUTORS[executor]) as driver:
         at_the_gate(gate, driver, executor)
         ask_to_stop(driver)
         os.killpg(driver.pid, signal.SIGINT)
@@ -445,19 +466,19 @@ def test_ctrl_c_twice(videos, whole, gate, tmp_path, executor):
         assert "Traceback" not in errors
         until(lambda: session(driver.pid) == [])
     (gate / "open").touch()
-    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    assert main(["extract", "--videos", str(five_videos), "--out", str(out), *SHARDS]) == 0
     same(out, whole)
 
 
-def test_a_driver_that_is_killed_leaves_no_process(videos, whole, gate, tmp_path):
+def test_a_driver_that_is_killed_leaves_no_process(five_videos, whole, gate, tmp_path):
     out = tmp_path / "out"
-    with extracting(videos, out, *EXECUTORS["local"]) as driver:
+    with extracting(five_videos, out, *EXECUTORS["local"]) as driver:
         at_the_gate(gate, driver, "local")
         driver.kill()
         driver.wait()
         until(lambda: session(driver.pid) == [])
     (gate / "open").touch()
-    assert main(["extract", "--videos", str(videos), "--out", str(out), *SHARDS]) == 0
+    assert main(["extract", "--videos", str(five_videos), "--out", str(out), *SHARDS]) == 0
     same(out, whole)
 
 
@@ -498,7 +519,7 @@ def num_jobs(batch_system):
 JOB = ["--executor", "slurm", "--job", "cores=2", "memory=2GB", "walltime=00:10:00", "host=127.0.0.1"]
 
 
-def test_jobs(videos, whole, gate, batch_system, tmp_path, monkeypatch):  # noqa: PLR0917
+def test_jobs(five_videos, whole, gate, batch_system, tmp_path, monkeypatch):  # noqa: PLR0917
     """Two jobs, one of which is killed with its shard: another is submitted. At the end there are none."""
     pytest.importorskip("dask_jobqueue")
     out = tmp_path / "out"
@@ -513,7 +534,7 @@ def test_jobs(videos, whole, gate, batch_system, tmp_path, monkeypatch):  # noqa
 
     thread = threading.Thread(target=preempt)
     thread.start()
-    arguments = ["extract", "--videos", str(videos), "--out", str(out), *SHARDS, *JOB, "--workers", "2"]
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(out), *SHARDS, *JOB, "--workers", "2"]
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
         assert main([*arguments, "--resources", "GPU=1"]) == 0
     thread.join()
@@ -530,9 +551,9 @@ def test_jobs(videos, whole, gate, batch_system, tmp_path, monkeypatch):  # noqa
     assert [path.name for path in tmp_path.iterdir() if "tls" in path.name] == []  # no keys are left
 
 
-def test_jobs_that_are_asked_for_wrongly(videos, batch_system, tmp_path, caplog, monkeypatch):
+def test_jobs_that_are_asked_for_wrongly(five_videos, batch_system, tmp_path, caplog, monkeypatch):
     pytest.importorskip("dask_jobqueue")
-    arguments = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *SHARDS]
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS]
     assert main([*arguments, "--executor", "slurm", "--job", "cores=2"]) == 2
     assert "--job needs at least cores=… and memory=…" in caplog.text
     assert main([*arguments, *JOB, "colour=blue"]) == 2

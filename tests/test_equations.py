@@ -31,12 +31,7 @@ SIZES = {"text_hidden": 4, "video_hidden": 3, "predictor_hidden": 2, "mlp_hidden
 LENGTHS = (37, 1, 2, 20)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_logits(scale, lengths=LENGTHS, *, seed=0):

@@ -40,12 +40,7 @@ COMBINATIONS = [
 every_combination = pytest.mark.parametrize("config", COMBINATIONS, ids=variant_name)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small_model(config=SMALL, *, seed=0):

@@ -105,14 +105,6 @@ def whole(files, tmp_path):
     return tmp_path / "whole"
 
 
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    for number in range(5):
-        write_video(folder / f"v{number}.mp4", [i * 40 for i in range(30)], rate=25, width=64, height=48)
-    return folder
-
-
 class Workers:
     """A pool that does tasks in this process when it is waited for, and dies of `deadly` videos."""
 
@@ -480,8 +472,8 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
         Running(**settings)
 
 
-def test_two_halves_by_the_command_give_the_same_store(videos, tmp_path):
-    arguments = ["--videos", str(videos), "--shard-videos", "2", *FLAGS]
+def test_two_halves_by_the_command_give_the_same_store(five_videos, tmp_path):
+    arguments = ["--videos", str(five_videos), "--shard-videos", "2", *FLAGS]
     assert main(["extract", "--out", str(tmp_path / "whole"), *arguments]) == 0
     command = [sys.executable, "-m", "excl.workflows.cli", "extract", "--out", str(tmp_path / "out"), *arguments]
     halves = [subprocess.Popen([*command, "--shard-range", f"{n}/2"], stderr=subprocess.PIPE, text=True) for n in range(2)]

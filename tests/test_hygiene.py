@@ -4,25 +4,12 @@ import math
 from dataclasses import replace
 
 import pytest
+from conftest import moment
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from excl.datasets.hygiene import FLAWS, Hygiene, clean, find_flaws
-from excl.datasets.moments import Moment
-
-
-def moment(start_s=1.0, end_s=2.0, *, duration_s=10.0, query="a person runs.", video_id="v", row=1, split="train"):
-    return Moment(
-        annotation_id=f"{split}:file:{row}",
-        video_id=video_id,
-        query=query,
-        start_s=start_s,
-        end_s=end_s,
-        duration_s=duration_s,
-        split=split,
-        source=f"file.txt:{row}",
-    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import sys
 
 import psutil
 import pytest
-from chain_data import MODEL, make, pack
+from chain_data import KILLED_RUN, MODEL, make, pack
 from exchange_data import packed as packed_as
 
 from excl.models.excl import PAPER_BASELINES, VARIANTS, ExCLConfig, paper_r1, variant_config, variant_label
@@ -152,28 +152,12 @@ def test_an_evaluation_of_another_training_is_not_in_the_table(swept, tmp_path):
     assert found["training"]["seed"] == 1
 
 
-KILLED = """
-import sys
-from excl.pipeline import train, training
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.reproduce_table import read_results
-from excl.pipeline.store import TrainingStore
-from excl.workflows.cli import main
-original = training.span_loss
-def counted(*arguments):
-    print("step", flush=True)
-    return original(*arguments)
-training.span_loss = counted
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_a_killed_sweep_goes_on_and_ends_the_same(store, swept, tmp_path):
     """28 queries are 4 steps an epoch and 8 a training: killed in the first, in the second, and in the third."""
     out = tmp_path / "table"
     first = None
     for steps in (3, 7, 15):
-        command = [sys.executable, "-c", KILLED, *arguments(store, out)]
+        command = [sys.executable, "-c", KILLED_RUN, *arguments(store, out)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
         for _ in range(steps):
