@@ -78,7 +78,7 @@ class Manifest:
                 )
             if alone:
                 _remove_temporaries(folder)
-            if not (folder / HEADER).exists() or (alone and _is_barren(folder)):
+            if not (folder / HEADER).exists() or (alone and is_barren(folder)):
                 (folder / RECORDS).unlink(missing_ok=True)
                 headers.write_header(folder, header, about or {})
             headers.refuse_other_recipe(folder, header)
@@ -349,7 +349,15 @@ def _refuse_foreign_folder(folder: Path) -> None:
         raise ValueError(f"{folder}: not empty ({strangers[0]!r}, …) and not written by excl; choose a new folder")
 
 
-def _is_barren(folder: Path) -> bool:
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Meanwhile nobody works in a folder that is there; BusyError if somebody does."""
+    with _locked(folder):
+        _refuse_other_work(folder, None)
+        yield
+
+
+def is_barren(folder: Path) -> bool:
     """Whether nothing was made in the folder yet: such a folder takes another recipe, no results can mix in it."""
     files = (path.name for path in folder.rglob("*") if path.is_file())
     if any(name not in {HEADER, RECORDS, LOCK} and not name.startswith(f"{LOCK}-") for name in files):

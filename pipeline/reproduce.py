@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
@@ -23,14 +24,19 @@ from pydantic.dataclasses import dataclass
 from excl.models.excl import VARIANTS, ExCLConfig, variant_config
 from excl.models.excl.config import Variant
 from excl.pipeline import evaluate, train
+from excl.pipeline.checkpoints import exists
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
 from excl.pipeline.durable import write_text
+from excl.pipeline.headers import RecipeMismatchError
+from excl.pipeline.journals import locked
 from excl.pipeline.reproduce_jobs import Job, done, require_same_settings
 from excl.pipeline.reproduce_table import MADE, Results, read_results, render
+from excl.pipeline.standing import LAST
 from excl.pipeline.store import TrainingStore
 
 log = logging.getLogger(__name__)
 
+STEP = "reproduce"
 MARKDOWN = "table.md"
 PER_RUN = ("store", "out", "seed")
 OF_VARIANTS = ("variant", "loss", "video_encoder", "predictor", "text_encoder")
@@ -93,12 +99,33 @@ class Reproduction:
 
 
 def run(config: Config) -> Reproduction:
-    """Do what is not done yet. ValueError where settings are not those of the folder, or where nothing could be trained."""
-    jobs = [job for path in config.stores for job in _jobs(config, TrainingStore(path))]
-    jobs.sort(key=lambda job: job.training.seed)  # a table of all variants early
-    require_same_settings(jobs)
+    """Do what is not done yet. ValueError where settings are not those of the folder, or where nothing could be trained.
+
+    BusyError if another process is at the same table.
+    """
+    jobs = _all_jobs(config)
     config.out.mkdir(parents=True, exist_ok=True)
     errors: dict[str, str] = {}
+    with locked(config.out):
+        require_same_settings(jobs)
+        _do(config, jobs, errors)
+    if len(errors) == len(jobs):
+        raise ValueError(f"nothing could be trained; {jobs[0].name}: {errors[jobs[0].name]}")
+    return Reproduction(config.out, errors)
+
+
+def is_of(config: Config) -> bool:
+    """Whether a folder has trainings, and all that it has of these are of these settings."""
+    jobs = _all_jobs(config)
+    try:
+        require_same_settings(jobs)
+    except RecipeMismatchError:
+        return False
+    return any(exists(job.training.out, LAST) for job in jobs)
+
+
+def _do(config: Config, jobs: Sequence[Job], errors: dict[str, str]) -> None:
+    """Do the jobs, and write the table anew after each; `errors` takes those of jobs that failed."""
     with contextlib.closing(done(jobs, config.parallel)) as results:
         for number, (job, error) in enumerate(results, start=1):
             if error is not None:
@@ -107,9 +134,11 @@ def run(config: Config) -> Reproduction:
                 continue
             _write(config.out, read_results([one.folder / MADE for one in jobs]))
             log.info("[%d/%d] %s is done", number, len(jobs), job.name)
-    if len(errors) == len(jobs):
-        raise ValueError(f"nothing could be trained; {jobs[0].name}: {errors[jobs[0].name]}")
-    return Reproduction(config.out, errors)
+
+
+def _all_jobs(config: Config) -> list[Job]:
+    jobs = [job for path in config.stores for job in _jobs(config, TrainingStore(path))]
+    return sorted(jobs, key=lambda job: job.training.seed)  # a table of all variants early
 
 
 def _jobs(config: Config, store: TrainingStore) -> list[Job]:

@@ -11,8 +11,13 @@ import pytest
 from conftest import write_video
 
 from excl.pipeline import extract, training
+from excl.pipeline.headers import RecipeMismatchError
+from excl.pipeline.manifest import Manifest
+from excl.pipeline.store import FeatureStore, TrainingStore
+from excl.workflows import run as run_module
 from excl.workflows.cli import main
 from excl.workflows.cost import Lengths, cost_of
+from excl.workflows.recipe import apply_variant
 
 RECIPE = """\
 # Three videos that count.
@@ -103,7 +108,7 @@ def made(folder):
 
 
 def everything(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if not path.name.endswith(".lock")}
 
 
 def planned(folder, capsys, *more):
@@ -302,6 +307,82 @@ def test_a_folder_that_another_process_works_on_is_not_moved(small, caplog):
     assert made(small) == before
 
 
+def test_one_run_of_a_recipe_at_a_time(small, capsys, caplog):
+    before = made(small)
+    with filelock.FileLock(small / ".excl-run-r.toml.lock"):
+        assert again(small, "--set", "train.seed=1") == 1
+        assert "another run of r.toml is at work there" in caplog.text
+        assert planned(small, capsys)["train"].startswith("done already")
+        assert again(small, "--variant", "dense", "--until", "extract") == 0  # which has folders of its own
+    assert made(small) == {**before, "features-dense": made(small)["features-dense"]}
+
+
+def test_a_share_that_was_refused_leaves_alone_what_another_has_begun(small, monkeypatch):
+    before = made(small)
+    share = ["--only", "extract", "--set", "extract.stride=4", "--set", "extract.shard_videos=2", "--shard-range"]
+    original = run_module.run_step
+
+    def late(step, config):
+        if step.name == "run":
+            return original(step, config)
+        monkeypatch.setattr(run_module, "run_step", original)
+        try:
+            return original(step, config)
+        except RecipeMismatchError:
+            assert again(small, *share, "0/2") == 0  # makes way
+            raise
+
+    monkeypatch.setattr(run_module, "run_step", late)
+    assert again(small, *share, "1/2") == 0
+    assert set(made(small)) == {*before, "features.old-1"}
+    assert made(small)["features.old-1"] == before["features"]
+    assert len(FeatureStore(small / "features")) == 3
+
+
+@pytest.mark.parametrize("name", ["features", "run"])
+def test_what_was_begun_and_holds_nothing_hides_no_old_folder(small, capsys, name):
+    """A run with other settings was killed when it had made way, and before anything was done."""
+    before = made(small)
+    stage = Manifest.read(small / name).header["stage"]
+    (small / name).rename(small / f"{name}.old-1")
+    with Manifest.open(small / name, stage=stage, identity={"other": 1}, code_version=1):
+        pass
+    if name == "features":
+        assert planned(small, capsys)["extract"].startswith("taken back: features.old-1")
+    assert again(small) == 0
+    assert made(small) == before
+
+
+def test_a_folder_that_is_a_link_stays_on_its_disk(small, tmp_path):
+    (tmp_path / "large").mkdir()
+    (small / "features").rename(tmp_path / "large" / "features")
+    (small / "features").symlink_to(tmp_path / "large" / "features")
+    before = made(tmp_path / "large")
+    assert again(small, "--set", "extract.stride=4", "--until", "extract") == 0
+    assert (small / "features").readlink() == tmp_path / "large" / "features"
+    assert made(tmp_path / "large")["features.old-1"] == before["features"]
+    assert again(small) == 0
+    assert made(tmp_path / "large")["features"] == before["features"]
+    assert (small / "features").is_symlink()
+
+
+def test_predictions_of_other_settings_are_written_over(small):
+    wanted = ["--set", "evaluate.predictions=p.jsonl"]
+    assert again(small, *wanted) == 0
+    assert again(small, *wanted, "--set", "train.seed=1") == 0
+    assert (small / "p.jsonl").read_bytes() == (small / "evaluation" / "predictions.jsonl").read_bytes()
+    (small / "p.jsonl").write_text("somebody's\n")
+    assert again(small, *wanted) == 2
+
+
+def test_what_is_made_can_be_used_without_what_it_was_made_from(small, caplog):
+    shutil.rmtree(small / "videos")
+    assert again(small, "--only", "evaluate") == 0
+    assert again(small, "--only", "train", "--set", "train.seed=1") == 0
+    assert again(small) == 2
+    assert "[extract]: videos: videos: not there" in caplog.text
+
+
 DEMO = ["demo.num_train=1", "demo.num_val=1", "demo.num_test=1", "demo.min_seconds=12.0", "demo.max_seconds=13.0"]
 
 
@@ -346,6 +427,28 @@ def test_variants_live_side_by_side(small, capsys):
     assert "Variant" not in report(small)
     for more in ([], ["--variant", "dense"]):
         assert all(what.startswith("done") for what in planned(small, capsys, *more).values())
+
+
+def test_variants_of_a_recipe_with_paths_from_the_top_of_the_disk(small, capsys):
+    text = RECIPE.replace('features = "features"', f'features = "{small.absolute()}/./features"')
+    (small / "r.toml").write_text(text)
+    assert all(what.startswith("done already") for what in planned(small, capsys).values())
+    assert planned(small, capsys, "--set", "extract.stride=4")["pack"] == "made again, because it follows from extract"
+    assert again(small, "--variant", "dense") == 0
+    assert {"features-dense", "store-dense", "run-dense", "evaluation-dense"} < set(made(small))
+    assert TrainingStore(small / "store-dense").recipe["rows"]["stride"] == 4
+
+
+def test_what_is_renamed_in_a_variant(tmp_path):
+    tables = {
+        "extract": {"videos": "test/videos", "weights": "test", "out": "test"},
+        "tokenise": {"glove": "test/glove.txt", "test": ["test"], "out": "queries"},
+        "evaluate": {"run": f"{tmp_path}/test", "store": "../test", "split": "test", "out": "evaluation"},
+    }
+    made = apply_variant(tables, {"extract": {"stride": 4}}, name="v", root=tmp_path)
+    assert made["extract"] == {"videos": "test/videos", "weights": "test", "stride": 4, "out": "test-v"}
+    assert made["tokenise"] == {"glove": "test-v/glove.txt", "test": ["test"], "out": "queries-v"}
+    assert made["evaluate"] == {"run": f"{tmp_path}/test-v", "store": "../test", "split": "test", "out": "evaluation-v"}
 
 
 def test_what_is_taken_back_goes_on_with_new_videos(small, capsys):
@@ -398,6 +501,36 @@ def test_a_sweep_is_planned_and_its_table_reported(small, capsys):
     assert planned(small, capsys)["reproduce"] == "to do: whatever is not done yet"
     assert again(small) == 0
     assert (small / "sweep" / "table.md").read_text().rstrip() in report(small)
+
+
+def test_a_sweep_of_other_settings_is_kept_and_taken_back(small, caplog):
+    model = RECIPE[RECIPE.index("model = ") :].splitlines()[0]
+    sweep = '[reproduce]\nstores = ["store"]\nvariants = ["clf-1-a"]\nseeds = 1\nsplit = "val"\nout = "sweep"\n'
+    with (small / "r.toml").open("a") as file:
+        file.write(f'{sweep}[reproduce.training]\nepochs = 1\ndevice = "cpu"\n{model}\n')
+    assert again(small) == 0
+    first = made(small)["sweep"]
+    assert again(small, "--set", "reproduce.training.epochs=2") == 0
+    second = made(small)["sweep"]
+    assert made(small)["sweep.old-1"] == first
+    with filelock.FileLock(small / "sweep" / ".lock"):
+        assert again(small) == 1
+    assert "another process is working on it" in caplog.text
+    assert (made(small)["sweep"], made(small)["sweep.old-1"]) == (second, first)
+    assert again(small) == 0
+    assert (made(small)["sweep"], made(small)["sweep.old-2"]) == (first, second)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("extract.new_version=true", "[extract]: new_version: not in a recipe"),
+        ("extract.weights.x=1", "set: found 'extract.weights.x=1', but extract.weights has no settings in it"),
+    ],
+)
+def test_settings_that_no_recipe_has(small, caplog, setting, message):
+    assert again(small, "--set", setting) == 2
+    assert message in caplog.text
 
 
 def test_a_log_with_times(small, capsys):

@@ -22,14 +22,14 @@ from excl.datasets.glove_files import PUBLISHED as PUBLISHED_GLOVE
 from excl.datasets.video_errors import VideoError
 from excl.models.i3d.fetching import cached_path
 from excl.models.i3d.published import PUBLISHED
-from excl.pipeline import decode, evaluate, extract, items, localize, pack, published_glove, tokenise, train
+from excl.pipeline import decode, evaluate, extract, items, localize, pack, published_glove, reproduce, tokenise, train
 from excl.pipeline.config import identity
 from excl.pipeline.frames import LOSSLESS
 from excl.pipeline.headers import HEADER, differing
-from excl.pipeline.manifest import Manifest
+from excl.pipeline.manifest import Manifest, held, is_barren
 from excl.pipeline.shards import whereabouts
 from excl.workflows import demo
-from excl.workflows.recipe import NO_PATHS
+from excl.workflows.recipe import NO_PATHS, normal, within
 
 log = logging.getLogger(__name__)
 
@@ -114,20 +114,20 @@ def look(folder: Path, wanted: Mapping[str, Any]) -> Found | None:
     """What is in a folder; None where nothing was made yet. ValueError if its manifest is damaged."""
     if not (folder / HEADER).is_file():
         return None
-    manifest = Manifest.read(folder)
-    if not any(not name.startswith("plan/") for name in manifest.records) and not _has_files(folder):
+    if is_barren(folder):
         return None  # which takes any settings
+    manifest = Manifest.read(folder)
     return Found(manifest, differing(manifest.header, wanted))
 
 
-def _has_files(folder: Path) -> bool:
-    """Whether there is anything that a stage made, in whatever state."""
-    own = {HEADER, "records.jsonl", ".lock"}
-    return any(path.is_file() and path.name not in own for path in folder.rglob("*"))
+def where(folder: Path) -> Path:
+    """Where a folder is: what a link points to, on a larger disk perhaps, stays there when it is moved aside."""
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def old_folders(folder: Path) -> Iterator[Path]:
     """The folders that were moved aside, the latest first."""
+    folder = where(folder)
     numbered = {path: path.name.rpartition(".old-")[2] for path in folder.parent.glob(f"{folder.name}.old-*")}
     found = [(int(number), path) for path, number in numbered.items() if number.isdecimal() and path.is_dir()]
     return (path for _, path in sorted(found, reverse=True))
@@ -141,6 +141,10 @@ def is_new(folder: Path) -> bool:
 def kept_for(step: str, config: Any, wanted: Mapping[str, Any]) -> Path | None:
     """The folder that was moved aside and was made from just what is wanted now; None if there is none."""
     for path in old_folders(config.out):
+        if step == reproduce.STEP:
+            if reproduce.is_of(dataclasses.replace(config, out=path)):
+                return path
+            continue
         try:
             found = look(path, wanted)
         except ValueError:
@@ -181,47 +185,66 @@ def videos_of(config: Any) -> Mapping[str, Path]:
 
 
 def make_way(step: str, config: Any, configs: Mapping[str, Any]) -> None:
-    """Move a folder of other settings or inputs aside, and take back one of these, if there is one."""
-    kept = kept_for(step, config, wanted_header(step, config, configs)) if has_header(step) else None
-    out = config.out
+    """Move a folder of other settings or inputs aside, and take back one of these, if there is one.
+
+    BusyError if somebody works on it. Nothing is done if another run has made way meanwhile.
+    """
+    wanted = wanted_header(step, config, configs) if has_header(step) else {}
+    out, kept = where(config.out), kept_for(step, config, wanted)
     if out.exists():
-        free = next(path for n in itertools.count(1) if not (path := out.with_name(f"{out.name}.old-{n}")).exists())
-        out.rename(free)
-        log.warning("%s is kept as %s (remove it if it is not needed)", out, free)
-    if kept is None:
-        log.warning("%s is made again", out)
-    else:
+        with held(out):
+            if _is_as_wanted(step, config, configs, wanted):
+                return
+            if is_barren(out):
+                shutil.rmtree(out)
+            else:
+                free = next(path for n in itertools.count(1) if not (path := out.with_name(f"{out.name}.old-{n}")).exists())
+                out.rename(free)
+                log.warning("%s is kept as %s (remove it if it is not needed)", config.out, free)
+    if kept is not None:
         kept.rename(out)
-        log.warning("%s is taken back from %s, which was made from just this", out, kept)
+        log.warning("%s is taken back from %s, which was made from just this", config.out, kept)
+        return
+    log.warning("%s is made again", config.out)
+    if config.out.is_symlink():
+        out.mkdir()
+
+
+def _is_as_wanted(step: str, config: Any, configs: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a folder holds, in part at least, what is asked for."""
+    if step == reproduce.STEP:
+        return reproduce.is_of(config)
+    found = look(config.out, wanted)
+    return found is not None and not found.differences and not _has_changed_videos(step, config, configs, found)
+
+
+def _has_changed_videos(step: str, config: Any, configs: Mapping[str, Any], found: Found) -> bool:
+    """Whether the videos that a folder was made from are others now, which only those that the recipe makes may be."""
+    return step in READ_VIDEOS and made_by_recipe(config, configs) and bool(changed_video(step, config, found.manifest))
 
 
 def prepare(step: str, config: Any, configs: Mapping[str, Any]) -> None:
-    """Before a step is run: take back what was moved aside, if only that is there, and make way for other videos.
+    """Before a step is run: take back what was moved aside, if nothing was made since, and make way for other videos.
 
     Videos that an earlier step of the recipe made may change, and what was made of them is made again; others may not, which
     the step itself refuses.
     """
     if config.out is None or not has_header(step) or is_new(config.out):
         return
-    if not config.out.exists():
+    found = look(config.out, {})
+    if found is None:
         if kept_for(step, config, wanted_header(step, config, configs)):
             make_way(step, config, configs)
-        return
-    if step not in READ_VIDEOS or not made_by_recipe(config, configs):
-        return
-    wanted = wanted_header(step, config, configs)
-    found = look(config.out, wanted)
-    if found is not None and not found.differences and changed_video(step, config, found.manifest):
-        stage = {"stage": step, "code_version": wanted["code_version"], "identity": wanted["identity"]}
-        with Manifest.open(config.out, **stage):
-            pass  # nobody is working on it
-        make_way(step, config, configs)
+    elif step in READ_VIDEOS and made_by_recipe(config, configs):
+        found = look(config.out, wanted_header(step, config, configs))
+        if found is not None and not found.differences and _has_changed_videos(step, config, configs, found):
+            make_way(step, config, configs)
 
 
 def made_by_recipe(config: Any, configs: Mapping[str, Any]) -> bool:
     """Whether the videos that a step reads are made by another step of the recipe."""
     source = config.videos if reads_files(config) else config.frames
-    return any(other.out is not None and source.is_relative_to(other.out) for other in configs.values())
+    return any(other.out is not None and within(source, other.out) for other in configs.values())
 
 
 def free_bytes(root: Path) -> int:
@@ -232,13 +255,14 @@ def free_bytes(root: Path) -> int:
 def at(config: Any, moved: Mapping[Path, Path]) -> Any:
     """A configuration that reads from where its inputs lie now: those that will be taken back lie elsewhere."""
 
-    def place(path: Any) -> Any:
-        if isinstance(path, tuple):
-            return tuple(map(place, path))
-        for folder, now in moved.items() if isinstance(path, Path | str) else ():
-            if Path(path).is_relative_to(folder):
-                return type(path)(now / Path(path).relative_to(folder))
-        return path
+    def place(given: Any) -> Any:
+        if isinstance(given, tuple):
+            return tuple(map(place, given))
+        for folder, now in moved.items() if isinstance(given, Path | str) else ():
+            path = Path(given)
+            if within(path, folder) and (isinstance(given, Path) or not within(folder, path)):
+                return type(given)(now / normal(path).relative_to(normal(folder)))
+        return given
 
     names = {field.name for field in dataclasses.fields(config)} - {"out", *NO_PATHS}
     values = {name: getattr(config, name) for name in sorted(names)}

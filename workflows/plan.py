@@ -35,7 +35,7 @@ from excl.workflows.folders import (
     videos_of,
     wanted_header,
 )
-from excl.workflows.recipe import inputs
+from excl.workflows.recipe import inputs, within
 from excl.workflows.summary import summary
 
 HEADERS_READ = 200  # of more videos so many are looked at, evenly spread
@@ -133,7 +133,7 @@ class Planner:
     def _causes(self, config: Any) -> list[str]:
         """The steps before this one that change what it reads."""
         reads = [path for _, path in inputs(config)]
-        return [step for out, step in self.changed.items() if any(path.is_relative_to(out) for path in reads)]
+        return [step for out, step in self.changed.items() if any(within(path, out) for path in reads)]
 
     def _has_other_videos(self, step: str, config: Any, found: Found) -> bool:
         """Whether the videos that were read are, or will be, others: of those that the recipe itself makes."""

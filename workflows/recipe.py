@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import os
 import tempfile
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePath
@@ -79,7 +80,7 @@ def load_recipe(
     if variant is not None:
         if variant not in variants:
             raise ValueError(f"{name}: variant: has no {variant!r}; it has {', '.join(variants) or 'none'}")
-        tables = apply_variant(tables, variants[variant], name=variant)
+        tables = apply_variant(tables, variants[variant], name=variant, root=root or default_root)
     for setting in settings:
         _set(tables, setting)
     return Recipe(name, root or default_root, tables, tuple(variants), variant, settings, _head(text))
@@ -123,8 +124,11 @@ def _require_variants(name: str, variants: Any) -> None:
             raise ValueError(f"{name}: [{VARIANTS}.{variant}]: no name for a folder")
 
 
-def apply_variant(tables: Mapping[str, Any], variant: Mapping[str, Any], *, name: str) -> dict[str, Any]:
-    """The tables of a variant: its settings in place, and folders of its own for what they change and what follows."""
+def apply_variant(tables: Mapping[str, Any], variant: Mapping[str, Any], *, name: str, root: Path) -> dict[str, Any]:
+    """The tables of a variant: its settings in place, and folders of its own for what they change and what follows.
+
+    A path counts from the root, so what is in a folder is found whether it is given from there or from the top of the disk.
+    """
     made: dict[str, Any] = {}
     renamed: dict[str, str] = {}
     for step in STEPS:
@@ -132,7 +136,7 @@ def apply_variant(tables: Mapping[str, Any], variant: Mapping[str, Any], *, name
             continue
         before = tables.get(step, {})
         table = _merged(before, variant.get(step, {}))
-        moved = _renamed(table, renamed)
+        moved = _renamed(table, {root / folder: Path(new) for folder, new in renamed.items()}, root, _keys_of_paths(step))
         out = table.get("out")
         if moved != before and isinstance(out, str) and out == before.get("out"):
             moved["out"] = renamed[out] = f"{out}-{name}"
@@ -150,16 +154,47 @@ def _merged(table: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _renamed(value: Any, renamed: Mapping[str, str]) -> Any:
-    """A value with every path that is, or lies in, a renamed folder as it is now."""
-    if isinstance(value, dict):
-        return {key: inner if key in NO_PATHS else _renamed(inner, renamed) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_renamed(inner, renamed) for inner in value]
-    for folder, new in renamed.items():
-        if isinstance(value, str) and PurePath(value).is_relative_to(folder):
-            return str(new / PurePath(value).relative_to(folder))
-    return value
+def _renamed(table: Mapping[str, Any], renamed: Mapping[Path, Path], root: Path, paths: Set[str]) -> dict[str, Any]:
+    """A table with every path that is, or lies in, a renamed folder as it is now.
+
+    A text that is no path, such as a split, may be the name of a folder by chance; one that lies in it is a file.
+    """
+
+    def place(value: Any, *, is_path: bool) -> Any:
+        if isinstance(value, dict):
+            return {key: place(inner, is_path=False) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [place(inner, is_path=is_path) for inner in value]
+        for folder, new in renamed.items() if isinstance(value, str) else ():
+            if within(root / value, folder) and (is_path or not within(folder, root / value)):
+                moved = new / normal(root / value).relative_to(normal(folder))
+                return str(normal(root / moved) if PurePath(value).is_absolute() else moved)
+        return value
+
+    return {key: value if key in NO_PATHS else place(value, is_path=key in paths) for key, value in table.items()}
+
+
+def _keys_of_paths(step: str) -> set[str]:
+    """The settings of a step that are paths, or several."""
+    hints = typing.get_type_hints(STEPS[step].config, include_extras=True)
+    return {name for name, kind in hints.items() if Path in _parts(kind)}
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """A type and those that it is made of."""
+    yield kind
+    for part in typing.get_args(kind):
+        yield from _parts(part)
+
+
+def normal(path: Path) -> Path:
+    """A path from the top of the disk, without dots in it."""
+    return Path(os.path.abspath(path))
+
+
+def within(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder, or lies in it, however both are given."""
+    return normal(path).is_relative_to(normal(folder))
 
 
 def parse_setting(text: str) -> tuple[list[str], Any]:
@@ -178,8 +213,10 @@ def _set(tables: dict[str, Any], setting: str) -> None:
     """Put one setting of the command line in place."""
     keys, value = parse_setting(setting)
     table = tables
-    for key in keys[:-1]:
+    for number, key in enumerate(keys[:-1], start=1):
         table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"set: found {setting!r}, but {'.'.join(keys[:number])} has no settings in it")
     is_list = isinstance(table.get(keys[-1]), list) or keys[-1] in _list_keys(keys)
     table[keys[-1]] = [value] if is_list and not isinstance(value, list) else value
 
@@ -192,16 +229,13 @@ def _list_keys(keys: list[str]) -> list[str]:
     return [name for name, kind in hints.items() if typing.get_origin(kind) is tuple]
 
 
-def check(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of every step in the recipe; ValueError names every table, key and path that is wrong."""
-    configs, problems = parse(name, tables)
-    if problems:
-        raise ValueError("\n".join(problems))
-    return configs
+def parse(
+    name: str, tables: Mapping[str, Any], *, chosen: Collection[str] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """The configuration of every step whose table can be read, and a line for everything that is wrong.
 
-
-def parse(name: str, tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The configuration of every step whose table can be read, and a line for everything that is wrong."""
+    What a step reads has to be there only if it is one of those that are `chosen`, by default all.
+    """
     problems, configs = [], {}
     for table in tables.keys() - STEPS.keys():
         problems.append(f"{name}: [{table}]: unknown; a recipe may have {', '.join(f'[{step}]' for step in STEPS)}")
@@ -212,7 +246,12 @@ def parse(name: str, tables: Mapping[str, Any]) -> tuple[dict[str, Any], list[st
             configs[step.name] = parse_section(step.config, tables[step.name], where=f"{name}: [{step.name}]")
         except ValueError as error:
             problems.append(str(error))
-    problems += missing_inputs(name, configs) + _other_frames(name, configs)
+        if getattr(configs[step.name], "new_version", False):
+            problems.append(
+                f"{name}: [{step.name}]: new_version: not in a recipe, where later steps read what is in `out`; what other "
+                "settings made is kept beside it anyway"
+            )
+    problems += missing_inputs(name, configs, chosen=chosen) + _other_frames(name, configs)
     if not configs and not problems:
         problems.append(f"{name}: has no steps; a recipe has tables such as [extract] and [train]")
     return configs, problems
@@ -233,13 +272,13 @@ def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def missing_inputs(name: str, configs: Mapping[str, Any]) -> list[str]:
-    """A line for every path that is neither there nor inside the output of an earlier step."""
+def missing_inputs(name: str, configs: Mapping[str, Any], *, chosen: Collection[str] | None = None) -> list[str]:
+    """A line for every path of the chosen steps that is neither there nor inside the output of an earlier step."""
     problems: list[str] = []
     made: list[Path] = []
     for step, config in configs.items():
-        for key, path in inputs(config):
-            if not path.exists() and not any(path.is_relative_to(folder) for folder in made):
+        for key, path in inputs(config) if chosen is None or step in chosen else ():
+            if not path.exists() and not any(within(path, folder) for folder in made):
                 problems.append(f"{name}: [{step}]: {key}: {path}: not there, and no earlier step makes it")
         if config.out is not None:
             made.append(config.out)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.headers import RecipeMismatchError
+from excl.pipeline.journals import WAIT_S, BusyError, locked
 from excl.pipeline.running import Running
 from excl.workflows.folders import READ_VIDEOS, make_way, prepare
 from excl.workflows.plan import Planned, Planner
@@ -23,6 +26,8 @@ from excl.workflows.run_log import logged
 from excl.workflows.steps import STEPS, Step
 
 log = logging.getLogger(__name__)
+
+Held = Callable[[], AbstractContextManager[None]]
 
 
 @checked_dataclass(frozen=True, config=STRICT)
@@ -87,36 +92,53 @@ def run(config: Config) -> Outcome:
             log.info("%s", line)
         recipe.root.mkdir(parents=True, exist_ok=True)
         path = begin_log() if any(one.to_do for one in planned) else None
+        alone, whole = partial(_alone, recipe, root), config.running.share is None
         try:
-            with recipe.inside():
-                return _run(recipe, configs, planned, log_path=path)
+            with recipe.inside(), alone() if whole else nullcontext():
+                moving = nullcontext if whole else partial(alone, wait_s=WAIT_S)
+                return _run(recipe, configs, planned, log_path=path, moving=moving)
         except BaseException:
             begin_log()
             raise
 
 
+@contextmanager
+def _alone(recipe: Recipe, root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Meanwhile no other run of the recipe puts folders of other settings where this one reads; BusyError if one is at it.
+
+    Its variants have folders of their own. Shares of one run work at the same time, and are alone while they make way.
+    """
+    name = recipe.name + (f"-{recipe.chosen}" if recipe.chosen else "")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(root, f".excl-run-{name}.lock", wait_s=wait_s))
+        except BusyError:
+            raise BusyError(f"{root}: another run of {name} is at work there; wait for it") from None
+        yield
+
+
 def _read(recipe: Recipe, config: Config) -> tuple[dict[str, Any], list[str]]:
     """All configurations, and the steps to run; ValueError says all that is wrong, and where missing data is to be had."""
-    configs, problems = parse(recipe.name, recipe.tables)
+    chosen = _chosen(recipe.name, [step for step in STEPS if step in recipe.tables], config)
+    configs, problems = parse(recipe.name, recipe.tables, chosen=chosen)
     if config.running != Running():
         for step in READ_VIDEOS:
             if step in configs:
                 configs[step] = replace(configs[step], running=config.running)
-    if problems and recipe.about and missing_inputs(recipe.name, configs):
+    if problems and recipe.about and missing_inputs(recipe.name, configs, chosen=chosen):
         problems += ["", f"{recipe.name} says:", recipe.about]
     if problems:
         raise ValueError("\n".join(problems))
-    return configs, _chosen(recipe.name, configs, config)
+    return configs, chosen
 
 
-def _chosen(name: str, configs: Mapping[str, Any], config: Config) -> list[str]:
-    """The steps to run."""
+def _chosen(name: str, steps: list[str], config: Config) -> list[str]:
+    """The steps to run, of those that the recipe has."""
     last = config.only or config.until
-    if last is not None and last not in configs:
-        raise ValueError(f"{name}: has no step [{last}]; it has {', '.join(configs)}")
+    if last is not None and last not in steps:
+        raise ValueError(f"{name}: has no step [{last}]; it has {', '.join(steps)}")
     if config.only:
         return [config.only]
-    steps = list(configs)
     return steps[: steps.index(last) + 1 if last else None]
 
 
@@ -128,13 +150,15 @@ def plan_lines(recipe: Recipe, planned: Sequence[Planned], root: Path) -> list[s
     return [f"{recipe.name}{of}, in {root}:", *(line for one in planned for line in one.lines())]
 
 
-def _run(recipe: Recipe, configs: Mapping[str, Any], planned: Sequence[Planned], *, log_path: Path | None) -> Outcome:
-    """Run the planned steps, and report."""
+def _run(
+    recipe: Recipe, configs: Mapping[str, Any], planned: Sequence[Planned], *, log_path: Path | None, moving: Held
+) -> Outcome:
+    """Run the planned steps, and report; `moving` is held while folders are moved."""
     failed, done = 0, []
     for number, one in enumerate(planned, start=1):
         log.info("[%d/%d] %s", number, len(planned), one.step)
         began = time.monotonic()
-        failed += _run_fitting(one.step, configs)
+        failed += _run_fitting(one.step, configs, moving)
         done.append(Done(one, time.monotonic() - began))
     report = report_path(recipe.chosen)
     if any(one.to_do for one in planned) or not report.is_file():
@@ -143,15 +167,17 @@ def _run(recipe: Recipe, configs: Mapping[str, Any], planned: Sequence[Planned],
     return Outcome([*lines, f"log: {log_path}"] if log_path else lines, failed)
 
 
-def _run_fitting(name: str, configs: Mapping[str, Any]) -> int:
+def _run_fitting(name: str, configs: Mapping[str, Any], moving: Held) -> int:
     """Run one step in its folder, from which way is made for it if it is of other settings; how many videos failed."""
     step, config = STEPS[name], configs[name]
-    prepare(name, config, configs)
+    with moving():
+        prepare(name, config, configs)
     try:
         return run_step(step, config)
     except RecipeMismatchError as error:
         log.warning("%s", str(error).rpartition("\n")[0] or error)
-    make_way(name, config, configs)
+    with moving():
+        make_way(name, config, configs)
     return run_step(step, config)
 
 
