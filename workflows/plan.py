@@ -167,7 +167,7 @@ class Planner:
             record = manifest.records.get(items.key(video_id))
             failed = record is not None and "error" in record
             lost = not failed and not (manifest.folder / there.get(video_id, "?")).is_file()
-            if record is None or lost or (failed and config.retry_failed):
+            if record is None or lost or (failed and (config.retry_failed or items.has_returned(manifest, video_id, path))):
                 left[video_id] = path
         return left
 
