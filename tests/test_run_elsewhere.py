@@ -1,0 +1,138 @@
+"""`excl run` where others do the work, and what its plan, hints and report say of steps whose videos come and go."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from conftest import write_video
+
+from excl.pipeline.manifest import Manifest
+from excl.pipeline.running import Running
+from excl.workflows import cluster
+from excl.workflows.cli import main
+
+RECIPE = """\
+[extract]
+videos = "videos"
+weights = "random:0"
+short_side = 32
+crop = 32
+device = "cpu"
+shard_videos = 1
+out = "features"
+"""
+LOCAL = 'running = {executor = "local", workers = 2}\n'
+SLURM = 'running = {executor = "slurm", workers = 4, job = ["cores=8", "memory=8GB"], resources = ["GPU=1"]}\n'
+TCP = 'running = {executor = "tcp://10.0.0.1:8786", resources = ["GPU=1"]}\n'
+NAMES = ("one", "two", "three")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for name in NAMES:
+        write_video(folder / f"{name}.mp4", [100 * i for i in range(60)], rate=10, width=64, height=48)
+    return folder
+
+
+@pytest.fixture
+def root(videos, tmp_path):
+    shutil.copytree(videos, tmp_path / "root" / "videos")
+    (tmp_path / "root" / "r.toml").write_text(RECIPE)
+    return tmp_path / "root"
+
+
+def begin(root, *lines, flags=()):
+    (root / "r.toml").write_text(RECIPE + "".join(lines))
+    return main(["run", str(root / "r.toml"), *flags])
+
+
+def done(root):
+    manifest = Manifest.read(root / "features")
+    return sorted(name.removeprefix("video/") for name in manifest.ids("video/") if not manifest.has_failed(name))
+
+
+# Who works
+
+
+def forbidden(*_, **__):
+    raise AssertionError("not who was asked to work")
+
+
+def test_workers_do_it_when_the_command_line_says_so(root, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("excl.pipeline.shards.inline", forbidden)
+    assert begin(root, flags=["--executor", "local", "--workers", "2"]) == 0
+    assert "executor: 2 workers on this machine" in caplog.text
+    assert done(root) == sorted(NAMES)
+
+
+def test_this_process_does_it_when_the_command_line_says_so(root, monkeypatch):
+    monkeypatch.setattr(cluster, "run_on_workers", forbidden)
+    assert begin(root, LOCAL, flags=["--executor", "inline"]) == 0
+    assert done(root) == sorted(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "wanted"),
+    [
+        (LOCAL, [], {"executor": "local", "workers": 2}),
+        ("", ["--executor", "local"], {"executor": "local"}),
+        (LOCAL, ["--workers", "8"], {"executor": "local", "workers": 8}),
+        (LOCAL, ["--executor", "local"], {"executor": "local", "workers": 2}),
+        (LOCAL, ["--workers", "0"], {"executor": "local"}),
+        (LOCAL, ["--dashboard", "127.0.0.1:8787"], {"executor": "local", "workers": 2, "dashboard": "127.0.0.1:8787"}),
+        (SLURM, ["--executor", "local"], {"executor": "local"}),
+        (SLURM, ["--executor", "tcp://10.0.0.2:1"], {"executor": "tcp://10.0.0.2:1"}),
+        (TCP, ["--executor", "tcp://10.0.0.2:1"], {"executor": "tcp://10.0.0.2:1", "resources": ("GPU=1",)}),
+        (SLURM, ["--job", "cores=4"],
+         {"executor": "slurm", "workers": 4, "job": ("cores=4",), "resources": ("GPU=1",)}),
+    ],
+)  # fmt: skip
+def test_what_is_given_is_put_over_what_the_recipe_says(root, monkeypatch, recipe, flags, wanted):
+    seen = []
+    monkeypatch.setattr(cluster, "run_on_workers", lambda _, config: seen.append(config.running) or config.out)
+    monkeypatch.setattr("excl.workflows.run.write_report", lambda *_, **__: None)  # there is nothing to tell of
+    monkeypatch.setattr("excl.workflows.steps.Manifest.read", lambda _: Manifest(root, {}, {}))
+    assert begin(root, recipe, flags=flags) == 0
+    assert seen == [Running(**wanted)]
+
+
+def test_a_share_needs_no_workers_of_the_recipe(root, monkeypatch):
+    monkeypatch.setattr(cluster, "run_on_workers", forbidden)
+    assert begin(root, LOCAL, flags=["--shard-range", "1/3", "--only", "extract"]) == 0
+    assert done(root) == ["three"]  # the second by name
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "message"),
+    [
+        ("", ["--workers", "8"], "[extract]: running: workers: only with executor local, slurm, …; the executor is inline"),
+        ("", ["--dashboard", "0.0.0.0:8787"], "[extract]: running: dashboard: only with executor local or jobs"),
+        (TCP, ["--dashboard", "0.0.0.0:8787"], "dashboard: only with executor local or jobs"),
+        (LOCAL, ["--executor", "nobody"], "[extract]: running: executor: 'nobody'; wanted inline, local, tcp://"),
+        ("running = 4\n", ["--workers", "8"], "[extract]: running: Input should be"),
+    ],
+)
+def test_what_does_not_fit_is_refused(root, caplog, recipe, flags, message):
+    assert begin(root, recipe, flags=flags) == 2
+    assert message in caplog.text
+
+
+def test_a_dashboard_is_refused_where_no_cluster_is_started():
+    for executor in ("inline", "tcp://10.0.0.1:8786"):
+        with pytest.raises(ValueError, match="dashboard: only with executor local or jobs"):
+            Running(executor=executor, dashboard="0.0.0.0:8787")
+    assert Running(executor="slurm", dashboard="0.0.0.0:8787").dashboard == "0.0.0.0:8787"
+
+
+def test_the_options_have_the_same_help_as_those_of_extract(capsys):
+    helps = {}
+    for command in ("run", "extract"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        helps[command] = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in ("a Dask cluster on this machine", "What a job asks for", "Where the dashboard of a cluster"):
+        assert all(words in text for text in helps.values())
+    assert helps["run"].count("(default: the recipe's)") == 9
