@@ -136,3 +136,46 @@ def test_the_options_have_the_same_help_as_those_of_extract(capsys):
     for words in ("a Dask cluster on this machine", "What a job asks for", "Where the dashboard of a cluster"):
         assert all(words in text for text in helps.values())
     assert helps["run"].count("(default: the recipe's)") == 9
+
+
+# What the plan says of how long it takes
+
+
+@pytest.fixture
+def much(root, monkeypatch):
+    """Whatever is to be done counts as so much that it is measured how long it takes."""
+    monkeypatch.setattr("excl.workflows.plan.FEW_FRAMES", 0)
+    return root
+
+
+def plan(root, capsys, *lines, flags=()):
+    capsys.readouterr()
+    assert begin(root, *lines, flags=["--dry-run", *flags]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("executor", ["tcp://10.0.0.1:8786", "slurm"])
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_login_node_without_a_gpu_plans_for_those_who_have_one(much, capsys, monkeypatch, executor, command):
+    monkeypatch.setattr("excl.workflows.cost.choose_devices", forbidden)
+    flags = ["--set", "extract.device=cuda", "--set", f"extract.running.executor={executor}"]
+    (much / "r.toml").write_text(RECIPE)
+    assert main([command, str(much / "r.toml"), *flags, *(["--dry-run"] if command == "run" else [])]) == 0
+    shown = capsys.readouterr().out
+    assert "about 90 frames, 9 rows, 3 shards, " in shown
+    assert f"will take as long as the workers of {executor} need, which was not measured here" in shown
+    assert "roughly" not in shown
+
+
+def test_the_device_of_others_is_not_looked_for_here(much, capsys):
+    flags = ["--set", "extract.device=cuda:77", "--executor", "tcp://10.0.0.1:8786"]
+    assert "not measured" in plan(much, capsys, flags=flags)
+    assert begin(much, flags=["--dry-run", *flags, "--executor", "inline"]) == 2
+
+
+def test_a_plan_says_for_whom_its_hours_are(much, capsys):
+    assert plan(much, capsys).endswith("of I3D on the CPU, by a short measurement\n")
+    shown = plan(much, capsys, flags=["--shard-range", "1/3", "--only", "extract"])
+    assert "; all shards by this machine alone, of which the share 1/3 is one in 3\n" in shown
+    shown = plan(much, capsys, flags=["--executor", "local", "--workers", "2"])
+    assert "; all of this machine's cores, which the workers share" in shown
