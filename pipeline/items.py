@@ -29,6 +29,7 @@ from excl.pipeline.reading import stop_decoders
 log = logging.getLogger(__name__)
 
 LOOK_FIRST_S = 0.5
+RETRY = "--retry-failed (in a recipe, retry_failed = true)"
 PASSING = ("missing", "unreadable")  # reasons that a file system comes and goes with
 
 # By default bars share a lock with forked processes, and one of these that is killed holding it stops all for good.
@@ -152,7 +153,7 @@ def read_state(path: Path | str) -> list[int]:
 def require_unchanged(path: Path, state: list[int]) -> None:
     """VideoError if the file is not as it was when `state` was read."""
     if read_state(path) != state:
-        raise VideoError("changed", f"{path}: changed while it was read; --retry-failed reads it again")
+        raise VideoError("changed", f"{path}: changed while it was read; {RETRY} reads it again")
 
 
 def pending(
@@ -294,7 +295,7 @@ def report(manifest: Manifest, *, what: str) -> None:
         names = [name.removeprefix("video/") for name, record in failed.items() if record["error"] == error]
         log.warning("%d failed as %s: %s", count, error, ", ".join(names[:5]) + (", …" if count > 5 else ""))
     if failed:
-        log.warning("%s says more of each; --retry-failed tries them again", manifest.folder / "records.jsonl")
+        log.warning("%s says more of each; %s tries them again", manifest.folder / "records.jsonl", RETRY)
 
 
 def require_finished(manifest: Manifest) -> None:

@@ -559,6 +559,7 @@ def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, mo
     store = run_small(some, tmp_path / "out")
     assert list(store) == ["v0", "v2", "v3", "v4"]
     assert store.manifest.failed["video/v1"]["error"] == "changed"
+    assert "--retry-failed (in a recipe, retry_failed = true) reads it again" in store.manifest.failed["video/v1"]["message"]
 
 
 def test_frames_that_were_lost_are_decoded_again(videos, tmp_path):

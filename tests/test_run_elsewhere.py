@@ -179,3 +179,30 @@ def test_a_plan_says_for_whom_its_hours_are(much, capsys):
     assert "; all shards by this machine alone, of which the share 1/3 is one in 3\n" in shown
     shown = plan(much, capsys, flags=["--executor", "local", "--workers", "2"])
     assert "; all of this machine's cores, which the workers share" in shown
+
+
+# Videos that failed
+
+
+def test_hints_and_plan_say_how_failed_videos_are_tried_again_in_a_recipe(root, capsys, caplog):
+    (root / "videos" / "broken.mp4").write_bytes(b"no video")
+    assert begin(root) == 3
+    assert "--retry-failed (in a recipe, retry_failed = true) tries them again" in caplog.text
+    shown = plan(root, capsys)
+    assert "done already, nothing to do: 3 of 4 videos, " in shown
+    assert shown.endswith("; 1 failed, which retry_failed = true tries again\n")
+    shutil.copy(root / "videos" / "one.mp4", root / "videos" / "broken.mp4")
+    assert begin(root, "retry_failed = true\n") == 0  # as the hint says
+    assert "failed" not in plan(root, capsys)
+
+
+def test_a_plan_counts_videos_that_are_there_again(root, capsys):
+    (root / "list.txt").write_text("".join(f"videos/{name}.mp4\n" for name in NAMES))
+    (root / "videos" / "two.mp4").rename(root / "two.mp4")
+    flags = ["--set", "extract.videos=list.txt"]
+    assert begin(root, flags=flags) == 3
+    assert "done already, nothing to do: 2 of 3 videos" in plan(root, capsys, flags=flags)
+    (root / "two.mp4").rename(root / "videos" / "two.mp4")
+    assert "goes on: 1 of 3 videos left" in plan(root, capsys, flags=flags)
+    assert begin(root, flags=flags) == 0
+    assert done(root) == sorted(NAMES)

@@ -150,7 +150,7 @@ class Planner:
             if todo is None:
                 return Planned(step, "goes on", "with what the step before adds", summary(step, found.manifest))
             if not todo:
-                return Planned(step, "done", holds=summary(step, found.manifest))
+                return Planned(step, "done", holds=f"{summary(step, found.manifest)}{_of_failed(found.manifest)}")
             total = len(set(items.planned(found.manifest)) | set(videos_of(reading)))
             return self._to_make(step, "goes on", f"{len(todo):,} of {total:,} videos left", reading, todo)
         if found.manifest.is_complete:
@@ -210,6 +210,12 @@ class Planner:
         records = Manifest.read(config.frames).records
         seen = [(records[items.key(video_id)]["duration_s"], 25.0) for video_id in videos]
         return Lengths(seen, len(seen)), []
+
+
+def _of_failed(manifest: Manifest) -> str:
+    """How many videos of a step that is done failed; nothing if none did."""
+    failed = len(manifest.failed)
+    return f"; {failed:,} failed, which retry_failed = true tries again" if failed else ""
 
 
 def _of_demo(config: demo.Config) -> Lengths:
