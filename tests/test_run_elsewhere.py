@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -206,3 +207,72 @@ def test_a_plan_counts_videos_that_are_there_again(root, capsys):
     assert "goes on: 1 of 3 videos left" in plan(root, capsys, flags=flags)
     assert begin(root, flags=flags) == 0
     assert done(root) == sorted(NAMES)
+
+
+# What is told of steps that only follow from others
+
+CHAIN = """\
+[decode]
+videos = "videos"
+short_side = 32
+crop = 32
+out = "frames"
+
+[extract]
+frames = "frames"
+weights = "random:0"
+short_side = 32
+crop = 32
+device = "cpu"
+out = "features"
+
+[tokenise]
+dataset = "own.jsonl"
+glove = "vectors.txt"
+out = "queries"
+
+[pack]
+features = "features"
+queries = "queries"
+out = "store"
+"""
+
+
+def became(root):
+    """What the report says that the run has made of every step."""
+    lines = (root / "excl-report.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in lines if line.startswith("| ")]
+    return dict(rows[1:])
+
+
+def test_plan_and_report_tell_what_is_really_made_again(root, capsys):
+    def run(*flags):
+        capsys.readouterr()
+        assert main(["run", str(root / "r.toml"), *flags]) == 0
+        return capsys.readouterr().out
+
+    (root / "r.toml").write_text(CHAIN)
+    rows = [{"video_id": name, "query": "it counts", "start_s": 0, "end_s": 3} for name in NAMES]
+    (root / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "vectors.txt").write_text("it 0.1 0.2\n")
+    run()
+    assert became(root) == dict.fromkeys(("decode", "extract", "tokenise", "pack"), "new")
+    before = {name: (root / name / "records.jsonl").stat() for name in ("frames", "features", "store")}
+
+    other = ["--set", "decode.shard_videos=2"]  # the same frames, in other shards
+    shown = run("--dry-run", *other)
+    assert "decode    made again, because decode.shard_videos was 16 and is 2" in shown
+    assert "pack      made again, if extract gives something else\n" in shown
+    run(*other)
+    after = {name: (root / name / "records.jsonl").stat() for name in before}
+    assert [name for name in before if after[name].st_mtime_ns != before[name].st_mtime_ns] == ["frames"]
+    assert became(root) == {"decode": "made again", "extract": "unchanged", "tokenise": "unchanged", "pack": "unchanged"}
+
+    run()
+    assert became(root) == {"decode": "taken back", "extract": "unchanged", "tokenise": "unchanged", "pack": "unchanged"}
+    write_video(root / "videos" / "four.mp4", [100 * i for i in range(60)], rate=10, width=64, height=48)
+    run()
+    assert became(root) == {"decode": "gone on", "extract": "gone on", "tokenise": "unchanged", "pack": "made again"}
+    run(*other)
+    assert became(root)["decode"] == "taken back and gone on"
+    assert "all was done already" in run(*other)

@@ -36,7 +36,7 @@ from excl.workflows.folders import (
     wanted_header,
 )
 from excl.workflows.recipe import inputs
-from excl.workflows.summary import summary
+from excl.workflows.summary import Before, summary
 
 HEADERS_READ = 200  # of more videos so many are looked at, evenly spread
 
@@ -63,6 +63,8 @@ class Planned:
     """What is there, or will be, in counts."""
     takes: str = ""
     """How long, and how much of the disk."""
+    before: Before | None = None
+    """What there is before the step is run; None for one that leaves no folder."""
 
     @property
     def to_do(self) -> bool:
@@ -89,6 +91,8 @@ class Planner:
     """Folders that will be taken back, with where they are now."""
     again: set[str] = field(default_factory=set)
     """The steps that make something else than there is."""
+    perhaps: set[str] = field(default_factory=set)
+    """The steps that may well leave what there is: it depends on what becomes of those before."""
 
     def plan(self, step: str) -> Planned:
         """What will become of the next step."""
@@ -98,7 +102,7 @@ class Planner:
             self.changed[config.out] = step
         if planned.kind == "again":
             self.again.add(step)
-        return planned
+        return planned if config.out is None else dataclasses.replace(planned, before=Before.of(config.out))
 
     def _judge(self, step: str, config: Any) -> Planned:
         causes = self._causes(config)
@@ -108,12 +112,20 @@ class Planner:
         if is_new(config.out):
             return self._to_make(step, "new", "", reading, self._everything(reading))
         if causes and step not in READ_VIDEOS:
-            return Planned(step, "again", f"because it follows from {' and '.join(causes)}")
+            return self._of_another_input(step, causes)
         try:
             wanted = wanted_header(step, reading, self.configs)
         except (ValueError, OSError) as error:
             return Planned(step, "always", str(error))
         return self._compare(step, reading, wanted, taken_back=not causes)
+
+    def _of_another_input(self, step: str, causes: list[str]) -> Planned:
+        """A step that reads what steps before it will make, as far as these make something else."""
+        certain = [cause for cause in causes if cause not in self.perhaps]
+        if certain:
+            return Planned(step, "again", f"because it follows from {' and '.join(certain)}")
+        self.perhaps.add(step)
+        return Planned(step, "again", f"if {' or '.join(causes)} gives something else")
 
     def _compare(self, step: str, reading: Any, wanted: Mapping[str, Any], *, taken_back: bool) -> Planned:
         """A step of which it is known what its folder is to be made from; reads from where its inputs lie now."""
@@ -148,6 +160,7 @@ class Planner:
         if step in READ_VIDEOS:
             todo = self._left(reading, found.manifest)
             if todo is None:
+                self.perhaps.add(step)
                 return Planned(step, "goes on", "with what the step before adds", summary(step, found.manifest))
             if not todo:
                 return Planned(step, "done", holds=f"{summary(step, found.manifest)}{_of_failed(found.manifest)}")
