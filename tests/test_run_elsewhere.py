@@ -245,16 +245,23 @@ def became(root):
     return dict(rows[1:])
 
 
-def test_plan_and_report_tell_what_is_really_made_again(root, capsys):
+@pytest.fixture
+def chain(root):
+    (root / "r.toml").write_text(CHAIN)
+    rows = [{"video_id": name, "query": "it counts", "start_s": 0, "end_s": 3} for name in NAMES]
+    (root / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "vectors.txt").write_text("it 0.1 0.2\n")
+    return root
+
+
+def test_plan_and_report_tell_what_is_really_made_again(chain, capsys):
+    root = chain
+
     def run(*flags):
         capsys.readouterr()
         assert main(["run", str(root / "r.toml"), *flags]) == 0
         return capsys.readouterr().out
 
-    (root / "r.toml").write_text(CHAIN)
-    rows = [{"video_id": name, "query": "it counts", "start_s": 0, "end_s": 3} for name in NAMES]
-    (root / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (root / "vectors.txt").write_text("it 0.1 0.2\n")
     run()
     assert became(root) == dict.fromkeys(("decode", "extract", "tokenise", "pack"), "new")
     before = {name: (root / name / "records.jsonl").stat() for name in ("frames", "features", "store")}
@@ -276,3 +283,39 @@ def test_plan_and_report_tell_what_is_really_made_again(root, capsys):
     run(*other)
     assert became(root)["decode"] == "taken back and gone on"
     assert "all was done already" in run(*other)
+
+
+SWEEP = """\
+[reproduce]
+stores = ["store"]
+variants = ["clf-1-a", "reg-1-a"]
+seeds = 1
+split = "val"
+out = "sweep"
+[reproduce.training]
+epochs = 1
+device = "cpu"
+model = {text_hidden = 8, video_hidden = 8, predictor_hidden = 8, mlp_hidden = 8}
+"""
+
+
+def test_a_sweep_that_is_done_has_nothing_to_do(chain, capsys):
+    def run(*flags):
+        capsys.readouterr()
+        assert main(["run", str(chain / "r.toml"), *flags]) == 0
+        return capsys.readouterr().out
+
+    (chain / "r.toml").write_text(CHAIN + SWEEP)
+    run("--set", 'reproduce.variants=["clf-1-a"]')
+    assert "reproduce to do: whatever is not done yet" in run("--dry-run")  # the other variant
+    run()
+    assert "reproduce done already, nothing to do: 2 trainings with their evaluations" in run("--dry-run")
+    before = {path: path.read_bytes() for name in ("logs", ".") for path in (chain / name).glob("*") if path.is_file()}
+    assert "r.toml: all was done already" in run()
+    after = {path: path.read_bytes() for name in ("logs", ".") for path in (chain / name).glob("*") if path.is_file()}
+    assert after == before  # neither a log nor a report
+    for other in ("reproduce.seeds=2", "reproduce.training.epochs=2", "reproduce.split=test", "tokenise.min_count=2"):
+        assert "reproduce to do: whatever is not done yet" in run("--dry-run", "--set", other)
+    [made] = (chain / "sweep").glob("*/reg-1-a/seed-0/evaluation/metrics.json")
+    made.unlink()
+    assert "reproduce to do: whatever is not done yet" in run("--dry-run")

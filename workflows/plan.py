@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from excl.datasets.video_errors import VideoError
-from excl.pipeline import decode, extract, items, train
+from excl.pipeline import decode, extract, items, reproduce, train
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import num_cores, stop_decoders
+from excl.pipeline.reproduce_jobs import require_same_settings
+from excl.pipeline.reproduce_table import MADE, read_results
 from excl.pipeline.shards import whereabouts
+from excl.pipeline.store import TrainingStore
 from excl.workflows import demo
 from excl.workflows.cost import FEW_FRAMES, Lengths, cost_of, hours
 from excl.workflows.folders import (
@@ -108,6 +111,9 @@ class Planner:
         causes = self._causes(config)
         reading = at(config, self.moved)  # what will be taken back lies elsewhere now
         if not has_header(step):
+            trainings = 0 if causes else _trained_already(reading)
+            if trainings:
+                return Planned(step, "done", holds=f"{trainings} trainings with their evaluations")
             return Planned(step, "always", "whatever is not done yet")
         if is_new(config.out):
             return self._to_make(step, "new", "", reading, self._everything(reading))
@@ -223,6 +229,18 @@ class Planner:
         records = Manifest.read(config.frames).records
         seen = [(records[items.key(video_id)]["duration_s"], 25.0) for video_id in videos]
         return Lengths(seen, len(seen)), []
+
+
+def _trained_already(config: reproduce.Config) -> int:
+    """How many trainings a sweep has, if they and their evaluations are all done with just these settings; 0 if not."""
+    try:
+        jobs = [job for path in config.stores for job in reproduce._jobs(config, TrainingStore(path))]
+        require_same_settings(jobs)
+        results = read_results([job.folder / MADE for job in jobs])
+    except (ValueError, OSError):
+        return 0
+    done = sum(map(len, results.values())) == len(jobs) and (config.out / reproduce.MARKDOWN).is_file()
+    return len(jobs) if done else 0
 
 
 def _of_failed(manifest: Manifest) -> str:
