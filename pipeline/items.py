@@ -1,7 +1,8 @@
 """What `decode` and `extract` share: one record for every video of a run, whatever becomes of it.
 
 A video that fails is recorded with its reason and the run goes on. A video that is recorded is not done again, unless it
-failed and `retry_failed` is asked for, or its file has changed, which is refused: a store does not mix two inputs.
+failed and `retry_failed` is asked for, or it could not be read and can be now. If its file has changed that is refused: a
+store does not mix two inputs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from excl.pipeline.reading import stop_decoders
 log = logging.getLogger(__name__)
 
 LOOK_FIRST_S = 0.5
+RETRY = "--retry-failed (in a recipe, retry_failed = true)"
+PASSING = ("missing", "unreadable")  # reasons that a file system comes and goes with
 
 # By default bars share a lock with forked processes, and one of these that is killed holding it stops all for good.
 tqdm.set_lock(threading.RLock())
@@ -150,20 +153,25 @@ def read_state(path: Path | str) -> list[int]:
 def require_unchanged(path: Path, state: list[int]) -> None:
     """VideoError if the file is not as it was when `state` was read."""
     if read_state(path) != state:
-        raise VideoError("changed", f"{path}: changed while it was read; --retry-failed reads it again")
+        raise VideoError("changed", f"{path}: changed while it was read; {RETRY} reads it again")
 
 
 def pending(
     manifest: Manifest, items: list[Item], *, present: Callable[[str], bool], retry_failed: bool
 ) -> tuple[list[Item], list[Item]]:
-    """The items that still need work, not done, or done and not `present` any more; and those that are done."""
-    left, done = [], []
+    """The items that still need work, not done, or done and not `present` any more; and those that are done.
+
+    Those that failed because they were not to be read need it as soon as they are.
+    """
+    left, done, back = [], [], 0
     for item in items:
         name = key(item.video_id)
         if name not in manifest.records:
             left.append(item)
         elif manifest.has_failed(name):
-            if retry_failed:
+            returned = not retry_failed and has_returned(manifest, item.video_id, item.file)
+            back += returned
+            if retry_failed or returned:
                 del manifest.records[name]  # until then it counts as not done
                 left.append(item)
         elif present(item.video_id):
@@ -172,7 +180,21 @@ def pending(
             log.warning("%s: what was made of it is gone; it is done again", item.video_id)
             del manifest.records[name]
             left.append(item)
+    if back:
+        log.info("%d videos that were missing or could not be read before are there now; they are done", back)
     return left, done
+
+
+def has_returned(manifest: Manifest, video_id: str, file: str | Path) -> bool:
+    """Whether a video failed because it was not to be read, and can be read now; no record is parsed to know it."""
+    if not any(manifest.says(key(video_id), f'"error": "{reason}"') for reason in PASSING):
+        return False
+    try:
+        require_regular_file(file)
+        with open(file, "rb") as opened:
+            return bool(opened.read(1))
+    except (OSError, VideoError):
+        return False
 
 
 class Look:
@@ -273,7 +295,7 @@ def report(manifest: Manifest, *, what: str) -> None:
         names = [name.removeprefix("video/") for name, record in failed.items() if record["error"] == error]
         log.warning("%d failed as %s: %s", count, error, ", ".join(names[:5]) + (", …" if count > 5 else ""))
     if failed:
-        log.warning("%s says more of each; --retry-failed tries them again", manifest.folder / "records.jsonl")
+        log.warning("%s says more of each; %s tries them again", manifest.folder / "records.jsonl", RETRY)
 
 
 def require_finished(manifest: Manifest) -> None:

@@ -124,6 +124,17 @@ def is_of(config: Config) -> bool:
     return any(exists(job.training.out, LAST) for job in jobs)
 
 
+def num_finished(config: Config) -> int:
+    """How many trainings and evaluations there are, if the table is finished with just these settings; 0 if not."""
+    jobs = _all_jobs(config)
+    try:
+        require_same_settings(jobs)
+    except RecipeMismatchError:
+        return 0
+    num_results = sum(map(len, read_results([job.folder / MADE for job in jobs]).values()))
+    return len(jobs) if num_results == len(jobs) and (config.out / MARKDOWN).is_file() else 0
+
+
 def _do(config: Config, jobs: Sequence[Job], errors: dict[str, str]) -> None:
     """Do the jobs, and write the table anew after each; `errors` takes those of jobs that failed."""
     with contextlib.closing(done(jobs, config.parallel)) as results:

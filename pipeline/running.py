@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from urllib.parse import urlsplit
 
+import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.pipeline.config import STRICT, NonNegativeInt
@@ -13,6 +17,7 @@ from excl.pipeline.journals import Share
 INLINE, LOCAL = "inline", "local"
 JOBS = ("slurm", "pbs", "sge", "lsf", "htcondor", "oar", "moab")
 SCHEDULERS = ("tcp", "tls")
+DASHBOARD = "127.0.0.1:0"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,7 +46,7 @@ class Running:
     """Certificate of this process."""
     tls_key: Path | None = None
     """Its key."""
-    dashboard: str = "127.0.0.1:0"
+    dashboard: str = DASHBOARD
     """Where the dashboard of a cluster that is started here listens; by default on this machine alone, at any free port."""
 
     def __post_init__(self) -> None:
@@ -57,6 +62,10 @@ class Running:
         self._require(self.job, "job", self.executor in JOBS, f"executor {', '.join(JOBS)}")
         fits = scheme in SCHEDULERS or self.executor in JOBS
         self._require(self.resources, "resources", fits, "executor tcp://, tls:// or jobs")
+        ours = self.executor in (LOCAL, *JOBS)
+        self._require(
+            self.dashboard != DASHBOARD, "dashboard", ours, "executor local or jobs, whose cluster is started here"
+        )
         keys = (self.tls_ca, self.tls_cert, self.tls_key)
         self._require(any(keys), "tls_ca, tls_cert and tls_key", scheme == "tls", "executor tls://")
         if scheme == "tls" and not all(keys):
@@ -96,3 +105,41 @@ class Running:
             if not found[name] > 0:
                 raise ValueError(f"resources: {pair!r}; wanted NAME=NUMBER, such as GPU=1")
         return found
+
+
+def _optional(kind: type[Any]) -> type[Any]:
+    """The same settings, of which each may be left out (None), with the same help."""
+    hints = get_type_hints(kind, include_extras=True)
+    of_recipe = tyro.conf.arg(help_behavior_hint="(default: the recipe's)")
+    names = [field.name for field in dataclasses.fields(kind)]
+    content = {
+        "__annotations__": {name: Annotated[hints[name] | None, of_recipe] for name in names},
+        "__doc__": kind.__doc__,
+        "__module__": __name__,
+        "__post_init__": lambda _: None,
+        **dict.fromkeys(names),
+    }
+    return dataclass(frozen=True, config=STRICT)(type(f"Given{kind.__name__}", (kind,), content))
+
+
+if TYPE_CHECKING:
+    Given = Running
+else:
+    Given = _optional(Running)  # what of it a command line says
+
+
+def merged(table: Any, given: Given) -> Any:
+    """The `running` of a recipe's table with what is given in its place; of another kind of executor nothing is kept."""
+    named = {name: value for name, value in vars(given).items() if name in _NAMES and value is not None}
+    if not named or not isinstance(table, Mapping):
+        return table
+    before = table.get("executor", INLINE)
+    executor = named.get("executor", INLINE if "shard_range" in named else before)
+    return {**(table if _kind(executor) == _kind(before) else {}), "executor": executor, **named}
+
+
+_NAMES = {field.name for field in dataclasses.fields(Running)}
+
+
+def _kind(executor: Any) -> str:
+    return urlsplit(str(executor)).scheme or str(executor)

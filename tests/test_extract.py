@@ -22,6 +22,7 @@ from dask.distributed import Client, LocalCluster
 from excl.datasets.picture import Geometry
 from excl.datasets.sampling import Sampling
 from excl.datasets.video import SampledVideo
+from excl.datasets.video_errors import VideoError
 from excl.models.i3d.timemap import Continuous
 from excl.pipeline import decode, extract, items
 from excl.pipeline.executors import inline
@@ -445,6 +446,67 @@ def test_what_was_lost_is_made_again(videos, tmp_path, which):
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
 
 
+def test_videos_of_a_mount_that_was_lost_are_done_when_it_is_back(videos, tmp_path, caplog):
+    caplog.set_level("INFO")
+    mount, away = shutil.copytree(videos, tmp_path / "mount"), tmp_path / "away"
+    (tmp_path / "list.txt").write_text("".join(f"mount/v{i}.mp4\n" for i in range(5)))
+    (mount / "v4.mp4").write_bytes(b"no video")
+    flags = [
+        "extract",
+        "--videos",
+        str(tmp_path / "list.txt"),
+        "--out",
+        str(tmp_path / "out"),
+        "--shard-videos",
+        "2",
+        *FLAGS,
+    ]
+    away.mkdir()
+    for name in ("v0", "v1", "v2", "v3"):
+        (mount / f"{name}.mp4").rename(away / f"{name}.mp4")
+    for _ in range(2):
+        assert main(flags) == 3
+        reasons = {name: record["error"] for name, record in Manifest.read(tmp_path / "out").failed.items()}
+        assert reasons == {"video/v4": "not_a_video", **{f"video/v{i}": "missing" for i in range(4)}}
+    for path in away.iterdir():
+        path.rename(mount / path.name)
+    shutil.copy(videos / "v4.mp4", mount / "v4.mp4")  # which failed for another reason
+    caplog.clear()
+    assert list(run_small(tmp_path / "list.txt", tmp_path / "out", shard_videos=2)) == ["v0", "v1", "v2", "v3"]
+    assert caplog.text.count("4 videos that were missing or could not be read before are there now") == 1
+    assert list(Manifest.read(tmp_path / "out").failed) == ["video/v4"]
+    assert list(run_small(tmp_path / "list.txt", tmp_path / "out", shard_videos=2, retry_failed=True))[4] == "v4"
+    assert shard_bytes(tmp_path / "out") == shard_bytes(run_small(videos, tmp_path / "whole", shard_videos=2).path)
+
+
+def test_a_video_that_was_taken_from_the_list_and_is_back_is_done(videos, tmp_path):
+    some = shutil.copytree(videos, tmp_path / "videos")
+
+    def none_yet(function, todo):
+        return map(function, list(todo)[:1])
+
+    extract.run(extract.Config(videos=some, out=tmp_path / "out", **SMALL), executor=inline(none_yet))
+    (some / "v3.mp4").rename(tmp_path / "v3.mp4")
+    assert "v3" not in run_small(some, tmp_path / "out")
+    (tmp_path / "v3.mp4").rename(some / "v3.mp4")
+    assert list(run_small(some, tmp_path / "out")) == [f"v{i}" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "content", "returned"),
+    [("missing", b"x", True), ("unreadable", b"x", True), ("unreadable", b"", False), ("missing", None, False),
+     ("corrupt", b"x", False)],
+)  # fmt: skip
+def test_which_failed_videos_count_as_returned(tmp_path, reason, content, returned):
+    if content is not None:
+        (tmp_path / "v.mp4").write_bytes(content)
+    item = items.Item("v", tmp_path / "v.mp4", 0)
+    with Manifest.open(tmp_path / "out", stage="extract", identity={}, code_version=1) as manifest:
+        manifest.add(items.failure("v", VideoError(reason, 'it says "error": "missing"')))
+        left, done = items.pending(manifest, [item], present=lambda _: False, retry_failed=False)
+        assert (left, done) == ([item] if returned else [], [])
+
+
 def test_what_was_lost_with_its_video_is_a_failure_and_the_rest_stays(videos, tmp_path):
     some = tmp_path / "videos"
     shutil.copytree(videos, some)
@@ -497,6 +559,7 @@ def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, mo
     store = run_small(some, tmp_path / "out")
     assert list(store) == ["v0", "v2", "v3", "v4"]
     assert store.manifest.failed["video/v1"]["error"] == "changed"
+    assert "--retry-failed (in a recipe, retry_failed = true) reads it again" in store.manifest.failed["video/v1"]["message"]
 
 
 def test_frames_that_were_lost_are_decoded_again(videos, tmp_path):

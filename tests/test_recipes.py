@@ -9,9 +9,11 @@ from importlib import resources
 
 import pytest
 
+from excl.datasets import activitynet_captions, charades_sta, tacos
+from excl.datasets.hygiene import find_flaws
 from excl.workflows import demo
 from excl.workflows.cli import main
-from excl.workflows.recipe import bundled, check, load_recipe, parse, parse_setting
+from excl.workflows.recipe import bundled, load_recipe, parse, parse_setting
 from excl.workflows.steps import STEPS
 
 
@@ -47,7 +49,7 @@ def test_bundled_recipes_have_variants_for_both_weights_side_by_side(name):
 def test_the_demo_asks_for_what_happens_in_its_video():
     """The moments in the recipe's comments are those of the plan."""
     tables = load_recipe("demo").tables
-    configs = check("demo", tables)
+    configs = parse("demo", tables)[0]
     index = int(configs["localize"].video.stem.removeprefix("demo_"))
     planned = demo.plan_video(index, configs["demo"]).queries()
     assert planned[0]["split"] == configs["evaluate"].split == "test"
@@ -60,12 +62,82 @@ def test_the_demo_asks_for_what_happens_in_its_video():
 
 
 def test_the_demo_is_as_large_as_promised():
-    configs = check("demo", load_recipe("demo").tables)
+    configs = parse("demo", load_recipe("demo").tables)[0]
     made = configs["demo"]
     assert made.num_train + made.num_val + made.num_test >= 60
     assert 20 <= made.min_seconds <= made.max_seconds <= 40
     for stage in ("decode", "extract"):
         assert dataclasses.asdict(configs[stage])["crop"] == demo.INNER
+
+
+# What their heads state
+
+
+def about(name):
+    return " ".join(load_recipe(name).about.split())
+
+
+def counted(parts):
+    """Queries, and their videos with how long they are, of every part."""
+    return [len(moments) for moments in parts], [{m.video_id: m.duration_s for m in moments} for moments in parts]
+
+
+def hours(*parts):
+    return sum({video_id: seconds for part in parts for video_id, seconds in part.items()}.values()) / 3600
+
+
+def of_three(queries, videos):
+    numbers = [f"{n:,}" for n in (*queries, *map(len, videos))]
+    return "{}, {} and {} queries of {}, {} and {} videos".format(*numbers)
+
+
+def test_what_the_head_of_charades_sta_states(shared):
+    folder, stated = shared / "annotations" / "charades", about("charades_sta")
+    lengths = [folder / f"Charades_v1_{part}.csv" for part in ("train", "test")]
+    parts = [
+        charades_sta.load(folder / f"charades_sta_{part}.txt", split=part, durations=lengths) for part in ("train", "test")
+    ]
+    queries, videos = counted(parts)
+    all_videos = charades_sta.read_durations(lengths)
+    assert f"{queries[0]:,} and {queries[1]:,} lines" in stated
+    assert f"{len(all_videos):,} .mp4" in stated
+    assert f"of which {len(videos[0] | videos[1]):,} have queries" in stated
+    assert f"{hours(all_videos):.0f} hours of video ({hours(*videos):.0f} with queries)" in stated
+
+
+def test_what_the_head_of_tacos_states(shared):
+    parts = [tacos.load(shared / "annotations" / "tacos" / f"{part}.json", split=part) for part in ("train", "val", "test")]
+    queries, videos = counted(parts)
+    stated = about("tacos")
+    assert of_three(queries, videos) in stated
+    assert f"the {len(videos[0] | videos[1] | videos[2])} videos" in stated
+    assert f"{hours(*videos):.0f} hours of video" in stated
+    duplicates = sum(len(find_flaws(moments)["duplicates"]) for moments in parts)
+    assert f"{duplicates:,} queries are exact duplicates" in stated
+    assert_sizes(stated, hours(*videos), count=2)
+
+
+def test_what_the_head_of_activitynet_captions_states(shared):
+    names = ("train", "val_1", "val_2")
+    parts = [activitynet_captions.load(shared / "annotations" / "activitynet" / f"{n}.json", split=n) for n in names]
+    queries, videos = counted(parts)
+    stated = about("activitynet_captions")
+    assert of_three(queries, videos) in stated
+    assert videos[2].keys() < videos[1].keys()  # "val_2 is the videos of val_1"
+    assert f"{hours(*videos):.0f} hours of video" in stated
+    assert_sizes(stated, hours(*videos), count=2)
+    [size, rate] = re.findall(r"(\d+) GB at the (\d+) MB an hour of Charades", stated)[0]
+    assert float(size) == pytest.approx(hours(*videos) * float(rate) / 1000, rel=0.03)
+    [charades] = re.findall(r"about (\d+) GB.*?(\d+) hours of video", about("charades_sta"))
+    assert float(rate) == pytest.approx(1000 * float(charades[0]) / float(charades[1]), rel=0.03)
+
+
+def assert_sizes(stated, hours_of_video, *, count):
+    """Gigabytes at a rate are what the hours make of them."""
+    found = re.findall(r"([\d.]+) GB at (\d+) Mbit/s", stated)
+    assert len(found) == count
+    for size, rate in found:
+        assert float(size) == pytest.approx(hours_of_video * 3600 * float(rate) / 8 / 1000, rel=0.03)
 
 
 # Settings in place of those of the recipe

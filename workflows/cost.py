@@ -24,6 +24,7 @@ from excl.models.i3d.weights import load_weights
 from excl.pipeline import decode, extract
 from excl.pipeline.progress import duration
 from excl.pipeline.reading import num_cores, stop_decoders
+from excl.pipeline.running import INLINE, LOCAL, Running
 
 SECONDS_TO_DECODE, VIDEOS_TO_DECODE = 8.0, 3  # of presentation, to see how fast it goes
 MEASURE_S = 1.0  # of each
@@ -87,8 +88,10 @@ def cost_of(config: extract.Config, lengths: Lengths) -> Cost:
 def hours(config: extract.Config | decode.Config, paths: Sequence[Path], num_frames: int) -> str:
     """How long it takes, in words: measured on a little of it, assumed where there is a GPU.
 
-    `paths` are the videos, none where stored frames are read.
+    `paths` are the videos, none where stored frames are read. Of other machines nothing is known here.
     """
+    if config.running.executor not in (INLINE, LOCAL):
+        return f"will take as long as the workers of {config.running.executor} need, which was not measured here"
     parts, decoding_s, network_s, together = [], 0.0, 0.0, True
     if paths:
         rates = [rate for path in paths[:VIDEOS_TO_DECODE] if (rate := _decoding_rate(config, path))]
@@ -110,7 +113,16 @@ def hours(config: extract.Config | decode.Config, paths: Sequence[Path], num_fra
     if not parts:
         return "how long it takes cannot be said before the videos are there"
     total_s = decoding_s + network_s if together else max(decoding_s, network_s)
-    return f"will take roughly {duration(total_s)}: {', '.join(parts)}"
+    return f"will take roughly {duration(total_s)}: {', '.join(parts)}{_for_whom(config.running)}"
+
+
+def _for_whom(running: Running) -> str:
+    """For which part of the work, and which workers, the figure is, where that is not plain."""
+    if running.share is not None:
+        return f"; all shards by this machine alone, of which the share {running.shard_range} is one in {running.share.of}"
+    if running.executor == LOCAL:
+        return "; all of this machine's cores, which the workers share, and one GPU if it has any"
+    return ""
 
 
 def _decoding_rate(config: extract.Config | decode.Config, path: Path) -> float | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from excl.datasets.video_errors import VideoError
-from excl.pipeline import decode, extract, items, train
+from excl.pipeline import decode, extract, items, reproduce, train
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import num_cores, stop_decoders
 from excl.pipeline.shards import whereabouts
@@ -36,7 +36,7 @@ from excl.workflows.folders import (
     wanted_header,
 )
 from excl.workflows.recipe import inputs, within
-from excl.workflows.summary import summary
+from excl.workflows.summary import Before, summary
 
 HEADERS_READ = 200  # of more videos so many are looked at, evenly spread
 
@@ -63,6 +63,8 @@ class Planned:
     """What is there, or will be, in counts."""
     takes: str = ""
     """How long, and how much of the disk."""
+    before: Before | None = None
+    """What there is before the step is run; None for one that leaves no folder."""
 
     @property
     def to_do(self) -> bool:
@@ -89,6 +91,8 @@ class Planner:
     """Folders that will be taken back, with where they are now."""
     again: set[str] = field(default_factory=set)
     """The steps that make something else than there is."""
+    perhaps: set[str] = field(default_factory=set)
+    """The steps that may well leave what there is: it depends on what becomes of those before."""
 
     def plan(self, step: str) -> Planned:
         """What will become of the next step."""
@@ -98,22 +102,33 @@ class Planner:
             self.changed[config.out] = step
         if planned.kind == "again":
             self.again.add(step)
-        return planned
+        return planned if config.out is None else dataclasses.replace(planned, before=Before.of(config.out))
 
     def _judge(self, step: str, config: Any) -> Planned:
         causes = self._causes(config)
         reading = at(config, self.moved)  # what will be taken back lies elsewhere now
         if not has_header(step):
+            trainings = 0 if causes else _trained_already(reading)
+            if trainings:
+                return Planned(step, "done", holds=f"{trainings} trainings with their evaluations")
             return Planned(step, "always", "whatever is not done yet")
         if is_new(config.out):
             return self._to_make(step, "new", "", reading, self._everything(reading))
         if causes and step not in READ_VIDEOS:
-            return Planned(step, "again", f"because it follows from {' and '.join(causes)}")
+            return self._of_another_input(step, causes)
         try:
             wanted = wanted_header(step, reading, self.configs)
         except (ValueError, OSError) as error:
             return Planned(step, "always", str(error))
         return self._compare(step, reading, wanted, taken_back=not causes)
+
+    def _of_another_input(self, step: str, causes: list[str]) -> Planned:
+        """A step that reads what steps before it will make, as far as these make something else."""
+        certain = [cause for cause in causes if cause not in self.perhaps]
+        if certain:
+            return Planned(step, "again", f"because it follows from {' and '.join(certain)}")
+        self.perhaps.add(step)
+        return Planned(step, "again", f"if {' or '.join(causes)} gives something else")
 
     def _compare(self, step: str, reading: Any, wanted: Mapping[str, Any], *, taken_back: bool) -> Planned:
         """A step of which it is known what its folder is to be made from; reads from where its inputs lie now."""
@@ -148,9 +163,10 @@ class Planner:
         if step in READ_VIDEOS:
             todo = self._left(reading, found.manifest)
             if todo is None:
+                self.perhaps.add(step)
                 return Planned(step, "goes on", "with what the step before adds", summary(step, found.manifest))
             if not todo:
-                return Planned(step, "done", holds=summary(step, found.manifest))
+                return Planned(step, "done", holds=f"{summary(step, found.manifest)}{_of_failed(found.manifest)}")
             total = len(set(items.planned(found.manifest)) | set(videos_of(reading)))
             return self._to_make(step, "goes on", f"{len(todo):,} of {total:,} videos left", reading, todo)
         if found.manifest.is_complete:
@@ -167,7 +183,7 @@ class Planner:
             record = manifest.records.get(items.key(video_id))
             failed = record is not None and "error" in record
             lost = not failed and not (manifest.folder / there.get(video_id, "?")).is_file()
-            if record is None or lost or (failed and config.retry_failed):
+            if record is None or lost or (failed and (config.retry_failed or items.has_returned(manifest, video_id, path))):
                 left[video_id] = path
         return left
 
@@ -210,6 +226,20 @@ class Planner:
         records = Manifest.read(config.frames).records
         seen = [(records[items.key(video_id)]["duration_s"], 25.0) for video_id in videos]
         return Lengths(seen, len(seen)), []
+
+
+def _trained_already(config: reproduce.Config) -> int:
+    """How many trainings a sweep has, if it is finished with just these settings; 0 if not, or where that cannot be said."""
+    try:
+        return reproduce.num_finished(config)
+    except (ValueError, OSError):
+        return 0
+
+
+def _of_failed(manifest: Manifest) -> str:
+    """How many videos of a step that is done failed; nothing if none did."""
+    failed = len(manifest.failed)
+    return f"; {failed:,} failed, which retry_failed = true tries again" if failed else ""
 
 
 def _of_demo(config: demo.Config) -> Lengths:

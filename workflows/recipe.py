@@ -246,7 +246,7 @@ def parse(
             configs[step.name] = parse_section(step.config, tables[step.name], where=f"{name}: [{step.name}]")
         except ValueError as error:
             problems.append(str(error))
-        if getattr(configs[step.name], "new_version", False):
+        if getattr(configs.get(step.name), "new_version", False):
             problems.append(
                 f"{name}: [{step.name}]: new_version: not in a recipe, where later steps read what is in `out`; what other "
                 "settings made is kept beside it anyway"

@@ -15,9 +15,9 @@ from excl.pipeline.headers import HEADER
 from excl.pipeline.manifest import COMPLETE, Manifest
 from excl.pipeline.progress import duration
 from excl.workflows.folders import READ_VIDEOS
-from excl.workflows.plan import WORDS, Planned
+from excl.workflows.plan import Planned
 from excl.workflows.recipe import Recipe
-from excl.workflows.summary import coverage, failures, summary, table
+from excl.workflows.summary import State, coverage, failures, summary, table
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def write_report(
 ) -> None:
     """Write what was done and what there is now, as Markdown."""
     folders = {step: Manifest.read(configs[step].out) for step in chosen if _has_manifest(configs[step].out)}
-    parts = [_head(recipe, done, chosen, log), _steps(done, folders)]
+    parts = [_head(recipe, done, chosen, log), _steps(done, folders, configs)]
     failed = [f"- {step}: {line}" for step, manifest in folders.items() for line in failures(manifest)]
     if any(step in folders for step in READ_VIDEOS):
         parts.append(_section("Videos that failed", failed or ["None."]))
@@ -81,13 +81,18 @@ def _head(recipe: Recipe, done: Sequence[Done], chosen: Sequence[str], log: Path
     return "\n".join([*lines, ""])
 
 
-def _steps(done: Sequence[Done], folders: Mapping[str, Manifest]) -> str:
+def _steps(done: Sequence[Done], folders: Mapping[str, Manifest], configs: Mapping[str, Any]) -> str:
     rows = [
-        f"| {one.planned.step} | {WORDS[one.planned.kind].partition(',')[0]} | {duration(one.wall_s)} | "
+        f"| {one.planned.step} | {_became(one.planned, configs[one.planned.step].out)} | {duration(one.wall_s)} | "
         f"{summary(one.planned.step, folders[one.planned.step]) if one.planned.step in folders else ''} |"
         for one in done
     ]
     return "\n".join(["| step | this run | took | what is there |", "|---|---|---|---|", *rows, ""])
+
+
+def _became(planned: Planned, folder: Path | None) -> str:
+    """What the run has made of a step's folder, whatever was planned."""
+    return "done" if folder is None or planned.before is None else planned.before.became(State.of(folder), planned.kind)
 
 
 def end_line(done: Sequence[Done], failed: int) -> str:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.headers import RecipeMismatchError
 from excl.pipeline.journals import WAIT_S, BusyError, locked
-from excl.pipeline.running import Running
+from excl.pipeline.running import Given, merged
 from excl.workflows.folders import READ_VIDEOS, make_way, prepare
 from excl.workflows.plan import Planned, Planner
 from excl.workflows.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
@@ -54,8 +54,8 @@ class Config:
     """Run the steps up to this one, and not those after it."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
-    running: WithoutPrefix[Running] = field(default_factory=Running)
-    """Where decode and extract work, in place of what the recipe says."""
+    running: WithoutPrefix[Given] = field(default_factory=Given)
+    """Where decode and extract work: what is given is put in the place of what the recipe says, and the rest stays."""
 
     def __post_init__(self) -> None:
         if self.running.share is not None and self.only not in READ_VIDEOS:
@@ -120,11 +120,11 @@ def _alone(recipe: Recipe, root: Path, *, wait_s: float = 0.0) -> Iterator[None]
 def _read(recipe: Recipe, config: Config) -> tuple[dict[str, Any], list[str]]:
     """All configurations, and the steps to run; ValueError says all that is wrong, and where missing data is to be had."""
     chosen = _chosen(recipe.name, [step for step in STEPS if step in recipe.tables], config)
-    configs, problems = parse(recipe.name, recipe.tables, chosen=chosen)
-    if config.running != Running():
-        for step in READ_VIDEOS:
-            if step in configs:
-                configs[step] = replace(configs[step], running=config.running)
+    tables = dict(recipe.tables)
+    for step in READ_VIDEOS:
+        if isinstance(tables.get(step), Mapping):
+            tables[step] = {**tables[step], "running": merged(tables[step].get("running", {}), config.running)}
+    configs, problems = parse(recipe.name, tables, chosen=chosen)
     if problems and recipe.about and missing_inputs(recipe.name, configs, chosen=chosen):
         problems += ["", f"{recipe.name} says:", recipe.about]
     if problems:

@@ -1,19 +1,62 @@
-"""What a step's folder holds, in a line, and what of it people have to know: videos that failed, and coverage."""
+"""What a step's folder holds, in a line, what has become of it, and what people have to know: failures and coverage."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from excl.pipeline import evaluate, pack, reproduce, tokenise, train
-from excl.pipeline.manifest import COMPLETE, Manifest
+from excl.pipeline.headers import HEADER
+from excl.pipeline.manifest import COMPLETE, RECORDS, Manifest
 from excl.workflows import demo
-from excl.workflows.folders import READ_VIDEOS
+from excl.workflows.folders import READ_VIDEOS, old_folders
 
 NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class State:
+    """Which folder is at the place of a step, if any is, and the size and time of its records, or of those in a sweep."""
+
+    inode: int | None = None
+    records: frozenset[tuple[str, int, int]] = frozenset()
+
+    @classmethod
+    def of(cls, folder: Path) -> State:
+        """The state now."""
+        if not folder.is_dir():
+            return cls()
+        paths = [folder / RECORDS] if (folder / HEADER).is_file() else folder.rglob(RECORDS)
+        found = [(str(path.relative_to(folder)), path.stat()) for path in paths if path.is_file()]
+        return cls(folder.stat().st_ino, frozenset((name, status.st_size, status.st_mtime_ns) for name, status in found))
+
+
+@dataclass(frozen=True)
+class Before:
+    """What there was of a step before a run."""
+
+    state: State
+    kept: tuple[State, ...]
+    """Of the folders that had been moved aside."""
+
+    @classmethod
+    def of(cls, folder: Path) -> Before:
+        """What there is now."""
+        return cls(State.of(folder), tuple(map(State.of, old_folders(folder))))
+
+    def became(self, now: State, planned: str) -> str:
+        """What has become of it, in words; `planned` is the kind of what was to become of it."""
+        if now == self.state:
+            return "unchanged"
+        if now.inode in {state.inode for state in self.kept}:
+            return "taken back" if now in self.kept else "taken back and gone on"
+        if now.inode == self.state.inode:
+            return "gone on" if planned == "goes on" or (self.state.records and planned != "new") else "new"
+        return "made again" if self.state.records or planned == "again" else "new"
 
 
 def summary(step: str, manifest: Manifest) -> str:
