@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -154,15 +154,20 @@ def is_there(out: Path, record: Record) -> bool:
 
 
 class Executor(Protocol):
-    """Does tasks, commits what comes of them to the manifest, and yields each new record; stops early if that is asked."""
+    """Does tasks, commits what comes of them to the manifest, and yields each new record; stops early if that is asked.
 
-    def __call__(self, work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop, /) -> Iterator[Record]: ...
+    What it holds meanwhile, such as workers, it lets go when the generator ends or is closed.
+    """
+
+    def __call__(
+        self, work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop, /
+    ) -> Generator[Record, None, None]: ...
 
 
 def inline(map: Map | None = None) -> Executor:
     """All in this process, by default in as many threads as the stage wants videos at once."""
 
-    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Iterator[Record]:
+    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Generator[Record, None, None]:
         for record in work.do(manifest, until(stop, tasks), map or items.in_threads(work.at_once())):
             if is_shard(record):
                 work.remove_parts(record, manifest.records)

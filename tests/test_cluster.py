@@ -215,6 +215,21 @@ def test_only_workers_with_the_resources_get_work(existing, five_videos, whole, 
     same(tmp_path / "out", whole)
 
 
+def nothing_is_done(out):
+    return all(name.startswith("plan/") for name in Manifest.read(out).records) and os.listdir(out / "parts") == []
+
+
+def test_where_there_is_nothing_to_do_nobody_looks_for_workers(five_videos, whole, caplog, monkeypatch):
+    """Neither where all is done nor where the settings are refused."""
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(whole), *SHARDS]
+    assert main([*arguments, "--executor", "tcp://127.0.0.1:1"]) == 0
+    monkeypatch.setattr(cluster, "connected", None)
+    for executor in ("local", "slurm"):
+        assert main([*arguments, "--executor", executor]) == 0
+        assert main([*arguments, "--executor", executor, "--stride", "4"]) == 2
+        assert "stride" in caplog.text
+
+
 def test_no_worker_with_the_resources(existing, five_videos, tmp_path, caplog):
     arguments = [
         "extract",
@@ -229,7 +244,7 @@ def test_no_worker_with_the_resources(existing, five_videos, tmp_path, caplog):
     assert main([*arguments, "--resources", "GPU=2"]) == 2
     assert "none of its 2 workers has the resources GPU=2 (they have: none; {'GPU': 1.0})" in caplog.text
     assert "--resources GPU=2`" in caplog.text
-    assert not (tmp_path / "out").exists()
+    assert nothing_is_done(tmp_path / "out")
 
 
 OTHER_VERSION = """
@@ -267,7 +282,7 @@ def test_a_worker_that_is_no_place_for_the_work(existing, five_videos, tmp_path,
     with worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", env={"PYTHONPATH": str(tmp_path)}):
         assert main([*arguments, "--resources", "OTHER=1"]) == 2
     assert message in caplog.text
-    assert not (tmp_path / "out").exists()
+    assert nothing_is_done(tmp_path / "out")
 
 
 def test_folders_that_a_worker_does_not_see(tmp_path):
@@ -288,7 +303,7 @@ def test_a_scheduler_without_workers_and_an_address_without_scheduler(five_video
         assert f"the scheduler has no workers; start some with `dask worker {address}" in caplog.text
     assert main([*arguments, address]) == 1
     assert f"{address}: no Dask scheduler answers there" in caplog.text
-    assert not (tmp_path / "out").exists()
+    assert nothing_is_done(tmp_path / "out")
 
 
 def test_a_scheduler_that_dies(five_videos, whole, gate, tmp_path):

@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import write_video
 
-from excl.pipeline import extract, items
+from excl.pipeline import extract, items, shards
 from excl.pipeline.durable import sha256_file
 from excl.pipeline.executors import do_shard
 from excl.pipeline.extract import join_features
@@ -143,6 +143,32 @@ def test_nobody_waits_for_workers_where_there_is_nothing_to_do(files, whole):
     workers = Workers(0)
     stage(whole).run(files, retry_failed=False, executor=over(workers))
     assert workers.given == workers.tasks_done == []
+
+
+def test_an_executor_is_closed_at_once_when_its_records_are_no_longer_wanted(files, tmp_path, monkeypatch):
+    held = []
+
+    @contextlib.contextmanager
+    def pool():
+        held.append("held")
+        try:
+            yield Workers(1)
+        finally:
+            held.append("let go")
+
+    made = []
+
+    def kept(*arguments):
+        made.append(dispatched(pool)(*arguments))  # so that nothing but a call of close ends it
+        return made[0]
+
+    def fails(_):
+        raise OSError("nobody can be told")
+
+    monkeypatch.setattr(shards, "tell", fails)
+    with pytest.raises(OSError, match="nobody can be told"):
+        stage(tmp_path / "out").run(files, retry_failed=False, executor=kept)
+    assert held == ["held", "let go"]
 
 
 @pytest.mark.parametrize("number", [1, 3])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ import torch
 from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster, Worker, WorkerPlugin
 from distributed.utils import LoopRunner
 
-from excl.pipeline.executors import Executor
+from excl.pipeline.executors import Executor, ShardWork, Task
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import num_cores
+from excl.pipeline.records import Record
 from excl.pipeline.running import JOBS, LOCAL, Running
+from excl.pipeline.stopping import Stop
 from excl.workflows import jobs
 from excl.workflows.dispatch import dispatched
 from excl.workflows.workers import DaskPool, warnings_of_workers
@@ -34,9 +38,23 @@ NOISY = ("distributed", "bokeh", "tornado", "asyncio")
 
 
 def run_on_workers(run: Callable[..., Any], config: Any) -> Any:
-    """Run a stage with the workers that its configuration asks for."""
-    with connected(config.running, gpus=gpus(config)) as executor:
-        return run(config.elsewhere(), executor=executor)
+    """Run a stage with the workers that its configuration asks for, if it has something to do."""
+    if config.running.executor in JOBS:
+        jobs.settings(config.running)  # which are refused before anything is looked at
+    return run(config.elsewhere(), executor=once_needed(config.running, gpus=gpus(config)))
+
+
+def once_needed(running: Running, *, gpus: list[str]) -> Executor:
+    """The executor of these settings, whose workers are found or started when there is a first task."""
+
+    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Generator[Record, None, None]:
+        left = iter(tasks)
+        first = next(left, None)
+        if first is not None:
+            with connected(running, gpus=gpus) as executor:
+                yield from executor(work, itertools.chain([first], left), manifest, stop)
+
+    return execute
 
 
 def gpus(config: Any) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -53,7 +53,7 @@ class Pool(Protocol):
 def dispatched(pool: Callable[[], AbstractContextManager[Pool]]) -> Executor:
     """An executor over the workers of a pool, which is made for each stage that is run."""
 
-    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Iterator[Record]:
+    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Generator[Record, None, None]:
         with pool() as workers:
             yield from _Dispatch(workers, work, manifest, stop).run(until(stop, tasks))
 
