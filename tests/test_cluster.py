@@ -6,6 +6,7 @@ Where something has to be in hand at a moment, decoders wait at a gate: a file t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -409,6 +410,37 @@ def test_workers_that_are_lost_are_asked_for_again(existing, monkeypatch):
     assert found == [2]
 
 
+def test_a_death_counts_once_though_the_scheduler_tries_again_by_itself(tmp_path):
+    """A shard of two is tried twice, and the video of it that kills its worker three times."""
+    out, deaths = tmp_path / "out", tmp_path / "deaths"
+
+    def work(item):
+        if item.video_id == "deadly":
+            with deaths.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            os._exit(7)
+        return {"id": f"video/{item.video_id}", "error": "corrupt", "message": ""}
+
+    made = dataclasses.replace(stage(out, shard_videos=2), work=work, at_once=lambda: 1)
+    videos = {name: tmp_path / name for name in ("deadly", "other")}
+    for path in videos.values():
+        path.write_text("v")
+    with (
+        scheduler(tmp_path) as (_, address),
+        worker(tmp_path, address, "a"),
+        worker(tmp_path, address, "b"),
+        Client(address) as client,
+    ):
+        made.run(videos, retry_failed=False, executor=cluster.on_cluster(client))
+    failed = Manifest.read(out).failed
+    assert {name: record["error"] for name, record in failed.items()} == {
+        "video/deadly": "crashed",
+        "video/other": "corrupt",
+    }
+    died = deaths.read_text().split()
+    assert len(set(died)) == len(died) == dispatch.TRIES + dispatch.TRIES_ALONE
+
+
 def test_tls(five_videos, whole, tmp_path, caplog):
     pytest.importorskip("cryptography", reason="makes the certificates")
     made = Security.temporary()
@@ -564,6 +596,19 @@ def test_jobs(five_videos, whole, gate, batch_system, tmp_path, monkeypatch):  #
     assert "--resources GPU=1" in script
     until(lambda: not any(session(int(path.read_text())) for path in batch_system.glob("*.pid")))
     assert [path.name for path in tmp_path.iterdir() if "tls" in path.name] == []  # no keys are left
+
+
+def settings_of(dask_scheduler):
+    return dask_scheduler.allowed_failures, dask_scheduler.WORKER_SATURATION
+
+
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_a_scheduler_that_is_started_here_leaves_trying_again_to_us(batch_system, executor):
+    job = () if executor == "local" else tuple(JOB[3:])
+    if job:
+        pytest.importorskip("dask_jobqueue")
+    with cluster.connected(Running(executor=executor, workers=1, job=job), gpus=[]):
+        assert Client.current().run_on_scheduler(settings_of) == (0, 1.0)
 
 
 def test_jobs_that_are_asked_for_wrongly(five_videos, batch_system, tmp_path, caplog, monkeypatch):

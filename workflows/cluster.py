@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 CORES_A_WORKER = 4
 LOOPBACK = "127.0.0.1"
 CONNECT_S = 10.0
+A_TASK_AT_A_TIME = {  # and a death counts against it at once: dispatch.py, which has what was finished, tries it again
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.worker-saturation": 1.0,
+}
 NOISY = ("distributed", "bokeh", "tornado", "asyncio")
 
 
@@ -84,7 +88,8 @@ def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
         else:
             loop = held.enter_context(_loop())
             starting = _local(running, gpus, loop) if running.executor == LOCAL else jobs.submitted(running, loop)
-            cluster = held.enter_context(starting)
+            with dask.config.set(A_TASK_AT_A_TIME):  # the scheduler reads it when it starts
+                cluster = held.enter_context(starting)
             client = held.enter_context(Client(cluster))
             mend = _mending(cluster, running)
             if running.executor == LOCAL:
@@ -151,14 +156,12 @@ def _local(running: Running, gpus: list[str], loop: Any) -> Iterator[SpecCluster
         "cls": Scheduler,
         "options": {"host": LOOPBACK, "port": 0, "dashboard": True, "dashboard_address": running.dashboard},
     }
-    # A death counts against the task at once, which dispatch.py tries again itself: it has what the worker finished.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0}):
-        log.info("executor: %d workers on this machine%s", number, f", on {min(number, len(gpus))} GPUs" if gpus else "")
-        with SpecCluster(scheduler=scheduler, workers=local_workers(number, gpus), loop=loop) as cluster:
-            try:
-                yield cluster
-            finally:
-                _kill_workers(cluster)
+    log.info("executor: %d workers on this machine%s", number, f", on {min(number, len(gpus))} GPUs" if gpus else "")
+    with SpecCluster(scheduler=scheduler, workers=local_workers(number, gpus), loop=loop) as cluster:
+        try:
+            yield cluster
+        finally:
+            _kill_workers(cluster)
 
 
 def local_workers(number: int, gpus: list[str]) -> dict[int, dict[str, Any]]:

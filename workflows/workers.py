@@ -28,6 +28,7 @@ from distributed.diagnostics.plugin import ForwardLoggingPlugin
 from excl.pipeline.executors import ShardWork, Task, do_shard
 from excl.pipeline.headers import HEADER
 from excl.pipeline.items import Item
+from excl.pipeline.journals import attempts
 from excl.pipeline.reading import num_cores
 from excl.pipeline.records import Record
 from excl.workflows.dispatch import WorkerDiedError
@@ -129,11 +130,14 @@ def _outcome(future: Future) -> list[Record] | Exception:
 def do_task(work: ShardWork, task: Task, seen: Path | None) -> list[Record]:
     """One task, in the worker's process. ValueError if the folders are not there.
 
-    `seen` is a video that whoever sent the task can see. A task that is cancelled ends before its next video.
+    `seen` is a video that whoever sent the task can see. A task that is cancelled ends before its next video. Raises
+    WorkerDiedError if there was an attempt at it: a scheduler that was not started here tries again what a worker died of.
     """
     for path in (work.out / HEADER, *filter(None, [seen])):
         if not path.is_file():
             raise ValueError(f"{path}: not there on {socket.gethostname()}; workers need the folders under the same paths")
+    if attempts(work.out, task.journal)[0]:
+        raise WorkerDiedError("a worker died")
     tasks, threads = this_worker().state.tasks, this_worker().state.nthreads
     torch.set_num_threads(max(1, num_cores() // threads))
 
