@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import write_video
 
-from excl.pipeline import extract, items, shards
+from excl.pipeline import decode, extract, items, shards
 from excl.pipeline.durable import sha256_file
 from excl.pipeline.executors import do_shard
 from excl.pipeline.extract import join_features
@@ -494,6 +494,39 @@ def test_a_part_of_another_run_joins_no_shard(files, whole, tmp_path):
         dataclasses.replace(stage(out), work=partial(make_and_replace, out=out)).run(files, retry_failed=False)
     stage(out).run(files, retry_failed=False)
     assert shard_bytes(out) == shard_bytes(whole)
+
+
+def test_frames_of_another_run_join_no_shard(five_videos, tmp_path):
+    """As above, of `decode`; whoever decodes a video, and when, its part has the same bytes."""
+    settings = {"videos": five_videos, "short_side": 32, "crop": 32}
+    decode.run(decode.Config(out=tmp_path / "whole", **settings))
+    replaced, refused = [], []
+
+    class Replacing(Workers):
+        def wait(self, timeout_s):  # noqa: ARG002  (as pools have it)
+            work, task = self.given.pop()
+
+            def replace(item):
+                record = work.work(item)
+                if item.video_id == "v1" and not replaced:
+                    replaced.append(item)
+                    (work.out / record["part"]).write_bytes(b"of another run")
+                return record
+
+            try:
+                return [(task, do_shard(dataclasses.replace(work, work=replace), task))]
+            except OSError as error:
+                refused.append(str(error))
+                return [(task, error)]
+
+    decode.run(decode.Config(out=tmp_path / "out", **settings), executor=over(Replacing(1)))
+    assert len(refused) == 1
+    assert "parts/000001.h5: not what was recorded" in refused[0]
+    same(tmp_path / "out", tmp_path / "whole")
+    ids = Manifest.read(tmp_path / "out").ids("video/")
+    parts = [[Manifest.read(tmp_path / out).records[name]["part_sha256"] for name in ids] for out in ("out", "whole")]
+    assert parts[0] == parts[1]
+    assert len(set(parts[0])) == 5
 
 
 def make_and_replace(item, *, out, once=None, **how):
