@@ -225,10 +225,11 @@ def test_where_there_is_nothing_to_do_nobody_looks_for_workers(five_videos, whol
     arguments = ["extract", "--videos", str(five_videos), "--out", str(whole), *SHARDS]
     assert main([*arguments, "--executor", "tcp://127.0.0.1:1"]) == 0
     monkeypatch.setattr(cluster, "connected", None)
-    for executor in ("local", "slurm"):
-        assert main([*arguments, "--executor", executor]) == 0
-        assert main([*arguments, "--executor", executor, "--stride", "4"]) == 2
-        assert "stride" in caplog.text
+    for executor in (["--executor", "local"], JOB):
+        caplog.clear()
+        assert main([*arguments, *executor]) == 0
+        assert main([*arguments, *executor, "--stride", "4"]) == 2
+        assert "was made from another recipe" in caplog.text
 
 
 def test_no_worker_with_the_resources(existing, five_videos, tmp_path, caplog):
@@ -533,7 +534,7 @@ SBATCH = """#!/bin/sh
 id=0
 while ! mkdir "$TEST_JOBS/$id" 2> /dev/null; do id=$((id + 1)); done
 cp "$1" "$TEST_JOBS/$id.sh"
-setsid bash "$TEST_JOBS/$id.sh" > "$TEST_JOBS/$id.out" 2>&1 < /dev/null &
+SLURM_JOB_ID=$id setsid bash "$TEST_JOBS/$id.sh" > "$TEST_JOBS/$id.out" 2>&1 < /dev/null &
 echo $! > "$TEST_JOBS/$id.pid"
 echo "Submitted batch job $id"
 """
@@ -611,13 +612,71 @@ def test_a_scheduler_that_is_started_here_leaves_trying_again_to_us(batch_system
         assert Client.current().run_on_scheduler(settings_of) == (0, 1.0)
 
 
+def test_jobs_that_end_before_their_worker_comes(five_videos, batch_system, tmp_path, caplog, monkeypatch):
+    """They are tried three times, and the run says where to look."""
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setattr(workers, "MEND_EVERY_S", 0.0)
+    monkeypatch.setattr(workers, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(jobs, "ENDED_FOR_S", 0.0)
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, *JOB]
+    assert main([*arguments, "python=/no/such/python", f"log_directory={tmp_path / 'logs'}"]) == 1
+    assert "3 jobs ended before their worker came, the last of them 2; " in caplog.text
+    assert f"what they print is in {tmp_path / 'logs'}" in caplog.text
+    assert num_jobs(batch_system) == 3
+    assert "/no/such/python" in (batch_system / "2.out").read_text()
+    assert nothing_is_done(tmp_path / "out")
+
+
+def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_path, caplog, monkeypatch):  # noqa: PLR0917
+    """However long; the run says once how to see that it does."""
+    pytest.importorskip("dask_jobqueue")
+    queued = SBATCH.replace(
+        'cp "$1" "$TEST_JOBS/$id.sh"',
+        '(echo "while [ ! -e $TEST_JOBS/go ]; do sleep 0.02; done"; cat "$1") > "$TEST_JOBS/$id.sh"',
+    )
+    (tmp_path / "bin" / "sbatch").write_text(queued)
+    for name, value in (("MEND_EVERY_S", 0.0), ("ASK_EVERY_S", 0.0)):
+        monkeypatch.setattr(workers, name, value)
+    monkeypatch.setattr(jobs, "ENDED_FOR_S", 0.0)
+    monkeypatch.setattr(jobs, "TELL_AFTER_S", -1.0)
+
+    def begin():
+        until(lambda: "no worker has come" in caplog.text)
+        (batch_system / "go").touch()
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, *JOB]
+    assert main(arguments) == 0
+    thread.join()
+    assert caplog.text.count("no worker has come of the jobs yet; `squeue --jobs 0` says whether they wait") == 1
+    assert f"in most cases in {tmp_path} (--job log_directory=DIR" in caplog.text
+    assert num_jobs(batch_system) == 1
+    same(tmp_path / "out", whole)
+
+
+@pytest.mark.parametrize(
+    ("job", "is_marked"), [((), True), (("shebang=#!/bin/csh",), False), (("env_extra=x",), False)], ids=["sh", "csh", "old"]
+)
+def test_jobs_that_are_no_scripts_of_a_shell_are_not_marked(job, is_marked):
+    pytest.importorskip("dask_jobqueue")
+    running = Running(executor="slurm", job=("cores=1", "memory=1GB", "job_script_prologue=module load cuda", *job))
+    lines = jobs.marked(running, jobs.settings(running), "/a folder")["job_script_prologue"]
+    assert lines[-1] == "module load cuda"
+    assert [line.split()[0] for line in lines[:-1]] == (["trap"] if is_marked else [])
+
+
 def test_jobs_that_are_asked_for_wrongly(five_videos, batch_system, tmp_path, caplog, monkeypatch):
     pytest.importorskip("dask_jobqueue")
     arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS]
     assert main([*arguments, "--executor", "slurm", "--job", "cores=2"]) == 2
     assert "--job needs at least cores=… and memory=…" in caplog.text
+    caplog.clear()
     assert main([*arguments, *JOB, "colour=blue"]) == 2
     assert "colour" in caplog.text
+    assert main([*arguments, *JOB[:-1], "host=no.such.host.invalid"]) == 2
+    assert "SLURMCluster cannot begin with what --job says" in caplog.text
+    assert "at least" not in caplog.text
     assert main([*arguments, *JOB, "processes=4"]) == 2
     assert "a job is one worker here" in caplog.text
     assert main([*arguments, "--executor", "pbs", "--job", "cores=2", "memory=2GB"]) == 2

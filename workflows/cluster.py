@@ -44,7 +44,7 @@ NOISY = ("distributed", "bokeh", "tornado", "asyncio")
 def run_on_workers(run: Callable[..., Any], config: Any) -> Any:
     """Run a stage with the workers that its configuration asks for, if it has something to do."""
     if config.running.executor in JOBS:
-        jobs.settings(config.running)  # which are refused before anything is looked at
+        jobs.settings(config.running)  # a ValueError before anything is looked at
     return run(config.elsewhere(), executor=once_needed(config.running, gpus=gpus(config)))
 
 
@@ -140,12 +140,10 @@ def _mending(cluster: Any, running: Running) -> Callable[[int], None]:
     """What to do where there are fewer workers than there should be: start those that the cluster has given up."""
 
     def mend(number: int) -> None:
-        if running.executor == LOCAL and number < len(cluster.worker_spec):
+        if number < len(cluster.worker_spec):
             cluster.scale(len(cluster.worker_spec))
-        elif running.executor in JOBS and number < jobs.wanted(running):
-            jobs.mend(cluster, running)
 
-    return mend
+    return mend if running.executor == LOCAL else jobs.Mending(cluster, running)
 
 
 @contextlib.contextmanager
