@@ -666,6 +666,23 @@ def test_jobs_that_are_no_scripts_of_a_shell_are_not_marked(job, is_marked):
     assert [line.split()[0] for line in lines[:-1]] == (["trap"] if is_marked else [])
 
 
+@pytest.mark.parametrize(
+    ("address", "code", "message"),
+    [
+        ("nonsense", 2, "wanted HOST:PORT"),
+        ("h:70000", 2, "wanted HOST:PORT"),
+        ("192.0.2.1:0", 1, "nothing can listen there"),
+    ],
+)
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_a_dashboard_nowhere(five_videos, tmp_path, caplog, address, code, message, executor):  # noqa: PLR0917
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor", executor]
+    assert main([*arguments, "--dashboard", address]) == code
+    assert f"dashboard: '{address}'" in caplog.text
+    assert message in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
 def test_jobs_that_are_asked_for_wrongly(five_videos, batch_system, tmp_path, caplog, monkeypatch):
     pytest.importorskip("dask_jobqueue")
     arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS]

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -43,6 +44,8 @@ NOISY = ("distributed", "bokeh", "tornado", "asyncio")
 
 def run_on_workers(run: Callable[..., Any], config: Any) -> Any:
     """Run a stage with the workers that its configuration asks for, if it has something to do."""
+    if not urlsplit(config.running.executor).scheme:
+        _require_dashboard(config.running.dashboard)
     if config.running.executor in JOBS:
         jobs.settings(config.running)  # a ValueError before anything is looked at
     return run(config.elsewhere(), executor=once_needed(config.running, gpus=gpus(config)))
@@ -210,6 +213,22 @@ def share_of_cores(cores: list[int], number: int, of: int) -> list[int]:
     """The cores of one of so many workers: together all of them, and one at least."""
     first, last = (position * len(cores) // of for position in (number, number + 1))
     return cores[first : max(last, first + 1)]
+
+
+def _require_dashboard(address: str) -> None:
+    """ValueError for what is no address, OSError for one that is none of this machine."""
+    host, colon, port = address.rpartition(":")
+    if not port.isdigit() or int(port) > 65535 or not (colon or address.isdigit()):
+        raise ValueError(f"dashboard: {address!r}: wanted HOST:PORT, such as 127.0.0.1:8787, or port 0 for any that is free")
+    host = host.strip("[]")
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind) as listener:
+            listener.bind(where)
+    except OSError as error:
+        raise OSError(
+            f"dashboard: {address!r}: nothing can listen there ({error}); wanted HOST:PORT, with an address of this machine"
+        ) from error
 
 
 def _existing(running: Running) -> Client:
