@@ -27,6 +27,7 @@ from excl.pipeline.executors import ShardWork, Task
 from excl.pipeline.headers import HEADER
 from excl.pipeline.items import Item
 from excl.pipeline.manifest import Manifest
+from excl.pipeline.reading import num_cores
 from excl.pipeline.running import Running
 from excl.pipeline.store import FeatureStore
 from excl.workflows import cluster, dispatch, jobs, workers
@@ -757,7 +758,48 @@ def test_one_gpu_by_name_is_no_device_for_several_workers(monkeypatch):
     assert gpus_of(monkeypatch, device="cuda:1", visible=None, number=2, executor="tcp://h:1") == []
 
 
+def threads_of(out, executor):
+    """How many threads the work has when a worker does it."""
+    (out.parent / "v").write_text("v")
+
+    def work(item):
+        import torch
+
+        return {"id": f"video/{item.video_id}", "error": "corrupt", "message": str(torch.get_num_threads())}
+
+    made = dataclasses.replace(stage(out), work=work, at_once=lambda: 1)
+    made.run({"v": out.parent / "v"}, retry_failed=False, executor=executor)
+    return int(Manifest.read(out).failed["video/v"]["message"])
+
+
+@pytest.mark.parametrize("given", ["1", "3", None])
+def test_omp_num_threads_is_heeded_by_workers_of_this_machine(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    wanted = int(given or num_cores())
+    assert threads_of(tmp_path / "out", cluster.once_needed(Running(executor="local", workers=1), gpus=[])) == wanted
+    assert {spec["options"]["env"]["OMP_NUM_THREADS"] for spec in cluster.local_workers(1, []).values()} == {str(wanted)}
+    assert os.environ.get("OMP_NUM_THREADS") == given  # and nothing else starts with what Dask said for its own
+
+
+@pytest.mark.parametrize(
+    ("given", "how", "wanted"),
+    [("3", ["--nanny"], 3), ("1", ["--no-nanny"], 1), ("", ["--nanny"], None)],
+    ids=["nanny", "no nanny", "not given"],
+)
+def test_omp_num_threads_is_heeded_by_workers_elsewhere(existing, tmp_path, given, how, wanted):
+    """Where it is not given, a worker with a nanny finds Dask's 1 there."""
+    env = {"OMP_NUM_THREADS": given} if given else {}
+    with (
+        worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", *how, env=env),
+        Client(existing.address) as client,
+    ):
+        assert threads_of(tmp_path / "out", cluster.on_cluster(client, needed={"OTHER": 1})) == (wanted or num_cores())
+
+
 def test_each_worker_sees_one_gpu(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(cluster, "num_cores", lambda: 8)
     made = cluster.local_workers(4, ["3", "5"])
     assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in made.values()] == ["3", "5", "3", "5"]

@@ -663,6 +663,7 @@ def test_200_videos_killed_workers_and_crashing_decoders(tmp_path, monkeypatch):
     for number in range(200):
         name = f"guilty{number:03d}" if number % 20 == 7 else f"v{number:03d}"
         os.link(tmp_path / "one.mp4", tmp_path / "videos" / f"{name}.mp4")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     settings = {**SMALL, "videos": tmp_path / "videos", "shard_videos": 8}
     inline_config = extract.Config(out=tmp_path / "inline", **settings)
     threads = torch.get_num_threads()

@@ -28,7 +28,7 @@ from excl.pipeline.running import JOBS, LOCAL, Running
 from excl.pipeline.stopping import Stop
 from excl.workflows import jobs
 from excl.workflows.dispatch import dispatched
-from excl.workflows.workers import DaskPool, warnings_of_workers
+from excl.workflows.workers import DaskPool, threads_given, warnings_of_workers
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ A_TASK_AT_A_TIME = {  # and a death counts against it at once: dispatch.py, whic
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
 }
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 NOISY = ("distributed", "bokeh", "tornado", "asyncio")
 
 
@@ -85,10 +86,13 @@ def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
     with contextlib.ExitStack() as held:
         held.enter_context(_quiet())
         mend: Callable[[int], None] | None = None
+        threads = None
         if urlsplit(running.executor).scheme:
             client = held.enter_context(_existing(running))
             _require_workers(DaskPool(client, running.needed()), running.executor)
         else:
+            threads = threads_given() if running.executor == LOCAL else None  # before Dask says something there
+            held.enter_context(_environment())
             loop = held.enter_context(_loop())
             starting = _local(running, gpus, loop) if running.executor == LOCAL else jobs.submitted(running, loop)
             with dask.config.set(A_TASK_AT_A_TIME):  # the scheduler reads it when it starts
@@ -100,14 +104,18 @@ def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
             if importlib.util.find_spec("bokeh"):
                 log.info("dashboard: %s", client.dashboard_link)
         held.enter_context(warnings_of_workers(client))
-        yield on_cluster(client, needed=running.needed(), mend=mend)
+        yield on_cluster(client, needed=running.needed(), mend=mend, threads=threads)
 
 
 def on_cluster(
-    client: Client, *, needed: dict[str, float] | None = None, mend: Callable[[int], None] | None = None
+    client: Client,
+    *,
+    needed: dict[str, float] | None = None,
+    mend: Callable[[int], None] | None = None,
+    threads: int | None = None,
 ) -> Executor:
     """An executor over the workers of a client, those that have the resources `needed`."""
-    return dispatched(lambda: contextlib.closing(DaskPool(client, needed or {}, mend=mend)))
+    return dispatched(lambda: contextlib.closing(DaskPool(client, needed or {}, mend=mend, threads=threads)))
 
 
 @contextlib.contextmanager
@@ -121,6 +129,19 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Meanwhile Dask may say in the environment how many threads the processes have that it starts."""
+    earlier = {name: os.environ.get(name) for name in THREADS}
+    try:
+        yield
+    finally:
+        for name, value in earlier.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -167,7 +188,7 @@ def _local(running: Running, gpus: list[str], loop: Any) -> Iterator[SpecCluster
 
 def local_workers(number: int, gpus: list[str]) -> dict[int, dict[str, Any]]:
     """What Dask is told of so many workers on this machine, by number; each sees one of the GPUs, if there are any."""
-    threads = str(max(1, num_cores() // number))
+    threads = str(threads_given() or max(1, num_cores() // number))
     workers = {}
     for index in range(number):
         env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
