@@ -25,6 +25,7 @@ from excl.datasets.picture import Geometry
 from excl.datasets.video_errors import VideoError
 from excl.pipeline import frames, items
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
+from excl.pipeline.durable import sha256_file
 from excl.pipeline.executors import Executor
 from excl.pipeline.frames import StoredFrames
 from excl.pipeline.manifest import Manifest
@@ -142,6 +143,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
     return {
         "id": items.key(item.video_id),
         "part": name,
+        "part_sha256": sha256_file(config.out / name),
         "videos": [item.video_id],
         "source": source,
         "num_frames": video.facts.num_frames,

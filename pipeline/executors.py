@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,19 +95,30 @@ class ShardWork:
 
         Parts stay: who commits the record to the stage's own removes them, for a worker that was given up may still join.
         """
-        records = [ledger.records.get(items.key(v)) for v in members]
-        if None in records:
+        done = self.lacking(ledger.records, shard, members)
+        if done is None:
             return None
-        done = {v: record for v, record in zip(members, records, strict=True) if record and "error" not in record}
         committed = ledger.records.get(shard_key(shard), {})
-        new: Record | None = None
-        if not done and committed.get("videos"):  # all that it held is lost for good
-            new = {"id": shard_key(shard), "videos": []}
-            ledger.add(new)
-        elif done and not (committed.get("videos") == list(done) and is_there(self.out, committed)):
-            new = self._join(shard, done, committed)
-            ledger.add(new)
+        # Where nothing is done, all that it held is lost for good.
+        new = self._join(shard, done, committed) if done else {"id": shard_key(shard), "videos": []}
+        ledger.add(new)
         return new
+
+    def lacking(self, records: Mapping[str, Record], shard: int, members: Sequence[str]) -> dict[str, Record] | None:
+        """Of what videos, with their records, a shard is to be written; None if not all are recorded, or it is there."""
+        found = [records.get(items.key(v)) for v in members]
+        if None in found:
+            return None
+        done = {v: record for v, record in zip(members, found, strict=True) if record and "error" not in record}
+        committed = records.get(shard_key(shard), {})
+        is_current = committed.get("videos", []) == list(done) and (not done or is_there(self.out, committed))
+        return None if is_current else done
+
+    def standing(self, found: Mapping[str, Record], shard: int) -> dict[str, Record]:
+        """What stands of what attempts at a shard committed: all if they joined it, and else what has not lost its part."""
+        if shard_key(shard) in found:  # whose parts are in it
+            return dict(found)
+        return {key: record for key, record in found.items() if "error" in record or is_there(self.out, record)}
 
     def remove_parts(self, joined: Record, records: Mapping[str, Record]) -> None:
         """Remove the parts of a shard that was joined and committed."""
@@ -154,15 +165,20 @@ def is_there(out: Path, record: Record) -> bool:
 
 
 class Executor(Protocol):
-    """Does tasks, commits what comes of them to the manifest, and yields each new record; stops early if that is asked."""
+    """Does tasks, commits what comes of them to the manifest, and yields each new record; stops early if that is asked.
 
-    def __call__(self, work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop, /) -> Iterator[Record]: ...
+    What it holds meanwhile, such as workers, it lets go when the generator ends or is closed.
+    """
+
+    def __call__(
+        self, work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop, /
+    ) -> Generator[Record, None, None]: ...
 
 
 def inline(map: Map | None = None) -> Executor:
     """All in this process, by default in as many threads as the stage wants videos at once."""
 
-    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Iterator[Record]:
+    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Generator[Record, None, None]:
         for record in work.do(manifest, until(stop, tasks), map or items.in_threads(work.at_once())):
             if is_shard(record):
                 work.remove_parts(record, manifest.records)
@@ -182,9 +198,7 @@ def until(stop: Stop, tasks: Iterable[Task]) -> Iterator[Task]:
 def do_shard(work: ShardWork, task: Task) -> list[Record]:
     """One task in a worker's process; returns what is new, also from attempts at it that died."""
     journal = Journal(work.out, task.journal, task.known)
-    found = dict(journal.found)
-    if shard_key(task.shard) not in found:  # whose parts are in it
-        found = {key: record for key, record in found.items() if "error" in record or is_there(work.out, record)}
+    found = work.standing(journal.found, task.shard)
     todo = tuple(item for item in task.todo if items.key(item.video_id) not in found)
     for item in todo:  # until it is done it counts as not done
         journal.records.pop(items.key(item.video_id), None)

@@ -75,11 +75,13 @@ class ShardedStage:
                 if todo:
                     self.before(todo)
                 with stoppable("the shard in hand") as stop, progress(self.name, len(todo)) as told:
-                    for record in (executor or inline())(shard_work, self._tasks(manifest, todo, ids), manifest, stop):
-                        look.require_unchanged()
-                        if record["id"].startswith("video/"):
-                            told.count(record)
-                            tell(record)
+                    new = (executor or inline())(shard_work, self._tasks(manifest, todo, ids), manifest, stop)
+                    with contextlib.closing(new):
+                        for record in new:
+                            look.require_unchanged()
+                            if record["id"].startswith("video/"):
+                                told.count(record)
+                                tell(record)
                 look.require_unchanged(all=True)
             with manifest.ending() as is_last:
                 if is_last:

@@ -6,6 +6,7 @@ Where something has to be in hand at a moment, decoders wait at a gate: a file t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ from excl.pipeline.executors import ShardWork, Task
 from excl.pipeline.headers import HEADER
 from excl.pipeline.items import Item
 from excl.pipeline.manifest import Manifest
+from excl.pipeline.reading import num_cores
 from excl.pipeline.running import Running
 from excl.pipeline.store import FeatureStore
 from excl.workflows import cluster, dispatch, jobs, workers
@@ -215,6 +217,22 @@ def test_only_workers_with_the_resources_get_work(existing, five_videos, whole, 
     same(tmp_path / "out", whole)
 
 
+def nothing_is_done(out):
+    return all(name.startswith("plan/") for name in Manifest.read(out).records) and os.listdir(out / "parts") == []
+
+
+def test_where_there_is_nothing_to_do_nobody_looks_for_workers(five_videos, whole, caplog, monkeypatch):
+    """Neither where all is done nor where the settings are refused."""
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(whole), *SHARDS]
+    assert main([*arguments, "--executor", "tcp://127.0.0.1:1"]) == 0
+    monkeypatch.setattr(cluster, "connected", None)
+    for executor in (["--executor", "local"], JOB):
+        caplog.clear()
+        assert main([*arguments, *executor]) == 0
+        assert main([*arguments, *executor, "--stride", "4"]) == 2
+        assert "was made from another recipe" in caplog.text
+
+
 def test_no_worker_with_the_resources(existing, five_videos, tmp_path, caplog):
     arguments = [
         "extract",
@@ -229,7 +247,7 @@ def test_no_worker_with_the_resources(existing, five_videos, tmp_path, caplog):
     assert main([*arguments, "--resources", "GPU=2"]) == 2
     assert "none of its 2 workers has the resources GPU=2 (they have: none; {'GPU': 1.0})" in caplog.text
     assert "--resources GPU=2`" in caplog.text
-    assert not (tmp_path / "out").exists()
+    assert nothing_is_done(tmp_path / "out")
 
 
 OTHER_VERSION = """
@@ -267,7 +285,7 @@ def test_a_worker_that_is_no_place_for_the_work(existing, five_videos, tmp_path,
     with worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", env={"PYTHONPATH": str(tmp_path)}):
         assert main([*arguments, "--resources", "OTHER=1"]) == 2
     assert message in caplog.text
-    assert not (tmp_path / "out").exists()
+    assert nothing_is_done(tmp_path / "out")
 
 
 def test_folders_that_a_worker_does_not_see(tmp_path):
@@ -288,7 +306,7 @@ def test_a_scheduler_without_workers_and_an_address_without_scheduler(five_video
         assert f"the scheduler has no workers; start some with `dask worker {address}" in caplog.text
     assert main([*arguments, address]) == 1
     assert f"{address}: no Dask scheduler answers there" in caplog.text
-    assert not (tmp_path / "out").exists()
+    assert nothing_is_done(tmp_path / "out")
 
 
 def test_a_scheduler_that_dies(five_videos, whole, gate, tmp_path):
@@ -394,6 +412,37 @@ def test_workers_that_are_lost_are_asked_for_again(existing, monkeypatch):
     assert found == [2]
 
 
+def test_a_death_counts_once_though_the_scheduler_tries_again_by_itself(tmp_path):
+    """A shard of two is tried twice, and the video of it that kills its worker three times."""
+    out, deaths = tmp_path / "out", tmp_path / "deaths"
+
+    def work(item):
+        if item.video_id == "deadly":
+            with deaths.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            os._exit(7)
+        return {"id": f"video/{item.video_id}", "error": "corrupt", "message": ""}
+
+    made = dataclasses.replace(stage(out, shard_videos=2), work=work, at_once=lambda: 1)
+    videos = {name: tmp_path / name for name in ("deadly", "other")}
+    for path in videos.values():
+        path.write_text("v")
+    with (
+        scheduler(tmp_path) as (_, address),
+        worker(tmp_path, address, "a"),
+        worker(tmp_path, address, "b"),
+        Client(address) as client,
+    ):
+        made.run(videos, retry_failed=False, executor=cluster.on_cluster(client))
+    failed = Manifest.read(out).failed
+    assert {name: record["error"] for name, record in failed.items()} == {
+        "video/deadly": "crashed",
+        "video/other": "corrupt",
+    }
+    died = deaths.read_text().split()
+    assert len(set(died)) == len(died) == dispatch.TRIES + dispatch.TRIES_ALONE
+
+
 def test_tls(five_videos, whole, tmp_path, caplog):
     pytest.importorskip("cryptography", reason="makes the certificates")
     made = Security.temporary()
@@ -486,7 +535,7 @@ SBATCH = """#!/bin/sh
 id=0
 while ! mkdir "$TEST_JOBS/$id" 2> /dev/null; do id=$((id + 1)); done
 cp "$1" "$TEST_JOBS/$id.sh"
-setsid bash "$TEST_JOBS/$id.sh" > "$TEST_JOBS/$id.out" 2>&1 < /dev/null &
+SLURM_JOB_ID=$id setsid bash "$TEST_JOBS/$id.sh" > "$TEST_JOBS/$id.out" 2>&1 < /dev/null &
 echo $! > "$TEST_JOBS/$id.pid"
 echo "Submitted batch job $id"
 """
@@ -551,13 +600,101 @@ def test_jobs(five_videos, whole, gate, batch_system, tmp_path, monkeypatch):  #
     assert [path.name for path in tmp_path.iterdir() if "tls" in path.name] == []  # no keys are left
 
 
+def settings_of(dask_scheduler):
+    return dask_scheduler.allowed_failures, dask_scheduler.WORKER_SATURATION
+
+
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_a_scheduler_that_is_started_here_leaves_trying_again_to_us(batch_system, executor):
+    job = () if executor == "local" else tuple(JOB[3:])
+    if job:
+        pytest.importorskip("dask_jobqueue")
+    with cluster.connected(Running(executor=executor, workers=1, job=job), gpus=[]):
+        assert Client.current().run_on_scheduler(settings_of) == (0, 1.0)
+
+
+def test_jobs_that_end_before_their_worker_comes(five_videos, batch_system, tmp_path, caplog, monkeypatch):
+    """They are tried three times, and the run says where to look."""
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setattr(workers, "MEND_EVERY_S", 0.0)
+    monkeypatch.setattr(workers, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(jobs, "ENDED_FOR_S", 0.0)
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, *JOB]
+    assert main([*arguments, "python=/no/such/python", f"log_directory={tmp_path / 'logs'}"]) == 1
+    assert "3 jobs ended before their worker came, the last of them 2; " in caplog.text
+    assert f"what they print is in {tmp_path / 'logs'}" in caplog.text
+    assert num_jobs(batch_system) == 3
+    assert "/no/such/python" in (batch_system / "2.out").read_text()
+    assert nothing_is_done(tmp_path / "out")
+
+
+def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_path, caplog, monkeypatch):  # noqa: PLR0917
+    """However long; the run says once how to see that it does."""
+    pytest.importorskip("dask_jobqueue")
+    queued = SBATCH.replace(
+        'cp "$1" "$TEST_JOBS/$id.sh"',
+        '(echo "while [ ! -e $TEST_JOBS/go ]; do sleep 0.02; done"; cat "$1") > "$TEST_JOBS/$id.sh"',
+    )
+    (tmp_path / "bin" / "sbatch").write_text(queued)
+    for name, value in (("MEND_EVERY_S", 0.0), ("ASK_EVERY_S", 0.0)):
+        monkeypatch.setattr(workers, name, value)
+    monkeypatch.setattr(jobs, "ENDED_FOR_S", 0.0)
+    monkeypatch.setattr(jobs, "TELL_AFTER_S", -1.0)
+
+    def begin():
+        until(lambda: "no worker has come" in caplog.text)
+        (batch_system / "go").touch()
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, *JOB]
+    assert main(arguments) == 0
+    thread.join()
+    assert caplog.text.count("no worker has come of the jobs yet; `squeue --jobs 0` says whether they wait") == 1
+    assert f"in most cases in {tmp_path} (--job log_directory=DIR" in caplog.text
+    assert num_jobs(batch_system) == 1
+    same(tmp_path / "out", whole)
+
+
+@pytest.mark.parametrize(
+    ("job", "is_marked"), [((), True), (("shebang=#!/bin/csh",), False), (("env_extra=x",), False)], ids=["sh", "csh", "old"]
+)
+def test_jobs_that_are_no_scripts_of_a_shell_are_not_marked(job, is_marked):
+    pytest.importorskip("dask_jobqueue")
+    running = Running(executor="slurm", job=("cores=1", "memory=1GB", "job_script_prologue=module load cuda", *job))
+    lines = jobs.marked(running, jobs.settings(running), "/a folder")["job_script_prologue"]
+    assert lines[-1] == "module load cuda"
+    assert [line.split()[0] for line in lines[:-1]] == (["trap"] if is_marked else [])
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "message"),
+    [
+        ("nonsense", 2, "wanted HOST:PORT"),
+        ("h:70000", 2, "wanted HOST:PORT"),
+        ("192.0.2.1:0", 1, "nothing can listen there"),
+    ],
+)
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_a_dashboard_nowhere(five_videos, tmp_path, caplog, address, code, message, executor):  # noqa: PLR0917
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor", executor]
+    assert main([*arguments, "--dashboard", address]) == code
+    assert f"dashboard: '{address}'" in caplog.text
+    assert message in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
 def test_jobs_that_are_asked_for_wrongly(five_videos, batch_system, tmp_path, caplog, monkeypatch):
     pytest.importorskip("dask_jobqueue")
     arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS]
     assert main([*arguments, "--executor", "slurm", "--job", "cores=2"]) == 2
     assert "--job needs at least cores=… and memory=…" in caplog.text
+    caplog.clear()
     assert main([*arguments, *JOB, "colour=blue"]) == 2
     assert "colour" in caplog.text
+    assert main([*arguments, *JOB[:-1], "host=no.such.host.invalid"]) == 2
+    assert "SLURMCluster cannot begin with what --job says" in caplog.text
+    assert "at least" not in caplog.text
     assert main([*arguments, *JOB, "processes=4"]) == 2
     assert "a job is one worker here" in caplog.text
     assert main([*arguments, "--executor", "pbs", "--job", "cores=2", "memory=2GB"]) == 2
@@ -621,7 +758,48 @@ def test_one_gpu_by_name_is_no_device_for_several_workers(monkeypatch):
     assert gpus_of(monkeypatch, device="cuda:1", visible=None, number=2, executor="tcp://h:1") == []
 
 
+def threads_of(out, executor):
+    """How many threads the work has when a worker does it."""
+    (out.parent / "v").write_text("v")
+
+    def work(item):
+        import torch
+
+        return {"id": f"video/{item.video_id}", "error": "corrupt", "message": str(torch.get_num_threads())}
+
+    made = dataclasses.replace(stage(out), work=work, at_once=lambda: 1)
+    made.run({"v": out.parent / "v"}, retry_failed=False, executor=executor)
+    return int(Manifest.read(out).failed["video/v"]["message"])
+
+
+@pytest.mark.parametrize("given", ["1", "3", None])
+def test_omp_num_threads_is_heeded_by_workers_of_this_machine(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    wanted = int(given or num_cores())
+    assert threads_of(tmp_path / "out", cluster.once_needed(Running(executor="local", workers=1), gpus=[])) == wanted
+    assert {spec["options"]["env"]["OMP_NUM_THREADS"] for spec in cluster.local_workers(1, []).values()} == {str(wanted)}
+    assert os.environ.get("OMP_NUM_THREADS") == given  # and nothing else starts with what Dask said for its own
+
+
+@pytest.mark.parametrize(
+    ("given", "how", "wanted"),
+    [("3", ["--nanny"], 3), ("1", ["--no-nanny"], 1), ("", ["--nanny"], None)],
+    ids=["nanny", "no nanny", "not given"],
+)
+def test_omp_num_threads_is_heeded_by_workers_elsewhere(existing, tmp_path, given, how, wanted):
+    """Where it is not given, a worker with a nanny finds Dask's 1 there."""
+    env = {"OMP_NUM_THREADS": given} if given else {}
+    with (
+        worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", *how, env=env),
+        Client(existing.address) as client,
+    ):
+        assert threads_of(tmp_path / "out", cluster.on_cluster(client, needed={"OTHER": 1})) == (wanted or num_cores())
+
+
 def test_each_worker_sees_one_gpu(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(cluster, "num_cores", lambda: 8)
     made = cluster.local_workers(4, ["3", "5"])
     assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in made.values()] == ["3", "5", "3", "5"]

@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import write_video
 
-from excl.pipeline import extract, items
+from excl.pipeline import decode, extract, items, shards
 from excl.pipeline.durable import sha256_file
 from excl.pipeline.executors import do_shard
 from excl.pipeline.extract import join_features
@@ -145,6 +145,32 @@ def test_nobody_waits_for_workers_where_there_is_nothing_to_do(files, whole):
     assert workers.given == workers.tasks_done == []
 
 
+def test_an_executor_is_closed_at_once_when_its_records_are_no_longer_wanted(files, tmp_path, monkeypatch):
+    held = []
+
+    @contextlib.contextmanager
+    def pool():
+        held.append("held")
+        try:
+            yield Workers(1)
+        finally:
+            held.append("let go")
+
+    made = []
+
+    def kept(*arguments):
+        made.append(dispatched(pool)(*arguments))  # so that nothing but a call of close ends it
+        return made[0]
+
+    def fails(_):
+        raise OSError("nobody can be told")
+
+    monkeypatch.setattr(shards, "tell", fails)
+    with pytest.raises(OSError, match="nobody can be told"):
+        stage(tmp_path / "out").run(files, retry_failed=False, executor=kept)
+    assert held == ["held", "let go"]
+
+
 @pytest.mark.parametrize("number", [1, 3])
 def test_workers_elsewhere_make_the_same(files, whole, tmp_path, number):
     workers = Workers(number)
@@ -201,12 +227,7 @@ def test_what_workers_have_finished_of_a_shard_is_seen_while_they_are_at_it(file
             assert items.key(task.todo[-1].video_id) not in seen
             return super().wait(timeout_s)
 
-    def watched(*arguments):
-        for record in over(Halving(1))(*arguments):
-            seen.append(record["id"])
-            yield record
-
-    stage(tmp_path / "out").run(files, retry_failed=False, executor=watched)
+    stage(tmp_path / "out").run(files, retry_failed=False, executor=watched(over(Halving(1)), seen))
     same(tmp_path / "out", whole)
     assert len(at_half) == 6
     assert sorted(seen) == sorted(Manifest.read(whole).ids("video/") + Manifest.read(whole).ids("shard/"))  # each once
@@ -248,6 +269,84 @@ def test_a_file_system_that_fails_once_is_tried_again_and_twice_stops_the_run(fi
         stage(tmp_path / "twice").run(files, retry_failed=False, executor=over(Flaky(2)))
     stage(tmp_path / "twice").run(files, retry_failed=False)
     same(tmp_path / "twice", whole)
+
+
+def watched(executor, seen):
+    """The executor, and the ids of what it yields."""
+
+    def execute(*arguments):
+        for record in executor(*arguments):
+            seen.append(record["id"])
+            yield record
+
+    return execute
+
+
+def test_a_part_that_is_not_as_recorded_is_made_again_in_the_same_run(files, whole, tmp_path):
+    out, workers, seen = tmp_path / "out", Workers(1), []
+    once = dataclasses.replace(stage(out), work=partial(make_and_replace, out=out, once=tmp_path / "once"))
+    once.run(files, retry_failed=False, executor=watched(over(workers), seen))
+    assert shard_bytes(out) == shard_bytes(whole)
+    assert workers.tasks_done.count(["v09"]) == 1
+    assert sorted(seen) == sorted(Manifest.read(whole).ids("video/") + Manifest.read(whole).ids("shard/"))
+
+
+def test_what_was_seen_of_a_worker_and_is_gone_with_it_is_recorded_once(files, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatch, "FOLLOW_EVERY_S", -1.0)
+    seen = []
+
+    class Losing(Workers):
+        """Finishes two videos of the first shard, and loses the part of the second when it dies."""
+
+        begun, lost = False, False
+
+        def wait(self, timeout_s):
+            if self.lost:
+                return super().wait(timeout_s)
+            work, task = self.given[0]
+            if not self.begun:
+                self.begun = True
+                do_shard(work, dataclasses.replace(task, todo=task.todo[2:]))
+                return []
+            self.lost = True
+            assert sorted(seen) == ["video/v00", "video/v01"]
+            (work.out / part_name(task.todo[3].number)).unlink()
+            return [(self.given.pop(0)[1], WorkerDiedError("a worker died"))]
+
+    workers = Losing(1)
+    stage(tmp_path / "out").run(files, retry_failed=False, executor=watched(over(workers), seen))
+    assert workers.tasks_done[0] == ["bad0", "bad1", "v01"]
+    assert sorted(seen) == sorted(Manifest.read(whole).ids("video/") + Manifest.read(whole).ids("shard/"))
+    same(tmp_path / "out", whole)
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "message"),
+    [
+        (OSError(5, "no room"), 1, None),
+        (OSError(5, "no room"), 2, "no room"),
+        (SystemExit(), 2, None),
+        (SystemExit(), 3, "shard 1: 3 workers died that had to write it"),
+    ],
+)
+def test_a_shard_is_written_again_by_workers(files, whole, tmp_path, error, times, message):  # noqa: PLR0917
+    """A file system or a worker fails when its videos are all done; no video is done again."""
+    out, workers, failed = tmp_path / "out", Workers(1), []
+
+    def join(target, sources):
+        if "v02" in dict(sources) and len(failed) < times:
+            failed.append(target)
+            raise error
+        return join_features(target, sources, recipe=RECIPE)
+
+    made = dataclasses.replace(stage(out), join=join)
+    with pytest.raises(OSError, match=message) if message else contextlib.nullcontext():
+        made.run(files, retry_failed=False, executor=over(workers))
+    assert workers.tasks_done.count(["v02", "v03", "v04", "v05"]) == 1
+    assert workers.tasks_done.count([]) == (times - 1 if message else times)
+    assert len(failed) == times
+    made.run(files, retry_failed=False)
+    same(out, whole)
 
 
 def test_journals_of_a_run_that_was_killed_are_taken_up(files, whole, tmp_path):
@@ -397,12 +496,47 @@ def test_a_part_of_another_run_joins_no_shard(files, whole, tmp_path):
     assert shard_bytes(out) == shard_bytes(whole)
 
 
-def make_and_replace(item, *, out):
-    """As `make`, with the checksum of the part, which for one video is replaced at once."""
-    record = make(item, out=out)
+def test_frames_of_another_run_join_no_shard(five_videos, tmp_path):
+    """As above, of `decode`; whoever decodes a video, and when, its part has the same bytes."""
+    settings = {"videos": five_videos, "short_side": 32, "crop": 32}
+    decode.run(decode.Config(out=tmp_path / "whole", **settings))
+    replaced, refused = [], []
+
+    class Replacing(Workers):
+        def wait(self, timeout_s):  # noqa: ARG002  (as pools have it)
+            work, task = self.given.pop()
+
+            def replace(item):
+                record = work.work(item)
+                if item.video_id == "v1" and not replaced:
+                    replaced.append(item)
+                    (work.out / record["part"]).write_bytes(b"of another run")
+                return record
+
+            try:
+                return [(task, do_shard(dataclasses.replace(work, work=replace), task))]
+            except OSError as error:
+                refused.append(str(error))
+                return [(task, error)]
+
+    decode.run(decode.Config(out=tmp_path / "out", **settings), executor=over(Replacing(1)))
+    assert len(refused) == 1
+    assert "parts/000001.h5: not what was recorded" in refused[0]
+    same(tmp_path / "out", tmp_path / "whole")
+    ids = Manifest.read(tmp_path / "out").ids("video/")
+    parts = [[Manifest.read(tmp_path / out).records[name]["part_sha256"] for name in ids] for out in ("out", "whole")]
+    assert parts[0] == parts[1]
+    assert len(set(parts[0])) == 5
+
+
+def make_and_replace(item, *, out, once=None, **how):
+    """As `make`, with the checksum of the part, which for one video is replaced at once, unless the file `once` is there."""
+    record = make(item, out=out, **how)
     if "part" in record:
         record["part_sha256"] = sha256_file(out / record["part"])
-    if item.video_id == "v09":
+    if item.video_id == "v09" and not (once and once.exists()):
+        if once:
+            once.touch()
         edges = np.arange(2.0)
         other = VideoFeatures("v09", np.zeros((2, 8), np.float16), edges, edges + 1, {})
         write_shard(out / record["part"], [other], recipe={"made": "elsewhere"})
@@ -529,6 +663,7 @@ def test_200_videos_killed_workers_and_crashing_decoders(tmp_path, monkeypatch):
     for number in range(200):
         name = f"guilty{number:03d}" if number % 20 == 7 else f"v{number:03d}"
         os.link(tmp_path / "one.mp4", tmp_path / "videos" / f"{name}.mp4")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     settings = {**SMALL, "videos": tmp_path / "videos", "shard_videos": 8}
     inline_config = extract.Config(out=tmp_path / "inline", **settings)
     threads = torch.get_num_threads()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -18,25 +20,49 @@ import torch
 from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster, Worker, WorkerPlugin
 from distributed.utils import LoopRunner
 
-from excl.pipeline.executors import Executor
+from excl.pipeline.executors import Executor, ShardWork, Task
+from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import num_cores
+from excl.pipeline.records import Record
 from excl.pipeline.running import JOBS, LOCAL, Running
+from excl.pipeline.stopping import Stop
 from excl.workflows import jobs
 from excl.workflows.dispatch import dispatched
-from excl.workflows.workers import DaskPool, warnings_of_workers
+from excl.workflows.workers import DaskPool, threads_given, warnings_of_workers
 
 log = logging.getLogger(__name__)
 
 CORES_A_WORKER = 4
 LOOPBACK = "127.0.0.1"
 CONNECT_S = 10.0
+A_TASK_AT_A_TIME = {  # and a death counts against it at once: dispatch.py, which has what was finished, tries it again
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.worker-saturation": 1.0,
+}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 NOISY = ("distributed", "bokeh", "tornado", "asyncio")
 
 
 def run_on_workers(run: Callable[..., Any], config: Any) -> Any:
-    """Run a stage with the workers that its configuration asks for."""
-    with connected(config.running, gpus=gpus(config)) as executor:
-        return run(config.elsewhere(), executor=executor)
+    """Run a stage with the workers that its configuration asks for, if it has something to do."""
+    if not urlsplit(config.running.executor).scheme:
+        _require_dashboard(config.running.dashboard)
+    if config.running.executor in JOBS:
+        jobs.settings(config.running)  # a ValueError before anything is looked at
+    return run(config.elsewhere(), executor=once_needed(config.running, gpus=gpus(config)))
+
+
+def once_needed(running: Running, *, gpus: list[str]) -> Executor:
+    """The executor of these settings, whose workers are found or started when there is a first task."""
+
+    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Generator[Record, None, None]:
+        left = iter(tasks)
+        first = next(left, None)
+        if first is not None:
+            with connected(running, gpus=gpus) as executor:
+                yield from executor(work, itertools.chain([first], left), manifest, stop)
+
+    return execute
 
 
 def gpus(config: Any) -> list[str]:
@@ -60,13 +86,17 @@ def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
     with contextlib.ExitStack() as held:
         held.enter_context(_quiet())
         mend: Callable[[int], None] | None = None
+        threads = None
         if urlsplit(running.executor).scheme:
             client = held.enter_context(_existing(running))
             _require_workers(DaskPool(client, running.needed()), running.executor)
         else:
+            threads = threads_given() if running.executor == LOCAL else None  # before Dask says something there
+            held.enter_context(_environment())
             loop = held.enter_context(_loop())
             starting = _local(running, gpus, loop) if running.executor == LOCAL else jobs.submitted(running, loop)
-            cluster = held.enter_context(starting)
+            with dask.config.set(A_TASK_AT_A_TIME):  # the scheduler reads it when it starts
+                cluster = held.enter_context(starting)
             client = held.enter_context(Client(cluster))
             mend = _mending(cluster, running)
             if running.executor == LOCAL:
@@ -74,14 +104,18 @@ def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
             if importlib.util.find_spec("bokeh"):
                 log.info("dashboard: %s", client.dashboard_link)
         held.enter_context(warnings_of_workers(client))
-        yield on_cluster(client, needed=running.needed(), mend=mend)
+        yield on_cluster(client, needed=running.needed(), mend=mend, threads=threads)
 
 
 def on_cluster(
-    client: Client, *, needed: dict[str, float] | None = None, mend: Callable[[int], None] | None = None
+    client: Client,
+    *,
+    needed: dict[str, float] | None = None,
+    mend: Callable[[int], None] | None = None,
+    threads: int | None = None,
 ) -> Executor:
     """An executor over the workers of a client, those that have the resources `needed`."""
-    return dispatched(lambda: contextlib.closing(DaskPool(client, needed or {}, mend=mend)))
+    return dispatched(lambda: contextlib.closing(DaskPool(client, needed or {}, mend=mend, threads=threads)))
 
 
 @contextlib.contextmanager
@@ -95,6 +129,19 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Meanwhile Dask may say in the environment how many threads the processes have that it starts."""
+    earlier = {name: os.environ.get(name) for name in THREADS}
+    try:
+        yield
+    finally:
+        for name, value in earlier.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -117,12 +164,10 @@ def _mending(cluster: Any, running: Running) -> Callable[[int], None]:
     """What to do where there are fewer workers than there should be: start those that the cluster has given up."""
 
     def mend(number: int) -> None:
-        if running.executor == LOCAL and number < len(cluster.worker_spec):
+        if number < len(cluster.worker_spec):
             cluster.scale(len(cluster.worker_spec))
-        elif running.executor in JOBS and number < jobs.wanted(running):
-            jobs.mend(cluster, running)
 
-    return mend
+    return mend if running.executor == LOCAL else jobs.Mending(cluster, running)
 
 
 @contextlib.contextmanager
@@ -133,19 +178,17 @@ def _local(running: Running, gpus: list[str], loop: Any) -> Iterator[SpecCluster
         "cls": Scheduler,
         "options": {"host": LOOPBACK, "port": 0, "dashboard": True, "dashboard_address": running.dashboard},
     }
-    # A death counts against the task at once, which dispatch.py tries again itself: it has what the worker finished.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0}):
-        log.info("executor: %d workers on this machine%s", number, f", on {min(number, len(gpus))} GPUs" if gpus else "")
-        with SpecCluster(scheduler=scheduler, workers=local_workers(number, gpus), loop=loop) as cluster:
-            try:
-                yield cluster
-            finally:
-                _kill_workers(cluster)
+    log.info("executor: %d workers on this machine%s", number, f", on {min(number, len(gpus))} GPUs" if gpus else "")
+    with SpecCluster(scheduler=scheduler, workers=local_workers(number, gpus), loop=loop) as cluster:
+        try:
+            yield cluster
+        finally:
+            _kill_workers(cluster)
 
 
 def local_workers(number: int, gpus: list[str]) -> dict[int, dict[str, Any]]:
     """What Dask is told of so many workers on this machine, by number; each sees one of the GPUs, if there are any."""
-    threads = str(max(1, num_cores() // number))
+    threads = str(threads_given() or max(1, num_cores() // number))
     workers = {}
     for index in range(number):
         env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
@@ -191,6 +234,22 @@ def share_of_cores(cores: list[int], number: int, of: int) -> list[int]:
     """The cores of one of so many workers: together all of them, and one at least."""
     first, last = (position * len(cores) // of for position in (number, number + 1))
     return cores[first : max(last, first + 1)]
+
+
+def _require_dashboard(address: str) -> None:
+    """ValueError for what is no address, OSError for one that is none of this machine."""
+    host, colon, port = address.rpartition(":")
+    if not port.isdigit() or int(port) > 65535 or not (colon or address.isdigit()):
+        raise ValueError(f"dashboard: {address!r}: wanted HOST:PORT, such as 127.0.0.1:8787, or port 0 for any that is free")
+    host = host.strip("[]")
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind) as listener:
+            listener.bind(where)
+    except OSError as error:
+        raise OSError(
+            f"dashboard: {address!r}: nothing can listen there ({error}); wanted HOST:PORT, with an address of this machine"
+        ) from error
 
 
 def _existing(running: Running) -> Client:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -53,7 +53,7 @@ class Pool(Protocol):
 def dispatched(pool: Callable[[], AbstractContextManager[Pool]]) -> Executor:
     """An executor over the workers of a pool, which is made for each stage that is run."""
 
-    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Iterator[Record]:
+    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Generator[Record, None, None]:
         with pool() as workers:
             yield from _Dispatch(workers, work, manifest, stop).run(until(stop, tasks))
 
@@ -117,7 +117,7 @@ class _Dispatch:
         if isinstance(outcome, list):
             yield from self._commit(task, outcome)
             return
-        kept = attempts(self.work.out, task.journal)[1]
+        kept = self.work.standing(attempts(self.work.out, task.journal)[1], task.shard)
         yield from self._commit(task, list(kept.values()))
         left = tuple(item for item in task.todo if items.key(item.video_id) not in kept)
         if not isinstance(outcome, WorkerDiedError | OSError):
@@ -129,6 +129,16 @@ class _Dispatch:
             yield self._blame(left[0])
         elif left:
             self._do_again(task, left, failures + 1)
+        elif self.work.lacking(self.manifest.records, task.shard, task.members) is not None:
+            self._write_again(task, failures if not task.todo else 0)
+
+    def _write_again(self, task: Task, failures: int) -> None:
+        """Have a shard written whose videos are all done; OSError if that has killed enough workers."""
+        if failures + 1 >= TRIES_ALONE:
+            raise OSError(
+                f"shard {task.shard}: {TRIES_ALONE} workers died that had to write it, of videos that are all done"
+            )
+        self._do_again(task, (), failures + 1)
 
     def _commit(self, task: Task, records: list[Record]) -> Iterator[Record]:
         """Commit records unless they are, and remove the journals that had them."""
@@ -151,7 +161,7 @@ class _Dispatch:
         pieces = [left[:middle], left[middle:]] if len(left) > 1 and failures >= TRIES else [left]
         for piece in reversed(pieces):
             again = Task(task.shard, task.members, piece, known, task.run)
-            self.failures[again.token] = failures if len(piece) == len(task.todo) else 0
+            self.failures[again.token] = failures if len(piece) in {0, len(task.todo)} else 0
             self.again.appendleft(again)
 
     def _blame(self, item: Item) -> Record:

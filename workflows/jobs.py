@@ -7,10 +7,12 @@ import functools
 import importlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import dask
@@ -23,6 +25,28 @@ CLUSTERS = {"slurm": "SLURM", "pbs": "PBS", "sge": "SGE", "lsf": "LSF", "htcondo
 LINES = ("job_extra_directives", "job_script_prologue", "job_directives_skip")  # a line each time they are given
 OF_SCHEDULER = ("host", "port")
 SHARED = "shared_temp_directory"
+PROLOGUE = "job_script_prologue"
+SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
+ID_IN_JOB = {  # the variable that a job finds its own id in
+    "slurm": "SLURM_JOB_ID",
+    "pbs": "PBS_JOBID",
+    "sge": "JOB_ID",
+    "lsf": "LSB_JOBID",
+    "oar": "OAR_JOB_ID",
+    "moab": "PBS_JOBID",
+}
+LOOK = {
+    "slurm": "squeue --jobs",
+    "pbs": "qstat",
+    "sge": "qstat -j",
+    "lsf": "bjobs",
+    "htcondor": "condor_q",
+    "oar": "oarstat -j",
+    "moab": "checkjob",
+}
+TRIES = 3  # of each job, that ended before its worker came
+ENDED_FOR_S = 60.0  # after which a job whose worker had come would be known to have lost it
+TELL_AFTER_S = 300.0  # without any worker
 
 
 @contextlib.contextmanager
@@ -41,12 +65,11 @@ def submitted(running: Running, loop: Any) -> Iterator[Any]:
         raise ValueError(f"executor {running.executor}: there is no program {program} here to submit jobs with")
     with certificates(running) as security:
         try:
-            cluster = kind(loop=loop, security=security, **settings(running))
-        except (ValueError, TypeError) as error:
+            cluster = kind(loop=loop, security=security, **marked(running, settings(running), _folder(security)))
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
             told = " ".join(str(error).split(". Very likely")[0].split())
             raise ValueError(
-                f"executor {running.executor}: --job needs at least cores=… and memory=…, such as --job cores=8 memory=32GB "
-                f"walltime=04:00:00, and takes what dask-jobqueue's {kind.__name__} takes ({told})"
+                f"executor {running.executor}: dask-jobqueue's {kind.__name__} cannot begin with what --job says: {told}"
             ) from error
         with cluster:
             submit(cluster, running)
@@ -66,7 +89,8 @@ def certificates(running: Running) -> Iterator[Any]:
     shared = (
         given.get(SHARED) or dask.config.get(f"jobqueue.{running.executor}.{SHARED.replace('_', '-')}", None) or os.getcwd()
     )
-    with tempfile.TemporaryDirectory(prefix=".excl-tls-", dir=os.path.expandvars(os.path.expanduser(shared))) as folder:
+    where = os.path.expandvars(os.path.expanduser(shared))
+    with tempfile.TemporaryDirectory(prefix=".excl-tls-", dir=where, ignore_cleanup_errors=True) as folder:
         paths = {}
         for name, text in (("ca", made.tls_ca_file), ("cert", made.tls_worker_cert), ("key", made.tls_worker_key)):
             paths[name] = os.path.join(folder, name)
@@ -75,7 +99,29 @@ def certificates(running: Running) -> Iterator[Any]:
         of_roles = {
             f"tls_{role}_{name}": paths[name] for role in ("scheduler", "worker", "client") for name in ("cert", "key")
         }
-        yield security(tls_ca_file=paths["ca"], require_encryption=True, **of_roles)
+        try:
+            yield security(tls_ca_file=paths["ca"], require_encryption=True, **of_roles)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(paths["key"])  # first, for where it is gone jobs leave no marks any more
+
+
+def _folder(security: Any) -> str:
+    """The folder of the certificates."""
+    return os.path.dirname(security.tls_ca_file)
+
+
+def marked(running: Running, given: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The settings, with which jobs also leave a file in a folder when they end, where they are scripts of a shell."""
+    here = dask.config.get(f"jobqueue.{running.executor}", {})
+    shebang = (given.get("shebang") or here.get("shebang") or "").split()
+    is_shell = bool(shebang) and os.path.basename(shebang[-1]) in SHELLS
+    older = given.get("env_extra") or here.get("env-extra")  # which counts only where there is no prologue
+    if running.executor not in ID_IN_JOB or not is_shell or older:
+        return given
+    key, mark = (shlex.quote(os.path.join(folder, name)) for name in ("key", "ended-"))
+    trap = shlex.quote(f'[ ! -e {key} ] || touch {mark}"${ID_IN_JOB[running.executor]}"')
+    return {**given, PROLOGUE: [f"trap {trap} EXIT", *(given.get(PROLOGUE) or here.get("job-script-prologue") or [])]}
 
 
 def wanted(running: Running) -> int:
@@ -83,12 +129,13 @@ def wanted(running: Running) -> int:
     return running.workers or 1
 
 
-def submit(cluster: Any, running: Running) -> None:
-    """Submit as many jobs as are missing; OSError if that fails."""
+def submit(cluster: Any, running: Running, ended: Collection[str] = ()) -> None:
+    """Submit as many jobs as are missing, and others for those of the ids `ended`; OSError if that fails."""
 
     async def missing() -> None:
         for name, job in list(cluster.workers.items()):
-            if job.job_id is None:  # it was not accepted
+            if job.job_id is None or job.job_id in ended:  # it was not accepted, or its worker never came
+                job.status = type(job.status).closed
                 del cluster.workers[name]
         await cluster
 
@@ -102,12 +149,58 @@ def submit(cluster: Any, running: Running) -> None:
         raise OSError(f"executor {running.executor}: a job was not accepted: {' '.join(str(error).split())}") from error
 
 
-def mend(cluster: Any, running: Running) -> None:
-    """Submit jobs in place of those that are gone; a batch system that refuses them now is asked again later."""
-    try:
-        submit(cluster, running)
-    except OSError as error:
-        log.warning("%s", error)
+class Mending:
+    """Submits jobs in place of those that are gone; a batch system that refuses them now is asked again later.
+
+    A job that ends before its worker comes is tried so many times; OSError if no worker has come by then.
+    """
+
+    def __init__(self, cluster: Any, running: Running) -> None:
+        self.cluster, self.running = cluster, running
+        self.num_lost, self.told = 0, False
+        self.none_since = time.monotonic()
+        self.ended_at: dict[str, float] = {}  # when it was seen, by job id
+
+    def __call__(self, number: int) -> None:
+        """Called from time to time, with the number of workers that there are."""
+        if number:
+            self.num_lost, self.told, self.none_since = 0, False, time.monotonic()
+        if number >= wanted(self.running):
+            return
+        lost = self._lost()
+        self.num_lost += len(lost)
+        if not number and self.num_lost >= TRIES * wanted(self.running):
+            raise OSError(
+                f"executor {self.running.executor}: {self.num_lost} jobs ended before their worker came, the last of them "
+                f"{', '.join(lost)}; {self._where_told()}"
+            )
+        if not number and not self.told and time.monotonic() - self.none_since > TELL_AFTER_S:
+            self.told = True
+            ids = [job.job_id for job in self.cluster.workers.values() if job.job_id]
+            look = f"{LOOK[self.running.executor]} {(',' if self.running.executor == 'slurm' else ' ').join(ids)}"
+            log.warning("no worker has come of the jobs yet; `%s` says whether they wait; %s", look, self._where_told())
+        try:
+            submit(self.cluster, self.running, lost)
+        except OSError as error:
+            log.warning("%s", error)
+
+    def _lost(self) -> list[str]:
+        """The ids of jobs that have ended and are still believed to come: one whose worker is gone is taken off by Dask."""
+        names = os.listdir(_folder(self.cluster.security))
+        ended = {found[1] for name in names if (found := re.match(r"ended-(\d+)", name))}
+        now = time.monotonic()
+        ids = [job.job_id for job in self.cluster.workers.values() if job.job_id in ended]
+        return [job_id for job_id in ids if now - self.ended_at.setdefault(job_id, now) >= ENDED_FOR_S]
+
+    def _where_told(self) -> str:
+        """Where to read what jobs print."""
+        directories = {job.log_directory for job in self.cluster.workers.values()} - {None}
+        if directories:
+            return f"what they print is in {os.path.abspath(directories.pop())}"
+        where = f"in most cases in {os.getcwd()}"
+        return (
+            f"what they print is where {self.running.executor} puts it, {where} (--job log_directory=DIR chooses a folder)"
+        )
 
 
 def settings(running: Running) -> dict[str, Any]:
@@ -130,6 +223,11 @@ def settings(running: Running) -> dict[str, Any]:
             given.setdefault(name, list(here.get(name.replace("_", "-")) or [])).append(text)
         else:
             given[name] = value
+    if "config_name" not in given and any((given.get(name) or here.get(name)) is None for name in ("cores", "memory")):
+        raise ValueError(
+            f"executor {running.executor}: --job needs at least cores=… and memory=…, such as --job cores=8 memory=32GB "
+            "walltime=04:00:00"
+        )
     if given.get("processes", 1) != 1:
         raise ValueError("job: processes: a job is one worker here; --workers says how many jobs there are")
     extra += ["--nthreads", "1", "--no-dashboard"]

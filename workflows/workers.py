@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import logging
+import os
 import socket
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import torch
 from dask.distributed import Client, Future, KilledWorker, wait
 from dask.distributed import get_worker as this_worker
@@ -28,20 +30,32 @@ from distributed.diagnostics.plugin import ForwardLoggingPlugin
 from excl.pipeline.executors import ShardWork, Task, do_shard
 from excl.pipeline.headers import HEADER
 from excl.pipeline.items import Item
+from excl.pipeline.journals import attempts
 from excl.pipeline.reading import num_cores
 from excl.pipeline.records import Record
 from excl.workflows.dispatch import WorkerDiedError
 
 ASK_EVERY_S = 1.0  # how many workers there are
 MEND_EVERY_S = 30.0  # where there are fewer than there should be
+OMP = "OMP_NUM_THREADS"
 SAME_AS_LAST = 100  # messages, among which one is told once
 
 
 class DaskPool:
-    """The workers of a client that have the resources `needed`; `mend` sees to it that lost ones come back."""
+    """The workers of a client that have the resources `needed`; `mend` sees to it that lost ones come back.
 
-    def __init__(self, client: Client, needed: dict[str, float], *, mend: Callable[[int], None] | None = None) -> None:
-        self.client, self.needed, self.mend = client, needed, mend
+    Each works with so many `threads`, or with as many as there are for it where it is.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        needed: dict[str, float],
+        *,
+        mend: Callable[[int], None] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.client, self.needed, self.mend, self.threads = client, needed, mend, threads
         self.in_hand: dict[Future, Task] = {}
         self._fit: set[str] = set()  # the addresses of workers that have our code
         self._capacity, self._asked_at = 0, float("-inf")
@@ -86,7 +100,8 @@ class DaskPool:
         """Have a task done by some worker."""
         seen_here = next((item.path for item in task.todo if item.path.exists()), None)
         needed = self.needed or None
-        future = self.client.submit(do_task, work, task, seen_here, resources=needed, pure=False, key=task.journal)
+        arguments = (work, task, seen_here, self.threads)
+        future = self.client.submit(do_task, *arguments, resources=needed, pure=False, key=task.journal)
         self.in_hand[future] = task
 
     def wait(self, timeout_s: float) -> list[tuple[Task, list[Record] | Exception]]:
@@ -126,16 +141,37 @@ def _outcome(future: Future) -> list[Record] | Exception:
         return error
 
 
-def do_task(work: ShardWork, task: Task, seen: Path | None) -> list[Record]:
+def threads_given() -> int | None:
+    """How many threads OMP_NUM_THREADS says, if it does."""
+    first = os.environ.get(OMP, "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else None
+
+
+def _threads_here() -> int:
+    """How many threads a task has in this worker: as OMP_NUM_THREADS says, or its share of the cores.
+
+    Where nothing is said, Dask's nanny says 1.
+    """
+    worker, given = this_worker(), threads_given()
+    by_nanny = dask.config.get("distributed.nanny.pre-spawn-environ", {}).get(OMP)
+    if given and (worker.nanny is None or str(given) != str(by_nanny)):
+        return given
+    return max(1, num_cores() // worker.state.nthreads)
+
+
+def do_task(work: ShardWork, task: Task, seen: Path | None, threads: int | None = None) -> list[Record]:
     """One task, in the worker's process. ValueError if the folders are not there.
 
-    `seen` is a video that whoever sent the task can see. A task that is cancelled ends before its next video.
+    `seen` is a video that whoever sent the task can see. A task that is cancelled ends before its next video. Raises
+    WorkerDiedError if there was an attempt at it: a scheduler that was not started here tries again what a worker died of.
     """
     for path in (work.out / HEADER, *filter(None, [seen])):
         if not path.is_file():
             raise ValueError(f"{path}: not there on {socket.gethostname()}; workers need the folders under the same paths")
-    tasks, threads = this_worker().state.tasks, this_worker().state.nthreads
-    torch.set_num_threads(max(1, num_cores() // threads))
+    if attempts(work.out, task.journal)[0]:
+        raise WorkerDiedError("a worker died")
+    tasks = this_worker().state.tasks
+    torch.set_num_threads(threads or _threads_here())
 
     def unless_cancelled(item: Item) -> Record:
         state = tasks.get(task.journal)
