@@ -83,7 +83,7 @@ RUN_ONLY = ("videos", "out", "retry_failed", "reading", "running")
 
 def run(config: Config, *, executor: Executor | None = None) -> Path:
     """Decode what is not decoded yet; failures are recorded and do not stop the run. Returns the folder."""
-    recipe = {**identity(config, run_only=RUN_ONLY), "backend": list(choose(config.backend))}
+    recipe = made_by(config)
     stage = ShardedStage(
         name=STAGE,
         code_version=CODE_VERSION,
@@ -98,6 +98,11 @@ def run(config: Config, *, executor: Executor | None = None) -> Path:
     )
     stage.run(find_videos(config.videos), retry_failed=config.retry_failed, executor=executor, share=config.running.share)
     return config.out
+
+
+def made_by(config: Config) -> dict[str, Any]:
+    """What determines the frames."""
+    return {**identity(config, run_only=RUN_ONLY), "backend": list(choose(config.backend))}
 
 
 def _at_once(config: Config) -> int:

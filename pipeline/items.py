@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -284,18 +283,26 @@ def failure(video_id: str, error: VideoError) -> dict[str, Any]:
 
 def report(manifest: Manifest, *, what: str) -> None:
     """One line that counts the videos, and the failures grouped by reason."""
-    failed = manifest.failed
+    failed = failed_by_reason(manifest)
+    num_failed = sum(map(len, failed.values()))
     recorded = manifest.ids("video/")
     done = sum(not manifest.has_failed(name) for name in recorded)
     damaged = [name.removeprefix("video/") for name in manifest.those_with("damage")]
     if damaged:
         log.warning("%d damaged and kept: %s", len(damaged), ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else ""))
-    log.info("%s: %d of %d videos done, in %s", what, done, done + len(failed), manifest.folder)
-    for error, count in Counter(record["error"] for record in failed.values()).most_common():
-        names = [name.removeprefix("video/") for name, record in failed.items() if record["error"] == error]
-        log.warning("%d failed as %s: %s", count, error, ", ".join(names[:5]) + (", …" if count > 5 else ""))
+    log.info("%s: %d of %d videos done, in %s", what, done, done + num_failed, manifest.folder)
+    for error, names in failed.items():
+        log.warning("%d failed as %s: %s", len(names), error, ", ".join(names[:5]) + (", …" if len(names) > 5 else ""))
     if failed:
         log.warning("%s says more of each; %s tries them again", manifest.folder / "records.jsonl", RETRY)
+
+
+def failed_by_reason(manifest: Manifest) -> dict[str, list[str]]:
+    """The ids of the videos that failed, by reason, the most frequent first."""
+    found: dict[str, list[str]] = {}
+    for name, record in manifest.failed.items():
+        found.setdefault(record["error"], []).append(name.removeprefix("video/"))
+    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 
 
 def require_finished(manifest: Manifest) -> None:

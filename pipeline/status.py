@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +47,6 @@ def status(config: Status) -> tuple[Status, dict[str, Any]]:
     """The state of a folder as JSON values."""
     manifest = Manifest.read(config.folder)
     videos = {name: r for name, r in manifest.records.items() if name.startswith("video/")}
-    failed = {name.removeprefix("video/"): record for name, record in videos.items() if "error" in record}
     done = [record for record in videos.values() if "error" not in record]
     planned = items.planned(manifest)
     seconds, wall_s = sum(r.get("duration_s", 0.0) for r in done), sum(r.get("wall_s", 0.0) for r in done)
@@ -59,10 +57,7 @@ def status(config: Status) -> tuple[Status, dict[str, Any]]:
         "complete": manifest.is_complete or (bool(planned) and len(videos) >= len(planned)),
         "videos_planned": len(planned),
         "videos_done": len(done),
-        "videos_failed": {
-            reason: sorted(name for name, r in failed.items() if r["error"] == reason)
-            for reason, _ in Counter(r["error"] for r in failed.values()).most_common()
-        },
+        "videos_failed": {reason: sorted(names) for reason, names in items.failed_by_reason(manifest).items()},
         "videos_to_do": len([name for name in planned if items.key(name) not in videos]),
         "hours_of_video": round(seconds / 3600, 3),
         "hours_of_work": round(wall_s / 3600, 3),

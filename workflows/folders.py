@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excl.datasets.backends import choose
 from excl.datasets.files import find_videos
 from excl.datasets.glove_files import PUBLISHED as PUBLISHED_GLOVE
 from excl.datasets.video_errors import VideoError
 from excl.models.i3d.fetching import cached_path
 from excl.models.i3d.published import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, items, localize, pack, published_glove, reproduce, tokenise, train
-from excl.pipeline.config import identity
 from excl.pipeline.frames import LOSSLESS
 from excl.pipeline.headers import HEADER, differing
 from excl.pipeline.manifest import Manifest, held, is_barren
@@ -36,10 +34,6 @@ log = logging.getLogger(__name__)
 DIFFERENCES_SHOWN = 3
 SHA256_DIGITS = 64
 READ_VIDEOS = (decode.STAGE, extract.STAGE)
-
-
-def _decode(config: decode.Config) -> dict[str, Any]:
-    return {**identity(config, run_only=decode.RUN_ONLY), "backend": list(choose(config.backend))}
 
 
 def _extract(config: extract.Config, configs: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +57,7 @@ MADE_BY: dict[
     str, tuple[Callable[[Any], dict[str, Any]], int]
 ] = {  # what determines the results of a step, and by which code
     demo.STAGE: (demo.made_by, demo.CODE_VERSION),
-    decode.STAGE: (_decode, decode.CODE_VERSION),
+    decode.STAGE: (decode.made_by, decode.CODE_VERSION),
     tokenise.STAGE: (_tokenise, tokenise.CODE_VERSION),
     pack.STAGE: (pack.made_by, pack.CODE_VERSION),
     train.STAGE: (train.made_by, train.CODE_VERSION),

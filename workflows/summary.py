@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline import evaluate, pack, reproduce, tokenise, train
+from excl.pipeline import evaluate, items, pack, reproduce, tokenise, train
 from excl.pipeline.headers import HEADER
 from excl.pipeline.manifest import COMPLETE, RECORDS, Manifest
 from excl.workflows import demo
@@ -98,12 +97,10 @@ def videos_line(manifest: Manifest) -> str:
 
 def failures(manifest: Manifest) -> list[str]:
     """A line for every reason for which videos failed, with how many and which."""
-    failed = manifest.failed
-    lines = []
-    for reason, count in Counter(record["error"] for record in failed.values()).most_common():
-        names = [name.removeprefix("video/") for name, record in failed.items() if record["error"] == reason]
-        lines.append(f"{count:,} {reason}: {', '.join(names[:NAMES_SHOWN])}{', …' if count > NAMES_SHOWN else ''}")
-    return lines
+    return [
+        f"{len(names):,} {reason}: {', '.join(names[:NAMES_SHOWN])}{', …' if len(names) > NAMES_SHOWN else ''}"
+        for reason, names in items.failed_by_reason(manifest).items()
+    ]
 
 
 def coverage(store: Path) -> dict[str, str]:
