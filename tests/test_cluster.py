@@ -724,7 +724,9 @@ def test_settings_of_jobs_are_passed_on(monkeypatch):
         told = jobs.settings(Running(executor="slurm", job=job, resources=("GPU=1",), dashboard="127.0.0.1:1"))
     assert (told["cores"], told["memory"], told["processes"]) == (8, "32GB", 1)
     assert told["job_extra_directives"] == ["--nice", "--gres=gpu:1", "--exclusive"]
-    assert told["worker_extra_args"] == ["--preload", "a.py", "--nthreads", "1", "--no-dashboard", "--resources", "GPU=1"]
+    web = ["--dashboard-address", "127.0.0.1:0"]
+    ours = ["--nthreads", "1", "--no-dashboard", "--resources", "GPU=1"]
+    assert told["worker_extra_args"] == [*web, "--preload", "a.py", *ours]
     assert told["scheduler_options"] == {"host": "h", "port": 7, "dashboard_address": "127.0.0.1:1"}
 
 

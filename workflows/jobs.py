@@ -25,6 +25,7 @@ CLUSTERS = {"slurm": "SLURM", "pbs": "PBS", "sge": "SGE", "lsf": "LSF", "htcondo
 LINES = ("job_extra_directives", "job_script_prologue", "job_directives_skip")  # a line each time they are given
 OF_SCHEDULER = ("host", "port")
 SHARED = "shared_temp_directory"
+LOOPBACK = "127.0.0.1:0"  # where a worker's own web server listens, which it has also without a dashboard
 PROLOGUE = "job_script_prologue"
 SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
 ID_IN_JOB = {  # the variable that a job finds its own id in
@@ -210,7 +211,7 @@ def settings(running: Running) -> dict[str, Any]:
     """
     here = dask.config.get(f"jobqueue.{running.executor}", {})
     given: dict[str, Any] = {}
-    extra = list(here.get("worker-extra-args") or [])
+    extra = ["--dashboard-address", LOOPBACK, *(here.get("worker-extra-args") or [])]
     scheduler = {**(here.get("scheduler-options") or {}), "dashboard_address": running.dashboard}
     for pair in running.job:
         name, _, text = (part.strip() for part in pair.partition("="))
