@@ -17,6 +17,7 @@ from excl.datasets.parsing import printable
 from excl.datasets.text import UNK, Vocabulary
 from excl.pipeline.annotations import SPLITS, Sources
 
+UNKNOWN = "not in the vocabulary"
 WORDS_SHOWN = 8
 
 
@@ -158,7 +159,7 @@ def _beside(count: int, published: int | None) -> str:
 
 def _token_lines(split: str, facts: Mapping[str, Any]) -> list[str]:
     shown = [f"{split}: {facts['moments']:,} moments of {facts['videos']:,} videos, {facts['tokens']:,} tokens"]
-    for name, what in (("unknown", "not in the vocabulary"), ("without_vector", "without a vector")):
+    for name, what in (("unknown", UNKNOWN), ("without_vector", f"{UNKNOWN}, or without a vector")):
         share = facts.get(name)
         if share and share["tokens"]:
             first = [printable(word) for word in list(share["words"])[:WORDS_SHOWN]]

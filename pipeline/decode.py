@@ -144,7 +144,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
         )
         items.require_unchanged(item.path, state)
     except VideoError as error:
-        return items.failure(item.video_id, error)
+        return items.failure(item.video_id, error, item.file)
     return {
         "id": items.key(item.video_id),
         "part": name,

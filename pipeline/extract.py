@@ -263,7 +263,7 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source, frames=timed)
         items.require_unchanged(item.path, state)
     except VideoError as error:
-        return items.failure(item.video_id, error)
+        return items.failure(item.video_id, error, item.file)
     writing_since = time.monotonic()
     write_shard(config.out / name, [features], recipe=made_by)
     return {

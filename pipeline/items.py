@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LOOK_FIRST_S = 0.5
 RETRY = "--retry-failed (in a recipe, retry_failed = true)"
+_STAT = '"stat": ['
 PASSING = ("missing", "unreadable")  # reasons that a file system comes and goes with
 
 # By default bars share a lock with forked processes, and one of these that is killed holding it stops all for good.
@@ -160,7 +162,8 @@ def pending(
 ) -> tuple[list[Item], list[Item]]:
     """The items that still need work, not done, or done and not `present` any more; and those that are done.
 
-    Those that failed because they were not to be read need it as soon as they are.
+    Those that failed because they were not to be read need it as soon as they are, and others that failed if they have
+    another file now.
     """
     left, done, back = [], [], 0
     for item in items:
@@ -180,14 +183,17 @@ def pending(
             del manifest.records[name]
             left.append(item)
     if back:
-        log.info("%d videos that were missing or could not be read before are there now; they are done", back)
+        log.info("%d videos that failed before can be read now, or have another file; they are done", back)
     return left, done
 
 
 def has_returned(manifest: Manifest, video_id: str, file: str | Path) -> bool:
-    """Whether a video failed because it was not to be read, and can be read now; no record is parsed to know it."""
-    if not any(manifest.says(key(video_id), f'"error": "{reason}"') for reason in PASSING):
-        return False
+    """Whether a video that failed has another file now, or was not to be read and can be; no record is parsed to know it."""
+    name = key(video_id)
+    if not any(manifest.says(name, f'"error": "{reason}"') for reason in PASSING):
+        state = _state(file)
+        as_it_was = state is None or manifest.says(name, f"{_STAT}{state[0]}, {state[1]}]")
+        return not as_it_was and manifest.says(name, _STAT)
     try:
         require_regular_file(file)
         with open(file, "rb") as opened:
@@ -229,19 +235,19 @@ class Look:
             for item in self._done:
                 if self._ended:
                     return
-                if not _is_as_recorded(self._manifest, item):
+                if not is_as_recorded(self._manifest, item):
                     _refuse_changed(self._manifest.records[key(item.video_id)], item, self._identify, self._manifest.folder)
         except Exception as error:  # noqa: BLE001  (the boundary of a thread; it is raised again in the one that works)
             self._error = error
 
 
-def _is_as_recorded(manifest: Manifest, item: Item) -> bool:
+def is_as_recorded(manifest: Manifest, item: Item) -> bool:
     """Whether the file has the size and the time that are recorded, or is no longer there."""
     try:
         state = read_state(item.file)
     except VideoError as error:
         return error.reason == "missing"
-    return manifest.says(key(item.video_id), f'"stat": [{state[0]}, {state[1]}]')
+    return manifest.says(key(item.video_id), f"{_STAT}{state[0]}, {state[1]}]")
 
 
 def _refuse_changed(record: Mapping[str, Any], item: Item, identify: Callable[[Item], dict[str, Any]], folder: Path) -> None:
@@ -252,7 +258,8 @@ def _refuse_changed(record: Mapping[str, Any], item: Item, identify: Callable[[I
         return
     if found != record["source"]["sha256"]:
         raise ValueError(
-            f"{item.path} has changed since {folder} was made from it; choose another output folder, or remove this one"
+            f"{item.path} has changed since {folder} was made from it; put the file back that it was, choose another output "
+            "folder, or remove this one"
         )
 
 
@@ -276,9 +283,19 @@ def _damage(found: Mapping[str, Any]) -> str:
     return ", ".join(flaws)
 
 
-def failure(video_id: str, error: VideoError) -> dict[str, Any]:
-    """The record of a video that failed: the reason from the closed list, and the sentence."""
-    return {"id": key(video_id), "error": error.reason, "message": str(error)}
+def failure(video_id: str, error: VideoError, file: str | Path | None = None) -> dict[str, Any]:
+    """The record of a video that failed: the reason from the closed list, and the sentence; and which state its file had."""
+    state = None if file is None else _state(file)
+    return {"id": key(video_id), "error": error.reason, "message": str(error)} | ({"stat": state} if state else {})
+
+
+def _state(file: str | Path) -> list[int] | None:
+    """Size and time of modification of whatever is there."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def report(manifest: Manifest, *, what: str) -> None:

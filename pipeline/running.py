@@ -56,6 +56,8 @@ class Running:
                 f"executor: {self.executor!r}; wanted inline, local, tcp://HOST:PORT, tls://HOST:PORT, or one of "
                 f"{', '.join(JOBS)}"
             )
+        if scheme in SCHEDULERS:
+            self._check_address(self.executor)
         if self.shard_range is not None:
             self._check_share(self.shard_range)
         self._require(self.workers, "workers", self.executor in (LOCAL, *JOBS), "executor local, slurm, …")
@@ -75,6 +77,15 @@ class Running:
                 if "=" not in pair.strip("="):
                     raise ValueError(f"{name}: {pair!r}; wanted NAME=VALUE")
         self.needed()
+
+    def _check_address(self, text: str) -> None:
+        address = urlsplit(text)
+        try:
+            port = address.port
+        except ValueError:
+            port = None
+        if not address.hostname or not port:
+            raise ValueError(f"executor: {text!r}; wanted {address.scheme}://HOST:PORT, where a Dask scheduler listens")
 
     def _check_share(self, text: str) -> None:
         try:

@@ -358,6 +358,35 @@ def test_work_that_nobody_waits_for_ends_before_the_next_video(existing, tmp_pat
     assert [path.name for path in tmp_path.glob("*.begun")] == ["a.begun"]
 
 
+def test_what_has_ended_is_not_done_again_when_its_worker_dies(existing, tmp_path):
+    """The scheduler forgets it: it would have it done again, to have its result for whoever might ask."""
+    (tmp_path / HEADER).write_text("{}")
+    (tmp_path / "journals" / "run").mkdir(parents=True)
+
+    def work(item):
+        while not item.path.with_suffix(".gate").exists():
+            time.sleep(0.01)
+        return {"id": f"video/{item.video_id}", "error": "corrupt", "message": ""}
+
+    def tasks_of(dask_scheduler):
+        return {name for name in dask_scheduler.tasks if name.startswith("run/")}
+
+    shard_work = ShardWork("extract", tmp_path, work, lambda *_: {}, lambda: 1)
+    tasks = [Task(number, (v,), (Item(v, tmp_path / v, number),), (), "run") for number, v in enumerate(("a", "b"))]
+    with Client(existing.address) as client:
+        pool = workers.DaskPool(client, {})
+        for task in tasks:
+            pool.submit(shard_work, task)
+        assert pool.wait(0.1) == []
+        (tmp_path / "a.gate").touch()
+        ended = []
+        until(lambda: ended.extend(pool.wait(0.1)) or ended)
+        assert [task for task, _ in ended] == tasks[:1]
+        until(lambda: client.run_on_scheduler(tasks_of) == {tasks[1].journal})
+        (tmp_path / "b.gate").touch()
+        until(lambda: ended.extend(pool.wait(0.1)) or len(ended) == 2)
+
+
 class Late(Workers):
     """A pool without workers until it has been waited for three times."""
 
@@ -378,7 +407,8 @@ class Late(Workers):
 
 def test_a_run_without_workers_says_so_and_waits_for_some(tmp_path, caplog, monkeypatch):
     (tmp_path / "v").write_text("v")
-    monkeypatch.setattr(dispatch, "TELL_EVERY_S", -1.0)
+    for name in ("TELL_AFTER_S", "TELL_EVERY_S"):
+        monkeypatch.setattr(dispatch, name, -1.0)
     stage(tmp_path / "out").run({"v": tmp_path / "v"}, retry_failed=False, executor=over(Late()))
     assert caplog.text.count("there are no workers; waiting for some") == 2
     assert list(FeatureStore(tmp_path / "out")) == ["v"]

@@ -593,6 +593,8 @@ def test_a_share_that_is_none_is_refused(text):
     ("settings", "message"),
     [
         ({"executor": "cloud"}, "wanted inline, local, tcp"),
+        ({"executor": "tcp://127.0.0.1"}, "wanted tcp://HOST:PORT"),
+        ({"executor": "tcp://127.0.0.1:port"}, "wanted tcp://HOST:PORT"),
         ({"workers": 2}, "workers: only with executor local"),
         ({"executor": "local", "shard_range": "0/2"}, "job arrays"),
         ({"resources": ("GPU=1",)}, "resources: only with executor tcp"),

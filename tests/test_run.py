@@ -202,8 +202,11 @@ def test_a_plan_for_videos_that_failed(new, capsys):
     (new / "videos" / "broken.mp4").write_bytes(b"no video")
     assert again(new, "--only", "extract") == 3
     assert planned(new, capsys)["extract"].startswith("done already, nothing to do: 3 of 4 videos, ")
-    write_video(new / "videos" / "broken.mp4", [100 * i for i in range(FRAMES)], rate=10)
     assert planned(new, capsys, "--set", "extract.retry_failed=true")["extract"].startswith("goes on: 1 of 4 videos left")
+    write_video(new / "videos" / "broken.mp4", [100 * i for i in range(FRAMES)], rate=10)  # mended
+    assert planned(new, capsys)["extract"].startswith("goes on: 1 of 4 videos left")
+    assert again(new, "--only", "extract") == 0
+    assert planned(new, capsys)["extract"].startswith("done already, nothing to do: 4 videos, ")
 
 
 def test_a_dry_run_makes_no_root_and_lists_variants(begun, tmp_path, capsys):
@@ -572,9 +575,12 @@ def test_an_interrupted_run_leaves_its_log_and_goes_on(small, capsys, monkeypatc
     assert again(small, "--set", "train.seed=3") == 0
 
 
-def test_an_error_is_in_the_log_even_where_nothing_was_to_do(small, caplog):
+def test_a_video_that_has_changed_is_refused_as_planned_and_in_the_log(small, capsys, caplog):
     before = set((small / "logs").iterdir())
     write_video(small / "videos" / "one.mp4", [100 * i for i in range(FRAMES + 10)], rate=10)
+    plan = planned(small, capsys)
+    assert plan["extract"] == "will be refused: one has changed since features was made from it"
+    assert plan["pack"].startswith("done already")
     assert again(small) == 2
     assert "has changed since" in caplog.text
     [log] = set((small / "logs").iterdir()) - before

@@ -119,7 +119,7 @@ def test_a_report_names_what_differs_from_the_published_file_and_the_words_witho
     assert main(["tokenise", *arguments, "--glove", str(vectors), "--report"]) == 0
     shown = capsys.readouterr().out
     assert "train: 2 (published: 37,421) rows, 1 (published: 10,009) videos" in shown
-    assert "without a vector: 1 tokens in 1 queries, 1 words: dog" in shown
+    assert "not in the vocabulary, or without a vector: 1 tokens in 1 queries, 1 words: dog" in shown
     assert "1 of 4 words have no vector in vectors.txt" in shown
 
 

@@ -138,8 +138,12 @@ def _step_of(config: object) -> Step:
 
 def entry() -> None:
     """The command's entry: `main` as a process, which when interrupted ends without waiting for its threads."""
-    code = main()
-    sys.stdout.flush()
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what is printed wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     sys.stderr.flush()
     if code == INTERRUPTED:
         os._exit(code)

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 TRIES = 2  # of several videos at once before they are halved, and of anything where a file system fails
 TRIES_ALONE = 3  # of one video: a worker may die of something else
-POLL_S, FOLLOW_EVERY_S, TELL_EVERY_S = 1.0, 2.0, 60.0
+POLL_S, FOLLOW_EVERY_S = 1.0, 2.0
+TELL_AFTER_S, TELL_EVERY_S = 10.0, 60.0  # that there are no workers
 
 
 class WorkerDiedError(RuntimeError):
@@ -72,7 +73,7 @@ class _Dispatch:
 
     def run(self, tasks: Iterator[Task]) -> Iterator[Record]:
         """Keep all workers busy until there is nothing left; yields what workers commit, once, and soon."""
-        told_at = time.monotonic()
+        tell_at = time.monotonic() + TELL_AFTER_S
         while self._give_out(tasks) or self.in_hand:
             ended = self.pool.wait(POLL_S)
             for task, outcome in ended:
@@ -81,9 +82,9 @@ class _Dispatch:
             if time.monotonic() - self.followed_at > FOLLOW_EVERY_S:
                 yield from self._follow()
             if ended or self.pool.capacity():
-                told_at = time.monotonic()
-            elif time.monotonic() - told_at > TELL_EVERY_S:
-                told_at = time.monotonic()
+                tell_at = time.monotonic() + TELL_AFTER_S
+            elif time.monotonic() > tell_at:
+                tell_at = time.monotonic() + TELL_EVERY_S
                 log.warning("%s: there are no workers; waiting for some", self.work.name)
 
     def _give_out(self, tasks: Iterator[Task]) -> bool:
@@ -167,6 +168,6 @@ class _Dispatch:
     def _blame(self, item: Item) -> Record:
         """Record a video as one that kills its worker."""
         message = f"{item.path}: {TRIES_ALONE} workers died that had this video alone in hand"
-        record = items.failure(item.video_id, VideoError("crashed", message))
+        record = items.failure(item.video_id, VideoError("crashed", message), item.file)
         self.manifest.add(record)
         return record

@@ -153,10 +153,12 @@ def changed_video(step: str, config: Any, manifest: Manifest) -> str:
     if step not in READ_VIDEOS:
         return ""
     for video_id, path in videos_of(config).items():
+        item = items.Item(video_id, path, 0)
+        if manifest.has_failed(items.key(video_id)) or items.is_as_recorded(manifest, item):
+            continue  # and nothing is parsed
         record = manifest.records.get(items.key(video_id), {})
         try:
-            if "stat" in record and items.read_state(path) != record["stat"]:
-                item = items.Item(video_id, path, 0)
+            if "stat" in record:
                 facts = items.file_facts(path) if reads_files(config) else decode.source_of(item)
                 if facts["sha256"] != record["source"]["sha256"]:
                     return video_id

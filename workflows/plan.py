@@ -40,7 +40,7 @@ from excl.workflows.summary import Before, summary
 
 HEADERS_READ = 200  # of more videos so many are looked at, evenly spread
 
-Kind = Literal["done", "goes on", "again", "back", "new", "always"]
+Kind = Literal["done", "goes on", "again", "back", "new", "always", "refused"]
 WORDS: Mapping[Kind, str] = {
     "done": "done already, nothing to do",
     "goes on": "goes on",
@@ -48,6 +48,7 @@ WORDS: Mapping[Kind, str] = {
     "back": "taken back",
     "new": "new",
     "always": "to do",
+    "refused": "will be refused",
 }
 
 
@@ -98,7 +99,7 @@ class Planner:
         """What will become of the next step."""
         config = self.configs[step]
         planned = Planned(step, "always") if config.out is None else self._judge(step, config)
-        if planned.to_do and planned.kind != "back" and config.out is not None:
+        if planned.kind not in ("done", "back", "refused") and config.out is not None:
             self.changed[config.out] = step
         if planned.kind == "again":
             self.again.add(step)
@@ -135,6 +136,8 @@ class Planner:
         config = self.configs[step]
         found = look(config.out, wanted)
         if found is not None and not found.differences and not self._has_other_videos(step, reading, found):
+            if (video_id := changed_video(step, reading, found.manifest)) and not made_by_recipe(config, self.configs):
+                return Planned(step, "refused", f"{video_id} has changed since {config.out} was made from it")
             return self._of_same(step, config, reading, found)
         if taken_back and (kept := kept_for(step, reading, wanted)):
             self.moved[config.out] = kept

@@ -112,7 +112,11 @@ class DaskPool:
         with contextlib.suppress(TimeoutError, FuturesCancelledError):
             wait(list(self.in_hand), timeout=timeout_s, return_when="FIRST_COMPLETED")
         self._require_scheduler()
-        return [(self.in_hand.pop(future), _outcome(future)) for future in list(self.in_hand) if future.done()]
+        ended = [future for future in self.in_hand if future.done()]
+        found = [(self.in_hand.pop(future), _outcome(future)) for future in ended]
+        for future in ended:  # whose result is here: if its worker dies, nobody is to do it again
+            future.release()
+        return found
 
     def _require_scheduler(self) -> None:
         """Wait while the client tries to find its scheduler again; OSError when it has given up."""
