@@ -171,6 +171,10 @@ def existing(tmp_path_factory):
         yield SimpleNamespace(address=address, processes=[process, plain, gpu], folder=folder)
 
 
+def by_workers(address, videos, out):
+    return ["extract", "--videos", str(videos), "--out", str(out), *SHARDS, "--executor", address]
+
+
 def who_works(client, *arguments):
     """The exit code of a command, and the names of the workers that did tasks."""
     with get_task_stream(client) as stream:
@@ -202,16 +206,7 @@ def test_a_scheduler_that_runs_already(existing, five_videos, whole, tmp_path):
 
 
 def test_only_workers_with_the_resources_get_work(existing, five_videos, whole, tmp_path):
-    arguments = [
-        "extract",
-        "--videos",
-        str(five_videos),
-        "--out",
-        str(tmp_path / "out"),
-        *SHARDS,
-        "--executor",
-        existing.address,
-    ]
+    arguments = by_workers(existing.address, five_videos, tmp_path / "out")
     with Client(existing.address) as client:
         assert who_works(client, *arguments, "--resources", "GPU=1") == (0, {"gpu"})
     same(tmp_path / "out", whole)
@@ -234,16 +229,7 @@ def test_where_there_is_nothing_to_do_nobody_looks_for_workers(five_videos, whol
 
 
 def test_no_worker_with_the_resources(existing, five_videos, tmp_path, caplog):
-    arguments = [
-        "extract",
-        "--videos",
-        str(five_videos),
-        "--out",
-        str(tmp_path / "out"),
-        *SHARDS,
-        "--executor",
-        existing.address,
-    ]
+    arguments = by_workers(existing.address, five_videos, tmp_path / "out")
     assert main([*arguments, "--resources", "GPU=2"]) == 2
     assert "none of its 2 workers has the resources GPU=2 (they have: none; {'GPU': 1.0})" in caplog.text
     assert "--resources GPU=2`" in caplog.text
@@ -272,16 +258,7 @@ sys.meta_path.insert(0, Refuse())
 )
 def test_a_worker_that_is_no_place_for_the_work(existing, five_videos, tmp_path, caplog, hook, message):  # noqa: PLR0917
     (tmp_path / "sitecustomize.py").write_text(hook)
-    arguments = [
-        "extract",
-        "--videos",
-        str(five_videos),
-        "--out",
-        str(tmp_path / "out"),
-        *SHARDS,
-        "--executor",
-        existing.address,
-    ]
+    arguments = by_workers(existing.address, five_videos, tmp_path / "out")
     with worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", env={"PYTHONPATH": str(tmp_path)}):
         assert main([*arguments, "--resources", "OTHER=1"]) == 2
     assert message in caplog.text
