@@ -162,7 +162,7 @@ def _do_in_process(job: Job, threads: int, sender: Connection) -> None:
             sender.send(do(job))
         except (RecipeMismatchError, BusyError) as error:
             sender.send(error)
-        except Exception:
+        except Exception:  # the boundary of the process: its log says what it was, and it ends
             logging.getLogger(__name__).exception("%s", job.name)
             raise
 

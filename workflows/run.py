@@ -97,7 +97,7 @@ def run(config: Config) -> Outcome:
             with recipe.inside(), alone() if whole else nullcontext():
                 moving = nullcontext if whole else partial(alone, wait_s=WAIT_S)
                 return _run(recipe, configs, planned, log_path=path, moving=moving)
-        except BaseException:
+        except BaseException:  # of every kind, so that it has a log; it goes on from here
             begin_log()
             raise
 
