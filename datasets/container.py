@@ -22,6 +22,7 @@ from pathlib import Path
 import av
 import av.container
 
+from excl.datasets.pyav import exact, open_input, time_base
 from excl.datasets.video_errors import Reason, VideoError
 
 OPEN_OPTIONS = {
@@ -47,7 +48,7 @@ def open_video(path: Path) -> Iterator[av.container.InputContainer]:
     require_regular_file(path)
     opened = False
     try:
-        with av.open(f"file:{path.absolute()}", options=OPEN_OPTIONS, metadata_errors="replace") as container:
+        with open_input(f"file:{path.absolute()}", options=OPEN_OPTIONS) as container:
             opened = True
             yield container
     except MemoryError as error:
@@ -89,7 +90,7 @@ def choose_stream(container: av.container.InputContainer, path: Path, limits: Li
         raise VideoError("no_video_stream", f"{path}: its video is of a codec that FFmpeg does not know")
     stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
     require_size(stream.codec_context.width, stream.codec_context.height, path, limits)
-    if stream.time_base is None:
+    if exact(stream.time_base) is None:
         raise VideoError("bad_times", f"{path}: the video stream has no time base, so its frames have no times")
     return stream
 
@@ -129,8 +130,7 @@ class TimedFrames:
     ) -> None:
         self.container, self.stream, self.path, self.limits = container, stream, path, limits
         self.packets, self.threads = packets, threads
-        assert stream.time_base is not None
-        self.time_base = stream.time_base
+        self.time_base = time_base(stream)
         self.num_frames = self.bad_packets = self.corrupt_frames = self.largest_gap = 0
 
     def __iter__(self) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -212,18 +212,18 @@ def start_time(container: av.container.InputContainer) -> Fraction:
     if container.start_time is None:
         return Fraction(0)
     rounded = Fraction(container.start_time, av.time_base)
-    exact = [
-        s.start_time * s.time_base
+    starts_s = [
+        s.start_time * unit
         for s in (*container.streams.video, *container.streams.audio)
-        if s.start_time is not None and s.time_base is not None
+        if s.start_time is not None and (unit := exact(s.time_base)) is not None
     ]
-    return next((time for time in exact if abs(time - rounded) <= Fraction(1, av.time_base)), rounded)
+    return next((time for time in starts_s if abs(time - rounded) <= Fraction(1, av.time_base)), rounded)
 
 
 def claimed_duration_s(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
     """How long the video stream is by the container; None if it does not say (the container's end may be the sound's)."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+    if stream.duration:
+        return float(stream.duration * time_base(stream))
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska
     late_s = max(0.0, float(start_time(container))) if "matroska" in container.format.name else 0.0  # it tells the end
     if tag:
@@ -244,8 +244,8 @@ def own_rate(stream: av.VideoStream, path: Path) -> Fraction:
     That is its average rate; or the rounder rate that FFmpeg guesses by its times, if over the whole stream that is less
     than half a frame away.
     """
-    average, base = stream.average_rate, stream.base_rate
-    lasts_s = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+    average, base = exact(stream.average_rate), exact(stream.base_rate)
+    lasts_s = stream.duration * time_base(stream) if stream.duration else None
     if not average:
         raise VideoError("bad_times", f"{path}: does not say how many frames a second it has; give a rate as fps")
     return base if base and lasts_s and abs(base - average) * lasts_s < Fraction(1, 2) else average
@@ -253,5 +253,4 @@ def own_rate(stream: av.VideoStream, path: Path) -> Fraction:
 
 def frame_gap(stream: av.VideoStream) -> int:
     """A lone frame without a duration lasts one period of the average rate, or a 25th of a second."""
-    assert stream.time_base is not None
-    return max(1, round(1 / ((stream.average_rate or Fraction(25)) * stream.time_base)))
+    return max(1, round(1 / ((exact(stream.average_rate) or Fraction(25)) * time_base(stream))))

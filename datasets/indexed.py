@@ -28,6 +28,7 @@ from excl.datasets.container import (
     start_time,
 )
 from excl.datasets.packets import read_packets
+from excl.datasets.pyav import exact, time_base
 from excl.datasets.readers import FLAWS, READERS, Layout, Reader
 from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, clock_of, require_sound
 from excl.datasets.video_errors import VideoError
@@ -84,7 +85,7 @@ class IndexedVideo(OnePass):
         if table is None:
             self._refuse("its packets do not say when each frame is shown")
         presentation = table.presentation()
-        self._check_times(presentation, Clock(Fraction(1), start_time(container), _time_base(stream)), limits)
+        self._check_times(presentation, Clock(Fraction(1), start_time(container), time_base(stream)), limits)
         with open_video(self.path) as again:
             first = next(iter(TimedFrames(again, choose_stream(again, self.path, limits), self.path, limits)), None)
         if first is None:
@@ -98,8 +99,8 @@ class IndexedVideo(OnePass):
             stream_index=stream.index,
             table=table,
             presentation=presentation,
-            time_base=_time_base(stream),
-            pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
+            time_base=time_base(stream),
+            pixel_aspect=exact(stream.sample_aspect_ratio) or Fraction(1),
             width=frame.width,
             height=frame.height,
             interlaced=frame.interlaced_frame,
@@ -152,11 +153,6 @@ class IndexedVideo(OnePass):
 
 def _largest_gap(presentation: list[int]) -> int:
     return max((after - before for before, after in itertools.pairwise(presentation)), default=0)
-
-
-def _time_base(stream: av.VideoStream) -> Fraction:
-    assert stream.time_base is not None  # choose_stream refuses such
-    return stream.time_base
 
 
 def _first_line(error: Exception) -> str:

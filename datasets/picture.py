@@ -21,6 +21,8 @@ import av
 import av.filter
 import numpy as np
 
+from excl.datasets.pyav import exact
+
 UPSCALE_ONLY = "-upscale-only"
 
 
@@ -76,7 +78,10 @@ class Converter:
         side = self.geometry.crop
         graph = av.filter.Graph()
         source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+            width=frame.width,
+            height=frame.height,
+            format=frame.format,
+            time_base=exact(frame.time_base) or Fraction(1, 1000),
         )
         nodes = [
             source,

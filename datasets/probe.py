@@ -17,6 +17,7 @@ from excl.datasets.container import (
     open_video,
     start_time,
 )
+from excl.datasets.pyav import exact
 from excl.datasets.video_errors import VideoError
 
 
@@ -48,13 +49,14 @@ def probe_video(path: Path, limits: Limits) -> Probe:
         if first is None:
             raise VideoError("no_frames", f"{path}: not one frame with a time can be decoded")
         claimed_s = claimed_duration_s(container, stream)
+        rate = exact(stream.average_rate)
         whole_s = container.duration / av.time_base if container.duration else None
         return Probe(
             container=container.format.name,
             codec=codec_name(stream),
             width=stream.codec_context.width,
             height=stream.codec_context.height,
-            rate=float(stream.average_rate) if stream.average_rate else None,
+            rate=None if rate is None else float(rate),
             duration_s=whole_s if claimed_s is None else claimed_s,
             start_s=float(start_time(container)),
             frames=stream.frames or None,
@@ -69,10 +71,10 @@ def _notes(container: av.container.InputContainer, stream: av.VideoStream, durat
         notes.append("the header says no duration")
     if len(container.streams.video) > 1:
         notes.append(f"{len(container.streams.video)} video streams, the largest is taken")
-    aspect = stream.sample_aspect_ratio
+    aspect = exact(stream.sample_aspect_ratio)
     if aspect and aspect != 1:
         notes.append(f"pixels of {aspect.numerator}:{aspect.denominator}, made square")
-    average, base = stream.average_rate, stream.base_rate
+    average, base = exact(stream.average_rate), exact(stream.base_rate)
     if average and base and abs(average - base) > base / 100:
         notes.append("variable rate")
     return notes

@@ -20,6 +20,7 @@ import numpy as np
 
 from excl.datasets.container import Limits, own_rate, start_time
 from excl.datasets.picture import Geometry
+from excl.datasets.pyav import time_base
 from excl.datasets.video_errors import VideoError
 
 MAX_SHARE_MISSING = 0.1  # of the claimed duration; containers round, and some are wrong by a little
@@ -129,11 +130,10 @@ class Clock:
 
 def clock_of(container: av.container.InputContainer, stream: av.VideoStream, path: Path, fps: float | None) -> Clock:
     """The clock by which a stream is sampled; VideoError if it has no rate of its own and `fps` is None."""
-    assert stream.time_base is not None  # choose_stream refuses such
     t0 = start_time(container)
     if fps is None:
-        return Clock(own_rate(stream, path), t0, stream.time_base, phase=Fraction(1, 2))
-    return Clock(Fraction(str(fps)), t0, stream.time_base)
+        return Clock(own_rate(stream, path), t0, time_base(stream), phase=Fraction(1, 2))
+    return Clock(Fraction(str(fps)), t0, time_base(stream))
 
 
 def require_sound(path: Path, sampling: Sampling, *, end: Fraction, claimed_s: float | None) -> None:

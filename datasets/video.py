@@ -30,6 +30,7 @@ from excl.datasets.container import (
 )
 from excl.datasets.packets import Plan, PlanError, make_plan, read_packets, rewind
 from excl.datasets.picture import Converter
+from excl.datasets.pyav import exact
 from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, clock_of, require_sound
 from excl.datasets.video_errors import VideoError
 
@@ -98,7 +99,7 @@ class SampledVideo(OnePass):
         threads = 1 if plan is None else self.sampling.threads  # they lose errors: only where it is known what must come
         frames = TimedFrames(container, stream, self.path, self.sampling.limits, packets=packets, threads=threads)
         clock = self._clock(container, stream)
-        convert = Converter(self.sampling.geometry, pixel_aspect=stream.sample_aspect_ratio or Fraction(1))
+        convert = Converter(self.sampling.geometry, pixel_aspect=exact(stream.sample_aspect_ratio) or Fraction(1))
         shown: av.VideoFrame | None = None
         shown_pts = last_gap = k = 0
         for pts, frame in frames:

@@ -1,0 +1,36 @@
+"""What PyAV does differently from version to version, so that nothing else has to know which one is installed.
+
+Versions 17.1 to 19 were run (older ones crash on some files). Up to 18, rates and time bases are `Fraction`s, and `av.open`
+raises UnicodeDecodeError for metadata that are not UTF-8 unless it is told to replace them. From 19 on, rates and time bases
+are of a class of PyAV, which lacks `abs`, `round` and more, and `av.open` always replaces such metadata.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.container
+
+MAJOR_VERSION = int(av.__version__.split(".")[0])
+_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if MAJOR_VERSION < 19 else {}
+
+
+def open_input(url: str, *, options: dict[str, str]) -> av.container.InputContainer:
+    """Open a container, whatever the bytes of its metadata are; raises OSError and av.FFmpegError as `av.open` does."""
+    return av.open(url, options=options, **_METADATA)
+
+
+def exact(value: Any) -> Fraction | None:
+    """A rate, a time base or an aspect ratio that PyAV gave, as a `Fraction`; None where the file says none."""
+    if value is None or not value.numerator or not value.denominator:
+        return None
+    return Fraction(value.numerator, value.denominator)
+
+
+def time_base(stream: av.VideoStream) -> Fraction:
+    """The unit of a stream's times, in seconds. The stream must have one, as `container.choose_stream` requires."""
+    unit = exact(stream.time_base)
+    assert unit is not None
+    return unit
