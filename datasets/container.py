@@ -23,7 +23,7 @@ import av
 import av.container
 
 from excl.datasets.pyav import exact, open_input, time_base
-from excl.datasets.video_errors import Reason, VideoError
+from excl.datasets.video_errors import OF_THE_MACHINE, Reason, VideoError
 
 OPEN_OPTIONS = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg",
@@ -54,6 +54,8 @@ def open_video(path: Path) -> Iterator[av.container.InputContainer]:
     except MemoryError as error:
         raise VideoError("too_large", f"{path}: decoding it needs more memory than is allowed") from error
     except OSError as error:
+        if error.errno in OF_THE_MACHINE:
+            raise
         raise _cannot_open(path, error) from error
     except av.FFmpegError as error:
         reason: Reason = "corrupt" if opened else "not_a_video"
@@ -179,11 +181,13 @@ class TimedFrames:
             )
         if self.num_frames >= self.limits.max_frames:
             raise VideoError(
-                "too_large", f"{self.path}: more than {self.limits.max_frames:,} frames, which are allowed (--max-frames)"
+                "too_large",
+                f"{self.path}: has more than the {self.limits.max_frames:,} frames that are allowed (--max-frames)",
             )
         if (pts - start) * self.time_base > self.limits.max_duration_s:
             raise VideoError(
-                "too_large", f"{self.path}: longer than {self.limits.max_duration_s:g} s, which is allowed (--max-hours)"
+                "too_large",
+                f"{self.path}: is longer than the {self.limits.max_duration_s:g} s that are allowed (--max-hours)",
             )
 
 

@@ -112,7 +112,9 @@ class IndexedVideo(OnePass):
         if gap_s > limits.max_gap_s:
             raise VideoError("bad_times", f"{self.path}: no frame for {gap_s:g} s")
         if clock.seconds(presentation[-1]) > limits.max_duration_s:
-            raise VideoError("too_large", f"{self.path}: longer than {limits.max_duration_s:g} s, which is allowed")
+            raise VideoError(
+                "too_large", f"{self.path}: is longer than the {limits.max_duration_s:g} s that are allowed (--max-hours)"
+            )
 
     @staticmethod
     def _last_duration(layout: Layout, stream: av.VideoStream) -> int:

@@ -3,14 +3,16 @@
 `DecoderProcess` starts `python -m excl.datasets.isolated` and keeps it for many videos. The parent writes a JSON line a
 video to its standard input; the child answers on its standard output with messages, a letter and a length (big-endian,
 4 bytes) before each: F, the bytes of a frame; D, at the end, the facts or the probe as JSON; E, the reason and the message
-of a VideoError as JSON. The memory that the child may take beyond its own program is limited; a parent that waits longer
-than allowed for the next byte kills it.
+of a VideoError as JSON; I, what an InternalError says as JSON. The memory that the child may take beyond its own program is
+limited; a parent that waits longer than allowed for the next byte kills it. What the child says on its standard error goes
+to a file without a name, whose end is told if the child dies: a library's complaints do not reach the terminal.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import fcntl
 import json
 import os
@@ -20,8 +22,10 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,9 +37,10 @@ from excl.datasets.container import Limits
 from excl.datasets.picture import Geometry
 from excl.datasets.probe import Probe, probe_video
 from excl.datasets.sampling import OnePass, Sampling, VideoFacts
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video_errors import InternalError, VideoError
 
 HEADER = struct.Struct(">cI")
+MAX_SAID = 4000  # bytes of what a process said before it died
 PIPE_BYTES = 1 << 20  # as much as Linux lets anybody have; some frames, where the usual 64 KiB are half of one
 
 
@@ -50,6 +55,7 @@ class DecoderProcess:
         self.timeout_s = timeout_s
         self.command = [sys.executable, "-m", "excl.datasets.isolated", str(memory_bytes)]
         self._process: subprocess.Popen[bytes] | None = None
+        self._said: BinaryIO | None = None  # the process's standard error
         self._owner = os.getpid()
         self.busy = False  # from an order until its answer has come to the end
 
@@ -65,9 +71,9 @@ class DecoderProcess:
         except VideoError:
             self.kill()
             raise
-        if letter == b"E":
+        if letter != b"D":
             self.kill()
-            raise VideoError(**json.loads(content))
+            raise _error(letter, content)
         self.busy = False
         value = json.loads(content)
         return Probe(**{**value, "notes": tuple(value["notes"])})
@@ -75,17 +81,20 @@ class DecoderProcess:
     def ask(self, order: dict[str, Any]) -> None:
         """Send an order: the path of a video and how to sample it, or the limits to probe it with."""
         if self._owner != os.getpid():  # a fork: the process belongs to the parent
-            self._process, self._owner = None, os.getpid()
+            self._process, self._said, self._owner = None, None, os.getpid()
         if self._process is None or self._process.poll() is not None or self.busy:
             self.kill()
+            self._said = tempfile.TemporaryFile("ab+", buffering=0)  # noqa: SIM115  (appended to, so that it can be emptied)
             self._process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=0
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, bufsize=0, process_group=0
             )  # in a group of its own, where Ctrl-C on the terminal does not reach it
             if sys.platform == "linux":
                 assert self._process.stdout is not None
                 with contextlib.suppress(PermissionError):  # the user's pipes have as much as they may have together
                     fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.busy = True
+        assert self._said is not None
+        self._said.truncate(0)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: `receive` tells
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -114,12 +123,19 @@ class DecoderProcess:
             left = left[received:]
         return taken
 
-    def _died(self, path: Path) -> VideoError:
+    def _died(self, path: Path) -> VideoError | InternalError:
+        """What a process that is gone died of: of a signal, for which a video may be the reason, or of an error."""
         assert self._process is not None
+        assert self._said is not None
         code = self._process.wait()
+        size = self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, size - MAX_SAID))
+        said = self._said.read().decode(errors="replace").strip()
         self.kill()
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return VideoError("crashed", f"{path}: the decoder's process died of it ({how})")
+        if code < 0:
+            return VideoError("crashed", f"{path}: the decoder's process died of it ({signal.Signals(-code).name})")
+        cause = f"exit code {code}" + (f", {said.splitlines()[-1]}" if said else "")
+        return InternalError(f"{path}: the decoder's process ended by itself ({cause})", cause=cause, details=said)
 
     def stop(self) -> None:
         """Tell the process to end, from any thread; whoever waits for it gets a VideoError("crashed")."""
@@ -137,7 +153,9 @@ class DecoderProcess:
                 assert pipe is not None
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-        self._process = None
+            assert self._said is not None
+            self._said.close()
+        self._process = self._said = None
         self.busy = False
 
 
@@ -158,8 +176,8 @@ class IsolatedVideo(OnePass):
                 if letter == b"F":
                     yield np.frombuffer(content, dtype=np.uint8).reshape(crop, crop, 3)
                     continue
-                if letter == b"E":
-                    raise VideoError(**json.loads(content))
+                if letter != b"D":
+                    raise _error(letter, content)
                 self._facts = VideoFacts(**json.loads(content))
                 finished = True
                 self.decoder.busy = False
@@ -169,6 +187,11 @@ class IsolatedVideo(OnePass):
             # video still has frames to send: neither is trusted with the next.
             if not finished:
                 self.decoder.kill()
+
+
+def _error(letter: bytes, content: bytearray) -> VideoError | InternalError:
+    """The error that a process sent."""
+    return VideoError(**json.loads(content)) if letter == b"E" else InternalError(**json.loads(content))
 
 
 def _serve(orders: BinaryIO, answers: BinaryIO, memory_bytes: int) -> None:
@@ -198,6 +221,14 @@ def _serve(orders: BinaryIO, answers: BinaryIO, memory_bytes: int) -> None:
         except MemoryError:
             message = f"{path}: decoding it needs more memory than is allowed"
             send(b"E", json.dumps({"reason": "too_large", "message": message}).encode())
+        except BrokenPipeError:  # whoever asked does not listen any more
+            raise
+        except Exception as error:  # noqa: BLE001  (the boundary of the process: whoever asked is told of it)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            cause = f"{type(error).__name__} in {where.name}, {os.path.basename(where.filename)} line {where.lineno}"
+            message = f"{path}: an error in the program that decodes ({type(error).__name__}: {error})"
+            details = "".join(traceback.format_exception(error))
+            send(b"I", json.dumps({"message": message, "cause": cause, "details": details}).encode())
         answers.flush()
 
 
@@ -235,6 +266,7 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process when it goes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     answering = os.fdopen(os.dup(1), "wb")

@@ -1,8 +1,15 @@
-"""What can be wrong with a video: one closed list of reasons, and the error that carries one of them."""
+"""What can be wrong with a video: one closed list of reasons, and the error that carries one of them.
+
+What is wrong with excl, with a library or with the machine is another error: no video is to blame for it.
+"""
 
 from __future__ import annotations
 
+import errno
 from typing import Literal
+
+# What the system says when it has run out of files, memory or room: not of one file, and so of no video.
+OF_THE_MACHINE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT))
 
 Reason = Literal[
     "missing",  # not there, or a link to nowhere
@@ -21,6 +28,7 @@ Reason = Literal[
     "timeout",  # the decoder made no progress
     "crashed",  # the decoder's process died
     "features",  # decoded, but what was made of it cannot be stored
+    "internal",  # an error of excl or of a library: the video is tried again by the next run
 ]
 
 
@@ -30,3 +38,19 @@ class VideoError(ValueError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason: Reason = reason
+
+
+class InternalError(RuntimeError):
+    """An error of excl or of a library while it read a video, which says nothing about the video.
+
+    `cause` says what was raised and where; it is the same for two errors that are the same error. `details` is the
+    traceback, or what the process said before it ended.
+    """
+
+    reason: Reason = "internal"
+
+    def __init__(self, message: str, *, cause: str, details: str) -> None:
+        super().__init__(message)
+        self.cause, self.details = cause, details
+        if details:
+            self.add_note(details)

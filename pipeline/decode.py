@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.backends import Choice, choose
 from excl.datasets.files import find_videos
 from excl.datasets.picture import Geometry
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video_errors import InternalError, VideoError
 from excl.pipeline import frames, items
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
 from excl.pipeline.durable import sha256_file
@@ -143,7 +143,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
             recipe=recipe,
         )
         items.require_unchanged(item.path, state)
-    except VideoError as error:
+    except (VideoError, InternalError) as error:
         return items.failure(item.video_id, error, item.file)
     return {
         "id": items.key(item.video_id),
@@ -172,7 +172,7 @@ def _predict(config: Config, todo: list[items.Item]) -> None:
             rate = (probe.rate or 25.0) if config.fps == "native" else config.fps
             some = iter(config.reading.open(item.path, fps=1 / SAMPLED_SECONDS, geometry=geometry))
             sizes += [len(encode(frame)) for frame in itertools.islice(some, 3)]
-        except VideoError:
+        except (VideoError, InternalError):
             continue  # it is told of when its turn comes
         wanted_frames.append((probe.duration_s or 0.0) * rate)
     if not sizes:

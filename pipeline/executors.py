@@ -75,7 +75,10 @@ class ShardWork:
     at_once: Callable[[], int]
 
     def do(self, ledger: Ledger, tasks: Iterable[Task], map: Map) -> Iterator[Record]:
-        """Do the videos of tasks in turn, and join a shard when the last of its videos is recorded; yields what is new."""
+        """Do the videos of tasks in turn, and join a shard when the last of its videos is recorded; yields what is new.
+
+        Raises SystemicError where one video after the other fails in a way that is not the video's.
+        """
         task_of: dict[str, Task] = {}
 
         def todo() -> Iterator[Item]:
@@ -83,7 +86,7 @@ class ShardWork:
                 task_of.update(dict.fromkeys((item.video_id for item in task.todo), task))
                 yield from task.todo
 
-        for record in map(self.work, todo()):
+        for record in items.unless_systemic(map(self.work, todo())):
             ledger.add(record)
             yield record
             task = task_of.pop(record["id"].removeprefix("video/"))

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.backends import Choice
 from excl.datasets.files import find_videos
 from excl.datasets.sampling import Video
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video_errors import InternalError, VideoError
 from excl.models.i3d.compiling import Compile
 from excl.models.i3d.extractor import MAX_BATCH_FRAMES, MAX_SIZE, Extractor, choose_devices
 from excl.models.i3d.presets import PRESETS, PresetName
@@ -262,7 +262,7 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         timed = Timed(video)
         features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source, frames=timed)
         items.require_unchanged(item.path, state)
-    except VideoError as error:
+    except (VideoError, InternalError) as error:
         return items.failure(item.video_id, error, item.file)
     writing_since = time.monotonic()
     write_shard(config.out / name, [features], recipe=made_by)

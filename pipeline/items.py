@@ -1,8 +1,8 @@
 """What `decode` and `extract` share: one record for every video of a run, whatever becomes of it.
 
 A video that fails is recorded with its reason and the run goes on. A video that is recorded is not done again, unless it
-failed and `retry_failed` is asked for, or it could not be read and can be now. If its file has changed that is refused: a
-store does not mix two inputs.
+failed and `retry_failed` is asked for, or it could not be read and can be now, or the failure was our own. If its file has
+changed that is refused: a store does not mix two inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tqdm import tqdm
 from excl.datasets.container import require_regular_file
 from excl.datasets.files import Paths
 from excl.datasets.sampling import MAX_SHARE_MISSING
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video_errors import OF_THE_MACHINE, InternalError, VideoError
+from excl.pipeline import breaker
 from excl.pipeline.durable import sha256_file
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import stop_decoders
@@ -32,6 +33,7 @@ LOOK_FIRST_S = 0.5
 RETRY = "--retry-failed (in a recipe, retry_failed = true)"
 _STAT = '"stat": ['
 PASSING = ("missing", "unreadable")  # reasons that a file system comes and goes with
+INTERNAL = "internal"  # the reason of failures that are not the video's
 
 # By default bars share a lock with forked processes, and one of these that is killed holding it stops all for good.
 tqdm.set_lock(threading.RLock())
@@ -141,6 +143,8 @@ def file_facts(path: Path) -> dict[str, Any]:
     try:
         sha256 = sha256_file(path)
     except OSError as error:
+        if error.errno in OF_THE_MACHINE:
+            raise
         raise VideoError("unreadable", f"{path}: cannot be read ({error.strerror})") from error
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
 
@@ -162,8 +166,8 @@ def pending(
 ) -> tuple[list[Item], list[Item]]:
     """The items that still need work, not done, or done and not `present` any more; and those that are done.
 
-    Those that failed because they were not to be read need it as soon as they are, and others that failed if they have
-    another file now.
+    Those that failed because they were not to be read need it as soon as they are, those that failed by an error of ours
+    always, and others that failed if they have another file now.
     """
     left, done, back = [], [], 0
     for item in items:
@@ -183,13 +187,21 @@ def pending(
             del manifest.records[name]
             left.append(item)
     if back:
-        log.info("%d videos that failed before can be read now, or have another file; they are done", back)
+        log.info(
+            "%d videos that failed before are tried again: they can be read now, have another file, or failed by an error "
+            "of excl or of a library", back,
+        )  # fmt: skip
     return left, done
 
 
 def has_returned(manifest: Manifest, video_id: str, file: str | Path) -> bool:
-    """Whether a video that failed has another file now, or was not to be read and can be; no record is parsed to know it."""
+    """Whether a video that failed has another file now, or was not to be read and can be, or the failure was our own.
+
+    No record is parsed to know it.
+    """
     name = key(video_id)
+    if manifest.says(name, f'"error": "{INTERNAL}"'):
+        return True
     if not any(manifest.says(name, f'"error": "{reason}"') for reason in PASSING):
         state = _state(file)
         as_it_was = state is None or manifest.says(name, f"{_STAT}{state[0]}, {state[1]}]")
@@ -283,10 +295,29 @@ def _damage(found: Mapping[str, Any]) -> str:
     return ", ".join(flaws)
 
 
-def failure(video_id: str, error: VideoError, file: str | Path | None = None) -> dict[str, Any]:
-    """The record of a video that failed: the reason from the closed list, and the sentence; and which state its file had."""
+def failure(video_id: str, error: VideoError | InternalError, file: str | Path | None = None) -> dict[str, Any]:
+    """The record of a video that failed: the reason from the closed list, and the sentence; and which state its file had.
+
+    Of an error of our own it has what was raised where, too.
+    """
     state = None if file is None else _state(file)
-    return {"id": key(video_id), "error": error.reason, "message": str(error)} | ({"stat": state} if state else {})
+    facts: dict[str, Any] = {"id": key(video_id), "error": error.reason, "message": str(error)}
+    if (cause := breaker.cause_of(error)) is not None:
+        facts["cause"] = cause
+    if isinstance(error, InternalError):
+        facts["details"] = error.details
+    return facts | ({"stat": state} if state else {})
+
+
+def unless_systemic(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The records of videos as they come; SystemicError where one after the other failed in a way that is not theirs."""
+    return breaker.unless_systemic(
+        records,
+        cause=lambda record: record.get("cause"),
+        is_done=lambda record: "error" not in record,
+        message=lambda record: record["message"],
+        details=lambda record: record.get("details", ""),
+    )
 
 
 def _state(file: str | Path) -> list[int] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import field
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from tqdm import tqdm
 from excl.datasets.files import video_files
 from excl.datasets.parsing import printable
 from excl.datasets.probe import Probe
-from excl.datasets.video_errors import Reason, VideoError
+from excl.datasets.video_errors import Reason
 from excl.pipeline.config import STRICT, WithoutPrefix
-from excl.pipeline.reading import ProbingSeveral, num_cores, stop_decoders
+from excl.pipeline.reading import ProbingSeveral, probe_all
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,21 +57,14 @@ def run(config: Config) -> Findings:
     paths = video_files(config.videos)
     same_id = Counter(path.stem for path in paths)
 
-    def look(path: Path) -> Finding:
-        probe, reason, message = None, None, ""
-        try:
-            probe = config.reading.probe(path)
-        except VideoError as error:
-            reason, message = error.reason, str(error)
-        return Finding(path.stem, str(path), probe, reason, message, same_id[path.stem])
-
-    with ThreadPoolExecutor(config.reading.decoders or num_cores()) as pool:
-        try:
-            found = list(tqdm(pool.map(look, paths), total=len(paths), desc="probe", unit="video", disable=None))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            stop_decoders()
-    return Findings(found, config.json)
+    probes = probe_all(config.reading, paths, at_once=config.reading.decoders)
+    files = []
+    for path, found in tqdm(probes, total=len(paths), desc="probe", unit="video", disable=None):
+        probe = found if isinstance(found, Probe) else None
+        reason = None if isinstance(found, Probe) else found.reason
+        message = "" if isinstance(found, Probe) else str(found)
+        files.append(Finding(path.stem, str(path), probe, reason, message, same_id[path.stem]))
+    return Findings(files, config.json)
 
 
 def num_bad(findings: Findings) -> int:

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Container, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,8 @@ from excl.datasets.isolated import DecoderProcess, IsolatedVideo
 from excl.datasets.picture import Geometry
 from excl.datasets.probe import Probe
 from excl.datasets.sampling import OnDamage, Sampling
+from excl.datasets.video_errors import InternalError, VideoError
+from excl.pipeline.breaker import cause_of, unless_systemic
 from excl.pipeline.config import STRICT, NonNegativeInt, PositiveFloat, PositiveInt
 
 
@@ -116,6 +119,34 @@ class Timed:
         if writing_since is not None:
             spent["writing"] = written_s
         return {"wall_s": round(now - began, 3), "timing": {name: round(seconds, 3) for name, seconds in spent.items()}}
+
+
+def probe_all(
+    reading: Guarded, paths: Iterable[Path], *, at_once: int = 0
+) -> Iterator[tuple[Path, Probe | VideoError | InternalError]]:
+    """Probe so many videos at a time (0: one a core); yields each path with what is known of the video, or the error.
+
+    Raises SystemicError where one after the other fails in a way that is not the video's.
+    """
+
+    def probe(path: Path) -> tuple[Path, Probe | VideoError | InternalError]:
+        try:
+            return path, reading.probe(path)
+        except (VideoError, InternalError) as error:
+            return path, error
+
+    with ThreadPoolExecutor(at_once or num_cores()) as pool:
+        try:
+            yield from unless_systemic(
+                pool.map(probe, paths),
+                cause=lambda result: None if isinstance(result[1], Probe) else cause_of(result[1]),
+                is_done=lambda result: isinstance(result[1], Probe),
+                message=lambda result: str(result[1]),
+                details=lambda result: getattr(result[1], "details", ""),
+            )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_decoders()
 
 
 _of_thread = threading.local()

@@ -19,7 +19,7 @@ from excl.datasets.isolated import DecoderProcess
 from excl.datasets.picture import Geometry
 from excl.datasets.sampling import Sampling
 from excl.datasets.video import SampledVideo
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video_errors import InternalError, VideoError
 
 SAMPLING = Sampling(5.0, Geometry(48, 40))
 
@@ -68,14 +68,15 @@ def test_a_consumer_that_goes_away_leaves_nothing_for_the_next(decoder, video):
         ("while True: pass", "timeout", "gave nothing for 1 s"),
         ("import os; os.abort()", "crashed", "SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "SIGSEGV"),
-        ("import sys; sys.stdout.buffer.write(b'F'); sys.stdout.flush(); raise SystemExit(7)", "crashed", "exit code 7"),
+        ("import sys; sys.stdout.buffer.write(b'F'); sys.stdout.flush(); raise SystemExit(7)", "internal", "exit code 7"),
+        ("raise KeyError('of nobody')", "internal", "exit code 1, KeyError: 'of nobody'"),
     ],
-    ids=["sleeps", "spins", "aborts", "segfaults", "exits in the middle"],
+    ids=["sleeps", "spins", "aborts", "segfaults", "exits in the middle", "raises"],
 )
 def test_a_decoder_that_misbehaves_costs_one_video(decoder, video, code, reason, message):
     decoder.timeout_s = 1
     good, decoder.command = decoder.command, [sys.executable, "-c", code]
-    with pytest.raises(VideoError, match=message) as error:
+    with pytest.raises((VideoError, InternalError), match=message) as error:
         list(decoder.read(video, SAMPLING))
     assert error.value.reason == reason
     decoder.command, decoder.timeout_s = good, 20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +16,13 @@ from excl.datasets.glove_files import PUBLISHED as PUBLISHED_GLOVE
 from excl.datasets.hygiene import names
 from excl.datasets.probe import Probe
 from excl.datasets.text import Vocabulary
-from excl.datasets.video_errors import VideoError
 from excl.models.i3d.fetching import cached_path
 from excl.models.i3d.published import PUBLISHED
 from excl.models.i3d.weights import describe_wrong, imported_names
 from excl.pipeline import annotation_report, extract, pack, published_glove, tokenise
 from excl.pipeline.config import STRICT, existing_file
 from excl.pipeline.queries import Queries
-from excl.pipeline.reading import num_cores, stop_decoders
+from excl.pipeline.reading import probe_all
 from excl.pipeline.word_vectors import local_file
 from excl.workflows.cost import Lengths, cost_of, hours
 from excl.workflows.folders import free_bytes
@@ -112,18 +110,11 @@ def _videos(configs: Mapping[str, Any], findings: Findings) -> dict[str, tuple[P
         return None
     probes: dict[str, tuple[Path, Probe]] = {}
     failures: list[str] = []
-
-    def look(item: tuple[str, Path]) -> None:
-        try:
-            probes[item[0]] = (item[1], reader.reading.probe(item[1]))
-        except VideoError as error:
-            failures.append(str(error))
-
-    with ThreadPoolExecutor(num_cores()) as pool:
-        try:
-            list(pool.map(look, paths.items()))
-        finally:
-            stop_decoders()
+    for (video_id, path), (_, found) in zip(paths.items(), probe_all(reader.reading, paths.values()), strict=True):
+        if isinstance(found, Probe):
+            probes[video_id] = (path, found)
+        else:
+            failures.append(str(found))
     for failure in sorted(failures)[:NAMES_SHOWN]:
         findings.bad(failure)
     if len(failures) > NAMES_SHOWN:

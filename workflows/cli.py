@@ -22,6 +22,8 @@ from typing import Annotated, Any
 import tyro
 from pydantic import ValidationError
 
+from excl.datasets.video_errors import InternalError
+from excl.pipeline.breaker import SystemicError
 from excl.pipeline.config import describe
 from excl.pipeline.manifest import BusyError
 from excl.pipeline.progress import for_terminal
@@ -71,16 +73,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s", handlers=[handler])
     try:
         failed = recipe.run_step(_step_of(command), command)
-    except (BusyError, OSError) as error:
-        log.error("%s", error, exc_info=DEBUG)
-        return 1
-    except ValueError as error:
-        log.error("%s", error, exc_info=DEBUG)
-        return 2
     except KeyboardInterrupt:
         log.error("interrupted; what was recorded is kept, and the same command goes on from there")
         return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  (the boundary of the process)
+        return _told(error)
     return 3 if failed else 0
+
+
+def _told(error: Exception) -> int:
+    """Say in one message what has ended the command; returns the exit code."""
+    if isinstance(error, BusyError | OSError | ValueError | SystemicError | InternalError):
+        log.error("%s", error, exc_info=DEBUG)
+        return 2 if isinstance(error, ValueError) else 1
+    log.error(
+        "%s: %s: an error in excl or in a library, or a device that failed; what was recorded is kept, and the same command "
+        "goes on from there (with EXCL_DEBUG=1 in the environment it shows where the error was raised)",
+        type(error).__name__, error, exc_info=DEBUG,
+    )  # fmt: skip
+    return 1
 
 
 def _commands() -> Any:

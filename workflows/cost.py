@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from excl.datasets.picture import Geometry
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video_errors import InternalError, VideoError
 from excl.models.i3d.extractor import choose_devices
 from excl.models.i3d.runner import flops_of_clip, keep_freed_memory
 from excl.models.i3d.timemap import NoRowsError
@@ -143,7 +143,7 @@ def _decoding_rate(config: extract.Config | decode.Config, path: Path) -> float 
             if time.perf_counter() > began + MEASURE_S:
                 break
         return count / (time.perf_counter() - began) if count else None
-    except (VideoError, StopIteration):
+    except (VideoError, InternalError, StopIteration):
         return None
     finally:
         stop_decoders()

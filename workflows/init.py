@@ -13,7 +13,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.files import find_videos
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video_errors import InternalError, VideoError
 from excl.pipeline.config import STRICT
 from excl.pipeline.reading import Guarded, stop_decoders
 
@@ -117,7 +117,7 @@ def _annotations(videos: Mapping[str, Path]) -> str:
             row = {"video_id": video_id, "query": "what happens, in a sentence", "start_s": 0.0, "end_s": 5.0}
             try:
                 duration_s = guarded.probe(path).duration_s
-            except VideoError as error:
+            except (VideoError, InternalError) as error:
                 log.warning("%s", error)
                 continue
             if duration_s is not None:

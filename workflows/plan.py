@@ -8,15 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from excl.datasets.video_errors import VideoError
+from excl.datasets.probe import Probe
 from excl.pipeline import decode, extract, items, reproduce, train
 from excl.pipeline.manifest import Manifest
-from excl.pipeline.reading import num_cores, stop_decoders
+from excl.pipeline.reading import probe_all
 from excl.pipeline.shards import whereabouts
 from excl.workflows import demo
 from excl.workflows.cost import FEW_FRAMES, Lengths, cost_of, hours
@@ -256,20 +255,10 @@ def _of_files(config: extract.Config | decode.Config, videos: Mapping[str, Path]
     every = max(1, -(-len(videos) // HEADERS_READ))
     chosen = list(videos.values())[::every]
 
-    def probe(path: Path) -> tuple[float, float, Path] | None:
-        try:
-            found = config.reading.probe(path)
-        except VideoError:
-            return None
-        return found.duration_s or 0.0, found.rate or 25.0, path
-
-    with ThreadPoolExecutor(num_cores()) as pool:
-        try:
-            seen = [found for found in pool.map(probe, chosen) if found is not None]
-        finally:
-            stop_decoders()
+    seen = [(path, probe) for path, probe in probe_all(config.reading, chosen) if isinstance(probe, Probe)]
     count = round(len(videos) * len(seen) / len(chosen)) if chosen else 0
-    return Lengths([found[:2] for found in seen], count), [found[2] for found in seen]
+    lengths = [(probe.duration_s or 0.0, probe.rate or 25.0) for _, probe in seen]
+    return Lengths(lengths, count), [path for path, _ in seen]
 
 
 def _begun(step: str, config: Any, folder: Path) -> str:

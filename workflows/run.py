@@ -14,9 +14,12 @@ from typing import Annotated, Any
 import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from excl.pipeline import items
+from excl.pipeline.breaker import SystemicError
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.headers import RecipeMismatchError
 from excl.pipeline.journals import WAIT_S, BusyError, locked
+from excl.pipeline.manifest import RECORDS, Manifest
 from excl.pipeline.running import Given, merged
 from excl.workflows.folders import READ_VIDEOS, make_way, prepare
 from excl.workflows.plan import Planned, Planner
@@ -84,7 +87,11 @@ def run(config: Config) -> Outcome:
         with recipe.inside() as root:
             configs, chosen = _read(recipe, config)
             planner = Planner(configs, root)
-            planned = [planner.plan(step) for step in chosen]
+            try:
+                planned = [planner.plan(step) for step in chosen]
+            except SystemicError:
+                begin_log()
+                raise
         lines = plan_lines(recipe, planned, root)
         if config.dry_run:
             return Outcome(lines, 0)
@@ -158,13 +165,28 @@ def _run(
     for number, one in enumerate(planned, start=1):
         log.info("[%d/%d] %s", number, len(planned), one.step)
         began = time.monotonic()
-        failed += _run_fitting(one.step, configs, moving)
+        failed_here = _run_fitting(one.step, configs, moving)
+        if failed_here and one.step in READ_VIDEOS and number < len(planned):
+            _require_some(one.step, configs[one.step].out)
+        failed += failed_here
         done.append(Done(one, time.monotonic() - began))
     report = report_path(recipe.chosen)
     if any(one.to_do for one in planned) or not report.is_file():
         write_report(report, recipe, configs, done, chosen=[one.step for one in planned], log=log_path)
     lines = [f"{recipe.name}: {end_line(done, failed)}", f"report: {report.absolute()}"]
     return Outcome([*lines, f"log: {log_path}"] if log_path else lines, failed)
+
+
+def _require_some(step: str, folder: Path) -> None:
+    """SystemicError if every video of a step failed: what follows would have nothing to work on."""
+    manifest = Manifest.read(folder)
+    reasons = items.failed_by_reason(manifest)
+    if sum(map(len, reasons.values())) == len(manifest.ids("video/")):
+        told = ", ".join(f"{len(names):,} {reason}" for reason, names in reasons.items())
+        raise SystemicError(
+            f"{step}: every video failed ({told}), so the steps after it have nothing to work on and are not run; "
+            f"{folder / RECORDS} says more of each video, and {items.RETRY} tries the videos again"
+        )
 
 
 def _run_fitting(name: str, configs: Mapping[str, Any], moving: Held) -> int:
