@@ -11,6 +11,7 @@ import errno
 import heapq
 import os
 import re
+import shlex
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -25,11 +26,33 @@ import av.container
 from excl.datasets.pyav import exact, open_input, time_base
 from excl.datasets.video_errors import OF_THE_MACHINE, Reason, VideoError
 
-OPEN_OPTIONS = {
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg",
-    "protocol_whitelist": "file",
+READ = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif"
+# Containers of FFmpeg's that open no other file. They are opened to say what a file is that is not read.
+NOT_READ = {
+    "apng": "an animated PNG",
+    "bmp_pipe": "a picture (BMP)",
+    "dv": "a DV stream",
+    "h264": "a raw H.264 stream",
+    "hevc": "a raw HEVC stream",
+    "ivf": "an IVF file",
+    "jpeg_pipe": "a picture (JPEG)",
+    "m4v": "a raw MPEG-4 stream",
+    "mpegvideo": "a raw MPEG video stream",
+    "mxf": "an MXF file",
+    "nut": "a NUT file",
+    "obu": "a raw AV1 stream",
+    "png_pipe": "a picture (PNG)",
+    "rm": "a RealMedia file",
+    "webp_anim": "an animated WebP",  # FFmpeg up to 8 has webp_pipe for all of WebP
+    "webp_pipe": "a picture (WebP)",
+    "yuv4mpegpipe": "a YUV4MPEG stream",
 }
+WITHOUT_TIMES = frozenset(("h264", "hevc", "m4v", "mpegvideo", "obu"))
+READ_IN_WORDS = "MP4/MOV, Matroska/WebM, AVI, MPEG-TS, MPEG-PS, FLV, ASF/WMV, Ogg and GIF"
+PROTOCOLS = {"protocol_whitelist": "file"}
+OPEN_OPTIONS = {"format_whitelist": READ, **PROTOCOLS}
 MAX_REORDERED = 16  # frames; the most that H.264 and HEVC allow
+RESTARTS_MENDED = frozenset(("mpegts", "mpeg"))  # containers whose clock ffmpeg continues by itself where it starts again
 
 
 @dataclass(frozen=True)
@@ -58,10 +81,42 @@ def open_video(path: Path) -> Iterator[av.container.InputContainer]:
             raise
         raise _cannot_open(path, error) from error
     except av.FFmpegError as error:
+        if not opened and (other := _other_container(path)):
+            raise VideoError("not_a_video", other) from error
         reason: Reason = "corrupt" if opened else "not_a_video"
         raise VideoError(
             reason, f"{path}: cannot be decoded ({error.strerror or error}); is it a whole video file?"
         ) from error
+
+
+def _other_container(path: Path) -> str:
+    """Say what a whole file is whose container is not read, and how it is converted; empty if no such container is known."""
+    options = {"format_whitelist": ",".join(NOT_READ), **PROTOCOLS}
+    try:
+        with open_input(f"file:{path.absolute()}", options=options) as container:
+            name = container.format.name
+    except (av.FFmpegError, MemoryError):
+        return ""
+    if name == "webp_pipe" and _is_animated_webp(path):
+        name = "webp_anim"
+    if name.endswith("_pipe"):
+        return f"{path}: is {NOT_READ[name]} and no video"
+    source, target, gif = (shlex.quote(str(name)) for name in (path, path.with_suffix(".mp4"), path.with_suffix(".gif")))
+    command, given = f"ffmpeg -i {source} {target}", ""
+    if name in WITHOUT_TIMES:
+        command, given = f"ffmpeg -framerate RATE -i {source} {target}", ", where RATE is its frames a second"
+    elif name == "webp_anim":
+        command, given = f"convert {source} {gif}", " (of ImageMagick: few versions of FFmpeg read it)"
+    return (
+        f"{path}: is {NOT_READ[name]}, which is not read here: files of {READ_IN_WORDS} are; `{command}` converts it{given}"
+    )
+
+
+def _is_animated_webp(path: Path) -> bool:
+    """Whether a WebP file has the flag of an animation in its VP8X chunk (RFC 9649, 2.7.1)."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[12:16] == b"VP8X" and bool(head[20] & 2)
 
 
 def require_regular_file(path: Path | str) -> os.stat_result:
@@ -116,8 +171,9 @@ def demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> I
 class TimedFrames:
     """The frames of a stream that have a time, each later than the one before, with their pts; counts what is damaged.
 
-    `packets` are those to decode, if not all of the stream's. Iterating raises VideoError where times go back, gape, or run
-    beyond what is allowed.
+    `packets` are those to decode, if not all of the stream's. Iterating raises VideoError where times gape, or run beyond
+    what is allowed, and where they go back unless these are to be mended (`mend_times`): then frames that are a little late
+    are put in order, and a clock that starts again is continued. Both are counted: `reordered_frames`, `clock_restarts`.
     """
 
     def __init__(
@@ -129,20 +185,30 @@ class TimedFrames:
         *,
         packets: Iterable[av.Packet] | None = None,
         threads: int = 1,
+        mend_times: bool = False,
     ) -> None:
         self.container, self.stream, self.path, self.limits = container, stream, path, limits
-        self.packets, self.threads = packets, threads
+        self.packets, self.threads, self.mend_times = packets, threads, mend_times
         self.time_base = time_base(stream)
         self.num_frames = self.bad_packets = self.corrupt_frames = self.largest_gap = 0
+        self.reordered_frames = self.clock_restarts = 0
 
     def __iter__(self) -> Iterator[tuple[int, av.VideoFrame]]:
         frames: Iterable[tuple[int, av.VideoFrame]] = self._decode()
         if self.container.format.name == "avi":
             frames = _retimed(frames)
+        elif self.mend_times:
+            frames = self._mended(frames)
         start = round(start_time(self.container) / self.time_base)
-        last = start
+        first = last = start
+        recent: deque[int] = deque(maxlen=MAX_REORDERED)
         for pts, frame in frames:
+            if self.num_frames and pts <= last:
+                raise self._goes_back(pts, last, restarts=_starts_again(pts, recent, first), start=start)
+            if not self.num_frames:
+                first = pts
             self._check_time(pts, last, start)
+            recent.append(pts)
             require_size(frame.width, frame.height, self.path, self.limits)
             last = pts
             self.num_frames += 1
@@ -167,11 +233,56 @@ class TimedFrames:
             except av.InvalidDataError:
                 self.bad_packets += 1
 
+    def _mended(self, frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames in the order of their times; of those with one time the last. A clock that starts again goes on.
+
+        A frame may come as many places late as the buffer holds. One that is later still, or goes back to before the first
+        frame, begins a new recording: its time is the end of the frame before.
+        """
+        waiting: list[tuple[int, int, av.VideoFrame]] = []  # a heap, with the number of the frame between equal times
+        recent: deque[int] = deque(maxlen=MAX_REORDERED)
+        offset = 0
+        latest, lasts = 0, frame_gap(self.stream)  # the greatest time so far, and how long its frame is shown
+        for number, (own_pts, frame) in enumerate(frames):
+            pts = own_pts + offset
+            if number == 0:
+                first = pts
+            elif pts <= latest:
+                if _starts_again(pts, recent, first):
+                    yield from _in_order(waiting, 0)
+                    self.clock_restarts += 1
+                    offset += latest + lasts - pts
+                    first = pts = latest + lasts
+                    recent.clear()
+                else:
+                    self.reordered_frames += 1
+            if number == 0 or pts > latest:
+                lasts = frame.duration or (pts - latest if number else lasts)
+                latest = pts
+            heapq.heappush(waiting, (pts, number, frame))
+            recent.append(pts)
+            yield from _in_order(waiting, MAX_REORDERED)
+        yield from _in_order(waiting, 0)
+
+    def _goes_back(self, pts: int, last: int, *, restarts: bool, start: int) -> VideoError:
+        """The error for a frame that is not later than the one before, with what mends it."""
+        at_s, back_s = float((last - start) * self.time_base), float((last - pts) * self.time_base)
+        mended = self.path.with_name(f"{self.path.stem}-mended.mkv")
+        names = shlex.quote(str(self.path)), shlex.quote(str(mended))
+        rate = exact(self.stream.average_rate) or Fraction(25)
+        constant = f"ffmpeg -i {names[0]} -vf 'setpts=N/({rate}*TB)' -r {rate} -an {names[1]}"
+        if restarts:
+            copies = self.container.format.name in RESTARTS_MENDED
+            command = f"ffmpeg -i {names[0]} -map 0:{self.stream.index} -c copy {names[1]}" if copies else constant
+            what = f"the clock starts again after {at_s:.3f} s, {back_s:.3f} s earlier: two recordings in one file"
+            keeps = "goes on with the clock where the first one ends"
+        else:
+            command = f"ffmpeg -i {names[0]} -fps_mode vfr -an {names[1]}"
+            what = f"time steps back by {back_s:.3f} s after {at_s:.3f} s"
+            keeps = "puts the frames in order"
+        return VideoError("bad_times", f"{self.path}: {what}; `{command}` mends it, and --on-damage keep {keeps}")
+
     def _check_time(self, pts: int, last: int, start: int) -> None:
-        if self.num_frames and pts <= last:
-            raise VideoError(
-                "bad_times", f"{self.path}: time goes back, from pts {last} to {pts}; remux the file with correct times"
-            )
         if self.num_frames:
             self.largest_gap = max(self.largest_gap, pts - last)
         if (pts - last) * self.time_base > self.limits.max_gap_s:
@@ -205,6 +316,19 @@ def _retimed(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int,
             yield heapq.heappop(times), waiting.popleft()
     while waiting:
         yield heapq.heappop(times), waiting.popleft()
+
+
+def _starts_again(pts: int, recent: deque[int], first: int) -> bool:
+    """Whether a time that goes back is of a clock that starts again, and not of a frame that came a few places late."""
+    return pts <= first or pts <= recent[0]
+
+
+def _in_order(waiting: list[tuple[int, int, av.VideoFrame]], most: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Take frames from a heap, by time, until only so many are left in it; of frames with one time the last alone."""
+    while len(waiting) > most:
+        pts, _, frame = heapq.heappop(waiting)
+        if not waiting or waiting[0][0] != pts:
+            yield pts, frame
 
 
 def start_time(container: av.container.InputContainer) -> Fraction:

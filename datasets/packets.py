@@ -22,7 +22,7 @@ from excl.datasets.sampling import Clock
 
 INTRA_ONLY = frozenset(("mjpeg", "prores"))
 SEEKABLE = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))  # reliably to the first packet
-WITHOUT_TIMES = frozenset(("avi",))  # containers that keep times of decoding only
+ONLY_DECODING_TIMES = frozenset(("avi",))  # containers that keep times of decoding only
 H264_SLICES, H264_IDR, H264_PARAMETERS = frozenset((1, 2, 3, 4, 5)), 5, frozenset((7, 8, 13, 15))
 HEVC_LAST_SLICE, HEVC_LAST_SUBLAYER_NON_REFERENCE, HEVC_IDR = 31, 14, frozenset((19, 20))
 HEVC_PARAMETERS = frozenset((32, 33, 34))
@@ -65,7 +65,7 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream,
 
     None if they do not tell when each frame is shown, or are more than `max_packets`.
     """
-    if container.format.name in WITHOUT_TIMES:
+    if container.format.name in ONLY_DECODING_TIMES:
         return None
     kinds = _reader_of_kinds(stream)
     table = PacketTable()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import av
 import numpy as np
@@ -24,6 +24,8 @@ from excl.datasets.pyav import time_base
 from excl.datasets.video_errors import VideoError
 
 MAX_SHARE_MISSING = 0.1  # of the claimed duration; containers round, and some are wrong by a little
+
+MENDED = frozenset(("reordered_frames", "clock_restarts"))  # facts that most videos do not have
 
 OnDamage = Literal["fail", "keep"]
 
@@ -55,7 +57,8 @@ class VideoFacts:
     `claimed_duration_s` what the container says of the pictures (None if nothing); `num_frames` the number of samples;
     `backend` the decoder that read it. The rest is its quality: frames expected by the packets or else the container (None
     if neither tells), decoded, and left undecoded because no sample needs them; packets that could not be decoded and
-    frames that say they are damaged (None where the decoder does not tell); the longest time between two frames.
+    frames that say they are damaged (None where the decoder does not tell); the longest time between two frames; and, where
+    damage is kept, how many frames came late and were put in order, and how often the clock started again.
     """
 
     num_frames: int
@@ -73,6 +76,12 @@ class VideoFacts:
     corrupt_frames: int | None
     largest_gap_s: float
     backend: str
+    reordered_frames: int = 0
+    clock_restarts: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts by name; what says that nothing was mended is left out."""
+        return {name: value for name, value in vars(self).items() if value or name not in MENDED}
 
 
 class Video(Protocol):

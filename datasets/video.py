@@ -97,7 +97,15 @@ class SampledVideo(OnePass):
     ) -> Iterator[np.ndarray]:
         packets = None if plan is None else plan.kept(container.demux(stream))
         threads = 1 if plan is None else self.sampling.threads  # they lose errors: only where it is known what must come
-        frames = TimedFrames(container, stream, self.path, self.sampling.limits, packets=packets, threads=threads)
+        frames = TimedFrames(
+            container,
+            stream,
+            self.path,
+            self.sampling.limits,
+            packets=packets,
+            threads=threads,
+            mend_times=self.sampling.on_damage == "keep",
+        )
         clock = self._clock(container, stream)
         convert = Converter(self.sampling.geometry, pixel_aspect=exact(stream.sample_aspect_ratio) or Fraction(1))
         shown: av.VideoFrame | None = None
@@ -178,6 +186,8 @@ class SampledVideo(OnePass):
             codec=codec_name(stream),
             bad_packets=frames.bad_packets,
             corrupt_frames=frames.corrupt_frames,
+            reordered_frames=frames.reordered_frames,
+            clock_restarts=frames.clock_restarts,
             largest_gap_s=float(largest_gap * frames.time_base),
             backend="pyav",
         )

@@ -11,6 +11,7 @@ import itertools
 import logging
 import shutil
 import time
+from collections import Counter
 from dataclasses import field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.backends import Choice, choose
-from excl.datasets.files import find_videos
+from excl.datasets.files import find_videos, tell_left_out
 from excl.datasets.picture import Geometry
 from excl.datasets.video_errors import InternalError, VideoError
 from excl.pipeline import frames, items
@@ -96,7 +97,10 @@ def run(config: Config, *, executor: Executor | None = None) -> Path:
         at_once=partial(_at_once, config),
         before=partial(_predict, config),
     )
-    stage.run(find_videos(config.videos), retry_failed=config.retry_failed, executor=executor, share=config.running.share)
+    left_out: Counter[str] = Counter()
+    videos = find_videos(config.videos, left_out=left_out)
+    tell_left_out(config.videos, left_out)
+    stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)
     return config.out
 
 
@@ -154,7 +158,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
         "num_frames": video.facts.num_frames,
         "bytes": num_bytes,
         "duration_s": video.facts.duration_s,
-        **items.quality(dataclasses.asdict(video.facts)),
+        **items.quality(video.facts.to_json()),
         "stat": state,
         **timed.told(started),
     }

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -23,7 +24,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.backends import Choice
-from excl.datasets.files import find_videos
+from excl.datasets.files import find_videos, tell_left_out
 from excl.datasets.sampling import Video
 from excl.datasets.video_errors import InternalError, VideoError
 from excl.models.i3d.compiling import Compile
@@ -166,7 +167,9 @@ def run(config: Config, *, executor: Executor | None = None) -> Path:
         identify = source_of
     else:
         assert config.videos is not None
-        videos = find_videos(config.videos)
+        left_out: Counter[str] = Counter()
+        videos = find_videos(config.videos, left_out=left_out)
+        tell_left_out(config.videos, left_out)
     made_by = recipe(config, pictures)
     if config.new_version:
         out = Manifest.version(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION)

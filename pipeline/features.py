@@ -207,7 +207,7 @@ def video_features(
         )  # fmt: skip
     elif repeated > facts.num_frames:
         log.info("%s: the network saw %d frames and %d copies of them", video_id, facts.num_frames, repeated)
-    described = {**dataclasses.asdict(facts), "frames_repeated": repeated, "source": source}
+    described = {**facts.to_json(), "frames_repeated": repeated, "source": source}
     with np.errstate(over="ignore"):  # said below
         stored = rows.astype(np.dtype(dtype))
     if not np.isfinite(stored).all():

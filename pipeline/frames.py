@@ -14,7 +14,6 @@ PNG keeps every bit; JPEG at quality 95 takes about a quarter of the room.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import itertools
@@ -131,7 +130,7 @@ def write_part(
             if len(block) >= BLOCK_BYTES:
                 _append(pictures, block)
         _append(pictures, block)
-        described = {"id": video_id, "crc32": crc, "facts": dataclasses.asdict(video.facts), "source": dict(source)}
+        described = {"id": video_id, "crc32": crc, "facts": video.facts.to_json(), "source": dict(source)}
         _write_index(file, lengths=np.array(lengths), frames=[len(lengths)], videos=[described], recipe=recipe)
         return len(pictures)
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from excl.datasets.container import require_regular_file
 from excl.datasets.files import Paths
-from excl.datasets.sampling import MAX_SHARE_MISSING
+from excl.datasets.sampling import MAX_SHARE_MISSING, MENDED
 from excl.datasets.video_errors import OF_THE_MACHINE, InternalError, VideoError
 from excl.pipeline import breaker
 from excl.pipeline.durable import sha256_file
@@ -279,6 +279,7 @@ def quality(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of how a video could be read, of all the facts; with `damage` in words if it was kept damaged."""
     names = ("frames_expected", "frames_decoded", "frames_skipped", "bad_packets", "corrupt_frames", "largest_gap_s")
     found = {name: facts[name] for name in ("duration_s", "claimed_duration_s", "backend", *names)}
+    found |= {name: facts[name] for name in sorted(MENDED) if facts.get(name)}
     flaws = _damage(found)
     return {"quality": found} | ({"damage": flaws} if flaws else {})
 
@@ -292,6 +293,10 @@ def _damage(found: Mapping[str, Any]) -> str:
         flaws.append(f"{found['bad_packets']} packets could not be decoded")
     if found["corrupt_frames"]:
         flaws.append(f"{found['corrupt_frames']} of {found['frames_decoded']} frames are damaged")
+    if "reordered_frames" in found:
+        flaws.append(f"frames that came late and were put in order: {found['reordered_frames']}")
+    if "clock_restarts" in found:
+        flaws.append(f"restarts of the clock, which was continued: {found['clock_restarts']}")
     return ", ".join(flaws)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from excl.datasets.files import video_files
+from excl.datasets.files import tell_left_out, video_files
 from excl.datasets.parsing import printable
 from excl.datasets.probe import Probe
 from excl.datasets.video_errors import Reason
@@ -54,7 +54,9 @@ class Findings:
 
 def run(config: Config) -> Findings:
     """A finding for every file that has the name of a video, sorted by path."""
-    paths = video_files(config.videos)
+    left_out: Counter[str] = Counter()
+    paths = video_files(config.videos, left_out=left_out)
+    tell_left_out(config.videos, left_out)
     same_id = Counter(path.stem for path in paths)
 
     probes = probe_all(config.reading, paths, at_once=config.reading.decoders)

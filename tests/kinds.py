@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 from conftest import numbered_picture
+from PIL import Image
 
 WIDTH, HEIGHT = 256, 192
 COLOURS = {(200, 60, 60): 40, (60, 200, 60): 104, (60, 60, 200): 168}  # to the left edge of its patch, 48 x 32 pixels
@@ -366,6 +367,21 @@ def first_frame_of_avi(folder: Path) -> Made:
     return Made(path, by_the_rule(times, times[-1] + FRAME, start, list(range(90))))
 
 
+def gif(folder: Path, *, hole: bool = False) -> Made:
+    """Frames of 30 to 150 ms, in hundredths of a second; with a hole, which has no colour, in each picture's corner."""
+    lasts_s = [Fraction(int(gap), 100) for gap in np.random.default_rng(0).integers(3, 15, 40)]
+    times = [sum(lasts_s[:number], Fraction(0)) for number in range(40)]
+    pictures = [Image.fromarray(picture(number)).quantize(16, dither=Image.Dither.NONE) for number in range(40)]
+    if hole:
+        for one in pictures:
+            one.paste(15, (0, HEIGHT - 20, 20, HEIGHT))
+    settings = {"transparency": 15} if hole else {}
+    durations = [round(1000 * seconds) for seconds in lasts_s]
+    path = folder / "a.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, **settings)
+    return Made(path, by_the_rule(times, times[-1] + lasts_s[-1], Fraction(0), list(range(40))))
+
+
 OPEN = "open-gop=1:keyint=12:min-keyint=12"
 REALTIME = {"deadline": "realtime", "cpu-used": "8", "b": "2M"}
 KINDS: dict[str, Callable[[Path], Made]] = {
@@ -416,6 +432,8 @@ KINDS: dict[str, Callable[[Path], Made]] = {
                            last=Fraction(1, 25)),
     "FLV": lambda f: plain(f, "a.flv", even(75, 25), rate=25, base=Fraction(1, 1000), options={**X264, "bf": "2"},
                            last=Fraction(1, 25)),
+    "GIF, variable delays": gif,
+    "GIF with transparent parts": lambda f: gif(f, hole=True),
     "two video streams, the larger second": lambda f: streams(f, cover=False),
     "cover picture": lambda f: streams(f, cover=True),
     "turned by 90 degrees": lambda f: turned(f, 90),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.files import find_videos
+from excl.datasets.files import find_videos, tell_left_out
 from excl.datasets.glove import load_vectors
 from excl.datasets.glove_files import PUBLISHED as PUBLISHED_GLOVE
 from excl.datasets.hygiene import names
@@ -104,7 +105,9 @@ def _videos(configs: Mapping[str, Any], findings: Findings) -> dict[str, tuple[P
             )
         return None
     try:
-        paths = find_videos(reader.videos)
+        left_out: Counter[str] = Counter()
+        paths = find_videos(reader.videos, left_out=left_out)
+        tell_left_out(reader.videos, left_out)
     except (ValueError, OSError) as error:
         findings.bad(str(error))
         return None
