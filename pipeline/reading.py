@@ -161,5 +161,15 @@ def stop_decoders(of: Container[threading.Thread] | None = None) -> None:
 
 
 def num_cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use: those that the system lets it, or as many as it was told."""
+    if _told_cores:
+        return _told_cores[-1]
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_told_cores: list[int] = []
+
+
+def use_cores(number: int) -> None:
+    """Have `num_cores` say this number, in a job that has so many of its node's cores and is not bound to them."""
+    _told_cores[:] = [number]

@@ -31,7 +31,8 @@ class Running:
     workers: NonNegativeInt = 0
     """Workers of local, or jobs to submit. 0: one for each GPU, or one for every 4 cores; of jobs, one."""
     job: tuple[str, ...] = ()
-    """What a job asks for, as NAME=VALUE of dask-jobqueue: cores=8 memory=32GB walltime=04:00:00 queue=gpu
+    """What a job asks for, as NAME=VALUE of dask-jobqueue: cores=8 (which is also how many threads its worker has)
+    memory=32GB walltime=04:00:00 queue=gpu
     job_extra_directives=--gres=gpu:1 (again for each further line), host=ADDRESS or interface=NAME where nodes reach this
     machine. What is not given is what dask's own configuration says (jobqueue.yaml)."""
     resources: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
+# Several test processes share the cores: threads that wait for others must not spin. It counts from the import of torch on.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 from excl.datasets.moments import Moment

@@ -470,7 +470,7 @@ def test_videos_of_a_mount_that_was_lost_are_done_when_it_is_back(videos, tmp_pa
         path.rename(mount / path.name)
     caplog.clear()  # v4 is still what failed for another reason
     assert list(run_small(tmp_path / "list.txt", tmp_path / "out", shard_videos=2)) == ["v0", "v1", "v2", "v3"]
-    assert caplog.text.count("4 videos that failed before can be read now, or have another file") == 1
+    assert caplog.text.count("4 videos that failed before are tried again") == 1
     assert list(Manifest.read(tmp_path / "out").failed) == ["video/v4"]
     before = (tmp_path / "out" / "records.jsonl").read_text().count('"video/v4"')
     run_small(tmp_path / "list.txt", tmp_path / "out", shard_videos=2)

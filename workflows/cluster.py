@@ -86,12 +86,15 @@ def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
     with contextlib.ExitStack() as held:
         held.enter_context(_quiet())
         mend: Callable[[int], None] | None = None
-        threads = None
+        threads = cores = None
         if urlsplit(running.executor).scheme:
             client = held.enter_context(_existing(running))
             _require_workers(DaskPool(client, running.needed()), running.executor)
         else:
-            threads = threads_given() if running.executor == LOCAL else None  # before Dask says something there
+            if running.executor == LOCAL:
+                threads = threads_given()  # before Dask says something there
+            else:
+                cores = jobs.cores(running)
             held.enter_context(_environment())
             loop = held.enter_context(_loop())
             starting = _local(running, gpus, loop) if running.executor == LOCAL else jobs.submitted(running, loop)
@@ -104,7 +107,7 @@ def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
             if importlib.util.find_spec("bokeh"):
                 log.info("dashboard: %s", client.dashboard_link)
         held.enter_context(warnings_of_workers(client))
-        yield on_cluster(client, needed=running.needed(), mend=mend, threads=threads)
+        yield on_cluster(client, needed=running.needed(), mend=mend, threads=threads, cores=cores)
 
 
 def on_cluster(
@@ -113,9 +116,10 @@ def on_cluster(
     needed: dict[str, float] | None = None,
     mend: Callable[[int], None] | None = None,
     threads: int | None = None,
+    cores: int | None = None,
 ) -> Executor:
     """An executor over the workers of a client, those that have the resources `needed`."""
-    return dispatched(lambda: contextlib.closing(DaskPool(client, needed or {}, mend=mend, threads=threads)))
+    return dispatched(lambda: contextlib.closing(DaskPool(client, needed or {}, mend=mend, threads=threads, cores=cores)))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 import dask
 
 from excl.pipeline.running import Running
+from excl.workflows import nanny
 
 log = logging.getLogger(__name__)
 
@@ -204,6 +205,17 @@ class Mending:
         )
 
 
+def cores(running: Running) -> int | None:
+    """How many cores a job has, by --job or dask-jobqueue's own configuration; None where neither says a number.
+
+    They are also the threads of its worker: many clusters do not bind a job to the cores that it has.
+    """
+    given = dict(pair.split("=", 1) for pair in running.job)
+    here = dask.config.get(f"jobqueue.{given.get('config_name', running.executor)}", {})
+    number = str(given.get("cores") or here.get("cores") or "").strip()
+    return int(number) if number.isdigit() and int(number) > 0 else None
+
+
 def settings(running: Running) -> dict[str, Any]:
     """What dask-jobqueue is told: what was given, over what its own configuration says.
 
@@ -231,7 +243,7 @@ def settings(running: Running) -> dict[str, Any]:
         )
     if given.get("processes", 1) != 1:
         raise ValueError("job: processes: a job is one worker here; --workers says how many jobs there are")
-    extra += ["--nthreads", "1", "--no-dashboard"]
+    extra += ["--nthreads", "1", "--no-dashboard", "--preload-nanny", nanny.__name__]
     if running.resources:
         extra += ["--resources", shlex.quote(",".join(running.resources))]
     return {

@@ -31,7 +31,7 @@ from excl.pipeline.executors import ShardWork, Task, do_shard
 from excl.pipeline.headers import HEADER
 from excl.pipeline.items import Item
 from excl.pipeline.journals import attempts
-from excl.pipeline.reading import num_cores
+from excl.pipeline.reading import num_cores, use_cores
 from excl.pipeline.records import Record
 from excl.workflows.dispatch import WorkerDiedError
 
@@ -44,7 +44,8 @@ SAME_AS_LAST = 100  # messages, among which one is told once
 class DaskPool:
     """The workers of a client that have the resources `needed`; `mend` sees to it that lost ones come back.
 
-    Each works with so many `threads`, or with as many as there are for it where it is.
+    Each works with so many `threads`, or with as many as there are for it where it is. `cores` is how many of its machine's
+    cores each has, where the machine does not tell it.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class DaskPool:
         *,
         mend: Callable[[int], None] | None = None,
         threads: int | None = None,
+        cores: int | None = None,
     ) -> None:
-        self.client, self.needed, self.mend, self.threads = client, needed, mend, threads
+        self.client, self.needed, self.mend = client, needed, mend
+        self.threads, self.cores = threads, cores
         self.in_hand: dict[Future, Task] = {}
         self._fit: set[str] = set()  # the addresses of workers that have our code
         self._capacity, self._asked_at = 0, float("-inf")
@@ -100,7 +103,7 @@ class DaskPool:
         """Have a task done by some worker."""
         seen_here = next((item.path for item in task.todo if item.path.exists()), None)
         needed = self.needed or None
-        arguments = (work, task, seen_here, self.threads)
+        arguments = (work, task, seen_here, self.threads, self.cores)
         future = self.client.submit(do_task, *arguments, resources=needed, pure=False, key=task.journal)
         self.in_hand[future] = task
 
@@ -163,7 +166,9 @@ def _threads_here() -> int:
     return max(1, num_cores() // worker.state.nthreads)
 
 
-def do_task(work: ShardWork, task: Task, seen: Path | None, threads: int | None = None) -> list[Record]:
+def do_task(
+    work: ShardWork, task: Task, seen: Path | None, threads: int | None = None, cores: int | None = None
+) -> list[Record]:
     """One task, in the worker's process. ValueError if the folders are not there.
 
     `seen` is a video that whoever sent the task can see. A task that is cancelled ends before its next video. Raises
@@ -175,7 +180,9 @@ def do_task(work: ShardWork, task: Task, seen: Path | None, threads: int | None 
     if attempts(work.out, task.journal)[0]:
         raise WorkerDiedError("a worker died")
     tasks = this_worker().state.tasks
-    torch.set_num_threads(threads or _threads_here())
+    if cores is not None:
+        use_cores(cores)
+    torch.set_num_threads(threads or cores or _threads_here())
 
     def unless_cancelled(item: Item) -> Record:
         state = tasks.get(task.journal)
