@@ -1,32 +1,40 @@
 # `make demo` and `make test` set themselves up; nothing but Python 3.11 or newer, git and make is needed.
+# With another Python: `make test PYTHON=python3.13`; the virtual environment is made again if it is of another one.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+INSTALLED := $(VENV)/.installed-$(VERSION)
+# Versions for pip to keep to: a file, as `python .ci/lowest.py` prints it.
+CONSTRAINTS ?=
+# Test processes: half of what tests do is to wait for processes of their own, so more than there are cores.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 2)' 2>/dev/null)
+TESTS ?=
 
 .PHONY: demo test lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   a small data set made here, through the whole chain, to a table of results (in demo/)"
-	@echo "make test   the tests"
+	@echo "make test   the tests (TESTS=tests/test_store.py for some of them)"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  remove the virtual environment, the demo and caches"
+	@echo "PYTHON=python3.13 chooses another Python than python3"
 
 $(INSTALLED): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "excl needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing excl and what it needs into $(VENV) (PyTorch is large: this takes some minutes)"
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[dev]'
 	@touch $@
 
 demo: $(INSTALLED)
 	$(BIN)/excl run demo --root demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from excl.pipeline.durable import write_text
 from excl.pipeline.headers import RecipeMismatchError
 from excl.pipeline.journals import locked
 from excl.pipeline.reproduce_jobs import Job, done, require_same_settings
-from excl.pipeline.reproduce_table import MADE, Results, read_results, render
+from excl.pipeline.reproduce_table import MADE, Results, narrow, read_results, render
 from excl.pipeline.standing import LAST
 from excl.pipeline.store import TrainingStore
 
@@ -181,10 +181,10 @@ def _write(folder: Path, results: Results) -> None:
 
 
 def show(done: Reproduction) -> str:
-    """The table for people, and where it is."""
+    """The table for people, as narrow as a terminal, and where the whole one is."""
     failed = [f"FAILED: {name}: {error}" for name, error in done.errors.items()]
-    table = (done.folder / MARKDOWN).read_text(encoding="utf-8").rstrip()
-    return "\n".join([table, "", *failed, f"table: {(done.folder / MARKDOWN).resolve()}, and as .csv and .json"])
+    table = narrow((done.folder / MARKDOWN).with_suffix(".json").read_text(encoding="utf-8"))
+    return "\n".join([*table, "", *failed, f"table: {(done.folder / MARKDOWN).resolve()}, and as .csv and .json"])
 
 
 def num_failed(done: Reproduction) -> int:

@@ -23,6 +23,7 @@ MADE = "evaluation"
 R1 = {threshold: f"R1@{threshold}" for threshold in THRESHOLDS}
 BLIND = "R1@0.5"
 OF_STORE = ("dataset", "split", "num_queries", "num_covered", "selection", "feature_recipe")
+RANDOM = "The features come from an I3D with RANDOM weights: the figures show that the chain works, no more."
 Results = dict[str, list[dict[str, Any]]]
 
 
@@ -142,6 +143,42 @@ def _csv(about: Mapping[str, Mapping[str, Any]], lines: Mapping[str, list[Line]]
     return text.getvalue()
 
 
+def narrow(text: str) -> list[str]:
+    """The table of `render`'s JSON in lines of at most 80 characters (unless a name is longer), for terminals."""
+    shown = []
+    for about in json.loads(text).values():
+        lines = [Line(**line) for line in about["lines"]]
+        cells = {(line.method, line.queries, line.figure): line for line in lines}
+        shown += [f"{about['dataset']}, split {about['split']}: R@1 in percent, mean ± standard deviation over seeds", ""]
+        shown.append(_row("", [f"IoU {threshold}" for threshold in THRESHOLDS] + ["mIoU"]))
+        for method in dict.fromkeys(line.method for line in lines if not line.method.startswith("query-blind ")):
+            seeds = cells[method, "all", BLIND].seeds if (method, "all", BLIND) in cells else 0
+            name = f"{method}, {seeds} seeds" if _is_trained(cells, method) else method
+            groups = [line.queries for line in lines if line.method == method and line.queries != "all"]
+            shown.append(_row(name, _values(cells, method, "all")))
+            shown += [
+                _row(f"  {group} ({_number(lines, group):,})", _values(cells, method, group))
+                for group in dict.fromkeys(groups)
+            ]
+            if _is_trained(cells, method):
+                shown.append(_row("  query-blind", _values(cells, f"query-blind {method}", "all")))
+            paper = [cells[method, "all", R1[t]].paper if (method, "all", R1[t]) in cells else None for t in THRESHOLDS]
+            if any(value is not None for value in paper):
+                shown.append(_row("  in the paper", [*map(_plain, paper), ""]))
+        if about["random_weights"]:
+            shown += ["", RANDOM]
+        shown.append("")
+    return shown[:-1]
+
+
+def _values(cells: Mapping[tuple[str, str, str], Line], method: str, queries: str) -> list[str]:
+    return [_cell(cells.get((method, queries, name))) for name in (*R1.values(), "mIoU")]
+
+
+def _row(label: str, values: Sequence[str]) -> str:
+    return (f"{label:27}" + "".join(f"{value:>13}" for value in values)).rstrip()
+
+
 def _markdown(about: Mapping[str, Any], lines: list[Line]) -> str:
     cells = {(line.method, line.queries, line.figure): line for line in lines}
     methods = [*dict.fromkeys(line.method for line in lines if not line.method.startswith("query-blind "))]
@@ -177,9 +214,7 @@ def _preamble(about: Mapping[str, Any], with_paper: bool) -> list[str]:
     if with_paper and about["dataset"] == "tacos":
         lines.append("- The paper's TACoS are TALL's files (tacos-tall), whose queries are not quite these.")
     if about["random_weights"]:
-        lines.append(
-            "- **The features come from an I3D with RANDOM weights: the figures show that the chain works, no more.**"
-        )
+        lines.append(f"- **{RANDOM}**")
     return lines
 
 

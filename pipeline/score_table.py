@@ -9,26 +9,34 @@ from excl.models.excl import RECALL_AT, THRESHOLDS
 from excl.pipeline.scoring import INTERVAL
 
 RECALLS = tuple(f"R{k}@{threshold}" for k in RECALL_AT for threshold in THRESHOLDS)
-WIDTH = 12
+LABEL, NUMBER, WIDTH = 22, 7, 7  # columns of a line, which is not longer than 80
 
 
 def table(rows: Iterable[tuple[str, str, dict[str, Any]]], *, strict: bool = False) -> list[str]:
-    """A header and the lines: whose figures, on which queries, how many these are, percentages, "-" where there is none.
+    """A header, and for each of those compared a heading and its lines: on which queries, how many these are, percentages.
 
-    Under those on all queries stands what 95 % of the bootstrap's samples have. `strict` shows the recalls that count
-    only what is above a threshold.
+    "-" stands where there is no figure. Under those on all queries stands from where to where 95 % of the bootstrap's
+    samples are. `strict` shows the recalls that count only what is above a threshold. No line is longer than 80 characters,
+    unless a name is.
     """
     names = {f"{name} strict" if strict else name: name.replace("@", ">" if strict else "@") for name in RECALLS}
     names["mIoU"] = "mIoU"
-    lines = [f"{'':31}{'queries':21}{'number':>7}" + "".join(f"{shown:>{WIDTH}}" for shown in names.values())]
+    lines = [_line("", "queries", names.values())]
+    last = None
     for who, queries, figures in rows:
+        if who != last:
+            lines.append(who)
+            last = who
         values = [f"{figures[name]:.1f}" if name in figures else "-" for name in names]
-        lines.append(f"{who:31}{queries:21}{figures['num_queries']:7,}" + "".join(f"{one:>{WIDTH}}" for one in values))
+        lines.append(_line(f"  {queries}", f"{figures['num_queries']:,}", values))
         if queries == "all":
-            ranges = [_range(figures[INTERVAL].get(name)) for name in names]
-            lines.append(f"{'':31}{'  95 % interval':28}" + "".join(f"{one:>{WIDTH}}" for one in ranges))
+            intervals = [figures[INTERVAL].get(name) for name in names]
+            for word, end in (("95 % from", 0), ("to", 1)):
+                ends = ["" if interval is None else f"{interval[end]:.1f}" for interval in intervals]
+                lines.append(_line(f"    {word:>9}", "", ends))
     return lines
 
 
-def _range(interval: list[float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.1f}-{interval[1]:.1f}"
+def _line(label: str, number: str, values: Iterable[str]) -> str:
+    figures = "".join(f"{value:>{WIDTH}}" for value in values)
+    return f"{label:{LABEL}}{number:>{NUMBER}}{figures}".rstrip()

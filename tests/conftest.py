@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +38,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is heeded here and in processes that are started, also where the tests themselves were told to ignore it.
+
+    That is so in the background of a script: `nohup make test &`.
+    """
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
 
 
 @pytest.fixture
@@ -113,11 +125,25 @@ def conformance_table(request: pytest.FixtureRequest) -> dict[str, dict[str, str
     return request.config.stash.setdefault(CONFORMANCE, {})
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where several processes run the tests, each sends its part of the conformance table."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["conformance"] = session.config.stash.get(CONFORMANCE, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """The process that shows the results takes the parts together."""
+    table = node.config.stash.setdefault(CONFORMANCE, {})
+    for kind, found in getattr(node, "workeroutput", {}).get("conformance", {}).items():
+        table.setdefault(kind, {}).update(found)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the conformance table."""
     table = config.stash.get(CONFORMANCE, {})
     if table:
-        columns = list(next(iter(table.values())))
+        columns = sorted({name for found in table.values() for name in found})
         terminalreporter.section("frames by kind of video and decoder")
         terminalreporter.write_line(f"{'':40}" + "".join(f"{name:18}" for name in columns))
         for kind, found in table.items():

@@ -375,7 +375,7 @@ def gif(folder: Path, *, hole: bool = False) -> Made:
     if hole:
         for one in pictures:
             one.paste(15, (0, HEIGHT - 20, 20, HEIGHT))
-    settings = {"transparency": 15} if hole else {}
+    settings: dict[str, Any] = {"transparency": 15} if hole else {}
     durations = [round(1000 * seconds) for seconds in lasts_s]
     path = folder / "a.gif"
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, **settings)

@@ -21,9 +21,9 @@ from typing import get_args
 import av
 import numpy as np
 import pytest
+from coded_videos import KINDS as VIDEO_KINDS
+from coded_videos import moving
 from conftest import write_video
-from test_packets import KINDS as VIDEO_KINDS
-from test_packets import moving
 
 from excl.datasets.video_errors import Reason
 from excl.pipeline.manifest import Manifest

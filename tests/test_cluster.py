@@ -21,7 +21,7 @@ import psutil
 import pytest
 import torch
 from dask.distributed import Client, Security, get_task_stream
-from test_executors import FLAGS, Workers, over, same, stage
+from stages_without_videos import FLAGS, Workers, over, same, stage
 
 from excl.pipeline.executors import ShardWork, Task
 from excl.pipeline.headers import HEADER
@@ -391,6 +391,7 @@ def test_a_run_without_workers_says_so_and_waits_for_some(tmp_path, caplog, monk
     assert list(FeatureStore(tmp_path / "out")) == ["v"]
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_a_run_without_workers(tmp_path):
     (tmp_path / "v").write_text("v")
     pool = Late(lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -399,6 +400,7 @@ def test_ctrl_c_ends_a_run_without_workers(tmp_path):
     assert pool.waited == 1
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_what_a_worker_that_died_had_in_hand_is_left_to_the_next_run_when_a_stop_is_asked_for(tmp_path):
     class Dying(Workers):
         def wait(self, timeout_s):  # noqa: ARG002
@@ -486,6 +488,7 @@ def ask_to_stop(driver):
 EXECUTORS = {"inline": [], "local": ["--executor", "local", "--workers", "2"]}
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_ctrl_c_once(five_videos, whole, gate, tmp_path, executor):
     """The shards in hand are finished, and no more; meanwhile all that listens does so on loopback."""
@@ -509,6 +512,26 @@ def test_ctrl_c_once(five_videos, whole, gate, tmp_path, executor):
     same(out, whole)
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_ctrl_c_is_not_for_a_run_in_the_background_of_a_script(five_videos, whole, gate, tmp_path, executor):
+    """There it is ignored from the beginning, by the run and by all that it starts: the run goes on to its end."""
+    out = tmp_path / "out"
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with extracting(five_videos, out, *EXECUTORS[executor]) as driver:
+            at_the_gate(gate, driver, executor)
+            for _ in range(2):
+                os.killpg(driver.pid, signal.SIGINT)
+            (gate / "open").touch()
+            errors = driver.communicate(timeout=GUARD_S)[1]
+            assert driver.returncode == 0, errors
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    assert "stopping" not in errors
+    same(out, whole)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_ctrl_c_twice(five_videos, whole, gate, tmp_path, executor):
     """All ends though the decoders are in the middle of something, and another run goes on."""

@@ -9,9 +9,9 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from coded_videos import moving
 from conftest import write_video
-from test_extract import run_and_die_at
-from test_packets import moving
+from killing import run_and_die_at
 
 from excl.datasets.files import find_videos
 from excl.datasets.picture import Geometry

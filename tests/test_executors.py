@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 from conftest import write_video
+from stages_without_videos import FLAGS, RECIPE, SMALL, Workers, make, over, same, shard_bytes, stage
 
 from excl.pipeline import decode, extract, items, shards
 from excl.pipeline.durable import sha256_file
@@ -30,62 +31,12 @@ from excl.pipeline.reading import num_cores
 from excl.pipeline.records import encode
 from excl.pipeline.running import Running
 from excl.pipeline.shard import VideoFeatures, write_shard
-from excl.pipeline.shards import ShardedStage, part_name
+from excl.pipeline.shards import part_name
 from excl.pipeline.store import FeatureStore
 from excl.workflows import dispatch
 from excl.workflows.cli import main
 from excl.workflows.cluster import run_on_workers
 from excl.workflows.dispatch import WorkerDiedError, dispatched
-
-SMALL = {"weights": "random:0", "short_side": 32, "crop": 32, "device": "cpu"}
-FLAGS = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]
-RECIPE = {"made": "here"}
-
-
-def shard_bytes(out):
-    return {path.name: path.read_bytes() for path in sorted((out / "shards").iterdir())}
-
-
-def same(out, wanted):
-    """Whether two folders hold the same, byte for byte, and nothing of the work is left lying about."""
-    assert shard_bytes(out) == shard_bytes(wanted)
-    assert os.listdir(out / "parts") == []
-    assert not (out / "journals").exists() or os.listdir(out / "journals") == []
-    assert Manifest.read(out).fingerprint() == Manifest.read(wanted).fingerprint()
-
-
-def make(item, *, out, slow_s=0.0, deadly=(), at=None):
-    """A stage's work without videos: the same numbers for a video wherever it is done."""
-    time.sleep(slow_s)
-    if item.video_id in deadly:
-        os._exit(7) if at is None else at(item)
-    if item.video_id.startswith("bad"):
-        return {"id": items.key(item.video_id), "error": "corrupt", "message": f"{item.video_id}: is bad"}
-    features = np.random.default_rng(item.number).standard_normal((3, 8)).astype(np.float16)
-    edges = np.arange(3.0)
-    write_shard(out / part_name(item.number), [VideoFeatures(item.video_id, features, edges, edges + 1, {})], recipe=RECIPE)
-    stat = items.read_state(item.path)
-    source = {"sha256": "0" * 64}
-    made = {"part": part_name(item.number), "videos": [item.video_id]}
-    return {"id": items.key(item.video_id), **made, "source": source, "stat": stat}
-
-
-def stage(out, *, shard_videos=4, **how):
-    return ShardedStage(
-        name="extract",
-        code_version=1,
-        out=out,
-        identity=RECIPE,
-        shard_videos=shard_videos,
-        work=partial(make, out=out, **how),
-        join=partial(join_features, recipe=RECIPE),
-        identify=lambda _: {"sha256": "0" * 64},
-        at_once=two_at_once,
-    )
-
-
-def two_at_once():
-    return 2
 
 
 @pytest.fixture
@@ -103,40 +54,6 @@ def whole(files, tmp_path):
     stage(tmp_path / "whole").run(files, retry_failed=False)
     assert len(FeatureStore(tmp_path / "whole")) == 20
     return tmp_path / "whole"
-
-
-class Workers:
-    """A pool that does tasks in this process when it is waited for, and dies of `deadly` videos."""
-
-    def __init__(self, number, deadly=()):
-        self.number, self.deadly, self.given = number, set(deadly), []
-        self.tasks_done, self.most = [], 0
-
-    def capacity(self):
-        return self.number
-
-    def submit(self, work, task):
-        self.given.append((work, task))
-        self.most = max(self.most, len(self.given))
-
-    def wait(self, timeout_s):  # noqa: ARG002  (as pools have it)
-        work, task = self.given.pop(random.randrange(len(self.given)))
-        self.tasks_done.append([item.video_id for item in task.todo])
-
-        def die(item):
-            raise SystemExit(item.video_id)
-
-        function = partial(work.work, deadly=self.deadly, at=die)
-        try:
-            return [(task, do_shard(type(work)(work.name, work.out, function, work.join, lambda: 1), task))]
-        except SystemExit:
-            return [(task, WorkerDiedError("a worker died"))]
-        except OSError as error:
-            return [(task, error)]
-
-
-def over(workers):
-    return dispatched(lambda: contextlib.nullcontext(workers))
 
 
 def test_nobody_waits_for_workers_where_there_is_nothing_to_do(files, whole):
@@ -380,11 +297,11 @@ SHARE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import test_executors
+from stages_without_videos import stage
 from excl.pipeline.journals import Share
 files = {{path.name: path for path in sorted(Path({files!r}).iterdir())}}
 out = Path({out!r})
-test_executors.stage(out, slow_s=0.05).run(files, retry_failed=False, share=Share.parse(sys.argv[1]))
+stage(out, slow_s=0.05).run(files, retry_failed=False, share=Share.parse(sys.argv[1]))
 """
 
 
@@ -631,6 +548,7 @@ if "excl.datasets.isolated" in sys.orig_argv:
 """
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_finishes_the_shard_in_hand_and_twice_stops_at_once(files, whole, tmp_path, times):
     out = tmp_path / "out"

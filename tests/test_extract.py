@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import write_video
 from dask.distributed import Client, LocalCluster
+from killing import run_and_die_at
 
 from excl.datasets.picture import Geometry
 from excl.datasets.sampling import Sampling
@@ -188,29 +189,6 @@ def few_numbers(monkeypatch):
     monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
     in_process = lambda config, item: SampledVideo(item.path, Sampling(5, Geometry(config.short_side, config.crop)))  # noqa: E731
     monkeypatch.setattr(extract, "_open_video", in_process)
-
-
-def run_and_die_at(call, config, stage=extract):
-    """Run in a forked process that kills itself at the given call of what makes a change last; whether it was killed."""
-    pid = os.fork()
-    if pid == 0:
-        calls = itertools.count(1)
-
-        def deadly(function):
-            def wrapper(*arguments, **keywords):
-                if next(calls) == call:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*arguments, **keywords)
-
-            return wrapper
-
-        for name in ("replace", "fsync", "unlink", "truncate"):
-            setattr(os, name, deadly(getattr(os, name)))
-        stage.run(config)
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
 
 
 def assert_believable(out, wanted):

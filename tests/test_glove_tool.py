@@ -9,7 +9,7 @@ import json
 import zipfile
 
 import pytest
-from test_fetching import Server
+from file_server import Server
 
 from excl.datasets import glove_files
 from excl.datasets.glove_files import PUBLISHED, Published

@@ -88,14 +88,17 @@ def test_the_table_holds_means_and_deviations_of_the_evaluations(swept):
 def test_the_table_for_people(store, swept, capsys):
     assert main(arguments(store, swept)) == 0
     shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines() if "±" in line) <= 80
     text = (swept / "table.md").read_text()
-    assert text.rstrip() in shown
     rows = {(row["method"], row["queries"], row["figure"]): row for row in rows_of(swept)}
     [line] = [line for line in text.splitlines() if line.startswith("| ExCL-reg 1-a ") and "| 2 " in line]
     wanted = [rows["ExCL-reg 1-a", "all", name] for name in ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")]
     wanted.append(rows["query-blind ExCL-reg 1-a", "all", "R1@0.5"])
     cells = [f"{float(row['mean']):.1f} ± {float(row['std']):.1f}" for row in wanted]
     assert [cell.strip() for cell in line.strip("|").split("|")] == ["ExCL-reg 1-a", "2", *cells]
+    assert "".join(["ExCL-reg 1-a, 2 seeds".ljust(27), *(cell.rjust(13) for cell in cells[:4])]) in shown.splitlines()
+    assert "  query-blind" in shown
+    assert "RANDOM weights" in shown
     assert "cat (6), IoU 0.3" in text
     assert "RANDOM weights" in text
     assert "12 queries (test.jsonl), of which 10 have features" in text
