@@ -14,7 +14,7 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,12 @@ def done(jobs: Sequence[Job], parallel: int) -> Generator[tuple[Job, str | None]
         for job in jobs:
             yield job, do(job)
         return
-    context = multiprocessing.get_context("spawn")  # a process with CUDA cannot be forked
+    # A process with CUDA cannot be forked. A job's is forked from a server that has none, and has imported all once for all.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([train.__name__, evaluate.__name__, "torch._dynamo"])  # this for optimizers
     threads = max(1, num_cores() // parallel)
     waiting = list(reversed(jobs))
-    running: dict[Connection, tuple[SpawnProcess, Job]] = {}
+    running: dict[Connection, tuple[ForkServerProcess, Job]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < parallel:
@@ -117,7 +119,7 @@ def done(jobs: Sequence[Job], parallel: int) -> Generator[tuple[Job, str | None]
             process.join()
 
 
-def _started(context: SpawnContext, job: Job, threads: int) -> tuple[Connection, SpawnProcess]:
+def _started(context: ForkServerContext, job: Job, threads: int) -> tuple[Connection, ForkServerProcess]:
     """A process that does a job, and where its result comes from."""
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_do_in_process, args=(job, threads, sender), name=job.name)
@@ -126,7 +128,7 @@ def _started(context: SpawnContext, job: Job, threads: int) -> tuple[Connection,
     return receiver, process
 
 
-def _result(receiver: Connection, process: SpawnProcess) -> str | None:
+def _result(receiver: Connection, process: ForkServerProcess) -> str | None:
     """What went wrong in a process that has ended or is about to, None if nothing; raises what would with every job."""
     try:
         result: Any = receiver.recv()

@@ -12,8 +12,10 @@ import av
 import numpy as np
 import pytest
 
-# Several test processes share the cores: threads that wait for others must not spin. It counts from the import of torch on.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Both count from the import of torch on. Several test processes share the cores: threads that wait must not spin. On some
+# processors the last bit of a feature depends on the number of threads, which is the same here in all processes.
+os.environ["OMP_WAIT_POLICY"] = "passive"
+os.environ["OMP_NUM_THREADS"] = "2"
 
 import torch
 
@@ -38,6 +40,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """No test leaves the environment or torch's threads otherwise: Dask, for one, sets OMP_NUM_THREADS when it starts."""
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    yield
+    if dict(os.environ) != environment:
+        os.environ.clear()
+        os.environ.update(environment)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def broken(url, *arguments, **options):
     return original(url, *arguments, **options)
 av.open = broken
 """
+CRASHING = BROKEN.replace('raise TypeError("open() got an unexpected argument")', "__import__('os').abort()")
 NOT_INSTALLED = "import sys; sys.modules['av'] = None"
 KILLED = "import av, os, signal; av.open = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)"
 
@@ -68,15 +69,16 @@ def recorded(out):
     return [manifest.records[name] for name in manifest.ids("video/")]
 
 
-@given(st.lists(st.sampled_from(["done", "corrupt", "cause a", "cause b"]), max_size=40))
-def test_what_is_passed_on(results):
+@given(st.lists(st.sampled_from(["done", "corrupt", "cause a", "cause b", "crashed"]), max_size=40), st.booleans())
+def test_what_is_passed_on(results, works):
     """Against the rule said otherwise: nothing is lost, and LIMIT failures of a kind since the last success are the end."""
     found = []
     stopped = False
     try:
         for result in unless_systemic(
             results,
-            cause=lambda result: result if result.startswith("cause") else None,
+            cause=lambda result: result if result.startswith(("cause", "crashed")) else None,
+            works=lambda: works,
             is_done=lambda result: result == "done",
             message=str,
         ):
@@ -84,10 +86,12 @@ def test_what_is_passed_on(results):
     except SystemicError:
         stopped = True
     parts = " ".join(results).replace("cause ", "").split("done")  # of one letter a failure of our own
-    assert stopped == any(part.split().count(letter) >= LIMIT for part in parts for letter in "ab")
+    of_ours = any(part.split().count(letter) >= LIMIT for part in parts for letter in "ab")
+    assert stopped == (of_ours or (not works and parts[0].split().count("crashed") >= LIMIT))
     if stopped:
         last_done = max((i for i, result in enumerate(found) if result == "done"), default=-1)
         assert not any(result.startswith("cause") for result in found[last_done + 1 :])
+        assert works or "crashed" not in found[last_done + 1 :] or last_done >= 0
     else:
         assert sorted(found) == sorted(results)
 
@@ -112,6 +116,13 @@ def test_a_run_stops_when_the_decoder_is_broken_and_goes_on_when_mended(videos, 
     breaking("")
     assert main(command) == 0
     assert len(recorded(tmp_path / "out")) == NUM_VIDEOS
+
+
+def test_videos_that_crash_the_decoder_one_after_another_are_to_blame_if_it_works(videos, tmp_path, breaking):
+    command = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *FLAGS]
+    breaking(CRASHING.format(wanted=str(videos)))
+    assert main(command) == 3
+    assert [record["error"] for record in recorded(tmp_path / "out")] == ["crashed"] * NUM_VIDEOS
 
 
 @pytest.mark.parametrize("command", ["probe", "decode"])
@@ -169,7 +180,7 @@ def recipe(tmp_path, videos):
 
 
 def test_the_traceback_is_in_the_log_of_the_run(videos, tmp_path, breaking, said):
-    breaking(BROKEN.format(wanted="v"))
+    breaking(BROKEN.format(wanted=""))
     assert main(["run", recipe(tmp_path, videos)]) == 1
     assert "Traceback" not in said()
     log = next((tmp_path / "logs").iterdir()).read_text()

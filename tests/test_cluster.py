@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import num_cores
 from excl.pipeline.running import Running
 from excl.pipeline.store import FeatureStore
-from excl.workflows import cluster, dispatch, jobs, workers
+from excl.workflows import cluster, dispatch, jobs, nanny, workers
 from excl.workflows.cli import main
 
 LOOPBACK = {"127.0.0.1", "::1"}
@@ -755,7 +756,7 @@ def test_settings_of_jobs_are_passed_on(monkeypatch):
     assert (told["cores"], told["memory"], told["processes"]) == (8, "32GB", 1)
     assert told["job_extra_directives"] == ["--nice", "--gres=gpu:1", "--exclusive"]
     web = ["--dashboard-address", "127.0.0.1:0"]
-    ours = ["--nthreads", "1", "--no-dashboard", "--resources", "GPU=1"]
+    ours = ["--nthreads", "1", "--no-dashboard", "--preload-nanny", "excl.workflows.nanny", "--resources", "GPU=1"]
     assert told["worker_extra_args"] == [*web, "--preload", "a.py", *ours]
     assert told["scheduler_options"] == {"host": "h", "port": 7, "dashboard_address": "127.0.0.1:1"}
 
@@ -820,8 +821,9 @@ def test_omp_num_threads_is_heeded_by_workers_of_this_machine(tmp_path, monkeypa
     [("3", ["--nanny"], 3), ("1", ["--no-nanny"], 1), ("", ["--nanny"], None)],
     ids=["nanny", "no nanny", "not given"],
 )
-def test_omp_num_threads_is_heeded_by_workers_elsewhere(existing, tmp_path, given, how, wanted):
+def test_omp_num_threads_is_heeded_by_workers_elsewhere(existing, tmp_path, monkeypatch, given, how, wanted):  # noqa: PLR0917
     """Where it is not given, a worker with a nanny finds Dask's 1 there."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
     env = {"OMP_NUM_THREADS": given} if given else {}
     with (
         worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", *how, env=env),
@@ -847,3 +849,32 @@ def test_workers_share_all_cores(cores, of):
     assert {len(share) for share in shares} <= {max(1, cores // of), -(-cores // of)}
     if of <= cores:
         assert sum(map(len, shares)) == cores
+
+
+def test_a_jobs_cores_are_the_threads_of_its_worker():
+    asked = Running(executor="slurm", job=("cores=3", "memory=1GB"))
+    assert jobs.cores(asked) == 3
+    with dask.config.set({"jobqueue.slurm.cores": 5, "jobqueue.mine.cores": 7}):
+        assert jobs.cores(Running(executor="slurm", job=("memory=1GB",))) == 5
+        assert jobs.cores(Running(executor="slurm", job=("config_name=mine",))) == 7
+        assert jobs.cores(asked) == 3
+    assert jobs.cores(Running(executor="slurm", job=("config_name=elsewhere",))) is None
+
+
+def test_the_nanny_of_a_job_that_is_cancelled_says_nothing_of_its_listener(caplog):
+    assert "--preload-nanny excl.workflows.nanny" in " ".join(
+        jobs.settings(Running(executor="slurm", job=("cores=1", "memory=1GB")))["worker_extra_args"]
+    )
+    logger = logging.getLogger("tornado.application")
+    before = list(logger.filters)
+    nanny.dask_setup(None)
+    try:
+        for message in ("invalid operation on non-started TCPListener", "another error"):
+            try:
+                raise ValueError(message)
+            except ValueError:
+                logger.exception("Exception in callback")
+    finally:
+        logger.filters[:] = before
+    assert caplog.text.count("Exception in callback") == 1
+    assert "another error" in caplog.text

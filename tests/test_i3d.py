@@ -187,7 +187,7 @@ def by_definition(pixels, stride, pool):
     return rows[:wanted].numpy()
 
 
-@settings(max_examples=240, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     frames=st.integers(1, 150),
     chunk=st.sampled_from([8, 16, 24, 40, 64, 96]),

@@ -146,11 +146,15 @@ def test_the_table_has_every_baseline_and_strict_figures_on_request(packed, eval
     plain = capsys.readouterr().out
     found = metrics_of(evaluated)
     for name, key in (("ExCL-clf 1-a", "model"), ("time prior", "time_prior"), ("query-blind", "query_blind")):
-        [line] = [line for line in plain.splitlines() if line.startswith(f"{name} ") and " all " in line]
+        lines = plain.splitlines()
+        line = lines[lines.index(name) + 1]
+        assert line.split()[0] == "all"
         assert line.split()[-1] == f"{found[key]['all']['mIoU']:.1f}"
         assert line.split()[-7] == f"{found[key]['all']['R1@0.3']:.1f}"
-    low, high = found["model"]["all"]["interval_95"]["mIoU"]
-    assert f"{low:.1f}-{high:.1f}" in plain
+    ends = found["model"]["all"]["interval_95"]["mIoU"]
+    below = [line for line in plain.splitlines() if line.startswith(("    95 % from", "           to"))][:2]
+    assert [line.split()[-1] for line in below] == [f"{end:.1f}" for end in ends]
+    assert max(map(len, [line for line in plain.splitlines() if line.startswith(" ")])) <= 80
     assert "those with features" in plain
     assert main([*arguments, "--strict"]) == 0
     shown = capsys.readouterr().out

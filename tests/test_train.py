@@ -48,6 +48,7 @@ def lines(run):
 # a loss, or before or after a file gets its name.
 KILLED = """
 import os, signal, sys
+import torch._dynamo  # which torch would import when each child makes its optimizer
 from excl.pipeline import durable, training
 from excl.workflows.cli import main
 
