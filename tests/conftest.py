@@ -20,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "2"
 import torch
 
 from excl.datasets.moments import Moment
+from excl.pipeline import extract
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BITS, CELL = 12, 16  # the number of a frame as a row of black and white cells, 16 pixels each
@@ -40,6 +41,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    extract._extractors.clear()  # whose threads keep the number that they began with
 
 
 @pytest.fixture(autouse=True)
