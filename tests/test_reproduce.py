@@ -10,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -215,6 +216,7 @@ def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_pat
     assert process.stdout is not None
     while not (workers := workers_of(psutil.Process(process.pid))):
         assert process.poll() is None
+        time.sleep(0.02)
     workers[0].kill()
     shown = process.communicate()[0]
     assert process.returncode == 3

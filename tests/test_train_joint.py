@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import psutil
@@ -192,10 +193,11 @@ def test_two_processes_that_were_killed_go_on(stores, by_two, tmp_path):
     parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (out / "last.json").exists():
         assert parent.poll() is None
+        time.sleep(0.02)
     children = psutil.Process(parent.pid).children(recursive=True)
     parent.kill()
     parent.wait()
-    assert not psutil.wait_procs(children, timeout=60)[1], "children outlive their parent"
+    assert not psutil.wait_procs(children, timeout=120)[1], "children outlive their parent"
     assert main(two_processes(stores[0], out)) == 0
     assert (out / "last.json").read_bytes() == (by_two / "last.json").read_bytes()
     assert (out / "metrics.jsonl").read_bytes() == (by_two / "metrics.jsonl").read_bytes()
