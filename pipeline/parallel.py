@@ -5,6 +5,7 @@ The first process alone validates and writes; what it decides the others hear of
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import tempfile
@@ -82,6 +83,18 @@ def training_devices(names: str) -> list[torch.device]:
     if len(set(gpus)) < len(gpus):
         raise ValueError(f"device {names!r}: names one device twice")
     return devices
+
+
+@functools.cache
+def has_bfloat16_lstm(device: torch.device) -> bool:
+    """Whether PyTorch computes an LSTM under bfloat16 autocast there: on a CPU it needs AVX-512."""
+    lstm = nn.LSTM(8, 8).to(device)
+    try:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            lstm(torch.zeros(1, 1, 8, device=device))
+    except RuntimeError:
+        return False
+    return True
 
 
 def launch(devices: Sequence[torch.device], work: Callable[..., Any], *arguments: Any) -> None:

@@ -34,7 +34,7 @@ from excl.pipeline.curves import require_tensorboard
 from excl.pipeline.durable import sha256_file
 from excl.pipeline.joint import JointStore
 from excl.pipeline.manifest import single
-from excl.pipeline.parallel import Ranks, launch, training_devices
+from excl.pipeline.parallel import Ranks, has_bfloat16_lstm, launch, training_devices
 from excl.pipeline.schedules import Schedule
 from excl.pipeline.standing import BEST, LAST
 from excl.pipeline.trained import TrainedRun, load_run, predict, write_stores
@@ -78,7 +78,8 @@ class Config:
     """Choose the epoch, and stop, by the test split, as some published code does: to compare with its figures only. The
     run, its checkpoint and the figures that it gets say so."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """In which the model is trained. bfloat16 is autocast: weights, losses and validation stay in float32."""
+    """In which the model is trained. bfloat16 is autocast: weights, losses and validation stay in float32. A CPU needs
+    AVX-512 for it."""
     buckets: bool = False
     """Batches of videos of like length: less padding, but who meets in a batch is no longer up to chance alone."""
     seed: NonNegativeInt = 0
@@ -111,6 +112,12 @@ def run(config: Config) -> Path:
     """Train unless it is done. Returns the run's folder."""
     if config.tensorboard:
         require_tensorboard()
+    device = training_devices(config.device)[0]
+    if config.precision == "bfloat16" and not has_bfloat16_lstm(device):
+        raise ValueError(
+            f"train: PyTorch computes no LSTM in bfloat16 on this {device.type}, which for a CPU needs AVX-512; train with "
+            "--precision float32, or on a GPU"
+        )
     if config.select_on_test:
         log.warning("train: the epoch is chosen on the TEST split; the figures on it will be too good")
     return single(

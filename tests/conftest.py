@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import hypothesis
 import numpy as np
 import pytest
 
@@ -20,9 +22,13 @@ os.environ["OMP_NUM_THREADS"] = "2"
 import torch
 
 from excl.datasets.moments import Moment
+from excl.models.i3d import weights
 from excl.pipeline import extract
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+hypothesis.settings.register_profile("excl", deadline=None)  # no test depends on time
+hypothesis.settings.load_profile("excl")
+weights._by_formula = functools.cache(weights._by_formula)  # which many tests take in every process
 BITS, CELL = 12, 16  # the number of a frame as a row of black and white cells, 16 pixels each
 
 

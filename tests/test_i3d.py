@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from excl.models.i3d import I3D
 from excl.models.i3d.extractor import MAX_BATCH_FRAMES, MAX_SIZE, Extractor, choose_device, choose_devices
@@ -50,7 +51,7 @@ def extractor(chunk_frames, layout):
     return found
 
 
-def noise(frames, *, size=32, seed=0):
+def noise(frames, *, size=16, seed=0):
     return np.random.default_rng([seed, frames]).integers(0, 256, (frames, size, size, 3), dtype=np.uint8)
 
 
@@ -187,9 +188,9 @@ def by_definition(pixels, stride, pool):
     return rows[:wanted].numpy()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50)
 @given(
-    frames=st.integers(1, 150),
+    frames=st.integers(1, 120),
     chunk=st.sampled_from([8, 16, 24, 40, 64, 96]),
     stride=st.sampled_from([8, 8, 8, 4, 2, 1]),
     pool=st.sampled_from(["2x7x7", "2x7x7", "1x7x7"]),
@@ -202,7 +203,7 @@ def test_chunks_give_what_the_whole_video_gives(frames, chunk, stride, pool):
     assert relative_error(found, wanted) < 2e-6
 
 
-@pytest.mark.parametrize(("frames", "chunk", "stride"), [(77, 16, 8), (60, 24, 2)])
+@pytest.mark.parametrize(("frames", "chunk", "stride"), [(52, 16, 8), (40, 24, 2)])
 def test_chunks_at_full_size(frames, chunk, stride):
     pixels = noise(frames, size=224)
     found = extractor(chunk, Continuous(stride))(iter(pixels))
@@ -381,7 +382,7 @@ def test_no_tensor_has_two_to_the_31_elements():
 
 
 def test_precisions():
-    pixels = noise(72, size=64)
+    pixels = noise(40, size=32)
     exact = extractor(32, Continuous())(iter(pixels))
     rounded = Extractor(weights(), device=torch.device("cpu"), precision="bfloat16")(iter(pixels))
     assert rounded.dtype == np.float32
@@ -407,6 +408,10 @@ def test_what_was_done_is_told():
     """Frames with their context, floating-point operations by the published count of 111.15 G multiply-adds a clip."""
     assert flops_of_clip(64, 224) == pytest.approx(2 * 111.1503e9, rel=1e-3)
     assert flops_of_clip(64 + 7, 224, 1) / flops_of_clip(64, 224) == pytest.approx(2.44 * 71 / 64, rel=0.05)
+    for frames, size, stride in ((41, 61, 8), (31, 90, 1), (14, 32, 2)):
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            I3D().eval().steps(torch.empty(1, 3, frames, size, size), stride=stride)
+        assert flops_of_clip(frames, size, stride) == counter.get_total_flops()
     shared = Extractor(weights(), device=torch.device("cpu"), chunk_frames=32)
     shared(iter(noise(100)))
     usage = shared.runner.take_usage()

@@ -200,11 +200,12 @@ def test_side_by_side_gives_the_same_and_ends_with_its_parent(store, swept, tmp_
 
 
 def workers_of(process):
+    """The processes in which trainings run: a forkserver's children."""
     found = []
     for child in process.children():
         with contextlib.suppress(psutil.Error):  # one that has just ended
-            if any("spawn_main" in part for part in child.cmdline()):
-                found.append(child)
+            if any("forkserver" in part for part in child.cmdline()):
+                found += [worker for worker in child.children() if worker.cmdline() == child.cmdline()]
     return found
 
 
@@ -214,10 +215,10 @@ def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_pat
     command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
-    while not (workers := workers_of(psutil.Process(process.pid))):
+    while not list(out.glob("*/clf-1-a/seed-0/log.txt")):
         assert process.poll() is None
-        time.sleep(0.02)
-    workers[0].kill()
+        time.sleep(0.005)
+    min(workers_of(psutil.Process(process.pid)), key=lambda worker: worker.create_time()).kill()
     shown = process.communicate()[0]
     assert process.returncode == 3
     assert "FAILED: jsonl, clf-1-a, seed 0: its process ended by the signal SIGKILL" in shown

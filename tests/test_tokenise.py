@@ -81,7 +81,7 @@ def rows_of(folder):
             ],
         ),
         (
-            ["activitynet-captions", "activitynet", "--test", "val_1+val_2"],
+            ["activitynet-captions", "activitynet", "--test", "val_1+val_2", "--tokeniser", "whitespace"],
             ["test is val_1.json + val_2.json", "test: 34,536 rows, 4,917 videos (as published)"],
         ),
         (

@@ -12,12 +12,12 @@ import pytest
 import torch
 from train_data import arguments, make_store
 
-from excl.pipeline import training
+from excl.pipeline import train, training
 from excl.pipeline.checkpoints import read_checkpoint, write_checkpoint
 from excl.pipeline.joint import JointStore
 from excl.pipeline.loading import Batches
 from excl.pipeline.manifest import Manifest
-from excl.pipeline.parallel import Ranks
+from excl.pipeline.parallel import Ranks, has_bfloat16_lstm
 from excl.pipeline.standing import Keeper
 from excl.pipeline.train import load_run
 from excl.workflows.cli import main
@@ -84,8 +84,18 @@ OTHER_WAYS = (
 )
 
 
+needs_bfloat16 = pytest.mark.skipif(
+    not has_bfloat16_lstm(torch.device("cpu")), reason="PyTorch computes no LSTM in bfloat16 on this processor"
+)
+
+
 @pytest.mark.parametrize(
-    ("times", "flags"), [(20, ()), (5, OTHER_WAYS[0]), (5, OTHER_WAYS[1])], ids=["plain", "reg", "bf16"]
+    ("times", "flags"),
+    [
+        pytest.param(20, (), id="plain"),
+        pytest.param(5, OTHER_WAYS[0], id="reg"),
+        pytest.param(5, OTHER_WAYS[1], id="bf16", marks=needs_bfloat16),
+    ],
 )
 def test_a_training_killed_at_20_steps_ends_the_same(store, trained, tmp_path, times, flags):
     if flags:
@@ -177,6 +187,14 @@ def test_weight_decay_shrinks_weights(store, trained, tmp_path):
     assert norms[1] < 0.5 * norms[0]
 
 
+def test_bfloat16_is_refused_where_no_lstm_can_be_computed_in_it(store, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(train, "has_bfloat16_lstm", lambda _: False)
+    assert main(arguments(store, tmp_path / "run", "--precision", "bfloat16")) == 2
+    assert "computes no LSTM in bfloat16 on this cpu" in caplog.text
+    assert not (tmp_path / "run").exists()
+
+
+@needs_bfloat16
 def test_bfloat16_is_in_the_network_and_nowhere_else(store, trained, tmp_path, monkeypatch):
     seen = set()
     original = training.span_loss

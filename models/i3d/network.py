@@ -15,6 +15,8 @@ computed once: most of the work is done before the second halving, and a row for
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,6 +82,13 @@ class Mixed(nn.Module):
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
 
 
+def shape_after(layer: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """T, H and W of the maps after a unit, a pool or an Inception block, whose own units all have these sizes."""
+    strides = layer.conv3d.stride if isinstance(layer, Unit) else layer.stride if isinstance(layer, Pool) else (1, 1, 1)
+    frames, height, width = (math.ceil(size / stride) for size, stride in zip(shape, strides, strict=True))
+    return frames, height, width
+
+
 class Logits(nn.Module):
     """The classifier, a convolution of one pixel over feature rows."""
 
@@ -116,6 +125,10 @@ class I3D(nn.Module):
         # The port's files call the classifier `logits`, which is also the method's name: registered by hand, both stand.
         self._modules["logits"] = Logits(num_classes)
 
+    def layers(self) -> list[tuple[str, nn.Module]]:
+        """The layers below the classifier in the order in which they are computed, each with its name."""
+        return [(name, layer) for name, layer in self.named_children() if name != "logits"]
+
     def steps(self, x: Tensor, *, stride: int = 8) -> Tensor:
         """Mixed_5c averaged over space, float32 [N, T', 1024], of RGB frames x float [N, 3, T, H, W] in [-1, 1].
 
@@ -128,12 +141,10 @@ class I3D(nn.Module):
         clips, offsets = x.shape[0], 8 // stride
         if stride not in STRIDES or (stride < 8 and x.shape[2] % 8 != 8 - stride):
             raise ValueError(f"stride {stride}, {x.shape[2]} frames: wanted is 8, 4, 2 or 1, and 8m + 8 - stride frames")
-        for name, layer in self._modules.items():
+        for name, layer in self.layers():
             if stride < FRAMES_BEFORE_HALVING.get(name, 0):
                 x = torch.cat([x[:, :, :-1], x[:, :, 1:]])  # twice the clips, the second half one step later
-            if name != "logits":
-                assert layer is not None
-                x = layer(x)
+            x = layer(x)
         x = x.mean(dim=(3, 4), dtype=torch.float32).transpose(1, 2)  # [offsets * N, T', 1024]
         return x.reshape(offsets, clips, -1, FEATURE_DIM).permute(1, 2, 0, 3).flatten(1, 2)
 

@@ -9,7 +9,9 @@ there.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
+import math
 import sys
 import threading
 import time
@@ -21,10 +23,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from excl.models.i3d.compiling import Compile, Compiler
-from excl.models.i3d.network import I3D, fold_batch_norm
+from excl.models.i3d.network import FRAMES_BEFORE_HALVING, I3D, Unit, fold_batch_norm, shape_after
 from excl.models.i3d.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -265,17 +266,22 @@ def _normalised(frames: Tensor, dtype: torch.dtype) -> Tensor:
     return (frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1).to(dtype)
 
 
-_flops: dict[tuple[int, int, int], int] = {}
-
-
+@functools.cache
 def flops_of_clip(num_frames: int, size: int, stride: int = 8) -> int:
-    """Floating-point operations (two for a multiply-add) of the network's convolutions over a clip of size x size pixels."""
-    key = (num_frames, size, stride)
-    if key not in _flops:
-        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-            I3D().eval().steps(torch.empty(1, 3, num_frames, size, size), stride=stride)
-        _flops[key] = counter.get_total_flops()
-    return _flops[key]
+    """Floating-point operations (two for a multiply-add) of the network's convolutions over a clip of size x size pixels.
+
+    They are counted by the sizes of the maps: to run the network on PyTorch's meta device costs seconds the first time.
+    """
+    with torch.device("meta"):
+        layers = I3D().layers()
+    clips, shape, flops = 1, (num_frames, size, size), 0
+    for name, layer in layers:
+        if stride < FRAMES_BEFORE_HALVING.get(name, 0):
+            clips, shape = 2 * clips, (shape[0] - 1, *shape[1:])
+        shape = shape_after(layer, shape)
+        weights = sum(part.conv3d.weight.numel() for part in layer.modules() if isinstance(part, Unit))
+        flops += 2 * clips * math.prod(shape) * weights
+    return flops
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
