@@ -33,9 +33,9 @@ def continues_clock(
     shift = f"st(0,ld(0)+if(not(N)+{goes_on},0,PREV_INPTS-PTS+1/({rate}*TB)))"
     times = f"setpts='{shift};if(N,PTS-STARTPTS+ld(0)+{max(0.0, float(late_s)):.9g}/TB,0)'"
     fields = " -flags +ildct+ilme" if interlaced else ""
-    # copyts: so that ffmpeg does not correct the clock itself, by which two frames come to have one time
+    # Without these two options ffmpeg corrects the clock itself, by which two frames come to have one time.
     return (
-        f'ffmpeg -copyts -i {_url(path)} -map 0:{stream_index} -vf "{times}" {EVERY_FRAME}{fields} '
+        f'ffmpeg -copyts -correct_ts_overflow 0 -i {_url(path)} -map 0:{stream_index} -vf "{times}" {EVERY_FRAME}{fields} '
         f"{_url(_unused(path, '-mended.mkv'))}"
     )
 
