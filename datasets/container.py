@@ -11,7 +11,6 @@ import errno
 import heapq
 import os
 import re
-import shlex
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,9 @@ from pathlib import Path
 import av
 import av.container
 
+from excl.datasets import remedies
 from excl.datasets.pyav import exact, open_input, time_base
+from excl.datasets.timeline import MAX_REORDERED, Order, Timeline
 from excl.datasets.video_errors import OF_THE_MACHINE, Reason, VideoError
 
 READ = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif"
@@ -47,12 +48,9 @@ NOT_READ = {
     "webp_pipe": "a picture (WebP)",
     "yuv4mpegpipe": "a YUV4MPEG stream",
 }
-WITHOUT_TIMES = frozenset(("h264", "hevc", "m4v", "mpegvideo", "obu"))
 READ_IN_WORDS = "MP4/MOV, Matroska/WebM, AVI, MPEG-TS, MPEG-PS, FLV, ASF/WMV, Ogg and GIF"
 PROTOCOLS = {"protocol_whitelist": "file"}
 OPEN_OPTIONS = {"format_whitelist": READ, **PROTOCOLS}
-MAX_REORDERED = 16  # frames; the most that H.264 and HEVC allow
-RESTARTS_MENDED = frozenset(("mpegts", "mpeg"))  # containers whose clock ffmpeg continues by itself where it starts again
 
 
 @dataclass(frozen=True)
@@ -101,12 +99,7 @@ def _other_container(path: Path) -> str:
         name = "webp_anim"
     if name.endswith("_pipe"):
         return f"{path}: is {NOT_READ[name]} and no video"
-    source, target, gif = (shlex.quote(str(name)) for name in (path, path.with_suffix(".mp4"), path.with_suffix(".gif")))
-    command, given = f"ffmpeg -i {source} {target}", ""
-    if name in WITHOUT_TIMES:
-        command, given = f"ffmpeg -framerate RATE -i {source} {target}", ", where RATE is its frames a second"
-    elif name == "webp_anim":
-        command, given = f"convert {source} {gif}", " (of ImageMagick: few versions of FFmpeg read it)"
+    command, given = remedies.converts(path, name)
     return (
         f"{path}: is {NOT_READ[name]}, which is not read here: files of {READ_IN_WORDS} are; `{command}` converts it{given}"
     )
@@ -173,7 +166,8 @@ class TimedFrames:
 
     `packets` are those to decode, if not all of the stream's. Iterating raises VideoError where times gape, or run beyond
     what is allowed, and where they go back unless these are to be mended (`mend_times`): then frames that are a little late
-    are put in order, and a clock that starts again is continued. Both are counted: `reordered_frames`, `clock_restarts`.
+    are put in order, and a clock that starts again is continued. Both are counted: `reordered_frames`, `clock_restarts`; and
+    `first_restart_s` is when the clock first did.
     """
 
     def __init__(
@@ -192,23 +186,16 @@ class TimedFrames:
         self.time_base = time_base(stream)
         self.num_frames = self.bad_packets = self.corrupt_frames = self.largest_gap = 0
         self.reordered_frames = self.clock_restarts = 0
+        self.first_restart_s: float | None = None
 
     def __iter__(self) -> Iterator[tuple[int, av.VideoFrame]]:
         frames: Iterable[tuple[int, av.VideoFrame]] = self._decode()
         if self.container.format.name == "avi":
             frames = _retimed(frames)
-        elif self.mend_times:
-            frames = self._mended(frames)
         start = round(start_time(self.container) / self.time_base)
-        first = last = start
-        recent: deque[int] = deque(maxlen=MAX_REORDERED)
-        for pts, frame in frames:
-            if self.num_frames and pts <= last:
-                raise self._goes_back(pts, last, restarts=_starts_again(pts, recent, first), start=start)
-            if not self.num_frames:
-                first = pts
+        last = start
+        for pts, frame in self._placed(frames, start):
             self._check_time(pts, last, start)
-            recent.append(pts)
             require_size(frame.width, frame.height, self.path, self.limits)
             last = pts
             self.num_frames += 1
@@ -233,54 +220,63 @@ class TimedFrames:
             except av.InvalidDataError:
                 self.bad_packets += 1
 
-    def _mended(self, frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _placed(self, frames: Iterable[tuple[int, av.VideoFrame]], start: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """The frames in the order of their times; of those with one time the last. A clock that starts again goes on.
 
-        A frame may come as many places late as the buffer holds. One that is later still, or goes back to before the first
-        frame, begins a new recording: its time is the end of the frame before.
+        Where times are not to be mended, VideoError for the first that is not after the one before.
         """
+        timeline = Timeline(
+            self.time_base, frame_gap(self.stream), self.container.format.name, max_gap_s=self.limits.max_gap_s
+        )
         waiting: list[tuple[int, int, av.VideoFrame]] = []  # a heap, with the number of the frame between equal times
-        recent: deque[int] = deque(maxlen=MAX_REORDERED)
-        offset = 0
-        latest, lasts = 0, frame_gap(self.stream)  # the greatest time so far, and how long its frame is shown
+        first_kind, late_s = None, Fraction(0)
         for number, (own_pts, frame) in enumerate(frames):
-            pts = own_pts + offset
-            if number == 0:
-                first = pts
-            elif pts <= latest:
-                if _starts_again(pts, recent, first):
-                    yield from _in_order(waiting, 0)
-                    self.clock_restarts += 1
-                    offset += latest + lasts - pts
-                    first = pts = latest + lasts
-                    recent.clear()
-                else:
-                    self.reordered_frames += 1
-            if number == 0 or pts > latest:
-                lasts = frame.duration or (pts - latest if number else lasts)
-                latest = pts
+            latest = timeline.latest
+            pts, order = timeline.place(own_pts, frame.duration)
+            if first_kind is None:
+                first_kind, late_s = _kind(frame), (pts - start) * self.time_base
+            if order != "next" and not self.mend_times:
+                at_s, leap_s = ((ticks * self.time_base) for ticks in (latest - start, timeline.leap))
+                command = None if order == "late" or _kind(frame) != first_kind else self._command(frame, late_s, leap_s)
+                raise self._goes_back(order, float(at_s), float(leap_s), command)
+            if order == "late":
+                self.reordered_frames += 1
+            elif order == "restart":
+                yield from _in_order(waiting, 0)
+                self.clock_restarts += 1
+                if self.first_restart_s is None:
+                    self.first_restart_s = float((pts - start) * self.time_base)
             heapq.heappush(waiting, (pts, number, frame))
-            recent.append(pts)
-            yield from _in_order(waiting, MAX_REORDERED)
+            yield from _in_order(waiting, MAX_REORDERED if self.mend_times else 0)
         yield from _in_order(waiting, 0)
 
-    def _goes_back(self, pts: int, last: int, *, restarts: bool, start: int) -> VideoError:
-        """The error for a frame that is not later than the one before, with what mends it."""
-        at_s, back_s = float((last - start) * self.time_base), float((last - pts) * self.time_base)
-        mended = self.path.with_name(f"{self.path.stem}-mended.mkv")
-        names = shlex.quote(str(self.path)), shlex.quote(str(mended))
-        rate = exact(self.stream.average_rate) or Fraction(25)
-        constant = f"ffmpeg -i {names[0]} -vf 'setpts=N/({rate}*TB)' -r {rate} -an {names[1]}"
-        if restarts:
-            copies = self.container.format.name in RESTARTS_MENDED
-            command = f"ffmpeg -i {names[0]} -map 0:{self.stream.index} -c copy {names[1]}" if copies else constant
-            what = f"the clock starts again after {at_s:.3f} s, {back_s:.3f} s earlier: two recordings in one file"
-            keeps = "goes on with the clock where the first one ends"
+    def _command(self, frame: av.VideoFrame, late_s: Fraction, leap_s: Fraction) -> str:
+        return remedies.continues_clock(
+            self.path,
+            self.stream.index,
+            rate=exact(self.stream.average_rate) or Fraction(25),
+            late_s=late_s,
+            back_s=-leap_s,
+            max_gap_s=self.limits.max_gap_s,
+            interlaced=frame.interlaced_frame,
+        )
+
+    def _goes_back(self, order: Order, at_s: float, leap_s: float, command: str | None) -> VideoError:
+        """The error for a frame that comes late, or whose clock starts again, with what mends it."""
+        if order == "late":
+            what = f"a frame comes late: time steps back by {-leap_s:.3f} s after {at_s:.3f} s"
+            mends = (
+                "no command of ffmpeg mends it with every frame at its time, but --on-damage keep puts the frames in order"
+            )
         else:
-            command = f"ffmpeg -i {names[0]} -fps_mode vfr -an {names[1]}"
-            what = f"time steps back by {back_s:.3f} s after {at_s:.3f} s"
-            keeps = "puts the frames in order"
-        return VideoError("bad_times", f"{self.path}: {what}; `{command}` mends it, and --on-damage keep {keeps}")
+            side = "earlier" if leap_s <= 0 else "later"
+            what = f"the clock starts again after {at_s:.3f} s, {abs(leap_s):.3f} s {side}: two recordings in one file"
+            mends = "--on-damage keep goes on with the clock where the first one ends"
+            if command:
+                mends = f"`{command}` mends it (the pictures are coded anew, and the sound is left out), and {mends}"
+            else:
+                mends = f"their pictures differ in size or kind, so no command of ffmpeg mends it, but {mends}"
+        return VideoError("bad_times", f"{self.path}: {what}; {mends}")
 
     def _check_time(self, pts: int, last: int, start: int) -> None:
         if self.num_frames:
@@ -318,9 +314,8 @@ def _retimed(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int,
         yield heapq.heappop(times), waiting.popleft()
 
 
-def _starts_again(pts: int, recent: deque[int], first: int) -> bool:
-    """Whether a time that goes back is of a clock that starts again, and not of a frame that came a few places late."""
-    return pts <= first or pts <= recent[0]
+def _kind(frame: av.VideoFrame) -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name
 
 
 def _in_order(waiting: list[tuple[int, int, av.VideoFrame]], most: int) -> Iterator[tuple[int, av.VideoFrame]]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 
+from excl.datasets.remedies import COPY_TO_MATROSKA
+
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset((
@@ -45,7 +47,8 @@ def tell_left_out(source: Path, left_out: Counter[str]) -> None:
 
 def _in_words(left_out: Counter[str]) -> str:
     counts = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(left_out.items()))
-    return f"left out are files whose containers are not read: {counts}; `ffmpeg -i FILE FILE.mp4` converts most of them"
+    command = f"ffmpeg -i FILE {COPY_TO_MATROSKA} FILE.mkv"
+    return f"left out are files whose containers are not read: {counts}; `{command}` converts most of them"
 
 
 def _files(source: Path, left_out: Counter[str]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ Damage inside frames is something that these decoders do not tell.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -27,9 +28,9 @@ from excl.datasets.container import (
     open_video,
     start_time,
 )
-from excl.datasets.packets import read_packets
-from excl.datasets.pyav import exact, time_base
-from excl.datasets.readers import FLAWS, READERS, Layout, Reader
+from excl.datasets.packets import PacketTable, read_packets
+from excl.datasets.pyav import exact, reorder_depth, time_base
+from excl.datasets.readers import FLAWS, READERS, TIMES_FROM_PACKETS, Layout, Reader
 from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, clock_of, require_sound
 from excl.datasets.video_errors import VideoError
 
@@ -85,6 +86,8 @@ class IndexedVideo(OnePass):
         if table is None:
             self._refuse("its packets do not say when each frame is shown")
         presentation = table.presentation()
+        if self._is_doubtful(table, presentation, stream):
+            self._require_times_in_order()
         self._check_times(presentation, Clock(Fraction(1), start_time(container), time_base(stream)), limits)
         with open_video(self.path) as again:
             first = next(iter(TimedFrames(again, choose_stream(again, self.path, limits), self.path, limits)), None)
@@ -106,6 +109,27 @@ class IndexedVideo(OnePass):
             interlaced=frame.interlaced_frame,
             rotation=frame.rotation,
         )
+
+    def _is_doubtful(self, table: PacketTable, presentation: list[int], stream: av.VideoStream) -> bool:
+        """Whether times may go back, by the packets: what they cannot tell of B-frames, uneven times give away."""
+        depth, gaps = reorder_depth(stream), np.diff(presentation)
+        is_uneven = int(np.ptp(gaps)) > 1 if len(gaps) else False
+        return (
+            not table.is_ordered(depth)
+            or _largest_gap(presentation) * time_base(stream) > self.sampling.limits.max_gap_s
+            or (is_uneven and depth > 0 and self.backend in TIMES_FROM_PACKETS)
+        )
+
+    def _require_times_in_order(self) -> None:
+        """Decode all of it: VideoError, that of pyav, if times go back, and a refusal if they would be mended."""
+        with open_video(self.path) as container:
+            stream = choose_stream(container, self.path, self.sampling.limits)
+            frames = TimedFrames(
+                container, stream, self.path, self.sampling.limits, mend_times=self.sampling.on_damage == "keep"
+            )
+            deque(frames, maxlen=0)
+        if frames.reordered_frames or frames.clock_restarts:
+            self._refuse("times that go back")
 
     def _check_times(self, presentation: list[int], clock: Clock, limits: Limits) -> None:
         gap_s = float(max(_largest_gap(presentation) * clock.time_base, clock.seconds(presentation[0])))

@@ -19,6 +19,7 @@ import numpy as np
 
 from excl.datasets.container import codec_name, demuxed
 from excl.datasets.sampling import Clock
+from excl.datasets.timeline import Places
 
 INTRA_ONLY = frozenset(("mjpeg", "prores"))
 SEEKABLE = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))  # reliably to the first packet
@@ -59,6 +60,14 @@ class PacketTable:
         """The pts of the frames that are shown, in order."""
         return np.frombuffer(self.pts, np.int64)[self.order()].tolist()
 
+    def is_ordered(self, depth: int) -> bool:
+        """Whether the times tell in which order frames come from a decoder that puts them `depth` places back at most.
+
+        They do not where two are the same, a frame comes late, or the clock starts again.
+        """
+        places = Places(depth)
+        return len(set(self.pts)) == len(self.pts) and all(places.allow(pts) for pts in self.pts)
+
 
 def read_packets(container: av.container.InputContainer, stream: av.VideoStream, *, max_packets: int) -> PacketTable | None:
     """The table of a stream's packets, from a file that is read to its end.
@@ -81,8 +90,7 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream,
         table.keys.append(packet.is_keyframe)
         table.restarts.append(restarts)
         table.disposable.append(disposable)
-    twice_the_same = bool((np.diff(np.sort(np.frombuffer(table.pts, np.int64))) == 0).any())
-    return table if any(table.shown) and not twice_the_same else None
+    return table if any(table.shown) else None
 
 
 class PlanError(Exception):

@@ -14,6 +14,7 @@ import av
 import av.container
 
 MAJOR_VERSION = int(av.__version__.split(".")[0])
+MOST_REORDERED = 16  # places, in H.264 and HEVC: for versions that do not tell the depth
 _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if MAJOR_VERSION < 19 else {}
 
 
@@ -34,3 +35,9 @@ def time_base(stream: av.VideoStream) -> Fraction:
     unit = exact(stream.time_base)
     assert unit is not None
     return unit
+
+
+def reorder_depth(stream: av.VideoStream) -> int:
+    """How many places the decoder moves a frame at most, as far as the file's beginning tells."""
+    context = stream.codec_context
+    return int(getattr(context, "reorder_depth", MOST_REORDERED if context.has_b_frames else 0))

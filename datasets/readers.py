@@ -18,6 +18,7 @@ from excl.datasets.picture import Converter, kept_region
 from excl.datasets.sampling import Sampling
 
 DECORD_CODECS = frozenset(("h264", "hevc", "mpeg4"))  # in VP8 and VP9 it misses changes of size
+TIMES_FROM_PACKETS = frozenset(("decord",))  # decoders that tell times by the packets alone, not those of their frames
 DECORD_CONTAINERS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))
 
 

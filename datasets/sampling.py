@@ -25,7 +25,7 @@ from excl.datasets.video_errors import VideoError
 
 MAX_SHARE_MISSING = 0.1  # of the claimed duration; containers round, and some are wrong by a little
 
-MENDED = frozenset(("reordered_frames", "clock_restarts"))  # facts that most videos do not have
+MENDED = ("reordered_frames", "clock_restarts", "first_restart_s")  # facts that most videos do not have
 
 OnDamage = Literal["fail", "keep"]
 
@@ -58,7 +58,8 @@ class VideoFacts:
     `backend` the decoder that read it. The rest is its quality: frames expected by the packets or else the container (None
     if neither tells), decoded, and left undecoded because no sample needs them; packets that could not be decoded and
     frames that say they are damaged (None where the decoder does not tell); the longest time between two frames; and, where
-    damage is kept, how many frames came late and were put in order, and how often the clock started again.
+    damage is kept, how many frames came late and were put in order, how often the clock started again and when it first
+    did.
     """
 
     num_frames: int
@@ -78,6 +79,7 @@ class VideoFacts:
     backend: str
     reordered_frames: int = 0
     clock_restarts: int = 0
+    first_restart_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The facts by name; what says that nothing was mended is left out."""

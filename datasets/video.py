@@ -30,7 +30,7 @@ from excl.datasets.container import (
 )
 from excl.datasets.packets import Plan, PlanError, make_plan, read_packets, rewind
 from excl.datasets.picture import Converter
-from excl.datasets.pyav import exact
+from excl.datasets.pyav import exact, reorder_depth
 from excl.datasets.sampling import Clock, OnePass, Sampling, VideoFacts, clock_of, require_sound
 from excl.datasets.video_errors import VideoError
 
@@ -76,7 +76,7 @@ class SampledVideo(OnePass):
         """The samples, with what no sample needs left out; PlanError if the packets do not tell or do not keep to it."""
         with self._opened() as (container, stream):
             table = read_packets(container, stream, max_packets=self.sampling.limits.max_frames)
-            if table is None:
+            if table is None or not table.is_ordered(reorder_depth(stream)):
                 raise PlanError("the packets do not tell when each frame is shown")
             clock = self._clock(container, stream)
             if clock.seconds(table.presentation()[-1]) > self.sampling.limits.max_duration_s:
@@ -188,6 +188,7 @@ class SampledVideo(OnePass):
             corrupt_frames=frames.corrupt_frames,
             reordered_frames=frames.reordered_frames,
             clock_restarts=frames.clock_restarts,
+            first_restart_s=frames.first_restart_s,
             largest_gap_s=float(largest_gap * frames.time_base),
             backend="pyav",
         )

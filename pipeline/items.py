@@ -279,7 +279,7 @@ def quality(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of how a video could be read, of all the facts; with `damage` in words if it was kept damaged."""
     names = ("frames_expected", "frames_decoded", "frames_skipped", "bad_packets", "corrupt_frames", "largest_gap_s")
     found = {name: facts[name] for name in ("duration_s", "claimed_duration_s", "backend", *names)}
-    found |= {name: facts[name] for name in sorted(MENDED) if facts.get(name)}
+    found |= {name: facts[name] for name in MENDED if facts.get(name)}
     flaws = _damage(found)
     return {"quality": found} | ({"damage": flaws} if flaws else {})
 
@@ -293,10 +293,15 @@ def _damage(found: Mapping[str, Any]) -> str:
         flaws.append(f"{found['bad_packets']} packets could not be decoded")
     if found["corrupt_frames"]:
         flaws.append(f"{found['corrupt_frames']} of {found['frames_decoded']} frames are damaged")
-    if "reordered_frames" in found:
-        flaws.append(f"frames that came late and were put in order: {found['reordered_frames']}")
-    if "clock_restarts" in found:
-        flaws.append(f"restarts of the clock, which was continued: {found['clock_restarts']}")
+    if late := found.get("reordered_frames"):
+        flaws.append(
+            "1 frame came late and was put in order" if late == 1 else f"{late} frames came late and were put in order"
+        )
+    if restarts := found.get("clock_restarts"):
+        often = "once" if restarts == 1 else f"{restarts} times"
+        if (first_s := found.get("first_restart_s")) is not None:  # which older records do not have
+            often += f", at {first_s:.3f} s," if restarts == 1 else f", first at {first_s:.3f} s,"
+        flaws.append(f"the clock started again {often} and was continued")
     return ", ".join(flaws)
 
 

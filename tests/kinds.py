@@ -357,6 +357,28 @@ def noisy(folder: Path) -> Made:
     return Made(path, DAMAGED)
 
 
+def late_frame(folder: Path) -> Made:
+    """From frame 40 on every frame is shown 70 ms earlier than by its place, so that the first of them comes late."""
+
+    def earlier(packets):
+        for number, packet in enumerate(packets):
+            packet.pts -= 70 * (number >= 40)
+            packet.dts = 0
+            yield packet
+
+    return Made(
+        write(folder / "a.mkv", even(90), base=Fraction(1, 1000), options={**X264, "bf": "0"}, edit=earlier), DAMAGED
+    )
+
+
+def two_recordings(folder: Path, start: int) -> Made:
+    """Transport streams one after the other in one file, the second of which starts at 0."""
+    path = folder / "a.ts"
+    parts = [write(path, even(60, start=first), options={**X264, "bf": "0"}).read_bytes() for first in (start, 0)]
+    path.write_bytes(b"".join(parts))
+    return Made(path, DAMAGED)
+
+
 def first_frame_of_avi(folder: Path) -> Made:
     """AVI has no times of presentation. FFmpeg takes those of decoding, in which B-frames come a frame later."""
     path = write(folder / "a.avi", even(90), base=FRAME, options={**X264, "bf": "2"})
@@ -454,4 +476,7 @@ KINDS: dict[str, Callable[[Path], Made]] = {
     "cut short, mp4": lambda f: cut(f, "a.mp4"),
     "cut short, Matroska": lambda f: cut(f, "a.mkv"),
     "noise in the middle": noisy,
+    "a frame that comes late": late_frame,
+    "a clock that starts again": lambda f: two_recordings(f, 0),
+    "a clock that starts again 100 s earlier": lambda f: two_recordings(f, 100),
 }  # fmt: skip

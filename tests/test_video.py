@@ -308,7 +308,7 @@ def test_find_videos(make_video, tmp_path):
 
 
 @given(st.sets(st.from_regex(r"[.a ]{0,4}(\.(mp4|MKV|Mp4|mp3|webm))?", fullmatch=True), min_size=1))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_which_names_are_those_of_videos(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("names")
     files = [folder / name for name in names if name.strip(".") and name.strip()]

@@ -1,0 +1,65 @@
+"""The commands that mend or convert a video which is not read as it is, for the messages that say so.
+
+Those of ffmpeg were run with version 5.1 (`tests/test_odd_files.py`): what they write has every frame of the file at its
+time, to a millisecond. The output is a file that is not there yet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+from fractions import Fraction
+from pathlib import Path
+
+WITHOUT_TIMES = frozenset(("h264", "hevc", "m4v", "mpegvideo", "obu"))
+NOT_COPIED = frozenset(("apng", "rm"))  # Matroska has no place for the streams in it
+COPY_TO_MATROSKA = "-map 0:V -map '0:a?' -c copy"
+# All frames as they come, however far apart, each at its time: otherwise ffmpeg rounds times to its idea of the rate.
+EVERY_FRAME = "-fps_mode passthrough -enc_time_base 1/1000 -c:v libx264 -crf 12"
+
+
+def continues_clock(
+    path: Path, stream_index: int, *, rate: Fraction, late_s: Fraction, back_s: Fraction, max_gap_s: float, interlaced: bool
+) -> str:
+    """The command by which the clock of a video goes on where it starts again `back_s` earlier.
+
+    The frame before the restart then lasts one period of `rate`. `late_s` is how long after the start of the container the
+    first frame comes: without the sound that started it, that frame has to stand from the beginning. Smaller steps back
+    than this one are not touched, so that frames that come late too are not moved without a word.
+    """
+    touched_s = min(Fraction(1), back_s / 2) if back_s > 0 else Fraction(1)
+    goes_on = f"gte(PTS-PREV_INPTS,-{float(touched_s):g}/TB)*lte(PTS-PREV_INPTS,{max_gap_s:.15g}/TB)"
+    shift = f"st(0,ld(0)+if(not(N)+{goes_on},0,PREV_INPTS-PTS+1/({rate}*TB)))"
+    times = f"setpts='{shift};if(N,PTS-STARTPTS+ld(0)+{max(0.0, float(late_s)):.9g}/TB,0)'"
+    fields = " -flags +ildct+ilme" if interlaced else ""
+    # Without these two options ffmpeg corrects the clock itself, by which two frames come to have one time.
+    return (
+        f'ffmpeg -copyts -correct_ts_overflow 0 -i {_url(path)} -map 0:{stream_index} -vf "{times}" {EVERY_FRAME}{fields} '
+        f"{_url(_unused(path, '-mended.mkv'))}"
+    )
+
+
+def converts(path: Path, container: str) -> tuple[str, str]:
+    """The command that makes of a file in a container that is not read one that is, and what else is to be said of it."""
+    source, target = _url(path), _url(_unused(path, ".mkv"))
+    if container == "webp_anim":
+        own, gif = (shlex.quote(str(name.absolute())) for name in (path, _unused(path, ".gif")))
+        return f"convert {own} {gif}", " to hundredths of a second (of ImageMagick: few versions of FFmpeg read it)"
+    if container in WITHOUT_TIMES:
+        times = "-vf 'settb=1/90000,setpts=N/(RATE*TB)'"
+        return f"ffmpeg -i {source} {times} {EVERY_FRAME} {target}", ", where RATE is its frames a second"
+    if container in NOT_COPIED:
+        return f"ffmpeg -i {source} -map 0:V -map '0:a?' {EVERY_FRAME} {target}", ""
+    return f"ffmpeg -i {source} {COPY_TO_MATROSKA} {target}", ""
+
+
+def _url(path: Path) -> str:
+    """The path as ffmpeg takes it, whatever it begins with, quoted for a shell."""
+    return shlex.quote(f"file:{path}")
+
+
+def _unused(path: Path, end: str) -> Path:
+    """A path beside `path` with another end, of a file that is not there."""
+    names = (f"{path.stem}{number or ''}{end}" for number in itertools.count())
+    return next(found for name in names if not os.path.lexists(found := path.with_name(name)))
