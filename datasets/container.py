@@ -237,7 +237,7 @@ class TimedFrames:
                 first_kind, late_s = _kind(frame), (pts - start) * self.time_base
             if order != "next" and not self.mend_times:
                 at_s, leap_s = ((ticks * self.time_base) for ticks in (latest - start, timeline.leap))
-                command = None if order == "late" or _kind(frame) != first_kind else self._command(frame, late_s, leap_s)
+                command = self._command(order, frame, late_s, leap_s) if _kind(frame) == first_kind else None
                 raise self._goes_back(order, float(at_s), float(leap_s), command)
             if order == "late":
                 self.reordered_frames += 1
@@ -250,7 +250,9 @@ class TimedFrames:
             yield from _in_order(waiting, MAX_REORDERED if self.mend_times else 0)
         yield from _in_order(waiting, 0)
 
-    def _command(self, frame: av.VideoFrame, late_s: Fraction, leap_s: Fraction) -> str:
+    def _command(self, order: Order, frame: av.VideoFrame, late_s: Fraction, leap_s: Fraction) -> str:
+        if order == "late":
+            return remedies.leaves_out_late(self.path, self.stream.index, late_s=late_s, interlaced=frame.interlaced_frame)
         return remedies.continues_clock(
             self.path,
             self.stream.index,
@@ -265,17 +267,16 @@ class TimedFrames:
         """The error for a frame that comes late, or whose clock starts again, with what mends it."""
         if order == "late":
             what = f"a frame comes late: time steps back by {-leap_s:.3f} s after {at_s:.3f} s"
-            mends = (
-                "no command of ffmpeg mends it with every frame at its time, but --on-damage keep puts the frames in order"
-            )
+            does, keeps = "makes a file without the frames that come late", "puts all frames in order"
         else:
             side = "earlier" if leap_s <= 0 else "later"
             what = f"the clock starts again after {at_s:.3f} s, {abs(leap_s):.3f} s {side}: two recordings in one file"
-            mends = "--on-damage keep goes on with the clock where the first one ends"
-            if command:
-                mends = f"`{command}` mends it (the pictures are coded anew, and the sound is left out), and {mends}"
-            else:
-                mends = f"their pictures differ in size or kind, so no command of ffmpeg mends it, but {mends}"
+            does, keeps = "mends it", "goes on with the clock where the first one ends"
+        if command:
+            mends = f"`{command}` {does} (the pictures are coded anew, and the sound is left out)"
+        else:
+            mends = "the pictures differ in size or kind, so no command of ffmpeg mends it"
+        mends += f", and --on-damage keep {keeps}"
         return VideoError("bad_times", f"{self.path}: {what}; {mends}")
 
     def _check_time(self, pts: int, last: int, start: int) -> None:

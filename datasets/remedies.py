@@ -1,7 +1,8 @@
 """The commands that mend or convert a video which is not read as it is, for the messages that say so.
 
 Those of ffmpeg were run with version 5.1 (`tests/test_odd_files.py`): what they write has every frame of the file at its
-time, to a millisecond. The output is a file that is not there yet.
+time, to a millisecond, but for frames that come late and are said to be left out. The output is a file that is not there
+yet.
 """
 
 from __future__ import annotations
@@ -31,11 +32,26 @@ def continues_clock(
     touched_s = min(Fraction(1), back_s / 2) if back_s > 0 else Fraction(1)
     goes_on = f"gte(PTS-PREV_INPTS,-{float(touched_s):g}/TB)*lte(PTS-PREV_INPTS,{max_gap_s:.15g}/TB)"
     shift = f"st(0,ld(0)+if(not(N)+{goes_on},0,PREV_INPTS-PTS+1/({rate}*TB)))"
-    times = f"setpts='{shift};if(N,PTS-STARTPTS+ld(0)+{max(0.0, float(late_s)):.9g}/TB,0)'"
+    times = f"setpts='{shift};if(N,PTS-STARTPTS+ld(0)+{_seconds(late_s)}/TB,0)'"
+    return _coded_anew(path, stream_index, times, interlaced=interlaced)
+
+
+def leaves_out_late(path: Path, stream_index: int, *, late_s: Fraction, interlaced: bool) -> str:
+    """The command that leaves out frames which come at most a second late, and no other frame."""
+    in_time = "isnan(prev_selected_pts)+gt(pts,prev_selected_pts)+lt(pts,prev_selected_pts-1/TB)"
+    filters = f"select='{in_time}',setpts='if(N,PTS-STARTPTS+{_seconds(late_s)}/TB,0)'"
+    return _coded_anew(path, stream_index, filters, interlaced=interlaced)
+
+
+def _seconds(late_s: Fraction) -> str:
+    return f"{max(0.0, float(late_s)):.9g}"
+
+
+def _coded_anew(path: Path, stream_index: int, filters: str, *, interlaced: bool) -> str:
     fields = " -flags +ildct+ilme" if interlaced else ""
     # Without these two options ffmpeg corrects the clock itself, by which two frames come to have one time.
     return (
-        f'ffmpeg -copyts -correct_ts_overflow 0 -i {_url(path)} -map 0:{stream_index} -vf "{times}" {EVERY_FRAME}{fields} '
+        f'ffmpeg -copyts -correct_ts_overflow 0 -i {_url(path)} -map 0:{stream_index} -vf "{filters}" {EVERY_FRAME}{fields} '
         f"{_url(_unused(path, '-mended.mkv'))}"
     )
 
