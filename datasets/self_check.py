@@ -11,11 +11,6 @@ import tempfile
 from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
-
-from excl.datasets.backends import sample_frames
-
 PATIENCE_S = 60.0
 NUM_FRAMES, RATE, SIDE = 10, 5, 64
 
@@ -31,6 +26,9 @@ def decoder_works() -> bool:
 
 def _make(path: Path) -> None:
     """Write a video of grey frames, each lighter than the one before."""
+    import av  # noqa: PLC0415  (here and below: whoever asks whether the decoder works need not load it)
+    import numpy as np  # noqa: PLC0415
+
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=RATE)
         assert isinstance(stream, av.VideoStream)
@@ -43,6 +41,10 @@ def _make(path: Path) -> None:
 
 
 def _check() -> None:
+    import numpy as np  # noqa: PLC0415
+
+    from excl.datasets.backends import sample_frames  # noqa: PLC0415
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "check.mp4"
         _make(path)

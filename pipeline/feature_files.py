@@ -8,10 +8,17 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import torch
+
+from excl.pipeline.late import Late
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 MAX_VALUES = 2**30  # of one video: a million rows of 1024
 

@@ -10,10 +10,10 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import torch
 
 from excl.pipeline.feature_files import (
     as_array,
@@ -26,7 +26,13 @@ from excl.pipeline.feature_files import (
     read_tensor,
 )
 from excl.pipeline.headers import HEADER
+from excl.pipeline.late import Late
 from excl.pipeline.store import FORMAT, FeatureStore
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 ENDINGS = (".npy", ".npz", ".pt", ".pth")
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")

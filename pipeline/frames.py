@@ -25,18 +25,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import h5py
 import numpy as np
-import torch
 
 from excl.datasets.sampling import Video, VideoFacts
 from excl.datasets.video_errors import VideoError
 from excl.pipeline.durable import atomic
+from excl.pipeline.late import Late
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.shards import whereabouts
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 FORMAT, VERSION = "excl-frames", 1
 PNG_LEVEL = 1  # zlib's; level 6 takes six times as long for a few percent less

@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from excl.datasets.text import Vocabulary
 from excl.pipeline import items
 from excl.pipeline.durable import sha256_file
+from excl.pipeline.late import Late
 from excl.pipeline.manifest import COMPLETE, Manifest
 from excl.pipeline.shard import FORMAT, Shard, VideoFeatures, write_shard
 
 if TYPE_CHECKING:
     import dask.array
+    import torch
+    from torch import Tensor
+else:
+    torch = Late("torch")
 
 __all__ = ["FORMAT", "FeatureStore", "Query", "Shard", "TrainingStore", "VideoFeatures", "write_shard"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from excl.workflows.steps import STEPS, TOOLS
+from excl.workflows.steps import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("pipeline", "models", "datasets", "workflows")
@@ -66,7 +66,7 @@ def test_the_links_for_static_tools_are_there():
         assert (ROOT / ".typing" / "excl" / folder).resolve() == ROOT / folder
 
 
-@pytest.mark.parametrize("step", [*TOOLS.values(), *STEPS.values()], ids=lambda step: step.name)
+@pytest.mark.parametrize("step", COMMANDS.values(), ids=lambda step: step.name)
 def test_every_step_has_a_typed_documented_configuration(step):
     name, config = step.name, step.config
     assert dataclasses.is_dataclass(config)

@@ -407,11 +407,6 @@ def test_settings_are_refused_in_one_line(capsys):
         assert "input_value" not in shown
 
 
-def test_the_version(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == "0.1.0"
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

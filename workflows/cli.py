@@ -6,50 +6,31 @@ Exit codes: 0 all done, 1 stopped by an error, 2 arguments or settings refused, 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
+import difflib
 import functools
-import importlib.metadata
 import inspect
 import logging
 import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import reduce
-from typing import Annotated, Any
-
-import tyro
-from pydantic import ValidationError
+from importlib.metadata import version
+from typing import Any
 
 from excl.datasets.video_errors import InternalError
 from excl.pipeline.breaker import SystemicError
-from excl.pipeline.config import describe
 from excl.pipeline.manifest import BusyError
 from excl.pipeline.progress import for_terminal
-from excl.workflows import check
-from excl.workflows import run as recipe
-from excl.workflows.steps import STEPS, TOOLS, Step
+from excl.workflows.steps import COMMANDS, GROUPS, Step, run_step
 
 log = logging.getLogger("excl")
 
-DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with exact times, and ExCL trained on them.
-
-`init` begins a data set of your own and `check` says whether everything is in place. `probe` looks at videos, `weights` at
-I3D's weights, which verify-weights and classify try out, `glove` at word vectors. For a data set: decode
-(optional), extract, tokenise, pack, train, evaluate, each a command that leaves one folder and can be interrupted and run
-again; or all of them in one recipe with run. Then localize answers queries about any video, reproduce makes the paper's
-table of twelve variants, and score tells what anybody's predictions are worth. compare tells whether two sets of features
-are the same. import makes a store of features that others made, export writes a store as other trainers read it.
-`excl COMMAND --help` tells more, `excl --version` which one this is. With EXCL_DEBUG=1 in
+DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with exact times, and ExCL trained on them."""
+MORE = """`excl COMMAND --help` tells more of a command. Every command can be interrupted and run again. With EXCL_DEBUG=1 in
 the environment an error shows where it was raised."""
-
-COMMANDS = (
-    *TOOLS.values(),
-    *STEPS.values(),
-    Step("check", check.Config, check.run, show=check.show, failed=check.num_problems),
-    Step("run", recipe.Config, recipe.run, show=recipe.show, failed=recipe.num_failed),
-)
 INTERRUPTED = 130
 DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 
@@ -57,12 +38,10 @@ DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Arguments that cannot be parsed exit with 2 from within."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if list(arguments) == ["--version"]:
-        print(importlib.metadata.version("excl"))
-        return 0
+    step = COMMANDS[_named(arguments[:1])]
     try:
-        with _plain_errors():
-            command = tyro.cli(_commands(), args=arguments, prog="excl", description=DESCRIPTION)
+        with _plain_errors(step.config):
+            config = _configuration(step, arguments[1:])
     except ValueError as error:  # of a nested configuration, which tyro lets pass
         print(f"excl: {error}", file=sys.stderr)
         return 2
@@ -72,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler.addFilter(for_terminal)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s", handlers=[handler])
     try:
-        failed = recipe.run_step(_step_of(command), command)
+        failed = run_step(step, config)
     except KeyboardInterrupt:
         log.error("interrupted; what was recorded is kept, and the same command goes on from there")
         return INTERRUPTED
@@ -94,31 +73,55 @@ def _told(error: Exception) -> int:
     return 1
 
 
-def _commands() -> Any:
-    """The union of all configurations, each a subcommand under its step's name."""
-    choices = [(step.name, step.config) for step in COMMANDS]
-    annotated = [
-        Annotated[config, tyro.conf.subcommand(name, description=inspect.cleandoc(config.__doc__ or ""), prefix_name=False)]
-        for name, config in choices
-    ]
-    return reduce(lambda left, right: left | right, annotated)
+def _named(first: Sequence[str]) -> str:
+    """The command that the first argument names; exits after `--help` and `--version`, and with 2 where it names none."""
+    parser = argparse.ArgumentParser(
+        prog="excl",
+        usage="excl COMMAND ...",
+        description=f"{DESCRIPTION}\n\n{_listed()}",
+        epilog=MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version("excl"))
+    if not first or first[0].startswith("-"):
+        parser.parse_args(first)
+        parser.error("a command is wanted; `excl --help` lists them")
+    if first[0] not in COMMANDS:
+        near = difflib.get_close_matches(first[0], COMMANDS, n=1)
+        meant = f"did you mean {near[0]!r}?" if near else "`excl --help` lists the commands"
+        parser.error(f"there is no command {first[0]!r}; {meant}")
+    return first[0]
+
+
+def _listed() -> str:
+    """The commands by groups, a line each."""
+    lines = []
+    for group, steps in GROUPS.items():
+        lines += [f"{group}:", *(f"  {step.name:16}{step.about}" for step in steps), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _configuration(step: Step, arguments: Sequence[str]) -> Any:
+    import tyro  # noqa: PLC0415  (here and below: `excl --help` answers at once)
+
+    described = inspect.cleandoc(step.config.__doc__ or "")
+    return tyro.cli(step.config, args=arguments, prog=f"excl {step.name}", description=described)
 
 
 @contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Meanwhile the configurations say what is wrong with a value in one line, as recipes do.
+def _plain_errors(config: type[Any]) -> Iterator[None]:
+    """Meanwhile a configuration and those in it say what is wrong with a value in one line, as recipes do.
 
     tyro shows the user what a constructor raises, and pydantic's own text is for programmers.
     """
-    configs = {config for step in COMMANDS for config in _configurations(step.config)}
-    originals = {config: config.__init__ for config in configs}
-    for config, original in originals.items():
-        config.__init__ = _with_plain_errors(original)
+    originals = {kind: kind.__init__ for kind in _configurations(config)}
+    for kind, original in originals.items():
+        kind.__init__ = _with_plain_errors(original)
     try:
         yield
     finally:
-        for config, original in originals.items():
-            config.__init__ = original
+        for kind, original in originals.items():
+            kind.__init__ = original
 
 
 def _configurations(kind: Any) -> Iterator[Any]:
@@ -133,6 +136,10 @@ def _configurations(kind: Any) -> Iterator[Any]:
 
 
 def _with_plain_errors(original: Callable[..., None]) -> Callable[..., None]:
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from excl.pipeline.config import describe  # noqa: PLC0415
+
     @functools.wraps(original)
     def plain(*arguments: Any, **keywords: Any) -> None:
         try:
@@ -141,10 +148,6 @@ def _with_plain_errors(original: Callable[..., None]) -> Callable[..., None]:
             raise ValueError(describe(error, where="settings")) from None
 
     return plain
-
-
-def _step_of(config: object) -> Step:
-    return next(step for step in COMMANDS if isinstance(config, step.config))
 
 
 def entry() -> None:

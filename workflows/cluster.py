@@ -12,15 +12,15 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import dask
-import torch
 from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster, Worker, WorkerPlugin
 from distributed.utils import LoopRunner
 
 from excl.pipeline.executors import Executor, ShardWork, Task
+from excl.pipeline.late import Late
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import num_cores
 from excl.pipeline.records import Record
@@ -29,6 +29,11 @@ from excl.pipeline.stopping import Stop
 from excl.workflows import jobs
 from excl.workflows.dispatch import dispatched
 from excl.workflows.workers import DaskPool, threads_given, warnings_of_workers
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 log = logging.getLogger(__name__)
 

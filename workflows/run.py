@@ -26,7 +26,7 @@ from excl.workflows.plan import Planned, Planner
 from excl.workflows.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
 from excl.workflows.report import Done, end_line, report_path, write_report
 from excl.workflows.run_log import logged
-from excl.workflows.steps import STEPS, Step
+from excl.workflows.steps import STEPS, run_step
 
 log = logging.getLogger(__name__)
 
@@ -201,14 +201,6 @@ def _run_fitting(name: str, configs: Mapping[str, Any], moving: Held) -> int:
     with moving():
         make_way(name, config, configs)
     return run_step(step, config)
-
-
-def run_step(step: Step, config: Any) -> int:
-    """Run one step and show what it found; returns how many videos failed."""
-    result = step.run(config)
-    if step.show is not None:
-        print(step.show(result), flush=True)
-    return step.failed(result)
 
 
 def show(outcome: Outcome) -> str:

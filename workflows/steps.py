@@ -1,47 +1,68 @@
-"""The steps there are, each with its configuration and its function: what the command and the recipes choose from."""
+"""The commands there are, each with where its configuration and its function stand: what `excl` and the recipes choose from.
+
+A module is imported when its command is wanted, so that `excl` starts at once and a command loads what it needs alone.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline import (
-    classify,
-    compare,
-    decode,
-    evaluate,
-    export,
-    extract,
-    glove,
-    import_features,
-    localize,
-    merge,
-    pack,
-    probe,
-    repair,
-    reproduce,
-    score,
-    status,
-    tokenise,
-    train,
-    verify,
-    verify_weights,
-    weights,
-)
 from excl.pipeline.manifest import Manifest
-from excl.pipeline.running import INLINE
-from excl.workflows import demo, init
 
 
-def _failed_videos(folder: Path) -> int:
-    return len(Manifest.read(folder).failed)
+@dataclass(frozen=True)
+class Step:
+    """One command: its name, what it is for in a line, and the names of what it consists of in its module.
+
+    `shows` is the function that says what of a result people want to see, `counts` the one that says how many videos
+    failed; `spreads` says that the work may be done by workers elsewhere.
+    """
+
+    name: str
+    about: str
+    module: str
+    shows: str = ""
+    counts: str = ""
+    spreads: bool = False
+    runs: str = "run"
+    takes: str = "Config"
+
+    def _of_module(self, name: str) -> Any:
+        return getattr(import_module(self.module), name)
+
+    @property
+    def config(self) -> type[Any]:
+        """The class of its configuration."""
+        return self._of_module(self.takes)
+
+    @property
+    def run(self) -> Callable[[Any], Any]:
+        """What it does with a configuration."""
+        run = self._of_module(self.runs)
+        return _where_told(run) if self.spreads else run
+
+    def show(self, result: Any) -> str | None:
+        """What people want to see of its result, if anything."""
+        return self._of_module(self.shows)(result) if self.shows else None
+
+    def failed(self, result: Any) -> int:
+        """How many videos failed."""
+        if self.counts == FAILED_VIDEOS:
+            return len(Manifest.read(Path(result)).failed)
+        return self._of_module(self.counts)(result) if self.counts else 0
 
 
-def _none_failed(_: object) -> int:
-    return 0
+def run_step(step: Step, config: Any) -> int:
+    """Run one step and show what it found; returns how many videos failed."""
+    result = step.run(config)
+    if (shown := step.show(result)) is not None:
+        print(shown, flush=True)
+    return step.failed(result)
 
 
 def _where_told(run: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -49,6 +70,8 @@ def _where_told(run: Callable[..., Any]) -> Callable[[Any], Any]:
 
     @functools.wraps(run)
     def run_there(config: Any) -> Any:
+        from excl.pipeline.running import INLINE  # noqa: PLC0415  (`excl --help` answers at once)
+
         if config.running.executor == INLINE:
             return run(config)
         try:
@@ -62,55 +85,54 @@ def _where_told(run: Callable[..., Any]) -> Callable[[Any], Any]:
     return run_there
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step: its name, its configuration class, what it does, and what of its result people want to see."""
+FAILED_VIDEOS = "the failed videos of the folder that it made"
+PIPELINE, WORKFLOWS = "excl.pipeline", "excl.workflows"
 
-    name: str
-    config: type[Any]
-    run: Callable[[Any], Any]
-    show: Callable[[Any], str] | None = None
-    failed: Callable[[Any], int] = _none_failed
-
-
-TOOLS = {  # which are no steps of a recipe
-    step.name: step
-    for step in (
-        Step("init", init.Config, init.run, show=init.show),
-        Step("probe", probe.Config, probe.run, show=probe.show, failed=probe.num_bad),
-        Step("weights", weights.Config, weights.run, show=weights.show, failed=weights.num_wrong),
-        Step("glove", glove.Config, glove.run, show=glove.show, failed=glove.num_wrong),
+GROUPS = {
+    "a data set": (
+        Step("init", "begin a data set of your own", f"{WORKFLOWS}.init", shows="show"),
+        Step("check", "say whether everything is in place", f"{WORKFLOWS}.check", shows="show", counts="num_problems"),
+        Step("run", "do all steps of a recipe", f"{WORKFLOWS}.run", shows="show", counts="num_failed"),
+    ),
+    "the stages, each of which leaves one folder": (
+        Step("demo", "make a small data set of moving shapes", f"{WORKFLOWS}.demo"),
+        Step("decode", "keep sampled frames (optional)", f"{PIPELINE}.decode", counts=FAILED_VIDEOS, spreads=True),
+        Step("extract", "make I3D features of videos", f"{PIPELINE}.extract", counts=FAILED_VIDEOS, spreads=True),
+        Step("tokenise", "turn queries into GloVe indices", f"{PIPELINE}.tokenise", shows="show"),
+        Step("pack", "pack features and queries into a training store", f"{PIPELINE}.pack"),
+        Step("train", "train ExCL on training stores", f"{PIPELINE}.train"),
+    ),
+    "a trained model": (
+        Step("localize", "answer queries about any video", f"{PIPELINE}.localize", shows="lines"),
+        Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", shows="show"),
+        Step("score", "measure anybody's predictions", f"{PIPELINE}.score", shows="show"),
+        Step("reproduce", "make the paper's table", f"{PIPELINE}.reproduce", shows="show", counts="num_failed"),
+    ),
+    "a store": (
         Step(
-            "verify-weights",
-            verify_weights.Config,
-            verify_weights.run,
-            show=verify_weights.show,
-            failed=verify_weights.num_wrong,
+            "status",
+            "say how far the work on a folder is",
+            f"{PIPELINE}.status",
+            "status_lines",
+            runs="status",
+            takes="Status",
         ),
-        Step("classify", classify.Config, classify.run, show=classify.show),
-        Step("compare", compare.Config, compare.run, show=compare.show, failed=compare.num_failed),
-        Step("status", status.Status, status.status, show=status.status_lines),
-        Step("inspect", status.Inspect, status.inspect, show=status.inspect_lines),
-        Step("verify", verify.Config, verify.run, show=verify.show, failed=verify.num_damaged),
-        Step("repair", repair.Config, repair.run, show=repair.show),
-        Step("merge", merge.Config, merge.run),
-        Step("import", import_features.Config, import_features.run, failed=_failed_videos),
-        Step("export", export.Config, export.run),
-        Step("score", score.Config, score.run, show=score.show),
-    )
+        Step("inspect", "show what a folder holds", f"{PIPELINE}.status", "inspect_lines", runs="inspect", takes="Inspect"),
+        Step("verify", "look for damage", f"{PIPELINE}.verify", shows="show", counts="num_damaged"),
+        Step("repair", "make again what is damaged", f"{PIPELINE}.repair", shows="show"),
+        Step("merge", "make one store of several", f"{PIPELINE}.merge"),
+        Step("export", "write a store as other trainers read it", f"{PIPELINE}.export"),
+        Step("import", "make a store of others' features", f"{PIPELINE}.import_features", counts=FAILED_VIDEOS),
+        Step("compare", "say whether two sets of features are the same", f"{PIPELINE}.compare", "show", "num_failed"),
+    ),
+    "what is needed": (
+        Step("weights", "list, fetch and import weights of I3D", f"{PIPELINE}.weights", shows="show", counts="num_wrong"),
+        Step("verify-weights", "try weights of I3D", f"{PIPELINE}.verify_weights", shows="show", counts="num_wrong"),
+        Step("glove", "list, fetch and verify word vectors", f"{PIPELINE}.glove", shows="show", counts="num_wrong"),
+        Step("probe", "look at videos before they are decoded", f"{PIPELINE}.probe", shows="show", counts="num_bad"),
+        Step("classify", "name what is done in a video", f"{PIPELINE}.classify", shows="show"),
+    ),
 }
-
-STEPS = {
-    step.name: step
-    for step in (
-        Step("demo", demo.Config, demo.run),
-        Step("decode", decode.Config, _where_told(decode.run), failed=_failed_videos),
-        Step("extract", extract.Config, _where_told(extract.run), failed=_failed_videos),
-        Step("tokenise", tokenise.Config, tokenise.run, show=tokenise.show),
-        Step("pack", pack.Config, pack.run),
-        Step("train", train.Config, train.run),
-        Step("localize", localize.Config, localize.run, show=localize.lines),
-        Step("evaluate", evaluate.Config, evaluate.run, show=evaluate.show),
-        Step("reproduce", reproduce.Config, reproduce.run, show=reproduce.show, failed=reproduce.num_failed),
-    )
-}
+COMMANDS = {step.name: step for steps in GROUPS.values() for step in steps}
+OF_RECIPES = ("demo", "decode", "extract", "tokenise", "pack", "train", "localize", "evaluate", "reproduce")
+STEPS = {name: COMMANDS[name] for name in OF_RECIPES}  # in the order in which a recipe does them

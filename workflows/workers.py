@@ -18,10 +18,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
-import torch
 from dask.distributed import Client, Future, KilledWorker, wait
 from dask.distributed import get_worker as this_worker
 from distributed.client import FuturesCancelledError
@@ -31,9 +30,15 @@ from excl.pipeline.executors import ShardWork, Task, do_shard
 from excl.pipeline.headers import HEADER
 from excl.pipeline.items import Item
 from excl.pipeline.journals import attempts
+from excl.pipeline.late import Late
 from excl.pipeline.reading import num_cores, use_cores
 from excl.pipeline.records import Record
 from excl.workflows.dispatch import WorkerDiedError
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Late("torch")
 
 ASK_EVERY_S = 1.0  # how many workers there are
 MEND_EVERY_S = 30.0  # where there are fewer than there should be

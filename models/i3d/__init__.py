@@ -1,6 +1,18 @@
 """I3D: the network, its weights, the features of a whole video, and the seconds that each feature row describes."""
 
-from excl.models.i3d.network import FEATURE_DIM, I3D
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from excl.models.i3d.timemap import Continuous, Layout, Windows
 
+if TYPE_CHECKING:
+    from excl.models.i3d.network import FEATURE_DIM, I3D
+
 __all__ = ["FEATURE_DIM", "I3D", "Continuous", "Layout", "Windows"]
+
+
+def __getattr__(name: str) -> Any:
+    """The network, with which PyTorch is imported, when it is asked for: who reads a store's times has no need of it."""
+    if name in ("FEATURE_DIM", "I3D"):
+        return getattr(import_module("excl.models.i3d.network"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,83 @@
+"""The command's front: what it lists, what it answers at once, and what it says of a command that there is not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from excl.workflows.cli import main
+from excl.workflows.steps import COMMANDS, GROUPS, STEPS
+
+WITHOUT_TORCH = [
+    "init",
+    "demo",
+    "decode",
+    "tokenise",
+    "pack",
+    "status",
+    "inspect",
+    "verify",
+    "repair",
+    "export",
+    "compare",
+    "glove",
+    "probe",
+]
+
+
+def test_help_lists_every_command_in_its_group_on_80_columns(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    begun = [line for line in shown.splitlines() if line.startswith("  ")]
+    assert [line.split()[0] for line in begun if line[2] not in " -"] == list(COMMANDS)
+    assert all(f"{group}:" in shown for group in GROUPS)
+    assert all(len(f"  {step.name:16}{step.about}") <= 80 for step in COMMANDS.values())
+
+
+def test_what_a_recipe_does_are_commands():
+    assert set(STEPS) < set(COMMANDS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--version"])
+    assert capsys.readouterr().out == importlib.metadata.version("excl") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extrat", "--out", "x"], "there is no command 'extrat'; did you mean 'extract'?"),
+        (["xyz"], "there is no command 'xyz'; `excl --help` lists the commands"),
+        ([], "a command is wanted; `excl --help` lists them"),
+        (["--verbose"], "unrecognized arguments: --verbose"),
+    ],
+)
+def test_a_command_that_there_is_not(arguments, message, capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_of_its_own(name, capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([name, "--help"])
+    assert f"excl {name}" in capsys.readouterr().out
+
+
+def test_who_needs_no_pytorch_does_not_wait_for_it():
+    code = (
+        "import sys; from excl.workflows.steps import COMMANDS\n"
+        f"for name in {WITHOUT_TORCH}: COMMANDS[name].config, COMMANDS[name].run\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    front = (
+        "import sys; import excl.workflows.cli\nassert not {'torch', 'numpy', 'av', 'tyro', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", front], check=True)
