@@ -351,7 +351,8 @@ def real_run(tmp_path_factory):
 
 def test_a_recipe_run_again_does_nothing(real_run, caplog):
     def state():
-        return {p: p.stat().st_mtime_ns for p in real_run.rglob("*") if p.is_file() and p.name != ".lock"}
+        files = (p for p in real_run.rglob("*") if p.is_file() and not p.name.endswith(".lock"))
+        return {p: p.stat().st_mtime_ns for p in files}
 
     before = state()
     caplog.set_level("INFO")
@@ -399,8 +400,11 @@ def test_settings_are_refused_in_one_line(capsys):
         (["train", "--store", "s", "--out", "o", "--model.dropout", "2"], "settings: dropout: Input should be less than 1"),
         (["tokenise", "--dataset", "charades-sta", "--train", "x", "--glove", "g", "--out", "o"], "durations: needed for"),
     ]:
-        with pytest.raises(SystemExit):
-            main(arguments)
+        try:
+            code = main(arguments)
+        except SystemExit as end:  # of newer versions of tyro, which show the error themselves
+            code = end.code
+        assert code == 2
         shown = " ".join("".join(capsys.readouterr()).replace("│", " ").split())
         assert message in shown
         assert "pydantic" not in shown
