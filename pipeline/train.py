@@ -34,7 +34,7 @@ from excl.pipeline.curves import require_tensorboard
 from excl.pipeline.durable import sha256_file
 from excl.pipeline.joint import JointStore
 from excl.pipeline.manifest import single
-from excl.pipeline.parallel import Ranks, has_bfloat16_lstm, launch, training_devices
+from excl.pipeline.parallel import Ranks, cpu_has_bfloat16_lstm, launch, training_devices
 from excl.pipeline.schedules import Schedule
 from excl.pipeline.standing import BEST, LAST
 from excl.pipeline.trained import TrainedRun, load_run, predict, write_stores
@@ -112,12 +112,6 @@ def run(config: Config) -> Path:
     """Train unless it is done. Returns the run's folder."""
     if config.tensorboard:
         require_tensorboard()
-    device = training_devices(config.device)[0]
-    if config.precision == "bfloat16" and not has_bfloat16_lstm(device):
-        raise ValueError(
-            f"train: PyTorch computes no LSTM in bfloat16 on this {device.type}, which for a CPU needs AVX-512; train with "
-            "--precision float32, or on a GPU"
-        )
     if config.select_on_test:
         log.warning("train: the epoch is chosen on the TEST split; the figures on it will be too good")
     return single(
@@ -141,6 +135,11 @@ def made_by(config: Config) -> dict[str, Any]:
 
 def _work(config: Config) -> dict[str, Any]:
     devices = training_devices(config.device)
+    if config.precision == "bfloat16" and devices[0].type == "cpu" and not cpu_has_bfloat16_lstm():
+        raise ValueError(
+            "train: PyTorch computes no LSTM in bfloat16 on this processor, which would need AVX-512; train with "
+            "--precision float32, or on a GPU"
+        )
     if len(devices) == 1:
         _train(config, Ranks(devices[0]))
     else:

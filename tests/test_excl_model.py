@@ -29,7 +29,7 @@ from excl.models.excl import (
 from excl.models.excl.config import PredictorName, TextEncoderName, VideoEncoderName
 from excl.models.excl.encoders import IdentityVideo
 from excl.models.excl.predictors import ConditionedPredictor
-from excl.pipeline.parallel import has_bfloat16_lstm
+from excl.pipeline.parallel import cpu_has_bfloat16_lstm
 
 TABLE_1 = Path(__file__).resolve().parents[2] / "shared" / "data" / "paper" / "excl_table1.csv"
 FEATURE_DIM, WORD_DIM, NUM_WORDS = 6, 5, 20
@@ -228,7 +228,7 @@ def test_logits_are_float32_whatever_the_features_and_the_precision():
     half, _ = model(features.half(), *rest)
     assert exact.dtype == half.dtype == torch.float32
     torch.testing.assert_close(half, exact, rtol=0, atol=1e-3)
-    if not has_bfloat16_lstm(torch.device("cpu")):
+    if not cpu_has_bfloat16_lstm():
         pytest.skip("PyTorch computes no LSTM in bfloat16 on this processor")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed, _ = model(features, *rest)

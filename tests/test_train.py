@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -17,7 +18,7 @@ from excl.pipeline.checkpoints import read_checkpoint, write_checkpoint
 from excl.pipeline.joint import JointStore
 from excl.pipeline.loading import Batches
 from excl.pipeline.manifest import Manifest
-from excl.pipeline.parallel import Ranks, has_bfloat16_lstm
+from excl.pipeline.parallel import Ranks, cpu_has_bfloat16_lstm
 from excl.pipeline.standing import Keeper
 from excl.pipeline.train import load_run
 from excl.workflows.cli import main
@@ -85,7 +86,7 @@ OTHER_WAYS = (
 
 
 needs_bfloat16 = pytest.mark.skipif(
-    not has_bfloat16_lstm(torch.device("cpu")), reason="PyTorch computes no LSTM in bfloat16 on this processor"
+    not cpu_has_bfloat16_lstm(), reason="PyTorch computes no LSTM in bfloat16 on this processor"
 )
 
 
@@ -188,10 +189,20 @@ def test_weight_decay_shrinks_weights(store, trained, tmp_path):
 
 
 def test_bfloat16_is_refused_where_no_lstm_can_be_computed_in_it(store, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(train, "has_bfloat16_lstm", lambda _: False)
+    monkeypatch.setattr(train, "cpu_has_bfloat16_lstm", lambda: False)
     assert main(arguments(store, tmp_path / "run", "--precision", "bfloat16")) == 2
-    assert "computes no LSTM in bfloat16 on this cpu" in caplog.text
-    assert not (tmp_path / "run").exists()
+    assert "computes no LSTM in bfloat16 on this processor" in caplog.text
+    assert main(arguments(store, tmp_path / "run", "--epochs", "1")) == 0, "the folder is free for another recipe"
+
+
+def test_a_training_that_is_done_asks_for_no_bfloat16(store, tmp_path, monkeypatch):
+    command = arguments(store, tmp_path / "run", "--precision", "bfloat16")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "cpu_has_bfloat16_lstm", lambda: True)
+        patch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+        assert main(command) == 0
+    monkeypatch.setattr(train, "cpu_has_bfloat16_lstm", lambda: False)
+    assert main(command) == 0
 
 
 @needs_bfloat16
