@@ -26,7 +26,7 @@ def decoder_works() -> bool:
 
 def _make(path: Path) -> None:
     """Write a video of grey frames, each lighter than the one before."""
-    import av  # noqa: PLC0415  (here and below: whoever asks whether the decoder works need not load it)
+    import av  # noqa: PLC0415  (the libraries are imported in the child process alone)
     import numpy as np  # noqa: PLC0415
 
     with av.open(str(path), "w") as container:

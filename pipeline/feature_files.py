@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from excl.pipeline.late import Late
+from excl.pipeline.lazy import LazyModule
 
 if TYPE_CHECKING:
     import torch
 else:
-    torch = Late("torch")
+    torch = LazyModule("torch")
 
 MAX_VALUES = 2**30  # of one video: a million rows of 1024
 

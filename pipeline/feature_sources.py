@@ -26,13 +26,13 @@ from excl.pipeline.feature_files import (
     read_tensor,
 )
 from excl.pipeline.headers import HEADER
-from excl.pipeline.late import Late
+from excl.pipeline.lazy import LazyModule
 from excl.pipeline.store import FORMAT, FeatureStore
 
 if TYPE_CHECKING:
     import torch
 else:
-    torch = Late("torch")
+    torch = LazyModule("torch")
 
 ENDINGS = (".npy", ".npz", ".pt", ".pth")
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")

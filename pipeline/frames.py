@@ -34,14 +34,14 @@ import numpy as np
 from excl.datasets.sampling import Video, VideoFacts
 from excl.datasets.video_errors import VideoError
 from excl.pipeline.durable import atomic
-from excl.pipeline.late import Late
+from excl.pipeline.lazy import LazyModule
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.shards import whereabouts
 
 if TYPE_CHECKING:
     import torch
 else:
-    torch = Late("torch")
+    torch = LazyModule("torch")
 
 FORMAT, VERSION = "excl-frames", 1
 PNG_LEVEL = 1  # zlib's; level 6 takes six times as long for a few percent less

@@ -19,7 +19,7 @@ import numpy as np
 from excl.datasets.text import Vocabulary
 from excl.pipeline import items
 from excl.pipeline.durable import sha256_file
-from excl.pipeline.late import Late
+from excl.pipeline.lazy import LazyModule
 from excl.pipeline.manifest import COMPLETE, Manifest
 from excl.pipeline.shard import FORMAT, Shard, VideoFeatures, write_shard
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
-    torch = Late("torch")
+    torch = LazyModule("torch")
 
 __all__ = ["FORMAT", "FeatureStore", "Query", "Shard", "TrainingStore", "VideoFeatures", "write_shard"]
 

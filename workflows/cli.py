@@ -38,10 +38,10 @@ DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Arguments that cannot be parsed exit with 2 from within."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    step = COMMANDS[_named(arguments[:1])]
+    step = COMMANDS[_command_name(arguments[:1])]
     try:
         with _plain_errors(step.config):
-            config = _configuration(step, arguments[1:])
+            config = _parsed(step, arguments[1:])
     except ValueError as error:  # of a nested configuration, which tyro lets pass
         print(f"excl: {error}", file=sys.stderr)
         return 2
@@ -73,12 +73,12 @@ def _told(error: Exception) -> int:
     return 1
 
 
-def _named(first: Sequence[str]) -> str:
-    """The command that the first argument names; exits after `--help` and `--version`, and with 2 where it names none."""
+def _command_name(first: Sequence[str]) -> str:
+    """The command that the first argument names. Exits after `--help` and `--version`, and with 2 for an unknown command."""
     parser = argparse.ArgumentParser(
         prog="excl",
         usage="excl COMMAND ...",
-        description=f"{DESCRIPTION}\n\n{_listed()}",
+        description=f"{DESCRIPTION}\n\n{_command_list()}",
         epilog=MORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -93,15 +93,16 @@ def _named(first: Sequence[str]) -> str:
     return first[0]
 
 
-def _listed() -> str:
-    """The commands by groups, a line each."""
+def _command_list() -> str:
+    """The text that lists the commands by groups, one line for each."""
     lines = []
     for group, steps in GROUPS.items():
-        lines += [f"{group}:", *(f"  {step.name:16}{step.about}" for step in steps), ""]
+        lines += [f"{group}:", *(f"  {step.name:16}{step.summary}" for step in steps), ""]
     return "\n".join(lines).rstrip()
 
 
-def _configuration(step: Step, arguments: Sequence[str]) -> Any:
+def _parsed(step: Step, arguments: Sequence[str]) -> Any:
+    """The configuration of a command that the arguments describe. Exits with 2 where they describe none."""
     import tyro  # noqa: PLC0415  (here and below: `excl --help` answers at once)
 
     described = inspect.cleandoc(step.config.__doc__ or "")

@@ -20,7 +20,7 @@ from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster, Wo
 from distributed.utils import LoopRunner
 
 from excl.pipeline.executors import Executor, ShardWork, Task
-from excl.pipeline.late import Late
+from excl.pipeline.lazy import LazyModule
 from excl.pipeline.manifest import Manifest
 from excl.pipeline.reading import num_cores
 from excl.pipeline.records import Record
@@ -33,7 +33,7 @@ from excl.workflows.workers import DaskPool, threads_given, warnings_of_workers
 if TYPE_CHECKING:
     import torch
 else:
-    torch = Late("torch")
+    torch = LazyModule("torch")
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
-"""The commands there are, each with where its configuration and its function stand: what `excl` and the recipes choose from.
+"""The commands of `excl`: for each the module of its configuration and its function. Recipes choose their steps from them.
 
-A module is imported when its command is wanted, so that `excl` starts at once and a command loads what it needs alone.
+The module of a command is imported when the command is used, so that `excl` starts at once and a command imports only what
+it needs.
 """
 
 from __future__ import annotations
@@ -17,44 +18,51 @@ from excl.pipeline.manifest import Manifest
 
 @dataclass(frozen=True)
 class Step:
-    """One command: its name, what it is for in a line, and the names of what it consists of in its module.
+    """One command: its name, its summary in one line, its module, and the names that it uses in this module.
 
-    `shows` is the function that says what of a result people want to see, `counts` the one that says how many videos
-    failed; `spreads` says that the work may be done by workers elsewhere.
+    `function` does the work and `config_class` is its configuration. `formatter` turns the result into the text that is
+    printed. `failures` counts the failed videos of a result. The work of a `distributed` command may be done by workers in
+    other processes.
     """
 
     name: str
-    about: str
+    summary: str
     module: str
-    shows: str = ""
-    counts: str = ""
-    spreads: bool = False
-    runs: str = "run"
-    takes: str = "Config"
+    formatter: str | None = None
+    failures: str | Callable[[Any], int] | None = None
+    distributed: bool = False
+    function: str = "run"
+    config_class: str = "Config"
 
-    def _of_module(self, name: str) -> Any:
+    def _attribute(self, name: str) -> Any:
         return getattr(import_module(self.module), name)
 
     @property
     def config(self) -> type[Any]:
-        """The class of its configuration."""
-        return self._of_module(self.takes)
+        """The class of the configuration."""
+        return self._attribute(self.config_class)
 
     @property
     def run(self) -> Callable[[Any], Any]:
-        """What it does with a configuration."""
-        run = self._of_module(self.runs)
-        return _where_told(run) if self.spreads else run
+        """The function that does the work of a configuration."""
+        run = self._attribute(self.function)
+        return _where_told(run) if self.distributed else run
 
     def show(self, result: Any) -> str | None:
-        """What people want to see of its result, if anything."""
-        return self._of_module(self.shows)(result) if self.shows else None
+        """The text to print of a result, if there is any."""
+        return self._attribute(self.formatter)(result) if self.formatter else None
 
     def failed(self, result: Any) -> int:
-        """How many videos failed."""
-        if self.counts == FAILED_VIDEOS:
-            return len(Manifest.read(Path(result)).failed)
-        return self._of_module(self.counts)(result) if self.counts else 0
+        """The number of failed videos of a result."""
+        if self.failures is None:
+            return 0
+        count = self._attribute(self.failures) if isinstance(self.failures, str) else self.failures
+        return count(result)
+
+
+def failed_videos(folder: Path) -> int:
+    """The number of videos that a stage's folder records as failed."""
+    return len(Manifest.read(folder).failed)
 
 
 def run_step(step: Step, config: Any) -> int:
@@ -85,52 +93,66 @@ def _where_told(run: Callable[..., Any]) -> Callable[[Any], Any]:
     return run_there
 
 
-FAILED_VIDEOS = "the failed videos of the folder that it made"
 PIPELINE, WORKFLOWS = "excl.pipeline", "excl.workflows"
 
 GROUPS = {
     "a data set": (
-        Step("init", "begin a data set of your own", f"{WORKFLOWS}.init", shows="show"),
-        Step("check", "say whether everything is in place", f"{WORKFLOWS}.check", shows="show", counts="num_problems"),
-        Step("run", "do all steps of a recipe", f"{WORKFLOWS}.run", shows="show", counts="num_failed"),
+        Step("init", "begin a data set of your own", f"{WORKFLOWS}.init", formatter="show"),
+        Step("check", "say whether everything is in place", f"{WORKFLOWS}.check", formatter="show", failures="num_problems"),
+        Step("run", "do all steps of a recipe", f"{WORKFLOWS}.run", formatter="show", failures="num_failed"),
     ),
     "the stages, each of which leaves one folder": (
         Step("demo", "make a small data set of moving shapes", f"{WORKFLOWS}.demo"),
-        Step("decode", "keep sampled frames (optional)", f"{PIPELINE}.decode", counts=FAILED_VIDEOS, spreads=True),
-        Step("extract", "make I3D features of videos", f"{PIPELINE}.extract", counts=FAILED_VIDEOS, spreads=True),
-        Step("tokenise", "turn queries into GloVe indices", f"{PIPELINE}.tokenise", shows="show"),
+        Step("decode", "keep sampled frames (optional)", f"{PIPELINE}.decode", failures=failed_videos, distributed=True),
+        Step("extract", "make I3D features of videos", f"{PIPELINE}.extract", failures=failed_videos, distributed=True),
+        Step("tokenise", "turn queries into GloVe indices", f"{PIPELINE}.tokenise", formatter="show"),
         Step("pack", "pack features and queries into a training store", f"{PIPELINE}.pack"),
         Step("train", "train ExCL on training stores", f"{PIPELINE}.train"),
     ),
     "a trained model": (
-        Step("localize", "answer queries about any video", f"{PIPELINE}.localize", shows="lines"),
-        Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", shows="show"),
-        Step("score", "measure anybody's predictions", f"{PIPELINE}.score", shows="show"),
-        Step("reproduce", "make the paper's table", f"{PIPELINE}.reproduce", shows="show", counts="num_failed"),
+        Step("localize", "answer queries about any video", f"{PIPELINE}.localize", formatter="lines"),
+        Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", formatter="show"),
+        Step("score", "measure anybody's predictions", f"{PIPELINE}.score", formatter="show"),
+        Step("reproduce", "make the paper's table", f"{PIPELINE}.reproduce", formatter="show", failures="num_failed"),
     ),
     "a store": (
         Step(
             "status",
             "say how far the work on a folder is",
             f"{PIPELINE}.status",
-            "status_lines",
-            runs="status",
-            takes="Status",
+            formatter="status_lines",
+            function="status",
+            config_class="Status",
         ),
-        Step("inspect", "show what a folder holds", f"{PIPELINE}.status", "inspect_lines", runs="inspect", takes="Inspect"),
-        Step("verify", "look for damage", f"{PIPELINE}.verify", shows="show", counts="num_damaged"),
-        Step("repair", "make again what is damaged", f"{PIPELINE}.repair", shows="show"),
+        Step(
+            "inspect",
+            "show what a folder holds",
+            f"{PIPELINE}.status",
+            formatter="inspect_lines",
+            function="inspect",
+            config_class="Inspect",
+        ),
+        Step("verify", "look for damage", f"{PIPELINE}.verify", formatter="show", failures="num_damaged"),
+        Step("repair", "make again what is damaged", f"{PIPELINE}.repair", formatter="show"),
         Step("merge", "make one store of several", f"{PIPELINE}.merge"),
         Step("export", "write a store as other trainers read it", f"{PIPELINE}.export"),
-        Step("import", "make a store of others' features", f"{PIPELINE}.import_features", counts=FAILED_VIDEOS),
-        Step("compare", "say whether two sets of features are the same", f"{PIPELINE}.compare", "show", "num_failed"),
+        Step("import", "make a store of others' features", f"{PIPELINE}.import_features", failures=failed_videos),
+        Step(
+            "compare",
+            "say whether two sets of features are the same",
+            f"{PIPELINE}.compare",
+            formatter="show",
+            failures="num_failed",
+        ),
     ),
     "what is needed": (
-        Step("weights", "list, fetch and import weights of I3D", f"{PIPELINE}.weights", shows="show", counts="num_wrong"),
-        Step("verify-weights", "try weights of I3D", f"{PIPELINE}.verify_weights", shows="show", counts="num_wrong"),
-        Step("glove", "list, fetch and verify word vectors", f"{PIPELINE}.glove", shows="show", counts="num_wrong"),
-        Step("probe", "look at videos before they are decoded", f"{PIPELINE}.probe", shows="show", counts="num_bad"),
-        Step("classify", "name what is done in a video", f"{PIPELINE}.classify", shows="show"),
+        Step(
+            "weights", "list, fetch and import weights of I3D", f"{PIPELINE}.weights", formatter="show", failures="num_wrong"
+        ),
+        Step("verify-weights", "try weights of I3D", f"{PIPELINE}.verify_weights", formatter="show", failures="num_wrong"),
+        Step("glove", "list, fetch and verify word vectors", f"{PIPELINE}.glove", formatter="show", failures="num_wrong"),
+        Step("probe", "look at videos before they are decoded", f"{PIPELINE}.probe", formatter="show", failures="num_bad"),
+        Step("classify", "name what is done in a video", f"{PIPELINE}.classify", formatter="show"),
     ),
 }
 COMMANDS = {step.name: step for steps in GROUPS.values() for step in steps}

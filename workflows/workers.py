@@ -30,7 +30,7 @@ from excl.pipeline.executors import ShardWork, Task, do_shard
 from excl.pipeline.headers import HEADER
 from excl.pipeline.items import Item
 from excl.pipeline.journals import attempts
-from excl.pipeline.late import Late
+from excl.pipeline.lazy import LazyModule
 from excl.pipeline.reading import num_cores, use_cores
 from excl.pipeline.records import Record
 from excl.workflows.dispatch import WorkerDiedError
@@ -38,7 +38,7 @@ from excl.workflows.dispatch import WorkerDiedError
 if TYPE_CHECKING:
     import torch
 else:
-    torch = Late("torch")
+    torch = LazyModule("torch")
 
 ASK_EVERY_S = 1.0  # how many workers there are
 MEND_EVERY_S = 30.0  # where there are fewer than there should be

@@ -12,7 +12,7 @@ __all__ = ["FEATURE_DIM", "I3D", "Continuous", "Layout", "Windows"]
 
 
 def __getattr__(name: str) -> Any:
-    """The network, with which PyTorch is imported, when it is asked for: who reads a store's times has no need of it."""
+    """Import the network, and PyTorch with it, when `I3D` or `FEATURE_DIM` is used for the first time (PEP 562)."""
     if name in ("FEATURE_DIM", "I3D"):
         return getattr(import_module("excl.models.i3d.network"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Modules that are slow to import and are not always needed: PyTorch takes seconds, and most commands do without it."""
+"""Lazy imports: importing PyTorch takes seconds, and many commands do not need it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Any
 
 
-class Late:
-    """Stands for a module, which is imported when something in it is asked for first."""
+class LazyModule:
+    """A module that is imported when one of its attributes is used for the first time."""
 
     def __init__(self, name: str) -> None:
         self._name = name
