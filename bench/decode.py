@@ -29,11 +29,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from excl.datasets.container import Limits
-from excl.datasets.isolated import DecoderProcess
-from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Sampling
-from excl.datasets.video import SampledVideo
+from excl.datasets.video.container import Limits
+from excl.datasets.video.decoder_process import DecoderProcess
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.sampling import Sampling
 
 FPS, SIDE, CROP = 5, 256, 224
 KINDS = {

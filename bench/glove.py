@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from excl.datasets.glove import load_vectors
-from excl.datasets.text import PAD_TOKEN, UNK_TOKEN, Vocabulary
-from excl.models.fetching import cache_folder
-from excl.pipeline.glove_cache import checksums
-from excl.pipeline.word_vectors import vectors_for
+from excl.datasets.text.glove import load_vectors
+from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
+from excl.models.download import cache_folder
+from excl.pipeline.queries.vector_cache import checksums
+from excl.pipeline.queries.word_vectors import vectors_for
 
 DIM = 300
 FULL_LINES = 2_196_017

@@ -28,25 +28,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from excl.datasets.files import find_videos
-from excl.pipeline import items
-from excl.pipeline.executors import Executor, inline
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.shards import ShardedStage, part_name
+from excl.datasets.video.discovery import find_videos
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.execution import work_items
+from excl.pipeline.execution.executors import Executor, inline
+from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 
 SHARD_VIDEOS, FOLDER_VIDEOS = 64, 1000
 SOURCE, EMPTY = "0" * 64, hashlib.sha256(b"").hexdigest()
 RECIPE = {"fps": 5.0, "short_side": 256, "crop": 224, "weights": {"source": "nothing, this is a benchmark"}}
 
 
-def record_of(out: Path, item: items.Item) -> dict[str, Any]:
+def record_of(out: Path, item: work_items.Item) -> dict[str, Any]:
     """What extract records of a video, with its part, which is empty here."""
-    stat = items.read_state(item.path)
+    stat = work_items.read_state(item.path)
     (out / part_name(item.number)).touch()
     facts = {"duration_s": 118.2, "claimed_duration_s": 118.2, "backend": "pyav", "frames_expected": 3543}
     counts = {"frames_decoded": 3543, "frames_skipped": 0, "bad_packets": 0, "corrupt_frames": 0, "largest_gap_s": 0.034}
     return {
-        "id": items.key(item.video_id),
+        "id": work_items.key(item.video_id),
         "part": part_name(item.number),
         "part_sha256": EMPTY,
         "videos": [item.video_id],
@@ -83,7 +83,7 @@ def stage(out: Path) -> ShardedStage:
     )
 
 
-def items_are_the_same(_: items.Item) -> dict[str, Any]:
+def items_are_the_same(_: work_items.Item) -> dict[str, Any]:
     return {"sha256": SOURCE}
 
 
@@ -105,8 +105,8 @@ def executor(name: str) -> Iterator[Executor]:
     if name == "inline":
         yield inline(map)
         return
-    from excl.pipeline.running import Running
-    from excl.workflows.cluster import connected
+    from excl.pipeline.execution.executor_settings import Running
+    from excl.workflows.cluster.dask_cluster import connected
 
     with connected(Running(executor=name, workers=2), gpus=[]) as found:
         yield found

@@ -20,8 +20,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.store import FeatureStore, VideoFeatures, write_shard
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.feature_store import FeatureStore, VideoFeatures, write_shard
 
 SIZE, BATCH, BATCHES, SHARD_VIDEOS = 1024, 32, 20, 64
 Read = Callable[[list[str]], object]

@@ -23,10 +23,10 @@ import torch
 from torch import nn
 
 from excl.models.excl import ExCL, ExCLConfig, span_loss
-from excl.pipeline.examples import Batch, Example
-from excl.pipeline.loading import Batches
-from excl.pipeline.parallel import Ranks
-from excl.pipeline.store import Query
+from excl.pipeline.store.feature_store import Query
+from excl.pipeline.training.distributed import Ranks
+from excl.pipeline.training.examples import Batch, Example
+from excl.pipeline.training.loader import Batches
 
 SIZE, WORDS, WORD_SIZE, BATCH, ROW_S = 1024, 2000, 300, 32, 1.6
 LENGTHS = {"charades": (30.6, 0.25), "activitynet": (118.0, 0.55), "tacos": (287.0, 0.5)}  # seconds: mean, spread of the log

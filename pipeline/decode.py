@@ -1,7 +1,7 @@
-"""Stage 1, decode: reads videos, leaves their frames at `fps` a second as pictures in shards (`frames.py`).
+"""Stage 1, decode: reads videos, leaves their frames at `fps` a second as pictures in shards (`frame_store.py`).
 
 `extract` takes frames straight from the decoder and does not need this stage; it is for extracting many times from the
-same videos. Frame k is the one on screen k / fps seconds after the start (`datasets/sampling.py`).
+same videos. Frame k is the one on screen k / fps seconds after the start (`datasets/video/sampling.py`).
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.backends import Choice, choose
-from excl.datasets.files import find_videos, tell_left_out
-from excl.datasets.picture import Geometry
-from excl.datasets.video_errors import InternalError, VideoError
-from excl.pipeline import frames, items
+from excl.datasets.video.backends import Choice, choose
+from excl.datasets.video.discovery import find_videos, tell_left_out
+from excl.datasets.video.errors import InternalError, VideoError
+from excl.datasets.video.geometry import Geometry
+from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
-from excl.pipeline.durable import sha256_file
-from excl.pipeline.executors import Executor
-from excl.pipeline.frames import StoredFrames
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.reading import ReadingSeveral, Timed, num_cores
-from excl.pipeline.running import Running
-from excl.pipeline.shards import ShardedStage, part_name, whereabouts
+from excl.pipeline.execution import work_items
+from excl.pipeline.execution.executor_settings import Running
+from excl.pipeline.execution.executors import Executor
+from excl.pipeline.execution.sharded_stage import ShardedStage, part_name, whereabouts
+from excl.pipeline.execution.video_reading import ReadingSeveral, Timed, num_cores
+from excl.pipeline.store import frame_store
+from excl.pipeline.store.frame_store import StoredFrames
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Config:
     backend: Choice = "pyav"
     """What decodes: pyav, the reference; decord, torchcodec, torchcodec-cuda (NVDEC), which refuse files that they would
     get wrong; or auto, the GPU's decoder where there is one, with pyav for what it refuses, and otherwise pyav."""
-    pictures: str = frames.LOSSLESS
+    pictures: str = frame_store.LOSSLESS
     """How frames are kept: png, without loss, or jpeg:QUALITY (jpeg:95 takes a quarter of png's bytes)."""
     shard_videos: PositiveInt = 16
     """How many videos make up one shard."""
@@ -72,7 +73,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_sampled(self.short_side, self.crop, self.backend)
-        frames.check_pictures(self.pictures)
+        frame_store.check_pictures(self.pictures)
 
     def elsewhere(self) -> Config:
         """The same settings for a process with another working directory."""
@@ -92,8 +93,8 @@ def run(config: Config, *, executor: Executor | None = None) -> Path:
         identity=recipe,
         shard_videos=config.shard_videos,
         work=partial(decode_video, config, recipe),
-        join=partial(frames.join_frames, recipe=recipe),
-        identify=lambda item: items.file_facts(item.path),
+        join=partial(frame_store.join_frames, recipe=recipe),
+        identify=lambda item: work_items.file_facts(item.path),
         at_once=partial(_at_once, config),
         before=partial(_predict, config),
     )
@@ -122,13 +123,13 @@ def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
     choose(backend)
 
 
-def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> dict[str, Any]:
+def decode_video(config: Config, recipe: dict[str, Any], item: work_items.Item) -> dict[str, Any]:
     """Write the frames of one video as a shard of one; returns its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
-        state = items.read_state(item.path)
-        source = items.file_facts(item.path)
+        state = work_items.read_state(item.path)
+        source = work_items.file_facts(item.path)
         video = config.reading.open(
             item.path,
             fps=None if config.fps == "native" else config.fps,
@@ -137,7 +138,7 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
             threads=item.threads,
         )
         timed = Timed(video)
-        num_bytes = frames.write_part(
+        num_bytes = frame_store.write_part(
             config.out / name,
             video,
             frames=timed,
@@ -146,11 +147,11 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
             source=source,
             recipe=recipe,
         )
-        items.require_unchanged(item.path, state)
+        work_items.require_unchanged(item.path, state)
     except (VideoError, InternalError) as error:
-        return items.failure(item.video_id, error, item.file)
+        return work_items.failure(item.video_id, error, item.file)
     return {
-        "id": items.key(item.video_id),
+        "id": work_items.key(item.video_id),
         "part": name,
         "part_sha256": sha256_file(config.out / name),
         "videos": [item.video_id],
@@ -158,15 +159,15 @@ def decode_video(config: Config, recipe: dict[str, Any], item: items.Item) -> di
         "num_frames": video.facts.num_frames,
         "bytes": num_bytes,
         "duration_s": video.facts.duration_s,
-        **items.quality(video.facts.to_json()),
+        **work_items.quality(video.facts.to_json()),
         "stat": state,
         **timed.told(started),
     }
 
 
-def _predict(config: Config, todo: list[items.Item]) -> None:
+def _predict(config: Config, todo: list[work_items.Item]) -> None:
     """Say how much room the frames will take, by a few frames of a few of the videos, and whether there is as much."""
-    encode = frames.encoder(config.pictures, side=config.crop)
+    encode = frame_store.encoder(config.pictures, side=config.crop)
     geometry = Geometry.of(config.short_side, config.crop)
     wanted_frames, sizes = [], []
     chosen = todo[:: max(1, len(todo) // SAMPLED_VIDEOS)][:SAMPLED_VIDEOS]
@@ -205,7 +206,7 @@ def stored_videos(
     Raises ValueError if the frames were not sampled as asked for, or not all of them are there yet.
     """
     manifest = Manifest.read(folder, stage=STAGE)
-    items.require_finished(manifest)
+    work_items.require_finished(manifest)
     wanted = {"fps": "native" if fps is None else fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
     made_by, version = manifest.header["identity"], manifest.header["code_version"]
     found = {key: made_by.get(key) for key in wanted}
@@ -224,6 +225,6 @@ def stored_videos(
     return {video_id: folder / file for video_id, file in sorted(whereabouts(manifest).items())}, made_by["pictures"]
 
 
-def source_of(item: items.Item) -> dict[str, Any]:
+def source_of(item: work_items.Item) -> dict[str, Any]:
     """Which video an item's stored frames are of: its file's name, size and sha256."""
     return StoredFrames(item.path, item.video_id).source

@@ -24,15 +24,16 @@ from pydantic.dataclasses import dataclass
 
 from excl.models.excl import variant_label
 from excl.models.i3d.extractor import choose_device
-from excl.pipeline import score_table, scoring
+from excl.pipeline.artifacts.atomic_files import sha256_file, write_bytes, write_json
+from excl.pipeline.artifacts.manifest import Manifest, single
 from excl.pipeline.config import STRICT, PositiveInt, identity
-from excl.pipeline.durable import sha256_file, write_bytes, write_json
-from excl.pipeline.examples import Example, load_examples
-from excl.pipeline.manifest import Manifest, single
-from excl.pipeline.predictions import TOP, require_own_qids, write_predictions
-from excl.pipeline.query_blind import RULE, ask_others
-from excl.pipeline.store import Query, TrainingStore
-from excl.pipeline.trained import TrainedRun, load_run, predict, store_of
+from excl.pipeline.evaluation import metrics as scoring
+from excl.pipeline.evaluation import metrics_table
+from excl.pipeline.evaluation.predictions import TOP, require_own_qids, write_predictions
+from excl.pipeline.evaluation.query_blind import RULE, ask_others
+from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.training.examples import Example, load_examples
+from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, store_of
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ def table(folder: Path, *, strict: bool = False) -> str:
     lines = [
         f"{metrics['dataset']}, split {metrics['split']} ({metrics['split_made_of']}): {metrics['num_queries']:,} queries, "
         f"{metrics['num_covered']:,} with features",
-        *score_table.table(scoring.rows(metrics, covered="those with features"), strict=strict),
+        *metrics_table.table(scoring.rows(metrics, covered="those with features"), strict=strict),
     ]
     if metrics["random_weights"]:
         lines.append("The features come from an I3D with RANDOM weights: the figures show that the chain works, no more.")

@@ -1,7 +1,7 @@
 """Stage 2, extract: reads videos (or the frames that `decode` left), leaves a store of I3D features.
 
 Several videos are decoded at once, each ahead of the network by what it takes at a time; the network takes them in turn.
-How videos become parts and parts become shards: `shards.py`.
+How videos become parts and parts become shards: `sharded_stage.py`.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.backends import Choice
-from excl.datasets.files import find_videos, tell_left_out
-from excl.datasets.sampling import Video
-from excl.datasets.video_errors import InternalError, VideoError
-from excl.models.i3d.compiling import Compile
+from excl.datasets.video.backends import Choice
+from excl.datasets.video.discovery import find_videos, tell_left_out
+from excl.datasets.video.errors import InternalError, VideoError
+from excl.datasets.video.sampling import Video
+from excl.models.i3d.compile_policy import Compile
 from excl.models.i3d.extractor import MAX_BATCH_FRAMES, MAX_SIZE, Extractor, choose_devices
 from excl.models.i3d.presets import PRESETS, PresetName
+from excl.models.i3d.row_layout import Pool
 from excl.models.i3d.runner import Precision, check_precision, keep_freed_memory
-from excl.models.i3d.timemap import Pool
 from excl.models.i3d.weights import Weights, check_spec, load_weights
-from excl.pipeline import decode, items
+from excl.pipeline import decode
+from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
-from excl.pipeline.durable import sha256_file
-from excl.pipeline.executors import Executor
-from excl.pipeline.features import Making, RowSettings, making, video_features, weights_identity
-from excl.pipeline.frames import LOSSLESS, StoredFrames
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.reading import ReadingSeveral, Timed, num_cores
-from excl.pipeline.running import INLINE, LOCAL, Running
-from excl.pipeline.shard import Shard, VideoFeatures, write_shard
-from excl.pipeline.shards import ShardedStage, part_name
-from excl.pipeline.store_index import write_index
+from excl.pipeline.execution import work_items
+from excl.pipeline.execution.executor_settings import INLINE, LOCAL, Running
+from excl.pipeline.execution.executors import Executor
+from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
+from excl.pipeline.execution.video_reading import ReadingSeveral, Timed, num_cores
+from excl.pipeline.store.feature_recipe import Making, RowSettings, making, video_features, weights_identity
+from excl.pipeline.store.frame_store import LOSSLESS, StoredFrames
+from excl.pipeline.store.shard import Shard, VideoFeatures, write_shard
+from excl.pipeline.store.virtual_index import write_index
 
 log = logging.getLogger(__name__)
 
@@ -203,8 +204,8 @@ def _at_once(config: Config) -> int:
     return config.reading.decoders or enough
 
 
-def _identify_file(item: items.Item) -> dict[str, Any]:
-    return items.file_facts(item.path)
+def _identify_file(item: work_items.Item) -> dict[str, Any]:
+    return work_items.file_facts(item.path)
 
 
 def recipe(config: Config, pictures: str) -> dict[str, Any]:
@@ -251,26 +252,26 @@ def _extractor(config: Config) -> Extractor:
         return _extractors[settings, device]
 
 
-def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> dict[str, Any]:
+def extract_video(config: Config, made_by: dict[str, Any], item: work_items.Item) -> dict[str, Any]:
     """Write the features of one video as a shard of one; returns its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
-        state = items.read_state(item.path)
+        state = work_items.read_state(item.path)
         video = _open_video(config, item)
-        source = video.source if isinstance(video, StoredFrames) else items.file_facts(item.path)
+        source = video.source if isinstance(video, StoredFrames) else work_items.file_facts(item.path)
         if weights_identity(_weights(config.weights_spec)) != made_by["weights"]:
             raise ValueError(f"{config.weights_spec}: other weights on this machine than where the run began")
         extractor = _extractor(config)
         timed = Timed(video)
         features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source, frames=timed)
-        items.require_unchanged(item.path, state)
+        work_items.require_unchanged(item.path, state)
     except (VideoError, InternalError) as error:
-        return items.failure(item.video_id, error, item.file)
+        return work_items.failure(item.video_id, error, item.file)
     writing_since = time.monotonic()
     write_shard(config.out / name, [features], recipe=made_by)
     return {
-        "id": items.key(item.video_id),
+        "id": work_items.key(item.video_id),
         "part": name,
         "part_sha256": sha256_file(config.out / name),
         "videos": [item.video_id],
@@ -279,14 +280,14 @@ def extract_video(config: Config, made_by: dict[str, Any], item: items.Item) -> 
         "num_rows": len(features.features),
         "frames_repeated": features.facts["frames_repeated"],
         "duration_s": features.duration_s,
-        **items.quality(features.facts),
+        **work_items.quality(features.facts),
         "device": str(extractor.runner.device),
         "stat": state,
         **timed.told(started, writing_since=writing_since),
     }
 
 
-def _open_video(config: Config, item: items.Item) -> Video:
+def _open_video(config: Config, item: work_items.Item) -> Video:
     if config.frames is not None:
         return StoredFrames(item.path, item.video_id)
     made = config.making()

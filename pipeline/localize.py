@@ -1,6 +1,6 @@
 """From which second to which: a trained run, a raw video and sentences in, a start and an end for every sentence out.
 
-The video's features are remembered (video_cache.py): a second question about it is answered without decoding it.
+The video's features are remembered (feature_cache.py): a second question about it is answered without decoding it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ import tyro
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from excl.datasets.backends import why_not
-from excl.datasets.text import UNK, Vocabulary, tokenise
+from excl.datasets.text.tokens import UNK, Vocabulary, tokenise
+from excl.datasets.video.backends import why_not
 from excl.models.i3d.extractor import choose_device
 from excl.models.i3d.runner import check_precision, keep_freed_memory
 from excl.models.i3d.weights import Weights, imported_names, imported_path, load_weights, read_weights
-from excl.pipeline import items, train, video_cache
+from excl.pipeline import train
+from excl.pipeline.artifacts.atomic_files import sha256_file, write_json
+from excl.pipeline.artifacts.manifest import Manifest, single
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, dump
-from excl.pipeline.durable import sha256_file, write_json
-from excl.pipeline.examples import Example
+from excl.pipeline.execution import work_items
+from excl.pipeline.execution.sharded_stage import MAX_THREADS
+from excl.pipeline.execution.video_reading import Reading, num_cores
 from excl.pipeline.extract import CODE_VERSIONS
-from excl.pipeline.features import IMPORTED, OWN_FILE, Making, video_features
-from excl.pipeline.glove_cache import checksums
-from excl.pipeline.manifest import Manifest, single
-from excl.pipeline.reading import Reading, num_cores
-from excl.pipeline.shards import MAX_THREADS
-from excl.pipeline.store import Query, VideoFeatures
-from excl.pipeline.trained import TrainedRun, load_run, predict
+from excl.pipeline.queries.vector_cache import checksums
+from excl.pipeline.store import feature_cache
+from excl.pipeline.store.feature_recipe import IMPORTED, OWN_FILE, Making, video_features
+from excl.pipeline.store.feature_store import Query, VideoFeatures
+from excl.pipeline.training.examples import Example
+from excl.pipeline.training.trained_run import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ def made_by(config: Config) -> dict[str, Any]:
     """What determines the answers."""
     return {
         "run": Manifest.read(config.run, stage=train.STAGE).fingerprint(),
-        "video": items.file_facts(config.video),
+        "video": work_items.file_facts(config.video),
         "query": list(config.query),
         "top": config.top,
         "reading": dump(config.reading),
@@ -141,17 +143,17 @@ def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
     weights = _weights(config, trained.recipe) if config.weights else None  # wrong ones are refused in any case
     made = Making.from_recipe(trained.recipe)
     made = dataclasses.replace(made, backends=_backends_of(made))
-    state = items.read_state(config.video)
+    state = work_items.read_state(config.video)
     made_from = {
         "video": checksums(config.video).sha256,
         "recipe": {**trained.recipe, "backend": list(made.backends)},
         "reading": dump(config.reading),
     }
-    video = video_cache.recall(made_from)
+    video = feature_cache.recall(made_from)
     if video is None:
         video = _extracted(config, made, weights or _weights(config, trained.recipe))
-        items.require_unchanged(config.video, state)
-        video_cache.remember(made_from, video)
+        work_items.require_unchanged(config.video, state)
+        feature_cache.remember(made_from, video)
     return dataclasses.replace(video, video_id=config.video.stem)
 
 

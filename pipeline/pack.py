@@ -1,8 +1,8 @@
 """Stage 4, pack: joins a feature store and tokenised queries into one sharded training store.
 
-A training store has everything that training needs and nothing else: shards of the videos that have queries, each with
-the queries about them (`pipeline/store.py`), `vocabulary.txt` and `vectors.npy`, and `uncovered.jsonl`, the queries whose
-video has no features. Those are counted, named and later evaluated as misses, never dropped in silence.
+A training store has everything that training needs and nothing else: shards of the videos that have queries, each with the
+queries about them (`pipeline/store/feature_store.py`), `vocabulary.txt` and `vectors.npy`, and `uncovered.jsonl`, the
+queries whose video has no features. Those are counted, named and later evaluated as misses, never dropped in silence.
 `coverage.json` says which videos are missing, which have no queries, and whose file is not as long as the annotations say.
 """
 
@@ -22,12 +22,12 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.parsing import printable
 from excl.pipeline import tokenise
+from excl.pipeline.artifacts.atomic_files import atomic, sha256_file, write_json, write_text
+from excl.pipeline.artifacts.manifest import COMPLETE, Manifest, single
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
-from excl.pipeline.durable import atomic, sha256_file, write_json, write_text
-from excl.pipeline.manifest import COMPLETE, Manifest, single
-from excl.pipeline.shard import write_shard
-from excl.pipeline.store import FeatureStore, Query
-from excl.pipeline.store_index import write_index
+from excl.pipeline.store.feature_store import FeatureStore, Query
+from excl.pipeline.store.shard import write_shard
+from excl.pipeline.store.virtual_index import write_index
 
 log = logging.getLogger(__name__)
 

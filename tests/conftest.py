@@ -21,7 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "2"
 
 import torch
 
-from excl.datasets.moments import Moment
+from excl.datasets.annotations.moments import Moment
 from excl.models.i3d import weights
 from excl.pipeline import extract
 

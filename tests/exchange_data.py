@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 
-from excl.models.i3d.timemap import Continuous
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.shard import VideoFeatures, write_shard
+from excl.models.i3d.row_layout import Continuous
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cli import main
 
 DIM = 16

@@ -10,13 +10,13 @@ from functools import partial
 
 import numpy as np
 
-from excl.pipeline import items
-from excl.pipeline.executors import do_shard
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.execution import work_items
+from excl.pipeline.execution.executors import do_shard
+from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 from excl.pipeline.extract import join_features
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.shard import VideoFeatures, write_shard
-from excl.pipeline.shards import ShardedStage, part_name
-from excl.workflows.dispatch import WorkerDiedError, dispatched
+from excl.pipeline.store.shard import VideoFeatures, write_shard
+from excl.workflows.cluster.dispatch import WorkerDiedError, dispatched
 
 SMALL = {"weights": "random:0", "short_side": 32, "crop": 32, "device": "cpu"}
 FLAGS = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]
@@ -41,14 +41,14 @@ def make(item, *, out, slow_s=0.0, deadly=(), at=None):
     if item.video_id in deadly:
         os._exit(7) if at is None else at(item)
     if item.video_id.startswith("bad"):
-        return {"id": items.key(item.video_id), "error": "corrupt", "message": f"{item.video_id}: is bad"}
+        return {"id": work_items.key(item.video_id), "error": "corrupt", "message": f"{item.video_id}: is bad"}
     features = np.random.default_rng(item.number).standard_normal((3, 8)).astype(np.float16)
     edges = np.arange(3.0)
     write_shard(out / part_name(item.number), [VideoFeatures(item.video_id, features, edges, edges + 1, {})], recipe=RECIPE)
-    stat = items.read_state(item.path)
+    stat = work_items.read_state(item.path)
     source = {"sha256": "0" * 64}
     made = {"part": part_name(item.number), "videos": [item.video_id]}
-    return {"id": items.key(item.video_id), **made, "source": source, "stat": stat}
+    return {"id": work_items.key(item.video_id), **made, "source": source, "stat": stat}
 
 
 def stage(out, *, shard_videos=4, **how):

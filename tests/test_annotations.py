@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from excl.datasets import activitynet_captions, charades_sta, csv_table, jsonl, moment_detr, tacos, tacos_tall
-from excl.datasets.hygiene import clean, find_flaws
+from excl.datasets.annotations import activitynet_captions, charades_sta, csv_table, jsonl, moment_detr, tacos, tacos_tall
+from excl.datasets.annotations.cleaning import clean, find_flaws
 
 ANNOTATIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "annotations"
 needs_official_files = pytest.mark.skipif(

@@ -9,6 +9,7 @@ import inspect
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ MAY_IMPORT = {
     "models": {"models"},
     "datasets": {"datasets"},
 }
-DASK = ("cluster.py", "workers.py")  # which alone import dask.distributed
+DASK = ("dask_cluster.py", "dask_workers.py")  # which alone import dask.distributed
 STAGES = ["decode", "extract", "tokenise", "pack", "train"]
 
 
@@ -39,17 +40,58 @@ def test_setup_cfg_names_every_package():
     assert listed == found
 
 
+def imported(path):
+    """The dotted names that a module imports, wherever it does, and the modules that it names in strings."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"excl(\.\w+){2,}", str(node.value)):
+            yield node.value
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_import_arrows_point_down(path):
     own = path.relative_to(ROOT).parts[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        for name in names:
-            assert name.split(".")[0] not in FOLDERS, f"{name}: say excl.{name}"
-            if name.startswith("excl."):
-                assert name.split(".")[1] in MAY_IMPORT[own], f"{path}: {own} imports {name}"
-            assert not name.startswith(("dask.distributed", "distributed")) or path.name in DASK
+    for name in imported(path):
+        assert name.split(".")[0] not in FOLDERS, f"{name}: say excl.{name}"
+        if name.startswith("excl."):
+            assert name.split(".")[1] in MAY_IMPORT[own], f"{path}: {own} imports {name}"
+        assert not name.startswith(("dask.distributed", "distributed")) or path.name in DASK
+
+
+def listed_rooms(text):
+    """The rooms of CONTRIBUTING.md in their order, each with the rooms that it names."""
+    rooms = {}
+    for folder, room, rest in re.findall(r"^- `(\w+)/(\w+)`: (.*?)(?=^- |\n\n)", text, re.MULTILINE | re.DOTALL):
+        uses = rest.partition("Uses ")[2]
+        rooms[folder, room] = {(folder, used) for used in re.findall(r"`(\w+)`", uses)}
+    return rooms
+
+
+def imported_rooms(root):
+    """The rooms of the source tree, each with the rooms of its own folder that its modules import."""
+    rooms = {}
+    for path in modules():
+        folder, *rest = path.relative_to(root).with_suffix("").parts
+        if rest[0] == "__init__":
+            continue
+        names = {tuple(name.split(".")[1:3]) for name in imported(path) if name.startswith(f"excl.{folder}.")}
+        rooms.setdefault((folder, rest[0]), set()).update(names - {(folder, rest[0])})
+    return rooms
+
+
+def test_rooms_import_what_contributing_lists():
+    listed = listed_rooms((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert listed == imported_rooms(ROOT)
+
+
+def test_no_room_imports_one_that_stands_below_it():
+    rooms = listed_rooms((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    order = list(rooms)
+    for index, room in enumerate(order):
+        assert rooms[room] <= set(order[:index])
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -84,14 +126,13 @@ def test_every_step_has_a_typed_documented_configuration(step):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_are_alike(name):
-    source = (ROOT / "pipeline" / f"{name}.py").read_text(encoding="utf-8")
-    tree = ast.parse(source)
+    tree = ast.parse((ROOT / "pipeline" / f"{name}.py").read_text(encoding="utf-8"))
     assert ast.get_docstring(tree).startswith(f"Stage {STAGES.index(name) + 1}, {name}:")
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    assert classes[0] == "Config"
+    assert classes[0] == "Config" if classes else COMMANDS[name].config.__name__ == "Config"
     assert functions[0] == "run"
-    assert 'STAGE, CODE_VERSION = "' + name in source
+    assert name == import_module(f"excl.pipeline.{name}").STAGE
 
 
 def test_functions_fit_on_a_screen():

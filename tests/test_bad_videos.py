@@ -25,9 +25,9 @@ from coded_videos import KINDS as VIDEO_KINDS
 from coded_videos import moving
 from conftest import write_video
 
-from excl.datasets.video_errors import Reason
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.store import FeatureStore
+from excl.datasets.video.errors import Reason
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.feature_store import FeatureStore
 
 GOOD_NAMES = [b"plain.mp4", b"-dash.mkv", b"new\nline %s.mp4", b"caf\xe9.mp4", "日本.webm".encode()]
 
@@ -237,9 +237,9 @@ def test_forty_kinds_of_bad_entries_and_five_good_videos(corpus, tmp_path):
 )
 def test_reasons(corpus, name, reason):
     """The obvious cases have the obvious reasons."""
-    from excl.datasets.sampling import Sampling
-    from excl.datasets.video import SampledVideo
-    from excl.datasets.video_errors import VideoError
+    from excl.datasets.video.errors import VideoError
+    from excl.datasets.video.pyav_backend import SampledVideo
+    from excl.datasets.video.sampling import Sampling
 
     folder, names, _ = corpus
     [path] = [folder / one for one in names if Path(one).stem == name]
@@ -250,8 +250,8 @@ def test_reasons(corpus, name, reason):
 
 def test_damage_can_be_kept(corpus):
     """With on_damage="keep" a damaged video gives what can be decoded, and says what could not."""
-    from excl.datasets.sampling import Sampling
-    from excl.datasets.video import SampledVideo
+    from excl.datasets.video.pyav_backend import SampledVideo
+    from excl.datasets.video.sampling import Sampling
 
     folder, _, _ = corpus
     video = SampledVideo(folder / "noise_in_it.mp4", Sampling(on_damage="keep"))
@@ -286,10 +286,10 @@ def damaged(content: bytes, generator: np.random.Generator) -> bytes:
 
 @pytest.mark.parametrize("kind", ["h264", "h264, transport stream", "hevc", "vp9", "mpeg4", "flv"])
 def test_whatever_is_in_a_file_there_are_frames_or_one_error(kind, tmp_path):
-    from excl.datasets.picture import Geometry
-    from excl.datasets.sampling import Sampling
-    from excl.datasets.video import SampledVideo
-    from excl.datasets.video_errors import VideoError
+    from excl.datasets.video.errors import VideoError
+    from excl.datasets.video.geometry import Geometry
+    from excl.datasets.video.pyav_backend import SampledVideo
+    from excl.datasets.video.sampling import Sampling
 
     name, codec, options = VIDEO_KINDS[kind]
     content = moving(tmp_path / name, codec, options, count=40).read_bytes()
@@ -310,9 +310,9 @@ def test_whatever_is_in_a_file_there_are_frames_or_one_error(kind, tmp_path):
 
 
 def test_a_codec_that_nobody_knows(tmp_path):
-    from excl.datasets.sampling import Sampling
-    from excl.datasets.video import SampledVideo
-    from excl.datasets.video_errors import VideoError
+    from excl.datasets.video.errors import VideoError
+    from excl.datasets.video.pyav_backend import SampledVideo
+    from excl.datasets.video.sampling import Sampling
 
     path = tmp_path / "new.mkv"
     encode(path)

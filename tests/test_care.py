@@ -10,9 +10,9 @@ import pytest
 from conftest import write_video
 
 from excl.pipeline import extract
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.shard import VideoFeatures, write_shard
-from excl.pipeline.store import FeatureStore
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cli import main
 
 IDS = ["a", "b", "c", "d", "e"]

@@ -13,13 +13,13 @@ import pytest
 import torch
 from chain_data import KILLED_RUN, RECIPE, jsonl, make, make_from_raw_videos, pack, tokenise_arguments, train_arguments
 
-from excl.datasets.text import Vocabulary
+from excl.datasets.text.tokens import Vocabulary
 from excl.pipeline import train
+from excl.pipeline.artifacts.header import RecipeMismatchError
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.evaluate import table
-from excl.pipeline.examples import collate, load_examples
-from excl.pipeline.headers import RecipeMismatchError
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.store import FeatureStore, TrainingStore, VideoFeatures, write_shard
+from excl.pipeline.store.feature_store import FeatureStore, TrainingStore, VideoFeatures, write_shard
+from excl.pipeline.training.examples import collate, load_examples
 from excl.workflows.cli import main
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import write_video
 
-from excl.workflows import folders
 from excl.workflows.cli import main
+from excl.workflows.runner import output_folders
 
 WORDS = "a the person number counts up stays dark bright ."
 
@@ -167,7 +167,7 @@ def test_check_knows_what_later_steps_will_ask_for(own, capsys):
 
 def test_check_says_when_there_is_no_room(own, capsys, monkeypatch):
     fill_in(own)
-    monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    monkeypatch.setattr(output_folders.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     assert main(["check", str(own / "recipe.toml"), "--no-measure"]) == 3
     assert "PROBLEM  features: about" in capsys.readouterr().out
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import write_video
 
-from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Sampling
-from excl.datasets.video import SampledVideo
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.sampling import Sampling
 from excl.models.i3d.published import class_names, git_blob_id
 from excl.models.i3d.weights import load_weights
-from excl.pipeline import verify_weights
+from excl.pipeline.tools import verify_weights
 from excl.workflows.cli import main
 
 SMALL = ["--weights", "random:0", "--short-side", "32", "--crop", "32"]

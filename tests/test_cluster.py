@@ -24,15 +24,15 @@ import torch
 from dask.distributed import Client, Security, get_task_stream
 from stages_without_videos import FLAGS, Workers, over, same, stage
 
-from excl.pipeline.executors import ShardWork, Task
-from excl.pipeline.headers import HEADER
-from excl.pipeline.items import Item
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.reading import num_cores
-from excl.pipeline.running import Running
-from excl.pipeline.store import FeatureStore
-from excl.workflows import cluster, dispatch, jobs, nanny, workers
+from excl.pipeline.artifacts.header import HEADER
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.execution.executor_settings import Running
+from excl.pipeline.execution.executors import ShardWork, Task
+from excl.pipeline.execution.video_reading import num_cores
+from excl.pipeline.execution.work_items import Item
+from excl.pipeline.store.feature_store import FeatureStore
 from excl.workflows.cli import main
+from excl.workflows.cluster import batch_jobs, dask_cluster, dask_nanny, dask_workers, dispatch
 
 LOOPBACK = {"127.0.0.1", "::1"}
 SHARDS = ["--shard-videos", "2", *FLAGS]
@@ -41,7 +41,7 @@ GUARD_S = 180
 GATE = """
 import os, sys, time
 gate = os.environ.get("TEST_GATE")
-if gate and "excl.datasets.isolated" in sys.orig_argv:
+if gate and "excl.datasets.video.decoder_process" in sys.orig_argv:
     import av
     opened = av.open
     def gated(file, *arguments, **keywords):
@@ -221,7 +221,7 @@ def test_where_there_is_nothing_to_do_nobody_looks_for_workers(five_videos, whol
     """Neither where all is done nor where the settings are refused."""
     arguments = ["extract", "--videos", str(five_videos), "--out", str(whole), *SHARDS]
     assert main([*arguments, "--executor", "tcp://127.0.0.1:1"]) == 0
-    monkeypatch.setattr(cluster, "connected", None)
+    monkeypatch.setattr(dask_cluster, "connected", None)
     for executor in (["--executor", "local"], JOB):
         caplog.clear()
         assert main([*arguments, *executor]) == 0
@@ -270,11 +270,11 @@ def test_folders_that_a_worker_does_not_see(tmp_path):
     work = ShardWork("extract", tmp_path / "out", dict, lambda *_: {}, lambda: 1)
     task = Task(0, ("v",), (Item("v", tmp_path / "v.mp4", 0),), (), "run")
     with pytest.raises(ValueError, match=r"out/manifest\.json: not there on .*same paths"):
-        workers.do_task(work, task, None)
+        dask_workers.do_task(work, task, None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / HEADER).write_text("{}")
     with pytest.raises(ValueError, match=r"v\.mp4: not there on"):
-        workers.do_task(work, task, tmp_path / "v.mp4")
+        dask_workers.do_task(work, task, tmp_path / "v.mp4")
 
 
 def test_a_scheduler_without_workers_and_an_address_without_scheduler(five_videos, tmp_path, caplog):
@@ -320,7 +320,7 @@ def test_work_that_nobody_waits_for_ends_before_the_next_video(existing, tmp_pat
     items = tuple(Item(name, tmp_path / name, number) for number, name in enumerate(("a", "b", "c")))
     task = Task(0, ("a", "b", "c"), items, (), "run")
     with Client(existing.address) as client:
-        pool = workers.DaskPool(client, {"GPU": 1})
+        pool = dask_workers.DaskPool(client, {"GPU": 1})
         pool.submit(ShardWork("extract", tmp_path, work, lambda *_: {}, lambda: 1), task)
         until((tmp_path / "a.begun").exists)
         pool.close()
@@ -352,7 +352,7 @@ def test_what_has_ended_is_not_done_again_when_its_worker_dies(existing, tmp_pat
     shard_work = ShardWork("extract", tmp_path, work, lambda *_: {}, lambda: 1)
     tasks = [Task(number, (v,), (Item(v, tmp_path / v, number),), (), "run") for number, v in enumerate(("a", "b"))]
     with Client(existing.address) as client:
-        pool = workers.DaskPool(client, {})
+        pool = dask_workers.DaskPool(client, {})
         for task in tasks:
             pool.submit(shard_work, task)
         assert pool.wait(0.1) == []
@@ -415,10 +415,10 @@ def test_what_a_worker_that_died_had_in_hand_is_left_to_the_next_run_when_a_stop
 
 
 def test_workers_that_are_lost_are_asked_for_again(existing, monkeypatch):
-    monkeypatch.setattr(workers, "MEND_EVERY_S", -1.0)
+    monkeypatch.setattr(dask_workers, "MEND_EVERY_S", -1.0)
     found = []
     with Client(existing.address) as client:
-        assert workers.DaskPool(client, {}, mend=found.append).capacity() == 2
+        assert dask_workers.DaskPool(client, {}, mend=found.append).capacity() == 2
     assert found == [2]
 
 
@@ -443,7 +443,7 @@ def test_a_death_counts_once_though_the_scheduler_tries_again_by_itself(tmp_path
         worker(tmp_path, address, "b"),
         Client(address) as client,
     ):
-        made.run(videos, retry_failed=False, executor=cluster.on_cluster(client))
+        made.run(videos, retry_failed=False, executor=dask_cluster.on_cluster(client))
     failed = Manifest.read(out).failed
     assert {name: record["error"] for name, record in failed.items()} == {
         "video/deadly": "crashed",
@@ -603,7 +603,7 @@ def test_jobs(five_videos, whole, gate, batch_system, tmp_path, monkeypatch):  #
     """Two jobs, one of which is killed with its shard: another is submitted. At the end there are none."""
     pytest.importorskip("dask_jobqueue")
     out = tmp_path / "out"
-    monkeypatch.setattr(workers, "MEND_EVERY_S", 0.5)
+    monkeypatch.setattr(dask_workers, "MEND_EVERY_S", 0.5)
 
     def preempt():
         until(lambda: len(waiting(gate)) == 4)
@@ -640,16 +640,16 @@ def test_a_scheduler_that_is_started_here_leaves_trying_again_to_us(batch_system
     job = () if executor == "local" else tuple(JOB[3:])
     if job:
         pytest.importorskip("dask_jobqueue")
-    with cluster.connected(Running(executor=executor, workers=1, job=job), gpus=[]):
+    with dask_cluster.connected(Running(executor=executor, workers=1, job=job), gpus=[]):
         assert Client.current().run_on_scheduler(settings_of) == (0, 1.0)
 
 
 def test_jobs_that_end_before_their_worker_comes(five_videos, batch_system, tmp_path, caplog, monkeypatch):
     """They are tried three times, and the run says where to look."""
     pytest.importorskip("dask_jobqueue")
-    monkeypatch.setattr(workers, "MEND_EVERY_S", 0.0)
-    monkeypatch.setattr(workers, "ASK_EVERY_S", 0.0)
-    monkeypatch.setattr(jobs, "ENDED_FOR_S", 0.0)
+    monkeypatch.setattr(dask_workers, "MEND_EVERY_S", 0.0)
+    monkeypatch.setattr(dask_workers, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(batch_jobs, "ENDED_FOR_S", 0.0)
     arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, *JOB]
     assert main([*arguments, "python=/no/such/python", f"log_directory={tmp_path / 'logs'}"]) == 1
     assert "3 jobs ended before their worker came, the last of them 2; " in caplog.text
@@ -668,9 +668,9 @@ def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_pa
     )
     (tmp_path / "bin" / "sbatch").write_text(queued)
     for name, value in (("MEND_EVERY_S", 0.0), ("ASK_EVERY_S", 0.0)):
-        monkeypatch.setattr(workers, name, value)
-    monkeypatch.setattr(jobs, "ENDED_FOR_S", 0.0)
-    monkeypatch.setattr(jobs, "TELL_AFTER_S", -1.0)
+        monkeypatch.setattr(dask_workers, name, value)
+    monkeypatch.setattr(batch_jobs, "ENDED_FOR_S", 0.0)
+    monkeypatch.setattr(batch_jobs, "TELL_AFTER_S", -1.0)
 
     def begin():
         until(lambda: "no worker has come" in caplog.text)
@@ -693,7 +693,7 @@ def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_pa
 def test_jobs_that_are_no_scripts_of_a_shell_are_not_marked(job, is_marked):
     pytest.importorskip("dask_jobqueue")
     running = Running(executor="slurm", job=("cores=1", "memory=1GB", "job_script_prologue=module load cuda", *job))
-    lines = jobs.marked(running, jobs.settings(running), "/a folder")["job_script_prologue"]
+    lines = batch_jobs.marked(running, batch_jobs.settings(running), "/a folder")["job_script_prologue"]
     assert lines[-1] == "module load cuda"
     assert [line.split()[0] for line in lines[:-1]] == (["trap"] if is_marked else [])
 
@@ -752,11 +752,19 @@ def test_settings_of_jobs_are_passed_on(monkeypatch):
         "port=7",
     )
     with dask.config.set({"jobqueue.slurm": given}):
-        told = jobs.settings(Running(executor="slurm", job=job, resources=("GPU=1",), dashboard="127.0.0.1:1"))
+        told = batch_jobs.settings(Running(executor="slurm", job=job, resources=("GPU=1",), dashboard="127.0.0.1:1"))
     assert (told["cores"], told["memory"], told["processes"]) == (8, "32GB", 1)
     assert told["job_extra_directives"] == ["--nice", "--gres=gpu:1", "--exclusive"]
     web = ["--dashboard-address", "127.0.0.1:0"]
-    ours = ["--nthreads", "1", "--no-dashboard", "--preload-nanny", "excl.workflows.nanny", "--resources", "GPU=1"]
+    ours = [
+        "--nthreads",
+        "1",
+        "--no-dashboard",
+        "--preload-nanny",
+        "excl.workflows.cluster.dask_nanny",
+        "--resources",
+        "GPU=1",
+    ]
     assert told["worker_extra_args"] == [*web, "--preload", "a.py", *ours]
     assert told["scheduler_options"] == {"host": "h", "port": 7, "dashboard_address": "127.0.0.1:1"}
 
@@ -767,7 +775,7 @@ def gpus_of(monkeypatch, *, device, visible, number, executor="local"):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    return cluster.gpus(SimpleNamespace(device=device, running=Running(executor=executor)))
+    return dask_cluster.gpus(SimpleNamespace(device=device, running=Running(executor=executor)))
 
 
 @pytest.mark.parametrize(
@@ -811,8 +819,10 @@ def test_omp_num_threads_is_heeded_by_workers_of_this_machine(tmp_path, monkeypa
     if given is None:
         monkeypatch.delenv("OMP_NUM_THREADS")
     wanted = int(given or num_cores())
-    assert threads_of(tmp_path / "out", cluster.once_needed(Running(executor="local", workers=1), gpus=[])) == wanted
-    assert {spec["options"]["env"]["OMP_NUM_THREADS"] for spec in cluster.local_workers(1, []).values()} == {str(wanted)}
+    assert threads_of(tmp_path / "out", dask_cluster.once_needed(Running(executor="local", workers=1), gpus=[])) == wanted
+    assert {spec["options"]["env"]["OMP_NUM_THREADS"] for spec in dask_cluster.local_workers(1, []).values()} == {
+        str(wanted)
+    }
     assert os.environ.get("OMP_NUM_THREADS") == given  # and nothing else starts with what Dask said for its own
 
 
@@ -829,22 +839,22 @@ def test_omp_num_threads_is_heeded_by_workers_elsewhere(existing, tmp_path, monk
         worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", *how, env=env),
         Client(existing.address) as client,
     ):
-        assert threads_of(tmp_path / "out", cluster.on_cluster(client, needed={"OTHER": 1})) == (wanted or num_cores())
+        assert threads_of(tmp_path / "out", dask_cluster.on_cluster(client, needed={"OTHER": 1})) == (wanted or num_cores())
 
 
 def test_each_worker_sees_one_gpu(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(cluster, "num_cores", lambda: 8)
-    made = cluster.local_workers(4, ["3", "5"])
+    monkeypatch.setattr(dask_cluster, "num_cores", lambda: 8)
+    made = dask_cluster.local_workers(4, ["3", "5"])
     assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in made.values()] == ["3", "5", "3", "5"]
     assert {spec["options"]["env"]["OMP_NUM_THREADS"] for spec in made.values()} == {"2"}
     assert {(spec["options"]["host"], spec["options"]["nthreads"]) for spec in made.values()} == {("127.0.0.1", 1)}
-    assert "CUDA_VISIBLE_DEVICES" not in cluster.local_workers(1, [])[0]["options"]["env"]
+    assert "CUDA_VISIBLE_DEVICES" not in dask_cluster.local_workers(1, [])[0]["options"]["env"]
 
 
 @pytest.mark.parametrize(("cores", "of"), [(8, 2), (7, 2), (7, 3), (2, 3), (1, 4), (16, 16)])
 def test_workers_share_all_cores(cores, of):
-    shares = [cluster.share_of_cores(list(range(cores)), number, of) for number in range(of)]
+    shares = [dask_cluster.share_of_cores(list(range(cores)), number, of) for number in range(of)]
     assert sorted(set().union(*shares)) == list(range(cores))
     assert {len(share) for share in shares} <= {max(1, cores // of), -(-cores // of)}
     if of <= cores:
@@ -853,21 +863,21 @@ def test_workers_share_all_cores(cores, of):
 
 def test_a_jobs_cores_are_the_threads_of_its_worker():
     asked = Running(executor="slurm", job=("cores=3", "memory=1GB"))
-    assert jobs.cores(asked) == 3
+    assert batch_jobs.cores(asked) == 3
     with dask.config.set({"jobqueue.slurm.cores": 5, "jobqueue.mine.cores": 7}):
-        assert jobs.cores(Running(executor="slurm", job=("memory=1GB",))) == 5
-        assert jobs.cores(Running(executor="slurm", job=("config_name=mine",))) == 7
-        assert jobs.cores(asked) == 3
-    assert jobs.cores(Running(executor="slurm", job=("config_name=elsewhere",))) is None
+        assert batch_jobs.cores(Running(executor="slurm", job=("memory=1GB",))) == 5
+        assert batch_jobs.cores(Running(executor="slurm", job=("config_name=mine",))) == 7
+        assert batch_jobs.cores(asked) == 3
+    assert batch_jobs.cores(Running(executor="slurm", job=("config_name=elsewhere",))) is None
 
 
 def test_the_nanny_of_a_job_that_is_cancelled_says_nothing_of_its_listener(caplog):
-    assert "--preload-nanny excl.workflows.nanny" in " ".join(
-        jobs.settings(Running(executor="slurm", job=("cores=1", "memory=1GB")))["worker_extra_args"]
+    assert "--preload-nanny excl.workflows.cluster.dask_nanny" in " ".join(
+        batch_jobs.settings(Running(executor="slurm", job=("cores=1", "memory=1GB")))["worker_extra_args"]
     )
     logger = logging.getLogger("tornado.application")
     before = list(logger.filters)
-    nanny.dask_setup(None)
+    dask_nanny.dask_setup(None)
     try:
         for message in ("invalid operation on non-started TCPListener", "another error"):
             try:

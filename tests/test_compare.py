@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from excl.pipeline import compare
-from excl.pipeline.feature_ids import pair
-from excl.pipeline.feature_sources import as_matrix, open_source, transposed_side
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.similarity import best_offset, condition, likeness, repeats
-from excl.pipeline.store import VideoFeatures, write_shard
-from excl.pipeline.verdicts import Verdict, judge, ratio
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.comparison import compare
+from excl.pipeline.comparison.array_sources import as_matrix, open_source, transposed_side
+from excl.pipeline.comparison.id_matching import pair
+from excl.pipeline.comparison.similarity import best_offset, condition, likeness, repeats
+from excl.pipeline.comparison.verdicts import Verdict, judge, ratio
+from excl.pipeline.store.feature_store import VideoFeatures, write_shard
 from excl.workflows.cli import main
 
 WIDTH = 24

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from excl.models.i3d import compiling
-from excl.models.i3d.compiling import Compiler
+from excl.models.i3d import compile_policy
+from excl.models.i3d.compile_policy import Compiler
 from excl.models.i3d.runner import Runner
 from excl.models.i3d.weights import load_weights
 
@@ -24,7 +24,7 @@ def double(x):
 def compiled_as(monkeypatch, tmp_path):
     """`compiled_as(function)` puts a function in the place of what torch.compile makes; returns the list of its calls."""
     monkeypatch.setenv("EXCL_CACHE", str(tmp_path))
-    monkeypatch.setattr(compiling, "_shapes", [])
+    monkeypatch.setattr(compile_policy, "_shapes", [])
 
     def replace(made):
         calls = []
@@ -47,9 +47,9 @@ def test_auto_compiles_a_shape_when_it_has_cost_enough(compiled_as):
     small, large = torch.ones(1), torch.ones(2)
     for _ in range(3):
         compiler(double, small)
-        compiler.spent((1,), 0.4 * compiling.WORTH_S["cpu"])
+        compiler.spent((1,), 0.4 * compile_policy.WORTH_S["cpu"])
         compiler(double, large)
-        compiler.spent((2,), 0.1 * compiling.WORTH_S["cpu"])
+        compiler.spent((2,), 0.1 * compile_policy.WORTH_S["cpu"])
     assert calls == []
     assert torch.equal(compiler(double, small), 2 * small)  # compiles, and gives what was computed without
     assert len(calls) == 1
@@ -76,7 +76,7 @@ def test_no_more_shapes_than_the_compiler_takes(compiled_as):
     compiler = Compiler("always", CPU, tolerance=1e-5)
     for size in range(1, 20):
         assert compiler(double, torch.ones(size)).tolist() == size * [2]
-    assert len(calls) == compiling.MAX_SHAPES == torch._dynamo.config.recompile_limit
+    assert len(calls) == compile_policy.MAX_SHAPES == torch._dynamo.config.recompile_limit
 
 
 def test_the_check_at_the_start_is_not_compiled(compiled_as):

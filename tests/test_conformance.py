@@ -12,10 +12,10 @@ import pytest
 from conftest import read_number
 from kinds import COLOURS, DAMAGED, HEIGHT, KINDS
 
-from excl.datasets.backends import open_sampled, sample_frames, why_not
-from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Sampling
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video.backends import open_sampled, sample_frames, why_not
+from excl.datasets.video.errors import VideoError
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.sampling import Sampling
 
 BACKENDS = ("pyav", "decord", "torchcodec", "torchcodec-cuda")
 WHOLE = Geometry(HEIGHT, HEIGHT)

@@ -13,16 +13,16 @@ from coded_videos import moving
 from conftest import write_video
 from killing import run_and_die_at
 
-from excl.datasets.files import find_videos
-from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Sampling
-from excl.datasets.video import SampledVideo
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video.discovery import find_videos
+from excl.datasets.video.errors import VideoError
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.sampling import Sampling
 from excl.pipeline import decode, extract
-from excl.pipeline.frames import FrameStore, StoredFrames
-from excl.pipeline.headers import RecipeMismatchError
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.store import FeatureStore
+from excl.pipeline.artifacts.header import RecipeMismatchError
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.frame_store import FrameStore, StoredFrames
 from excl.workflows.cli import main
 
 SMALL = {"short_side": 48, "crop": 40}
@@ -183,7 +183,7 @@ def test_another_decoder_is_another_recipe(videos, tmp_path):
 
 
 def test_many_decoders_or_one_give_the_same_shards(videos, tmp_path):
-    from excl.pipeline.reading import ReadingSeveral
+    from excl.pipeline.execution.video_reading import ReadingSeveral
 
     for decoders in (1, 4):
         reading = ReadingSeveral(decoders=decoders)

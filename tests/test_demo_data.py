@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from excl.pipeline.headers import RecipeMismatchError
-from excl.pipeline.manifest import Manifest
+from excl.pipeline.artifacts.header import RecipeMismatchError
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.workflows import demo
 
 INNER = (slice(8, 120), slice(24, 136))  # what the feature extractor's crop sees of 128 x 160 pixels

@@ -29,7 +29,7 @@ from excl.models.excl import (
 from excl.models.excl.config import PredictorName, TextEncoderName, VideoEncoderName
 from excl.models.excl.encoders import IdentityVideo
 from excl.models.excl.predictors import ConditionedPredictor
-from excl.pipeline.parallel import cpu_has_bfloat16_lstm
+from excl.pipeline.training.distributed import cpu_has_bfloat16_lstm
 
 TABLE_1 = Path(__file__).resolve().parents[2] / "shared" / "data" / "paper" / "excl_table1.csv"
 FEATURE_DIM, WORD_DIM, NUM_WORDS = 6, 5, 20

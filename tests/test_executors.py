@@ -20,21 +20,22 @@ import pytest
 from conftest import write_video
 from stages_without_videos import FLAGS, RECIPE, SMALL, Workers, make, over, same, shard_bytes, stage
 
-from excl.pipeline import decode, extract, items, shards
-from excl.pipeline.durable import sha256_file
-from excl.pipeline.executors import do_shard
+from excl.pipeline import decode, extract
+from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.artifacts.journals import Journal, Share, Tail
+from excl.pipeline.artifacts.manifest import BusyError, Manifest
+from excl.pipeline.artifacts.record_log import encode
+from excl.pipeline.execution import sharded_stage, work_items
+from excl.pipeline.execution.executor_settings import Running
+from excl.pipeline.execution.executors import do_shard
+from excl.pipeline.execution.sharded_stage import part_name
 from excl.pipeline.extract import join_features
-from excl.pipeline.journals import Journal, Share, Tail
-from excl.pipeline.manifest import BusyError, Manifest
-from excl.pipeline.records import encode
-from excl.pipeline.running import Running
-from excl.pipeline.shard import VideoFeatures, write_shard
-from excl.pipeline.shards import part_name
-from excl.pipeline.store import FeatureStore
-from excl.workflows import dispatch
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cli import main
-from excl.workflows.cluster import run_on_workers
-from excl.workflows.dispatch import WorkerDiedError, dispatched
+from excl.workflows.cluster import dispatch
+from excl.workflows.cluster.dask_cluster import run_on_workers
+from excl.workflows.cluster.dispatch import WorkerDiedError, dispatched
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_an_executor_is_closed_at_once_when_its_records_are_no_longer_wanted(fil
     def fails(_):
         raise OSError("nobody can be told")
 
-    monkeypatch.setattr(shards, "tell", fails)
+    monkeypatch.setattr(sharded_stage, "tell", fails)
     with pytest.raises(OSError, match="nobody can be told"):
         stage(tmp_path / "out").run(files, retry_failed=False, executor=kept)
     assert held == ["held", "let go"]
@@ -138,8 +139,8 @@ def test_what_workers_have_finished_of_a_shard_is_seen_while_they_are_at_it(file
                 at_half.append(task.token)
                 do_shard(work, dataclasses.replace(task, todo=half))
                 return []
-            assert {items.key(item.video_id) for item in half} <= set(seen)
-            assert items.key(task.todo[-1].video_id) not in seen
+            assert {work_items.key(item.video_id) for item in half} <= set(seen)
+            assert work_items.key(task.todo[-1].video_id) not in seen
             return super().wait(timeout_s)
 
     stage(tmp_path / "out").run(files, retry_failed=False, executor=watched(over(Halving(1)), seen))
@@ -296,7 +297,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from stages_without_videos import stage
-from excl.pipeline.journals import Share
+from excl.pipeline.artifacts.journals import Share
 files = {{path.name: path for path in sorted(Path({files!r}).iterdir())}}
 out = Path({out!r})
 stage(out, slow_s=0.05).run(files, retry_failed=False, share=Share.parse(sys.argv[1]))
@@ -394,7 +395,7 @@ def test_what_fails_when_a_share_does_it_again_has_failed(files, tmp_path):
 
     def fails(item):
         if item.video_id == "v05":
-            return {"id": items.key(item.video_id), "error": "corrupt", "message": "now it is"}
+            return {"id": work_items.key(item.video_id), "error": "corrupt", "message": "now it is"}
         return make(item, out=out)
 
     dataclasses.replace(stage(out), work=fails).run(files, retry_failed=False, share=Share(1, 2))
@@ -535,7 +536,7 @@ def test_two_halves_by_the_command_give_the_same_store(five_videos, tmp_path):
 
 CRASH = """
 import os, sys
-if "excl.datasets.isolated" in sys.orig_argv:
+if "excl.datasets.video.decoder_process" in sys.orig_argv:
     import av
     opened = av.open
     def deadly(file, *arguments, **keywords):
@@ -564,9 +565,9 @@ def test_ctrl_c_finishes_the_shard_in_hand_and_twice_stops_at_once(files, whole,
     done = [name for name in Manifest.read(out).records if name.startswith(("video/", "shard/"))]
     assert len(done) < len(files)
     if times == 1:
-        shards = [name for name in done if name.startswith("shard/")]
-        assert shards
-        assert len(done) == 5 * len(shards)  # whole shards of four videos, and nothing else
+        sharded_stage = [name for name in done if name.startswith("shard/")]
+        assert sharded_stage
+        assert len(done) == 5 * len(sharded_stage)  # whole shards of four videos, and nothing else
     stage(out).run(files, retry_failed=False)
     same(out, whole)
 

@@ -20,10 +20,10 @@ import safetensors
 import torch
 from exchange_data import DIM, FRAMES, IDS, TACOS_FPS, features, packed, video
 
-from excl.pipeline.exchange.rows import error_if_even_s, resampled
-from excl.pipeline.export import Config
-from excl.pipeline.shard import VideoFeatures
-from excl.pipeline.store import FeatureStore, TrainingStore
+from excl.pipeline.exchange.export import Config
+from excl.pipeline.exchange.resampling import error_if_even_s, resampled
+from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
+from excl.pipeline.store.shard import VideoFeatures
 from excl.workflows.cli import main
 
 SPLITS = ("train", "val", "test")
@@ -683,8 +683,8 @@ def test_an_export_beside_a_running_one_leaves_it_alone(tmp_path):
 
 
 def test_an_unfinished_store_is_refused(tmp_path):
-    from excl.pipeline.export import run
-    from excl.pipeline.manifest import Manifest
+    from excl.pipeline.artifacts.manifest import Manifest
+    from excl.pipeline.exchange.export import run
 
     features(tmp_path / "f", [video("a", 80)])
     with Manifest.open(tmp_path / "f", stage="extract", identity=FeatureStore(tmp_path / "f").recipe, code_version=1) as m:

@@ -20,19 +20,20 @@ from conftest import write_video
 from dask.distributed import Client, LocalCluster
 from killing import run_and_die_at
 
-from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Sampling
-from excl.datasets.video import SampledVideo
-from excl.datasets.video_errors import VideoError
-from excl.models.i3d.timemap import Continuous
-from excl.pipeline import decode, extract, items
-from excl.pipeline.executors import inline
-from excl.pipeline.frames import StoredFrames
-from excl.pipeline.headers import RecipeMismatchError
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.store import FeatureStore, VideoFeatures, write_shard
+from excl.datasets.video.errors import VideoError
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.sampling import Sampling
+from excl.models.i3d.row_layout import Continuous
+from excl.pipeline import decode, extract
+from excl.pipeline.artifacts.header import RecipeMismatchError
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.execution import work_items
+from excl.pipeline.execution.executors import inline
+from excl.pipeline.store.feature_store import FeatureStore, VideoFeatures, write_shard
+from excl.pipeline.store.frame_store import StoredFrames
 from excl.workflows.cli import main
-from excl.workflows.cluster import on_cluster
+from excl.workflows.cluster.dask_cluster import on_cluster
 
 SMALL = {"weights": "random:0", "short_side": 32, "crop": 32, "device": "cpu"}
 FLAGS = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]
@@ -248,7 +249,7 @@ def test_kill_9_again_and_again(videos, tmp_path, few_numbers):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_at_random_instants(videos, tmp_path, few_numbers, workers):
     """50 kills over several stores, each resumed until it is done: the same bytes as without."""
-    spread = map if workers == 1 else items.in_threads(workers)
+    spread = map if workers == 1 else work_items.in_threads(workers)
     run_small(videos, tmp_path / "whole", shard_videos=2)
     began = time.monotonic()
     run_small(videos, tmp_path / "again", shard_videos=2)
@@ -479,10 +480,10 @@ def test_a_video_that_was_taken_from_the_list_and_is_back_is_done(videos, tmp_pa
 def test_which_failed_videos_count_as_returned(tmp_path, reason, content, returned):
     if content is not None:
         (tmp_path / "v.mp4").write_bytes(content)
-    item = items.Item("v", tmp_path / "v.mp4", 0)
+    item = work_items.Item("v", tmp_path / "v.mp4", 0)
     with Manifest.open(tmp_path / "out", stage="extract", identity={}, code_version=1) as manifest:
-        manifest.add(items.failure("v", VideoError(reason, 'it says "error": "missing"')))
-        left, done = items.pending(manifest, [item], present=lambda _: False, retry_failed=False)
+        manifest.add(work_items.failure("v", VideoError(reason, 'it says "error": "missing"')))
+        left, done = work_items.pending(manifest, [item], present=lambda _: False, retry_failed=False)
         assert (left, done) == ([item] if returned else [], [])
 
 
@@ -526,7 +527,7 @@ def test_a_video_that_can_no_longer_be_read_stops_nothing(videos, tmp_path, capl
 def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, monkeypatch):
     some = tmp_path / "videos"
     shutil.copytree(videos, some)
-    honest = items.file_facts
+    honest = work_items.file_facts
 
     def replaced_meanwhile(path):
         facts = honest(path)
@@ -534,7 +535,7 @@ def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, mo
             path.write_bytes((videos / "v2.mp4").read_bytes())
         return facts
 
-    monkeypatch.setattr(items, "file_facts", replaced_meanwhile)
+    monkeypatch.setattr(work_items, "file_facts", replaced_meanwhile)
     store = run_small(some, tmp_path / "out")
     assert list(store) == ["v0", "v2", "v3", "v4"]
     assert store.manifest.failed["video/v1"]["error"] == "changed"
@@ -579,7 +580,7 @@ def test_an_unfinished_store_is_readable_and_said_to_be_unfinished(videos, tmp_p
     store = FeatureStore(extract.run(config, executor=inline(some)))
     assert list(store) == ["v0", "v1", "v2"]
     with pytest.raises(ValueError, match="2 of its videos are still to be done"):
-        items.require_finished(store.manifest)
+        work_items.require_finished(store.manifest)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from excl.datasets import glove
-from excl.datasets.glove import cut_short, load_vectors, peek
-from excl.datasets.glove_files import texts_in
-from excl.datasets.text import PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary
+from excl.datasets.text import glove
+from excl.datasets.text.glove import cut_short, load_vectors, peek
+from excl.datasets.text.glove_files import texts_in
+from excl.datasets.text.tokens import PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary
 
 LINES = b"the 0.1 0.2 -0.3\ncat 1 2e0 3\nsat 4 5 6\n"
 

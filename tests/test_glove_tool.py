@@ -11,11 +11,11 @@ import zipfile
 import pytest
 from file_server import Server
 
-from excl.datasets import glove_files
-from excl.datasets.glove_files import PUBLISHED, Published
-from excl.datasets.text import PAD_TOKEN, UNK_TOKEN, Vocabulary
-from excl.pipeline.published_glove import cached_path
-from excl.pipeline.word_vectors import identify, vectors_for
+from excl.datasets.text import glove_files
+from excl.datasets.text.glove_files import PUBLISHED, Published
+from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
+from excl.pipeline.queries.glove_download import cached_path
+from excl.pipeline.queries.word_vectors import identify, vectors_for
 from excl.workflows.cli import main
 
 LINES = b"the 0.1 0.2 -0.3\ncat 1 2e0 3\n"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from excl.datasets.hygiene import FLAWS, Hygiene, clean, find_flaws
+from excl.datasets.annotations.cleaning import FLAWS, Hygiene, clean, find_flaws
 
 
 @pytest.mark.parametrize(

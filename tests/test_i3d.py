@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from excl.models.i3d import I3D
 from excl.models.i3d.extractor import MAX_BATCH_FRAMES, MAX_SIZE, Extractor, choose_device, choose_devices
 from excl.models.i3d.network import same_pads
-from excl.models.i3d.quirks import PortChunks, ShiftedWindows, StacksWithOneMore
+from excl.models.i3d.published_layouts import PortChunks, ShiftedWindows, StacksWithOneMore
+from excl.models.i3d.row_layout import Continuous, NoRowsError, Windows
 from excl.models.i3d.runner import TOLERANCE, Runner, _normalised, flops_of_clip
-from excl.models.i3d.timemap import Continuous, NoRowsError, Windows
 from excl.models.i3d.weights import load_weights
 
 

@@ -12,11 +12,11 @@ import torch
 from conftest import write_video
 from exchange_data import DIM, FPS, FRAMES, annotate, features, packed, video
 
-from excl.pipeline.exchange.dating import read_durations
-from excl.pipeline.feature_sources import open_source
-from excl.pipeline.headers import RecipeMismatchError
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.store import FeatureStore, TrainingStore
+from excl.pipeline.artifacts.header import RecipeMismatchError
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.comparison.array_sources import open_source
+from excl.pipeline.exchange.row_times import read_durations
+from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
 from excl.workflows.cli import main
 
 RATE = ["--fps", "5", "--stride", "8"]

@@ -15,12 +15,12 @@ import psutil
 import pytest
 from conftest import write_video
 
-from excl.datasets.container import Limits
-from excl.datasets.isolated import DecoderProcess
-from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Sampling
-from excl.datasets.video import SampledVideo
-from excl.datasets.video_errors import InternalError, VideoError
+from excl.datasets.video.container import Limits
+from excl.datasets.video.decoder_process import DecoderProcess
+from excl.datasets.video.errors import InternalError, VideoError
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.sampling import Sampling
 
 SAMPLING = Sampling(5.0, Geometry(48, 40))
 GUARD_S = 120  # it only guards against waiting for ever: a machine that is busy with other things is slow

@@ -10,10 +10,11 @@ import pytest
 from chain_data import make_from_raw_videos
 from conftest import write_video
 
-from excl.pipeline import localize, train, video_cache
-from excl.pipeline.examples import load_examples
-from excl.pipeline.reading import Reading
-from excl.pipeline.store import TrainingStore
+from excl.pipeline import localize, train
+from excl.pipeline.execution.video_reading import Reading
+from excl.pipeline.store import feature_cache
+from excl.pipeline.store.feature_store import TrainingStore
+from excl.pipeline.training.examples import load_examples
 from excl.workflows.cli import main
 
 
@@ -178,7 +179,7 @@ def test_a_cache_that_cannot_be_written_is_warned_of(real_run, tmp_path, monkeyp
 
 
 def test_the_least_recently_used_are_forgotten(real_run, own_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(video_cache, "KEPT", 2)
+    monkeypatch.setattr(feature_cache, "KEPT", 2)
     for number in range(3):
         write_video(tmp_path / f"{number}.mp4", [i * 40 for i in range(30 + number)], rate=25, width=64, height=48)
     names = []

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from excl.pipeline.durable import write_json, write_text
-from excl.pipeline.headers import RecipeMismatchError, header_is_as_written
-from excl.pipeline.manifest import BusyError, Manifest, single
+from excl.pipeline.artifacts.atomic_files import write_json, write_text
+from excl.pipeline.artifacts.header import RecipeMismatchError, header_is_as_written
+from excl.pipeline.artifacts.manifest import BusyError, Manifest, single
 
 JOB = {"stage": "extract", "identity": {"fps": 5.0, "weights": {"source": "kinetics"}}, "code_version": 1}
 

@@ -7,15 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from excl.models.excl import (
-    THRESHOLDS,
-    TimePrior,
-    best_fixed_span,
-    confidence_intervals,
-    query_ious,
-    summary,
-    temporal_iou,
-)
+from excl.models.excl import THRESHOLDS, TimePrior, best_fixed_span, confidence_intervals, query_ious, summary, temporal_iou
 
 moment = st.tuples(st.floats(0, 100), st.floats(0, 100)).map(sorted)
 moments = st.lists(st.tuples(moment, moment), min_size=1, max_size=20)

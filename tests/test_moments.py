@@ -12,7 +12,7 @@ from conftest import moment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from excl.datasets.moments import carve_validation
+from excl.datasets.annotations.moments import carve_validation
 
 # Moment
 
@@ -68,7 +68,7 @@ def test_the_choice_depends_on_the_seed_and_not_on_the_order():
 
 def test_the_choice_does_not_depend_on_pythons_hash_seed():
     program = (
-        "from excl.datasets.moments import *\n"
+        "from excl.datasets.annotations.moments import *\n"
         "ms = [Moment(annotation_id=str(i), video_id=f'v{i}', query='q', start_s=0, end_s=1, duration_s=None,"
         " split='train', source='s') for i in range(40)]\n"
         "print(*[m.video_id for m in carve_validation(ms, fraction=.25, seed=7) if m.split == 'val'])"

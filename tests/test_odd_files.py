@@ -16,11 +16,11 @@ from conftest import read_number, write_video
 from kinds import HEIGHT, KINDS, WIDTH, by_the_rule, even, picture, turn_by_display_matrix, uneven, write
 from PIL import Image
 
-from excl.datasets.backends import open_sampled, sample_frames, why_not
-from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Sampling
-from excl.datasets.video_errors import VideoError
-from excl.pipeline.manifest import Manifest
+from excl.datasets.video.backends import open_sampled, sample_frames, why_not
+from excl.datasets.video.errors import VideoError
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.sampling import Sampling
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.workflows.cli import main
 
 FLAGS = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]

@@ -13,11 +13,11 @@ from conftest import write_video
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from excl.datasets import video as video_module
-from excl.datasets.packets import PacketTable, make_plan, read_packets
-from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Clock, Sampling
-from excl.datasets.video import SampledVideo
+from excl.datasets.video import pyav_backend
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.packets import PacketTable, make_plan, read_packets
+from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.sampling import Clock, Sampling
 
 SMALL = Geometry(48, 48)
 
@@ -61,7 +61,7 @@ def test_packets_that_lie_are_found_out(tmp_path, monkeypatch):
             table.pts[position] += pts * stream.time_base > 2
         return table
 
-    monkeypatch.setattr(video_module, "read_packets", lying)
+    monkeypatch.setattr(pyav_backend, "read_packets", lying)
     found, found_facts = read(path, whole=False, fps=7)
     np.testing.assert_array_equal(found, wanted)
     assert found_facts == dataclasses.replace(facts, frames_expected=90)  # nothing skipped

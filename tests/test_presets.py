@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from conftest import write_video
 
-from excl.datasets.picture import Geometry
-from excl.datasets.sampling import Sampling
-from excl.datasets.video import SampledVideo
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.sampling import Sampling
 from excl.models.i3d.presets import PRESETS
-from excl.models.i3d.quirks import PortChunks
-from excl.models.i3d.timemap import Continuous, Windows
+from excl.models.i3d.published_layouts import PortChunks
+from excl.models.i3d.row_layout import Continuous, Windows
 from excl.pipeline import extract
-from excl.pipeline.features import Making, RowSettings
-from excl.pipeline.store import FeatureStore
+from excl.pipeline.store.feature_recipe import Making, RowSettings
+from excl.pipeline.store.feature_store import FeatureStore
 from excl.workflows.cli import main
 
 SMALL = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]

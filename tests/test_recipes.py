@@ -9,11 +9,11 @@ from importlib import resources
 
 import pytest
 
-from excl.datasets import activitynet_captions, charades_sta, tacos
-from excl.datasets.hygiene import find_flaws
+from excl.datasets.annotations import activitynet_captions, charades_sta, tacos
+from excl.datasets.annotations.cleaning import find_flaws
 from excl.workflows import demo
 from excl.workflows.cli import main
-from excl.workflows.recipe import bundled, load_recipe, parse, parse_setting
+from excl.workflows.runner.recipe import bundled, load_recipe, parse, parse_setting
 from excl.workflows.steps import STEPS
 
 

@@ -18,12 +18,13 @@ from chain_data import KILLED_RUN, MODEL, make, pack
 from exchange_data import packed as packed_as
 
 from excl.models.excl import PAPER_BASELINES, VARIANTS, ExCLConfig, paper_r1, variant_config, variant_label
-from excl.pipeline import reproduce, train
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.reproduce_table import read_results
-from excl.pipeline.store import TrainingStore
+from excl.pipeline import train
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.feature_store import TrainingStore
+from excl.pipeline.sweep import reproduce
+from excl.pipeline.sweep.table import read_results
 from excl.workflows.cli import main
-from excl.workflows.recipe import parse
+from excl.workflows.runner.recipe import parse
 
 TINY = [*MODEL, "--epochs", "2", "--batch-size", "8", "--learning-rate", "0.01", "--device", "cpu"]
 

@@ -10,14 +10,15 @@ import filelock
 import pytest
 from conftest import write_video
 
-from excl.pipeline import extract, training
-from excl.pipeline.headers import RecipeMismatchError
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.store import FeatureStore, TrainingStore
-from excl.workflows import run as run_module
+from excl.pipeline import extract
+from excl.pipeline.artifacts.header import RecipeMismatchError
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
+from excl.pipeline.training import trainer
 from excl.workflows.cli import main
-from excl.workflows.cost import Lengths, cost_of
-from excl.workflows.recipe import apply_variant
+from excl.workflows.runner import run as run_module
+from excl.workflows.runner.estimates import Lengths, cost_of
+from excl.workflows.runner.recipe import apply_variant
 
 RECIPE = """\
 # Three videos that count.
@@ -552,7 +553,7 @@ def test_a_log_with_times(small, capsys):
 
 def test_an_interrupted_run_leaves_its_log_and_goes_on(small, capsys, monkeypatch):
     steps = []
-    original = training.span_loss
+    original = trainer.span_loss
 
     def interrupted(*arguments):
         steps.append(1)
@@ -562,7 +563,7 @@ def test_an_interrupted_run_leaves_its_log_and_goes_on(small, capsys, monkeypatc
 
     before = set((small / "logs").iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(training, "span_loss", interrupted)
+        patch.setattr(trainer, "span_loss", interrupted)
         assert again(small, "--set", "train.seed=3") == 130
     [log] = set((small / "logs").iterdir()) - before
     text = log.read_text()

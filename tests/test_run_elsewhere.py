@@ -8,10 +8,10 @@ import shutil
 import pytest
 from conftest import write_video
 
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.running import Running
-from excl.workflows import cluster
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.execution.executor_settings import Running
 from excl.workflows.cli import main
+from excl.workflows.cluster import dask_cluster
 
 RECIPE = """\
 [extract]
@@ -63,14 +63,14 @@ def forbidden(*_, **__):
 
 def test_workers_do_it_when_the_command_line_says_so(root, monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr("excl.pipeline.shards.inline", forbidden)
+    monkeypatch.setattr("excl.pipeline.execution.sharded_stage.inline", forbidden)
     assert begin(root, flags=["--executor", "local", "--workers", "2"]) == 0
     assert "executor: 2 workers on this machine" in caplog.text
     assert done(root) == sorted(NAMES)
 
 
 def test_this_process_does_it_when_the_command_line_says_so(root, monkeypatch):
-    monkeypatch.setattr(cluster, "run_on_workers", forbidden)
+    monkeypatch.setattr(dask_cluster, "run_on_workers", forbidden)
     assert begin(root, LOCAL, flags=["--executor", "inline"]) == 0
     assert done(root) == sorted(NAMES)
 
@@ -93,15 +93,15 @@ def test_this_process_does_it_when_the_command_line_says_so(root, monkeypatch):
 )  # fmt: skip
 def test_what_is_given_is_put_over_what_the_recipe_says(root, monkeypatch, recipe, flags, wanted):
     seen = []
-    monkeypatch.setattr(cluster, "run_on_workers", lambda _, config: seen.append(config.running) or config.out)
-    monkeypatch.setattr("excl.workflows.run.write_report", lambda *_, **__: None)  # there is nothing to tell of
+    monkeypatch.setattr(dask_cluster, "run_on_workers", lambda _, config: seen.append(config.running) or config.out)
+    monkeypatch.setattr("excl.workflows.runner.run.write_report", lambda *_, **__: None)  # there is nothing to tell of
     monkeypatch.setattr("excl.workflows.steps.Manifest.read", lambda _: Manifest(root, {}, {}))
     assert begin(root, recipe, flags=flags) == 0
     assert seen == [Running(**wanted)]
 
 
 def test_a_share_needs_no_workers_of_the_recipe(root, monkeypatch):
-    monkeypatch.setattr(cluster, "run_on_workers", forbidden)
+    monkeypatch.setattr(dask_cluster, "run_on_workers", forbidden)
     assert begin(root, LOCAL, flags=["--shard-range", "1/3", "--only", "extract"]) == 0
     assert done(root) == ["three"]  # the second by name
 
@@ -145,7 +145,7 @@ def test_the_options_have_the_same_help_as_those_of_extract(capsys):
 @pytest.fixture
 def much(root, monkeypatch):
     """Whatever is to be done counts as so much that it is measured how long it takes."""
-    monkeypatch.setattr("excl.workflows.plan.FEW_FRAMES", 0)
+    monkeypatch.setattr("excl.workflows.runner.plan.FEW_FRAMES", 0)
     return root
 
 
@@ -158,7 +158,7 @@ def plan(root, capsys, *lines, flags=()):
 @pytest.mark.parametrize("executor", ["tcp://10.0.0.1:8786", "slurm"])
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_a_login_node_without_a_gpu_plans_for_those_who_have_one(much, capsys, monkeypatch, executor, command):
-    monkeypatch.setattr("excl.workflows.cost.choose_devices", forbidden)
+    monkeypatch.setattr("excl.workflows.runner.estimates.choose_devices", forbidden)
     flags = ["--set", "extract.device=cuda", "--set", f"extract.running.executor={executor}"]
     (much / "r.toml").write_text(RECIPE)
     assert main([command, str(much / "r.toml"), *flags, *(["--dry-run"] if command == "run" else [])]) == 0

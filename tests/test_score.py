@@ -12,13 +12,14 @@ import pytest
 import torch
 from chain_data import jsonl, make, pack, train_arguments
 
-from excl.pipeline import evaluate, score, train
-from excl.pipeline.examples import load_examples
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.predictions import match, read_predictions
-from excl.pipeline.query_blind import permutation
-from excl.pipeline.scoring import Truth, by_group
-from excl.pipeline.store import Query, TrainingStore
+from excl.pipeline import evaluate, train
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.evaluation import score
+from excl.pipeline.evaluation.metrics import Truth, by_group
+from excl.pipeline.evaluation.predictions import match, read_predictions
+from excl.pipeline.evaluation.query_blind import permutation
+from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.training.examples import load_examples
 from excl.workflows.cli import main
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch.utils.data import DataLoader
 
-from excl.pipeline.batches import BucketedBatches, QueryDataset, collate
-from excl.pipeline.durable import sha256_file
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.store import FeatureStore, Query, Shard, TrainingStore, VideoFeatures, write_shard
-from excl.pipeline.store_index import write_index
+from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.feature_store import FeatureStore, Query, Shard, TrainingStore, VideoFeatures, write_shard
+from excl.pipeline.store.virtual_index import write_index
+from excl.pipeline.training.samplers import BucketedBatches, QueryDataset, collate
 
 RECIPE = {"fps": 5.0, "weights": {"source": "random:0"}}
 

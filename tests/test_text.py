@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nltk.tokenize import NLTKWordTokenizer
 
-from excl.datasets.text import MAX_QUERY_CHARS, PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary, tokenise
+from excl.datasets.text.tokens import MAX_QUERY_CHARS, PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary, tokenise
 
 CHARADES = Path(__file__).resolve().parents[2] / "shared" / "data" / "annotations" / "charades"
 

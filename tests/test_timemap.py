@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from excl.models.i3d.presets import PRESETS, layout_from_json
-from excl.models.i3d.quirks import PortChunks, ShiftedWindows, StacksWithOneMore
-from excl.models.i3d.timemap import Continuous, NoRowsError, Windows
+from excl.models.i3d.published_layouts import PortChunks, ShiftedWindows, StacksWithOneMore
+from excl.models.i3d.row_layout import Continuous, NoRowsError, Windows
 
 RATES = st.sampled_from([1.0, 2.5, 5.0, 12.5, 24.0, 25.0, 29.97])
 STRIDES, POOLS = st.sampled_from([8, 4, 2, 1]), st.sampled_from(["2x7x7", "1x7x7"])

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from excl.datasets.parsing import one_line
-from excl.datasets.text import tokenise
-from excl.models.i3d.timemap import Continuous
-from excl.pipeline import annotations as files
-from excl.pipeline.manifest import Manifest
+from excl.datasets.text.tokens import tokenise
+from excl.models.i3d.row_layout import Continuous
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.pack import match_hint
-from excl.pipeline.store import TrainingStore, VideoFeatures, write_shard
+from excl.pipeline.queries import annotation_sources
+from excl.pipeline.store.feature_store import TrainingStore, VideoFeatures, write_shard
 from excl.workflows.cli import main
 
 ROW = {"video_id": "v", "query": "The cat jumps.", "start_s": 1.0, "end_s": 4.0}
@@ -223,10 +223,10 @@ def test_what_is_not_printable_reaches_no_terminal(tmp_path, capsys):
 def test_durations_of_charades_are_found_in_either_form(tmp_path):
     (tmp_path / "charades.json").write_text("{}")
     chosen = {"train": (), "val": (), "test": ()}
-    assert files.find_sources("charades-sta", tmp_path, chosen, ()).durations == (tmp_path / "charades.json",)
+    assert annotation_sources.find_sources("charades-sta", tmp_path, chosen, ()).durations == (tmp_path / "charades.json",)
     for name in ("train", "test"):
         (tmp_path / f"Charades_v1_{name}.csv").write_text("id,length\n")
-    assert len(files.find_sources("charades-sta", tmp_path, chosen, ()).durations) == 2
+    assert len(annotation_sources.find_sources("charades-sta", tmp_path, chosen, ()).durations) == 2
 
 
 # Policies

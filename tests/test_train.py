@@ -13,14 +13,15 @@ import pytest
 import torch
 from train_data import arguments, make_store
 
-from excl.pipeline import train, training
-from excl.pipeline.checkpoints import read_checkpoint, write_checkpoint
-from excl.pipeline.joint import JointStore
-from excl.pipeline.loading import Batches
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.parallel import Ranks, cpu_has_bfloat16_lstm
-from excl.pipeline.standing import Keeper
+from excl.pipeline import train
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.train import load_run
+from excl.pipeline.training import trainer
+from excl.pipeline.training.checkpoint_files import read_checkpoint, write_checkpoint
+from excl.pipeline.training.checkpointer import Keeper
+from excl.pipeline.training.distributed import Ranks, cpu_has_bfloat16_lstm
+from excl.pipeline.training.loader import Batches
+from excl.pipeline.training.multi_store import JointStore
 from excl.workflows.cli import main
 
 
@@ -208,7 +209,7 @@ def test_a_training_that_is_done_asks_for_no_bfloat16(store, tmp_path, monkeypat
 @needs_bfloat16
 def test_bfloat16_is_in_the_network_and_nowhere_else(store, trained, tmp_path, monkeypatch):
     seen = set()
-    original = training.span_loss
+    original = trainer.span_loss
 
     def loss(config, starts, ends, targets):
         seen.update((starts.dtype, ends.dtype))
@@ -216,7 +217,7 @@ def test_bfloat16_is_in_the_network_and_nowhere_else(store, trained, tmp_path, m
         seen.add(value.dtype)
         return value
 
-    monkeypatch.setattr(training, "span_loss", loss)
+    monkeypatch.setattr(trainer, "span_loss", loss)
     assert main(arguments(store, tmp_path / "run", "--precision", "bfloat16")) == 0
     assert seen == {torch.float32}
     assert {tensor.dtype for tensor in read_checkpoint(tmp_path / "run", "last")[0].values()} == {torch.float32}
@@ -260,7 +261,7 @@ def test_a_run_that_was_chosen_on_test_says_so_everywhere(store, trained, tmp_pa
 
 
 def test_a_loss_that_is_no_number_ends_the_training(store, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(training, "span_loss", lambda _config, starts, *_: starts[:, 0].sum() * float("nan"))
+    monkeypatch.setattr(trainer, "span_loss", lambda _config, starts, *_: starts[:, 0].sum() * float("nan"))
     assert main(arguments(store, tmp_path / "run")) == 2
     assert "the loss is nan in epoch 1; is the learning rate too high?" in caplog.text
 
@@ -268,7 +269,7 @@ def test_a_loss_that_is_no_number_ends_the_training(store, tmp_path, caplog, mon
 @pytest.mark.parametrize("broken", ["loss", "weights"])
 def test_what_is_no_number_is_never_kept(store, trained, tmp_path, monkeypatch, broken):
     """The training goes on from the last sound step."""
-    out, steps, loss, step = tmp_path / "run", [], training.span_loss, torch.optim.Adam.step
+    out, steps, loss, step = tmp_path / "run", [], trainer.span_loss, torch.optim.Adam.step
 
     def broken_loss(*arguments):
         steps.append(1)
@@ -280,7 +281,7 @@ def test_what_is_no_number_is_never_kept(store, trained, tmp_path, monkeypatch, 
             with torch.no_grad():
                 self.param_groups[0]["params"][-1].fill_(float("inf"))
 
-    monkeypatch.setattr(training, "span_loss", broken_loss)
+    monkeypatch.setattr(trainer, "span_loss", broken_loss)
     monkeypatch.setattr(torch.optim.Adam, "step", broken_step)
     assert main(arguments(store, out, "--checkpoint-steps", "1")) == 2
     assert json.loads((out / "last.json").read_text())["step"] == 2, "of an epoch of four"

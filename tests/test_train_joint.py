@@ -14,11 +14,11 @@ import pytest
 import torch
 from train_data import RECIPE, arguments, make_store
 
-from excl.pipeline.checkpoints import read_checkpoint
-from excl.pipeline.joint import JointStore
-from excl.pipeline.manifest import Manifest
-from excl.pipeline.parallel import Ranks, launch, training_devices
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.train import load_run
+from excl.pipeline.training.checkpoint_files import read_checkpoint
+from excl.pipeline.training.distributed import Ranks, launch, training_devices
+from excl.pipeline.training.multi_store import JointStore
 from excl.workflows.cli import main
 
 

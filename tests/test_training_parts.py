@@ -11,13 +11,14 @@ import torch
 from train_data import SMALL, arguments, make_store
 
 from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode, layers, variant_config
-from excl.pipeline import train, training
-from excl.pipeline.batches import BucketedBatches, ShuffledBatches
-from excl.pipeline.examples import collate, normalisation
-from excl.pipeline.joint import JointStore
-from excl.pipeline.parallel import Ranks
-from excl.pipeline.standing import State
-from excl.pipeline.trained import predict
+from excl.pipeline import train
+from excl.pipeline.training import trainer
+from excl.pipeline.training.checkpointer import State
+from excl.pipeline.training.distributed import Ranks
+from excl.pipeline.training.examples import collate, normalisation
+from excl.pipeline.training.multi_store import JointStore
+from excl.pipeline.training.samplers import BucketedBatches, ShuffledBatches
+from excl.pipeline.training.trained_run import predict
 from excl.workflows.cli import main
 
 
@@ -48,7 +49,7 @@ def test_the_best_epoch_is_the_first_with_most_at_half_then_by_miou(store, tmp_p
         names = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "num_queries")
         return {f"{split}_{name}": value for name, value in zip(names, (*next(lines), 8), strict=True)}
 
-    monkeypatch.setattr(training, "validate", validate)
+    monkeypatch.setattr(trainer, "validate", validate)
     assert main(arguments(store, tmp_path / "run", "--epochs", str(len(epochs)))) == 0
     assert json.loads((tmp_path / "run" / "best.json").read_text())["best"]["epoch"] == best
 
@@ -66,8 +67,8 @@ def test_features_are_normalised_by_their_mean_and_deviation(examples):
 def test_each_process_draws_its_own_dropout(store, tmp_path):
     def masks(rank, step):
         config = train.Config(store=(store,), out=tmp_path, model=ExCLConfig(text_hidden=8, video_hidden=8), device="cpu")
-        one, seen = training.Training(config, Ranks(torch.device("cpu"), rank), identity={}), []
-        share = next(training.Training(config, Ranks(torch.device("cpu")), identity={}).batches.epoch(0, skip=0))
+        one, seen = trainer.Training(config, Ranks(torch.device("cpu"), rank), identity={}), []
+        share = next(trainer.Training(config, Ranks(torch.device("cpu")), identity={}).batches.epoch(0, skip=0))
         for module in one.model.modules():
             if isinstance(module, layers.Dropout):
                 module.register_forward_hook(lambda _, __, output: seen.append(output == 0))

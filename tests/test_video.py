@@ -14,12 +14,12 @@ from conftest import numbered_picture, read_number
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from excl.datasets.container import Limits
-from excl.datasets.files import find_videos, video_files
-from excl.datasets.picture import Converter, Geometry, kept_region
-from excl.datasets.sampling import Sampling
-from excl.datasets.video import SampledVideo
-from excl.datasets.video_errors import VideoError
+from excl.datasets.video.container import Limits
+from excl.datasets.video.discovery import find_videos, video_files
+from excl.datasets.video.errors import VideoError
+from excl.datasets.video.geometry import Converter, Geometry, kept_region
+from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.sampling import Sampling
 
 SMALL = Geometry(short_side=192, crop=192)
 

@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 
 from excl.models.i3d import published
-from excl.models.i3d.fetching import cached_path
+from excl.models.i3d.download import cached_path
 from excl.models.i3d.published import Facts, Published, class_names, git_blob_id
-from excl.models.i3d.reading import write_safetensors
+from excl.models.i3d.weight_files import write_safetensors
 from excl.models.i3d.weights import check_spec, describe_wrong, load_weights
 from excl.workflows.cli import main
 
@@ -368,7 +368,7 @@ def test_localize_finds_imported_weights_by_what_is_in_them(tmp_path, monkeypatc
 
     from excl.models.i3d.weights import convert, imported_path
     from excl.pipeline import localize
-    from excl.pipeline.features import weights_identity
+    from excl.pipeline.store.feature_recipe import weights_identity
 
     monkeypatch.setenv("EXCL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -12,10 +12,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from excl.datasets.glove import load_vectors
-from excl.datasets.text import PAD_TOKEN, UNK_TOKEN, Vocabulary
-from excl.pipeline import word_vectors
-from excl.pipeline.word_vectors import GloveFile, identify, identify_known, local_file, vectors_for
+from excl.datasets.text.glove import load_vectors
+from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
+from excl.pipeline.queries import word_vectors
+from excl.pipeline.queries.word_vectors import GloveFile, identify, identify_known, local_file, vectors_for
 
 LINES = b"the 0.1 0.2 -0.3\ncat 1 2e0 3\nSat 4 5 6\n"
 WORDS = Vocabulary((PAD_TOKEN, UNK_TOKEN, "cat", "sat", "emu"))
@@ -254,7 +254,7 @@ def test_what_a_killed_process_left_is_removed(path, cache):
 
 def test_processes_at_once_do_not_disturb_each_other(path, cache):
     code = (
-        "import sys; from pathlib import Path; from excl.pipeline.word_vectors import vectors_for\n"
+        "import sys; from pathlib import Path; from excl.pipeline.queries.word_vectors import vectors_for\n"
         "from excl.datasets.text import Vocabulary\n"
         "for seed in range(20): vectors_for(Path(sys.argv[1]), Vocabulary(('<pad>', '<unk>', 'cat')), seed=seed)\n"
     )

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from excl.datasets.video_errors import InternalError
-from excl.pipeline.breaker import SystemicError
-from excl.pipeline.manifest import BusyError
-from excl.pipeline.progress import for_terminal
+from excl.datasets.video.errors import InternalError
+from excl.pipeline.artifacts.manifest import BusyError
+from excl.pipeline.execution.circuit_breaker import SystemicError
+from excl.pipeline.execution.progress import for_terminal
 from excl.workflows.steps import COMMANDS, GROUPS, Step, run_step
 
 log = logging.getLogger("excl")

@@ -28,10 +28,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 from tqdm import tqdm
 
+from excl.pipeline.artifacts.atomic_files import atomic, write_text
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, NonNegativeInt, PositiveInt, identity
-from excl.pipeline.durable import atomic, write_text
-from excl.pipeline.items import Map
-from excl.pipeline.manifest import Manifest
+from excl.pipeline.execution.work_items import Map
 
 log = logging.getLogger(__name__)
 

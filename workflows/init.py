@@ -12,10 +12,10 @@ from typing import Annotated
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.files import find_videos
-from excl.datasets.video_errors import InternalError, VideoError
+from excl.datasets.video.discovery import find_videos
+from excl.datasets.video.errors import InternalError, VideoError
 from excl.pipeline.config import STRICT
-from excl.pipeline.reading import Guarded, stop_decoders
+from excl.pipeline.execution.video_reading import Guarded, stop_decoders
 
 log = logging.getLogger(__name__)
 

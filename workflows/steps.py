@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline.manifest import Manifest
+from excl.pipeline.artifacts.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ def run_step(step: Step, config: Any) -> int:
 
 
 def _where_told(run: Callable[..., Any]) -> Callable[[Any], Any]:
-    """A stage that works where its configuration says: in this process, or with the workers of `cluster.py`."""
+    """A stage that works where its configuration says: in this process, or with the workers of `dask_cluster.py`."""
 
     @functools.wraps(run)
     def run_there(config: Any) -> Any:
-        from excl.pipeline.running import INLINE  # noqa: PLC0415  (`excl --help` answers at once)
+        from excl.pipeline.execution.executor_settings import INLINE  # noqa: PLC0415  (`excl --help` answers at once)
 
         if config.running.executor == INLINE:
             return run(config)
         try:
-            from excl.workflows.cluster import run_on_workers  # noqa: PLC0415  (an extra)
+            from excl.workflows.cluster.dask_cluster import run_on_workers  # noqa: PLC0415  (an extra)
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"executor {config.running.executor}: `pip install 'excl[cluster]'` installs what it needs ({error})"
@@ -98,8 +98,14 @@ PIPELINE, WORKFLOWS = "excl.pipeline", "excl.workflows"
 GROUPS = {
     "a data set": (
         Step("init", "begin a data set of your own", f"{WORKFLOWS}.init", formatter="show"),
-        Step("check", "say whether everything is in place", f"{WORKFLOWS}.check", formatter="show", failures="num_problems"),
-        Step("run", "do all steps of a recipe", f"{WORKFLOWS}.run", formatter="show", failures="num_failed"),
+        Step(
+            "check",
+            "say whether everything is in place",
+            f"{WORKFLOWS}.runner.check",
+            formatter="show",
+            failures="num_problems",
+        ),
+        Step("run", "do all steps of a recipe", f"{WORKFLOWS}.runner.run", formatter="show", failures="num_failed"),
     ),
     "the stages, each of which leaves one folder": (
         Step("demo", "make a small data set of moving shapes", f"{WORKFLOWS}.demo"),
@@ -112,14 +118,14 @@ GROUPS = {
     "a trained model": (
         Step("localize", "answer queries about any video", f"{PIPELINE}.localize", formatter="lines"),
         Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", formatter="show"),
-        Step("score", "measure anybody's predictions", f"{PIPELINE}.score", formatter="show"),
-        Step("reproduce", "make the paper's table", f"{PIPELINE}.reproduce", formatter="show", failures="num_failed"),
+        Step("score", "measure anybody's predictions", f"{PIPELINE}.evaluation.score", formatter="show"),
+        Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
     ),
     "a store": (
         Step(
             "status",
             "say how far the work on a folder is",
-            f"{PIPELINE}.status",
+            f"{PIPELINE}.maintenance.status",
             formatter="status_lines",
             function="status",
             config_class="Status",
@@ -127,32 +133,50 @@ GROUPS = {
         Step(
             "inspect",
             "show what a folder holds",
-            f"{PIPELINE}.status",
+            f"{PIPELINE}.maintenance.status",
             formatter="inspect_lines",
             function="inspect",
             config_class="Inspect",
         ),
-        Step("verify", "look for damage", f"{PIPELINE}.verify", formatter="show", failures="num_damaged"),
-        Step("repair", "make again what is damaged", f"{PIPELINE}.repair", formatter="show"),
-        Step("merge", "make one store of several", f"{PIPELINE}.merge"),
-        Step("export", "write a store as other trainers read it", f"{PIPELINE}.export"),
-        Step("import", "make a store of others' features", f"{PIPELINE}.import_features", failures=failed_videos),
+        Step("verify", "look for damage", f"{PIPELINE}.maintenance.verify", formatter="show", failures="num_damaged"),
+        Step("repair", "make again what is damaged", f"{PIPELINE}.maintenance.repair", formatter="show"),
+        Step("merge", "make one store of several", f"{PIPELINE}.maintenance.merge"),
+        Step("export", "write a store as other trainers read it", f"{PIPELINE}.exchange.export"),
+        Step("import", "make a store of others' features", f"{PIPELINE}.exchange.import_features", failures=failed_videos),
         Step(
             "compare",
             "say whether two sets of features are the same",
-            f"{PIPELINE}.compare",
+            f"{PIPELINE}.comparison.compare",
             formatter="show",
             failures="num_failed",
         ),
     ),
     "what is needed": (
         Step(
-            "weights", "list, fetch and import weights of I3D", f"{PIPELINE}.weights", formatter="show", failures="num_wrong"
+            "weights",
+            "list, fetch and import weights of I3D",
+            f"{PIPELINE}.tools.weights",
+            formatter="show",
+            failures="num_wrong",
         ),
-        Step("verify-weights", "try weights of I3D", f"{PIPELINE}.verify_weights", formatter="show", failures="num_wrong"),
-        Step("glove", "list, fetch and verify word vectors", f"{PIPELINE}.glove", formatter="show", failures="num_wrong"),
-        Step("probe", "look at videos before they are decoded", f"{PIPELINE}.probe", formatter="show", failures="num_bad"),
-        Step("classify", "name what is done in a video", f"{PIPELINE}.classify", formatter="show"),
+        Step(
+            "verify-weights",
+            "try weights of I3D",
+            f"{PIPELINE}.tools.verify_weights",
+            formatter="show",
+            failures="num_wrong",
+        ),
+        Step(
+            "glove", "list, fetch and verify word vectors", f"{PIPELINE}.tools.glove", formatter="show", failures="num_wrong"
+        ),
+        Step(
+            "probe",
+            "look at videos before they are decoded",
+            f"{PIPELINE}.tools.probe",
+            formatter="show",
+            failures="num_bad",
+        ),
+        Step("classify", "name what is done in a video", f"{PIPELINE}.tools.classify", formatter="show"),
     ),
 }
 COMMANDS = {step.name: step for steps in GROUPS.values() for step in steps}

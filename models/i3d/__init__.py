@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from excl.models.i3d.timemap import Continuous, Layout, Windows
+from excl.models.i3d.row_layout import Continuous, Layout, Windows
 
 if TYPE_CHECKING:
     from excl.models.i3d.network import FEATURE_DIM, I3D

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from excl.models.i3d.timemap import FRAMES_PER_STEP, Clips, Continuous, require_frames
+from excl.models.i3d.row_layout import FRAMES_PER_STEP, Clips, Continuous, require_frames
 
 CONTEXT_FRAMES = 48
 

@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from excl.models.i3d.quirks import PortChunks, ShiftedWindows, StacksWithOneMore
-from excl.models.i3d.timemap import Continuous, Layout, Windows
+from excl.models.i3d.published_layouts import PortChunks, ShiftedWindows, StacksWithOneMore
+from excl.models.i3d.row_layout import Continuous, Layout, Windows
 
 PresetName = Literal["excl", "excl-dense", "vslnet-charades", "vslnet-tacos", "piergiaj", "video-features", "finspire"]
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from excl.models.i3d.compiling import Compile, Compiler
+from excl.models.i3d.compile_policy import Compile, Compiler
 from excl.models.i3d.network import FRAMES_BEFORE_HALVING, I3D, Unit, fold_batch_norm, shape_after
 from excl.models.i3d.weights import Weights
 

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from excl.models.fetching import cache_folder, replacing
-from excl.models.i3d.fetching import cached_path, fetch
+from excl.models.download import cache_folder, replacing
+from excl.models.i3d.download import cached_path, fetch
 from excl.models.i3d.network import I3D
 from excl.models.i3d.published import PUBLISHED, Facts, class_names, differs, git_blob_id, published_name
-from excl.models.i3d.reading import digest, read_weight_file, write_safetensors
+from excl.models.i3d.weight_files import digest, read_weight_file, write_safetensors
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Features and annotations in the formats of other trainers: what `export` writes and how `import` dates rows."""
+"""Features and annotations in the formats of other trainers: `export` writes them, `import` dates the rows of theirs."""

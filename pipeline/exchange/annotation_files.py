@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from excl.pipeline.exchange.content import AVI, Content
-from excl.pipeline.store import Query, TrainingStore
+from excl.pipeline.exchange.export_view import AVI, Content
+from excl.pipeline.store.feature_store import Query, TrainingStore
 
 TACOS_FPS = 29.4  # of every video in the published files, whose times are in frames
 

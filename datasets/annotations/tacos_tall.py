@@ -1,0 +1,83 @@
+"""TACoS in TALL's version: reads clips named `video_start_end` with their sentences, leaves moments in seconds.
+
+A line is `s13-d21.avi_252_452.avi##He took out a pan` (or with a tab between): the clip's name with its first and last
+frame, and the sentence. TALL gave out the names with sentence vectors in Python 2 pickles; a file of this form is easily
+made from these and the corpus. Its `video_allframes_info.pkl` has the videos' lengths in frames; it is read without being
+unpickled. TALL's version has 10,146, 4,589 and 4,083 sentences, that of 2D-TAN (`tacos`) other ones: do not mix numbers of
+the two.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from excl.datasets.annotations.moments import Moment
+from excl.datasets.parsing import annotation_id, parse_object, positive, query_fields, read_lines, read_text
+
+FPS = 29.4  # of all 127 videos, by the JSON version of the data set
+CLIP = re.compile(r"(?P<video>.+?)(\.avi)?_(?P<start>\d+)_(?P<end>\d+)(\.(avi|npy))?")
+NUMBERS = {"INT", "LONG", "BININT", "BININT1", "BININT2"}
+
+
+def load(path: Path, *, split: str, durations: Sequence[Path] = ()) -> list[Moment]:
+    """Every line as a moment, unfiltered, in the file's order; the suffix `.avi` of a video's name is no part of its id.
+
+    `durations` are files with the videos' lengths in frames, JSON or TALL's pickle; without them durations are unknown.
+    ValueError names the file and line that cannot be read, or whose video has no length in them.
+    """
+    frames_by_video: dict[str, float] = {}
+    for file in durations:
+        for video, frames in read_frame_counts(file).items():
+            if frames_by_video.setdefault(video, frames) != frames:
+                raise ValueError(f"{file}: video {video} has {frames:g} frames here and {frames_by_video[video]:g} before")
+    moments = []
+    for line_number, line in read_lines(path):
+        where = f"{path}:{line_number}"
+        head, separator, sentence = line.partition("##") if "##" in line else line.partition("\t")
+        clip = CLIP.fullmatch(head.strip())
+        if not separator or clip is None:
+            raise ValueError(f"{where}: found {line[:60]!r}; wanted `video_start_end##sentence`, the times in frames")
+        if durations and clip["video"] not in frames_by_video:
+            raise ValueError(f"{where}: video {clip['video']} has no length in {', '.join(map(str, durations))}")
+        moments.append(
+            Moment(
+                annotation_id=annotation_id(split, path, line_number),
+                video_id=clip["video"],
+                **query_fields(sentence),
+                start_s=int(clip["start"]) / FPS,
+                end_s=int(clip["end"]) / FPS,
+                duration_s=frames_by_video[clip["video"]] / FPS if durations else None,
+                split=split,
+                source=f"{path.name}:{line_number}",
+            )
+        )
+    return moments
+
+
+def read_frame_counts(path: Path) -> dict[str, float]:
+    """Length in frames by video: `{"s13-d21": 12438, ...}` as JSON, or as a pickle of a flat dictionary.
+
+    A pickle is a program; this one is not run: its names and numbers are read off in turn.
+    """
+    if path.suffix.lower() == ".json":
+        return {
+            _plain(v): positive(n, f"the length of {v}", str(path)) for v, n in parse_object(read_text(path), path).items()
+        }
+    values: list[object] = []
+    try:
+        for code, value, _ in pickletools.genops(path.read_bytes()):
+            if code.name in NUMBERS or code.name.endswith(("STRING", "UNICODE")):
+                values.append(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as a pickle of frame counts: {error}") from error
+    names, counts = values[::2], values[1::2]
+    if not values or len(values) % 2 or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: wanted is a pickle of a dictionary of videos and their lengths in frames")
+    return {_plain(str(v)): positive(n, f"the length of {v}", str(path)) for v, n in zip(names, counts, strict=True)}
+
+
+def _plain(video: str) -> str:
+    return video.removesuffix(".avi")

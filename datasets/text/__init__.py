@@ -1,0 +1,1 @@
+"""Queries as tokens, the vocabulary, and GloVe's files."""

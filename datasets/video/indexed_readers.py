@@ -1,0 +1,192 @@
+"""decord and torchcodec: which files they would get wrong, and how `indexed_backend.py` asks them for frames."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import numpy as np
+
+from excl.datasets.video.geometry import Converter, kept_region
+from excl.datasets.video.packets import PacketTable
+from excl.datasets.video.sampling import Sampling
+
+DECORD_CODECS = frozenset(("h264", "hevc", "mpeg4"))  # in VP8 and VP9 it misses changes of size
+TIMES_FROM_PACKETS = frozenset(("decord",))  # decoders that tell times by the packets alone, not those of their frames
+DECORD_CONTAINERS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a video is, for a decoder to say whether it can read it; the last four by its first frame."""
+
+    path: Path
+    container: str
+    codec: str
+    num_video_streams: int
+    stream_index: int
+    table: PacketTable
+    presentation: list[int]
+    time_base: Fraction
+    pixel_aspect: Fraction
+    width: int
+    height: int
+    interlaced: bool
+    rotation: int
+
+    def seconds(self, index: int) -> float:
+        """When frame `index` is shown, on the container's clock."""
+        return float(self.presentation[index] * self.time_base)
+
+    def half_gap_s(self, index: int) -> float:
+        """Half the time to the nearest other frame: any frame whose time is nearer than this is the same one."""
+        around = self.presentation[max(0, index - 1) : index + 2]
+        gaps = [after - before for before, after in itertools.pairwise(around)]
+        return float(min(gaps, default=1) * self.time_base / 2)
+
+
+class Reader(Protocol):
+    """A decoder with one file open: ascending frame numbers to pictures uint8 [n, crop, crop, 3] and their seconds [n]."""
+
+    def __call__(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def decord_flaw(layout: Layout) -> str | None:
+    """Why decord 0.6 would not return the right frames in the right colours; None if it does."""
+    keys = [pts for pts, is_key in zip(layout.table.pts, layout.table.keys, strict=True) if is_key]
+    flaws = {
+        f"the container {layout.container}": layout.container not in DECORD_CONTAINERS,
+        f"the codec {layout.codec}": layout.codec not in DECORD_CODECS,
+        f"{layout.num_video_streams} video streams, of which it chooses by itself": layout.num_video_streams > 1,
+        "an edit list that hides frames": not all(layout.table.shown),
+        "a size or kind of picture that changes": not layout.table.is_steady,
+        "no key frame at the beginning": not layout.table.keys[0],
+        "frames that are shown before their key frame (open groups of pictures)": _has_leading_frames(layout, keys),
+        "interlaced pictures": layout.interlaced,
+        "key frames that are none": _has_false_keys(layout.table),
+        "a rotation to the side": layout.rotation % 180 != 0,
+        "a name that is not UTF-8": not _is_utf8(layout.path),
+    }
+    return next((flaw for flaw, is_there in flaws.items() if is_there), None)
+
+
+def _has_false_keys(table: PacketTable) -> bool:
+    """Whether the container calls frames key frames that are none: seeking to one gives broken pictures.
+
+    Some key frames are no restart (in open groups, and in codecs whose headers are not read here), but never most frames.
+    """
+    doubtful = sum(is_key and not restarts for is_key, restarts in zip(table.keys, table.restarts, strict=True))
+    return 2 * doubtful > len(table.keys)
+
+
+def _has_leading_frames(layout: Layout, keys: list[int]) -> bool:
+    latest_key = min(keys, default=0)
+    for pts, is_key in zip(layout.table.pts, layout.table.keys, strict=True):
+        if is_key:
+            latest_key = pts
+        elif pts < latest_key:
+            return True
+    return False
+
+
+def _is_utf8(path: Path) -> bool:
+    with suppress(UnicodeEncodeError):
+        return bool(str(path.absolute()).encode())
+    return False
+
+
+def torchcodec_flaw(layout: Layout) -> str | None:
+    """Why torchcodec would not return the right pictures; None if it does, as far as can be known beforehand."""
+    flaws = {
+        "a size or kind of picture that changes": not layout.table.is_steady,
+        "interlaced pictures": layout.interlaced,
+        "key frames that are none": _has_false_keys(layout.table),
+        "a name that is not UTF-8": not _is_utf8(layout.path),
+    }
+    return next((flaw for flaw, is_there in flaws.items() if is_there), None)
+
+
+class DecordReader:
+    """decord, asked for whole pictures in RGB."""
+
+    def __init__(self, layout: Layout, sampling: Sampling) -> None:
+        import decord  # noqa: PLC0415  (optional)
+
+        self.convert = Converter(sampling.geometry, pixel_aspect=layout.pixel_aspect)
+        self.reader = decord.VideoReader(str(layout.path.absolute()), num_threads=sampling.threads)
+        _require_as_many(len(self.reader), layout)
+        starts_s = self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0].astype(np.float64)
+        self.starts_s = starts_s - starts_s[0] + layout.seconds(0)  # its clock starts with its first frame
+
+    def __call__(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The pictures of some frames, and their seconds."""
+        return _small(self.reader.get_batch(indices).asnumpy(), self.convert), self.starts_s[indices]
+
+
+def _require_as_many(count: int, layout: Layout) -> None:
+    if count != len(layout.presentation):
+        raise ValueError(f"it counts {count} frames, the packets {len(layout.presentation)}")
+
+
+def _small(pictures: np.ndarray, convert: Converter) -> np.ndarray:
+    """Whole pictures, uint8 RGB [n, rows, columns, 3], to what is kept of them, uint8 [n, crop, crop, 3]."""
+    return np.stack([convert(av.VideoFrame.from_ndarray(picture, "rgb24")) for picture in pictures])
+
+
+class TorchcodecReader:
+    """torchcodec, on the CPU or the GPU's own decoder; on the GPU torchvision scales (bilinear, antialiased)."""
+
+    def __init__(self, layout: Layout, sampling: Sampling, *, device: str = "cpu") -> None:
+        from torchcodec.decoders import VideoDecoder  # noqa: PLC0415  (optional)
+
+        upright_aspect = layout.pixel_aspect if layout.rotation % 180 == 0 else 1 / layout.pixel_aspect
+        self.device, self.geometry, self.pixel_aspect = device, sampling.geometry, upright_aspect
+        self.convert = Converter(sampling.geometry, pixel_aspect=upright_aspect)
+        self.decoder = VideoDecoder(
+            str(layout.path.absolute()),
+            stream_index=layout.stream_index,
+            dimension_order="NHWC" if device == "cpu" else "NCHW",
+            device=device,
+            num_ffmpeg_threads=sampling.threads,
+            seek_mode="exact",
+        )
+        _require_as_many(len(self.decoder), layout)
+
+    def __call__(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The pictures of some frames, and their seconds."""
+        batch = self.decoder.get_frames_at(indices)
+        pictures = _small(batch.data.numpy(), self.convert) if self.device == "cpu" else self._small_on_gpu(batch.data)
+        return pictures, batch.pts_seconds.cpu().numpy()
+
+    def _small_on_gpu(self, pictures: Any) -> np.ndarray:
+        """`_small` for a tensor [n, 3, rows, columns], made small where it is."""
+        from torchvision.transforms.v2 import functional  # noqa: PLC0415  (slow to import, and only needed here)
+
+        rows, columns = pictures.shape[-2:]
+        width, height, left, top = kept_region(columns, rows, self.pixel_aspect, self.geometry)
+        side = self.geometry.crop
+        small = functional.resized_crop(pictures, top, left, height, width, [side, side], antialias=True)
+        return small.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def torchcodec_cuda(layout: Layout, sampling: Sampling) -> TorchcodecReader:
+    """torchcodec with NVDEC."""
+    return TorchcodecReader(layout, sampling, device="cuda")
+
+
+FLAWS: dict[str, Callable[[Layout], str | None]] = {
+    "decord": decord_flaw,
+    "torchcodec": torchcodec_flaw,
+    "torchcodec-cuda": torchcodec_flaw,
+}
+READERS: dict[str, Callable[[Layout, Sampling], Any]] = {
+    "decord": DecordReader,
+    "torchcodec": TorchcodecReader,
+    "torchcodec-cuda": torchcodec_cuda,
+}

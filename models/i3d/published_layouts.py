@@ -1,0 +1,106 @@
+"""Layouts that repeat what published feature pipelines do by mistake, for comparing with features made by them.
+
+The mistakes, read from the pipelines' public code: the port's own script (piergiaj/pytorch-i3d, extract_features.py) cuts
+videos of more than 1600 frames into chunks, begins with frame 1, ends before the last frame, and keeps the rows of the 48
+and 56 frames that neighbouring chunks share, so that every seam has some 13 rows twice. VSLNet's scripts end every loop at
+`min(t - 1, start + stride)`: the last frame is never used, and the last window is moved back to be whole. video_features
+wants a frame more than it uses of every stack of 64.
+
+Nothing is padded here, as nothing is there; a video that the published code fails on is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from excl.models.i3d.row_layout import MIN_POOLED_FRAMES, Clips, NoRowsError
+
+
+class _Unpadded(Clips):
+    def row_frames(self, num_frames: int) -> np.ndarray:
+        """As in `Clips`; NoRowsError for a clip that the published code would fail on."""
+        clips = self.clips(num_frames)
+        shortest = min((end - begin for begin, end in clips), default=0)
+        if shortest < MIN_POOLED_FRAMES:
+            raise NoRowsError(
+                f"a video of {num_frames} frames leaves the published pipeline "
+                f"{f'a clip of {shortest}' if clips else 'no clip'}; it fails on such, and --bug-compatible repeats it"
+            )
+        return super().row_frames(num_frames)
+
+
+@dataclass(frozen=True)
+class PortChunks(_Unpadded):
+    """The port's script: the whole video up to 1600 frames, and overlapping chunks of up to 1704 beyond."""
+
+    lookahead = 1
+
+    def clip(self, index: int) -> tuple[int, int]:
+        """Chunk number `index` of a video of more than 1600 frames."""
+        start = 1 + 1600 * index
+        return max(1, start - 48), start + 1600 + 56
+
+    def clips(self, num_frames: int) -> list[tuple[int, int]]:
+        """All chunks, or the whole video."""
+        if num_frames <= 1600:
+            return [(0, num_frames)]
+        clips = itertools.islice(map(self.clip, itertools.count()), len(range(1, num_frames - 56, 1600)))
+        return [(begin, min(num_frames - 1, end)) for begin, end in clips]
+
+    def to_json(self) -> dict[str, Any]:
+        """The layout as JSON values, for recipes."""
+        return {"kind": "port-chunks"}
+
+
+@dataclass(frozen=True)
+class ShiftedWindows(_Unpadded):
+    """VSLNet's windows: one every `window` frames, the last moved back to end before the last frame."""
+
+    window: int = 16
+
+    lookahead = 1
+
+    @property
+    def reach(self) -> int:
+        """The last window is moved back by up to a window."""
+        return self.window
+
+    def clip(self, index: int) -> tuple[int, int]:
+        """Window number `index` of a longer video."""
+        return index * self.window, (index + 1) * self.window
+
+    def clips(self, num_frames: int) -> list[tuple[int, int]]:
+        """All windows."""
+        ends = [min(num_frames - 1, start + self.window) for start in range(0, num_frames, self.window)]
+        return [(max(0, end - self.window), end) for end in ends]
+
+    def to_json(self) -> dict[str, Any]:
+        """The layout as JSON values, for recipes."""
+        return {"kind": "shifted-windows", "window": self.window}
+
+
+@dataclass(frozen=True)
+class StacksWithOneMore(_Unpadded):
+    """video_features' stacks: whole ones only, of which each needs one frame more than it uses; one row of each."""
+
+    window: int = 64
+    mean: bool = True
+
+    lookahead = 1
+
+    def clip(self, index: int) -> tuple[int, int]:
+        """Stack number `index`."""
+        return index * self.window, (index + 1) * self.window
+
+    def clips(self, num_frames: int) -> list[tuple[int, int]]:
+        """All stacks."""
+        count = max(0, num_frames - 1) // self.window
+        return [self.clip(index) for index in range(count)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The layout as JSON values, for recipes."""
+        return {"kind": "stacks-with-one-more", "window": self.window}

@@ -1,0 +1,116 @@
+"""The header of a stage folder, `manifest.json`: the stage, its code version and identity, with a crc32 of the rest.
+
+Two folders hold results of the same recipe exactly if their headers say the same.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from excl.pipeline.artifacts.atomic_files import write_text
+
+HEADER = "manifest.json"
+
+
+class RecipeMismatchError(ValueError):
+    """A folder holds the results of another recipe than the one asked for."""
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of a stage folder; ValueError naming the folder if it has none."""
+    path = folder / HEADER
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+        if header.pop("crc32", None) != _crc32(canonical(header).encode()):
+            raise ValueError("its checksum is not that of its content")
+        return header
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: no {HEADER} there, so no stage of excl has written this folder") from None
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); remove the folder and run the stage again") from error
+
+
+def plain_header(folder: Path) -> dict[str, Any]:
+    """The header without what says nothing of the results: by which version of the package, and more."""
+    return {key: value for key, value in read_header(folder).items() if key not in ("excl", "about")}
+
+
+def plain(*, stage: str, identity: Mapping[str, Any], code_version: int) -> dict[str, Any]:
+    """The plain header of a folder that is to be made, as it is read again."""
+    return json.loads(canonical({"stage": stage, "code_version": code_version, "identity": identity}))
+
+
+def refuse_other_recipe(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """RecipeMismatchError that says what differs; ValueError if another stage made the folder."""
+    found = plain_header(folder)
+    if found.get("stage") != wanted["stage"]:
+        raise ValueError(
+            f"{folder} was made by the stage {found.get('stage')!r}; choose another folder for {wanted['stage']!r}"
+        )
+    if unlike := differences(found, wanted):
+        raise RecipeMismatchError(
+            f"{folder} was made from another recipe:\n  " + "\n  ".join(unlike) + "\n"
+            "Results of two recipes are never mixed: choose another output folder, or remove this one."
+        )
+
+
+def write_header(folder: Path, header: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write a plain header, and what else is known: by which version of the package, and `about`."""
+    write_text(folder / HEADER, _text({**header, "excl": _package_version(), "about": dict(about)}))
+
+
+def header_is_as_written(folder: Path) -> bool:
+    """Whether the header's file holds what was written, byte for byte."""
+    return (folder / HEADER).read_bytes() == _text(read_header(folder)).encode()
+
+
+def _text(header: Mapping[str, Any]) -> str:
+    plain = json.loads(canonical(header))
+    return json.dumps({**plain, "crc32": _crc32(canonical(plain).encode())}, indent=2) + "\n"
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The two values under every dotted key where nested mappings differ, `(nothing)` where one has no such key."""
+    old, new = _flatten(one), _flatten(other)
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return {key: (old.get(key, "(nothing)"), new.get(key, "(nothing)")) for key in keys}
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What differs, a line each for people."""
+    return [_difference(key, old, new) for key, (old, new) in differing(found, wanted).items()]
+
+
+def _difference(key: str, old: object, new: object) -> str:
+    if isinstance(old, str) and isinstance(new, str) and len(old) == len(new) == 64:  # two sha256
+        return f"{key}: not the same content as when the folder was made ({old[:8]}… then, {new[:8]}… now)"
+    return f"{key}: the folder has {old!r}, asked for is {new!r}"
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping, with dotted keys."""
+    if not isinstance(value, Mapping | list) or not value:
+        return {name: value}
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    return {k: v for key, item in pairs for k, v in _flatten(item, f"{name}.{key}" if name else str(key)).items()}
+
+
+def canonical(value: object) -> str:
+    """JSON that is the same text for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("excl")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _crc32(content: bytes) -> str:
+    return f"{zlib.crc32(content):08x}"

@@ -1,0 +1,1 @@
+"""What predictions are worth: metrics, intervals, tables, predictions in files, and models that do not see the query."""

@@ -1,0 +1,244 @@
+"""Export: reads a store, leaves its features, and its annotations if it has any, as another trainer opens them.
+
+The folder appears when all of it is written, with `export.json`, which says what the rows mean and which files there are.
+How each format looks: `exchange/trainers.py`; what users need to know: `docs/exchange.md`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import logging
+import os
+import shutil
+import socket
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic.dataclasses import dataclass
+
+from excl.pipeline.artifacts.atomic_files import fsync_folder, write_json
+from excl.pipeline.artifacts.header import differing
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
+from excl.pipeline.exchange import naming_rules
+from excl.pipeline.exchange.export_view import TASKS, Content, Task
+from excl.pipeline.exchange.formats import FORMATS, Format, Settings
+from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
+
+log = logging.getLogger(__name__)
+
+CODE_VERSION = 1
+ABOUT = "export.json"
+SHARD_VIDEOS = 1000
+FormatName = Literal[
+    "ms-2d-tan", "2d-tan", "vslnet", "lgi", "tmlga", "moment-detr", "npy", "npz", "safetensors", "webdataset"
+]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Write a store as the files that another trainer opens: features, and from a training store annotations too."""
+
+    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
+    """A feature store, or a training store that `excl pack` wrote, whose annotations are written too."""
+    to: FormatName
+    """Whose files to write: those of a trainer, or arrays for anybody (npy, npz, safetensors, webdataset)."""
+    out: Path
+    """The folder to write, which must not be there yet. docs/exchange.md says where each trainer looks for it."""
+    task: Annotated[Task | None, tyro.conf.arg(help_behavior_hint="(default: the store's own, or charades)")] = None
+    """The data set in whose form names and annotations are."""
+    dtype: Annotated[
+        Literal["float16", "float32"] | None,
+        tyro.conf.arg(help_behavior_hint="(default: float32 for trainers, as stored for the others)"),
+    ] = None
+    """How values are written."""
+    name: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: i3d_rgb, new, i3d)")] = None
+    """The free part of a name: VIS_INPUT_TYPE of the 2D-TANs, --fv of VSLNet, the folder of features of Moment-DETR."""
+    avi: Annotated[
+        Literal["with", "without"] | None, tyro.conf.arg(help_behavior_hint="(default: as the trainer asks for them)")
+    ] = None
+    """Whether the ids of TACoS end in .avi where the features are."""
+    seconds_per_row: PositiveFloat | None = None
+    """Make rows of this length, each the mean of the rows in its time, for trainers that know no other: TIME_UNIT of
+    MS-2D-TAN (0.64), clip_length of Moment-DETR (1 or 2). Without it rows stay as they are."""
+    shard_videos: Annotated[PositiveInt | None, tyro.conf.arg(help_behavior_hint="(default: 1000)")] = None
+    """How many videos make up one tar file of webdataset."""
+
+    def __post_init__(self) -> None:
+        forms = FORMATS[self.to]
+        if self.task is not None and self.task not in forms:
+            known = ", ".join(task for task in forms if task)
+            raise ValueError(f"task: {self.to} {f'knows {known}' if known else 'has one form for all'}; not {self.task}")
+        if self.avi is not None and "tacos" not in forms:
+            raise ValueError(f"avi: {self.to} has no names of its own for TACoS; leave it out")
+        if self.shard_videos is not None and self.to != "webdataset":
+            raise ValueError(f"shard_videos: {self.to} has no shards; leave it out")
+        if self.name is not None and (why := naming_rules.as_file(self.name)):
+            raise ValueError(f"name: {self.name!r} {why}")
+
+    def task_of(self, store: FeatureStore) -> Task | None:
+        """The form that is written; ValueError where the store's own data set is none that the trainer knows."""
+        forms = FORMATS[self.to]
+        if None in forms:
+            return None
+        known = TASKS.get(store.about_queries["dataset"]) if isinstance(store, TrainingStore) else None
+        task = self.task or known or "charades"
+        if task not in forms:
+            raise ValueError(f"task: {self.to} has no form for {task}; give --task {' or '.join(map(str, forms))}")
+        return task
+
+    def form(self, task: Task | None) -> Format:
+        """How that task is written; ValueError for settings that it does not have."""
+        form = FORMATS[self.to][task]
+        if self.name is not None and not form.name:
+            raise ValueError(f"name: {self.to}{f' for {task}' if task else ''} has fixed names; leave it out")
+        if self.avi is not None and task != "tacos":
+            raise ValueError(f"avi: only for TACoS, and this is {task}")
+        if self.dtype == "float16" and not form.casts:
+            raise ValueError(f"dtype: {self.to}{f' for {task}' if task else ''} computes in the type that it reads: float32")
+        return form
+
+
+def run(config: Config) -> Path:
+    """Write everything, unless it is done. Returns the folder."""
+    store = _open(config.store)
+    task = config.task_of(store)
+    form = config.form(task)
+    made_from = {
+        **identity(config, run_only=("store", "out")),
+        "task": task,
+        "code_version": CODE_VERSION,
+        "store": store.manifest.fingerprint(),
+    }
+    if config.out.exists() and not _is_empty(config.out):
+        _require_same(config.out, made_from)
+        log.info("export: %s is complete, nothing to do", config.out)
+        return config.out
+    content = Content(
+        store,
+        task or "charades",
+        config.dtype or form.dtype,
+        config.seconds_per_row,
+        form.avi if config.avi is None else config.avi == "with",
+        form.least_rows,
+    )
+    _check_names(content, form, where=config.to)
+    with _appearing(config.out) as folder:
+        form.write(folder, content, Settings(config.name or form.name, config.shard_videos or SHARD_VIDEOS))
+        write_json(folder / ABOUT, _about(config, content, made_from, folder))
+    _tell(content)
+    return config.out
+
+
+def _open(path: Path) -> FeatureStore:
+    packed = Manifest.read(path).header["stage"] == "pack"
+    store = TrainingStore(path) if packed else FeatureStore(path)
+    store.require_finished()
+    return store
+
+
+def _check_names(content: Content, form: Format, *, where: str) -> None:
+    """ValueError before anything is written if an id cannot be what the format makes of it."""
+    called = {video_id: content.name(video_id) for video_id in content.store}
+    naming_rules.require(called.values(), form.rule, where=where)
+    if form.lines and content.queries:
+        naming_rules.require(called.values(), naming_rules.as_field, where=where)
+    naming_rules.require_apart(called, where=where)
+
+
+def _about(config: Config, content: Content, made_from: dict[str, Any], folder: Path) -> dict[str, Any]:
+    recipe, errors = content.store.recipe, [video["error_if_even_s"] for video in content.written.values()]
+    return {
+        "format": config.to,
+        "made_from": made_from,
+        "recipe": recipe,
+        "about_queries": content.store.about_queries if isinstance(content.store, TrainingStore) else None,
+        "fps": recipe.get("fps"),
+        "row_times": _row_times(config, recipe),
+        "error_if_rows_are_taken_for_even_s": {"median": statistics.median(errors), "largest": max(errors)},
+        "queries": {split: len(found) for split, found in content.queries.items()},
+        "queries_without_features": content.num_uncovered,
+        "remarks": content.remarks,
+        "videos": content.written,
+        "files": {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()},
+    }
+
+
+def _row_times(config: Config, recipe: dict[str, Any]) -> str:
+    if config.seconds_per_row is not None:
+        return f"row k is from k * {config.seconds_per_row} to (k + 1) * {config.seconds_per_row} s, a mean of stored rows"
+    return f"as the store has them, which is by its recipe: {json.dumps(recipe.get('rows', 'not said'))}"
+
+
+def _tell(content: Content) -> None:
+    found = content.written.values()
+    log.info("export: %d videos, %d rows", len(found), sum(video["rows"] for video in found))
+    worst = max(found, key=lambda video: video["error_if_even_s"])
+    log.info(
+        "taken for evenly spread, as most trainers do, rows are up to %.2f s off (%s)", worst["error_if_even_s"], worst["id"]
+    )
+    for split, count in content.num_uncovered.items():
+        if count:
+            log.warning("%s: %d queries have no features and are left out: excl counts them as misses", split, count)
+    for what, which in content.remarks.items():
+        log.warning("%d %s: %s", len(which), what, ", ".join(which[:5]) + (", …" if len(which) > 5 else ""))
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _require_same(out: Path, made_from: dict[str, Any]) -> None:
+    """ValueError unless the folder is a whole export of the same thing."""
+    try:
+        about = json.loads((out / ABOUT).read_text(encoding="utf-8"))
+        found, files = about["made_from"], about["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{out}: there is something already, and no export of excl; choose a new folder") from None
+    if different := differing(found, made_from):
+        lines = [f"  {key}: there {old!r}, asked for is {new!r}" for key, (old, new) in different.items()]
+        raise ValueError("\n".join([f"{out}: an export of something else; choose a new folder", *lines]))
+    for name, size in files.items():
+        if not (out / name).is_file() or (out / name).stat().st_size != size:
+            raise ValueError(f"{out / name}: not there any more, or of another size; remove {out} and export again")
+
+
+@contextlib.contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside `out`, which takes its name when all in it is on the disk, and is gone if that fails."""
+    out = out.absolute()  # of which even `.` has a name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    host = socket.gethostname()
+    for left in out.parent.glob(f".{glob.escape(f'{out.name}.{host}')}-*.tmp"):
+        if not _is_alive(left.name.removesuffix(".tmp").rsplit("-", 1)[1]):
+            log.info("removing %s, left by an export that was interrupted", left)
+            shutil.rmtree(left)
+    folder = out.with_name(f".{out.name}.{host}-{os.getpid()}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+        for path in [*folder.rglob("*"), folder]:
+            if path.is_dir():
+                fsync_folder(path)
+            else:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        os.rename(folder, out)  # refuses a folder that is not empty: two exports at once do not mix
+        fsync_folder(out.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True

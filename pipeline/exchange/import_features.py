@@ -1,0 +1,254 @@
+"""Import: reads features that others made, leaves a store like `extract`'s, with the seconds that are stated for their rows.
+
+What such rows are made of cannot be seen from them. The store says so in its recipe, and keeps where each came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from pydantic.dataclasses import dataclass
+
+from excl.datasets.video.discovery import find_videos
+from excl.datasets.video.errors import VideoError
+from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.comparison.array_sources import Arrays, StoreArrays, open_source
+from excl.pipeline.comparison.compare import LOOKED_AT
+from excl.pipeline.comparison.id_matching import chosen
+from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
+from excl.pipeline.exchange.row_times import Duration, Even, Spread, read_durations
+from excl.pipeline.execution import work_items
+from excl.pipeline.execution.executors import inline
+from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
+from excl.pipeline.execution.video_reading import Guarded, stop_decoders
+from excl.pipeline.extract import join_features
+from excl.pipeline.store.feature_recipe import IMPORTED
+from excl.pipeline.store.shard import VideoFeatures, write_shard
+from excl.pipeline.store.virtual_index import write_index
+
+log = logging.getLogger(__name__)
+
+STAGE, CODE_VERSION = "import", 1
+USUAL = 128  # of which the length of most features is a multiple, and the number of rows is by chance
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Make a store of features that you have: say how many seconds a row is, or that rows are spread over the video."""
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
+    """Features: a folder of .npy, .npz or .pt files, one a video; an HDF5 file with a dataset or a group a video; one .npz
+    or .pt file with an array a video."""
+    out: Path
+    """The feature store to write. Run again with the same settings, it goes on where it stopped."""
+    fps: PositiveFloat | None = None
+    """Frames a second that the features were made of; with --stride."""
+    stride: PositiveFloat | None = None
+    """Frames from one row to the next; with --fps."""
+    seconds_per_row: PositiveFloat | None = None
+    """Seconds from one row to the next, in place of --fps and --stride."""
+    offset_s: NonNegativeFloat = 0.0
+    """Where the first row begins."""
+    spread: bool = False
+    """The rows of a video are equal parts of it, in place of a rate; needs --durations or --videos."""
+    durations: Path | None = None
+    """Durations in seconds by video id: JSON, or a table with a line of column names. Rows that do not fit them are
+    refused."""
+    videos: Path | None = None
+    """The videos, to take durations from their headers, in place of --durations."""
+    name: str = ""
+    """What the features are, in your words. A run can be evaluated on features of its own name only, so give two imports of
+    the same kind of features the same; without one, it is the files' content."""
+    suffix: str = ""
+    """Take only the arrays whose name ends so, such as _rgb or .avi, and take that off."""
+    dim: Annotated[PositiveInt | None, tyro.conf.arg(help_behavior_hint="(default: the side all arrays have in common)")] = (
+        None
+    )
+    """Values of a row."""
+    dtype: Literal["float16", "float32"] = "float32"
+    """How features are stored."""
+    shard_videos: PositiveInt = 64
+    """How many videos make up one shard."""
+    retry_failed: bool = False
+    """Try those again that failed before."""
+    reading: WithoutPrefix[Guarded] = field(default_factory=Guarded)
+    """How videos are looked at."""
+
+    def __post_init__(self) -> None:
+        if (self.fps is None) != (self.stride is None):
+            raise ValueError("fps and stride: give both, or --seconds-per-row")
+        stated = {"fps": self.fps is not None, "seconds-per-row": self.seconds_per_row is not None, "spread": self.spread}
+        if sum(stated.values()) != 1:
+            raise ValueError(
+                "give --fps and --stride, or --seconds-per-row, or --spread: one of the three says when rows are"
+            )
+        if self.durations is not None and self.videos is not None:
+            raise ValueError("durations and videos: give one of the two")
+        if self.spread and (self.offset_s or (self.durations is None and self.videos is None)):
+            raise ValueError("spread: needs --durations or --videos, and has no --offset-s")
+
+    def dating(self) -> Even | Spread:
+        """The rule by which rows have times."""
+        if self.spread:
+            return Spread()
+        if self.seconds_per_row is not None:
+            return Even(self.seconds_per_row, self.offset_s)
+        assert self.fps is not None
+        assert self.stride is not None
+        return Even(self.stride / self.fps, self.offset_s)
+
+
+def run(config: Config) -> Path:
+    """Import what is not imported yet; failures are recorded and do not stop the run. Returns the store's folder."""
+    source = open_source(config.source)
+    if isinstance(source, StoreArrays):
+        raise ValueError(f"{config.source}: a store of excl already; give it to `excl pack` as it is")
+    names = chosen(source, config.suffix, where=str(config.source))
+    sha256_of = functools.cache(sha256_file)
+    dim = config.dim or _common_dim(source, list(names.values()))
+    recipe = _recipe(config, dim, _content(config, source, names, sha256_of))
+    making = _Import(config, source, names, recipe, dim, _durations(config), sha256_of)
+    log.info("import: %s, %d videos, rows of %d values", source.kind, len(names), dim)
+    stage = ShardedStage(
+        name=STAGE,
+        code_version=CODE_VERSION,
+        out=config.out,
+        identity={"recipe": recipe, "durations": _identity_of(config.durations)},
+        shard_videos=config.shard_videos,
+        work=making.video,
+        join=functools.partial(join_features, recipe=recipe),
+        identify=lambda item: {"sha256": sha256_of(item.path)},
+        about={"source": str(config.source)},
+        after=write_index,
+    )
+    try:
+        files = {name: source.file_of(key) for name, key in names.items()}
+        stage.run(files, executor=inline(map), retry_failed=config.retry_failed)
+    finally:
+        stop_decoders()
+    return config.out
+
+
+def _recipe(config: Config, dim: int, content: str) -> dict[str, Any]:
+    """What is known of how the features were made: what was stated. `content` is the files' where they have no name."""
+    return {
+        "weights": {"source": IMPORTED, "sha256": content, "random": False, "name": config.name},
+        "fps": config.fps,
+        "rows": config.dating().to_json(),
+        "dim": dim,
+        "dtype": config.dtype,
+        "shard_videos": config.shard_videos,
+        "code_versions": {STAGE: CODE_VERSION},
+    }
+
+
+def _content(config: Config, source: Arrays, names: Mapping[str, str], sha256_of: Callable[[Path], str]) -> str:
+    """One sha256 of all files by their videos' ids; empty where a name says what the features are."""
+    if config.name:
+        return ""
+    lines = [f"{name}\0{sha256_of(source.file_of(key))}\n" for name, key in sorted(names.items())]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _identity_of(path: Path | None) -> dict[str, str] | None:
+    return None if path is None else {"file": path.name, "sha256": sha256_file(path)}
+
+
+def _durations(config: Config) -> Duration:
+    """What says how long a video is: None where nothing does."""
+    if config.videos is not None:
+        paths = find_videos(config.videos)
+
+        def probed(video_id: str) -> float | None:
+            return config.reading.probe(paths[video_id]).duration_s if video_id in paths else None
+
+        return probed
+    return (read_durations(config.durations) if config.durations else {}).get
+
+
+def _common_dim(source: Arrays, names: list[str]) -> int:
+    """The length that the rows of most videos have, seen on some: the last axis, or the first if only that is alike."""
+    shapes = []
+    for name in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT]:
+        try:
+            shapes.append(source[name].shape)
+        except (ValueError, OSError):  # it is told of when its turn comes
+            continue
+    if len(set(shapes)) == 1 and shapes[0][1] % USUAL and not shapes[0][0] % USUAL:
+        raise ValueError(
+            f"{source.path}: arrays of the shape {shapes[0]} look like [D, n]; --dim {shapes[0][0]} says that they are, "
+            f"--dim {shapes[0][1]} that they are not"
+        )
+    for axis in (1, 0):
+        length, times = Counter(shape[axis] for shape in shapes).most_common(1)[0] if shapes else (0, 0)
+        if 2 * times > len(shapes):
+            return length
+    raise ValueError(
+        f"{source.path}: rows are not of one length, as far as the first videos tell ({shapes[:3] or 'none can be read'}); "
+        "--dim says how long they are"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Import:
+    """The import of one video after another."""
+
+    config: Config
+    source: Arrays
+    names: Mapping[str, str]
+    recipe: dict[str, Any]
+    dim: int
+    duration_of: Duration
+    sha256_of: Callable[[Path], str]
+
+    def video(self, item: work_items.Item) -> dict[str, Any]:
+        """Write one video's features as a shard of one; returns its record."""
+        key, name = self.names[item.video_id], part_name(item.number)
+        try:
+            state = work_items.read_state(item.path)
+            source = {"file": item.path.name, "array": key, "sha256": self.sha256_of(item.path)}
+            features = self._features(item.video_id, key, source)
+            work_items.require_unchanged(item.path, state)
+        except VideoError as error:
+            return work_items.failure(item.video_id, VideoError(error.reason, f"{item.video_id}: {error}"))
+        except (ValueError, OSError) as error:
+            return work_items.failure(item.video_id, VideoError("features", str(error)))
+        write_shard(self.config.out / name, [features], recipe=self.recipe)
+        return {
+            "id": work_items.key(item.video_id),
+            "part": name,
+            "part_sha256": sha256_file(self.config.out / name),
+            "videos": [item.video_id],
+            "source": source,
+            "num_rows": len(features.features),
+            "duration_s": features.duration_s,
+            "transposed": features.facts["transposed"],
+            "stat": state,
+        }
+
+    def _features(self, video_id: str, key: str, source: Mapping[str, Any]) -> VideoFeatures:
+        rows = self.source[key]  # [n, D]
+        turned = rows.shape[1] != self.dim and rows.shape[0] == self.dim
+        rows = rows.T if turned else rows
+        if rows.shape[1] != self.dim:
+            raise VideoError("features", f"an array of the shape {rows.shape}; wanted are rows of {self.dim} values")
+        with np.errstate(over="ignore"):  # said below
+            stored = np.ascontiguousarray(rows, dtype=self.config.dtype)
+        if not np.isfinite(stored).all() and np.isfinite(rows).all():
+            raise VideoError("features", f"values up to {np.abs(rows).max():.3g} do not fit {self.config.dtype}")
+        duration_s = self.duration_of(video_id)
+        start_s, end_s = self.config.dating().times(len(stored), duration_s)
+        known = {} if duration_s is None else {"duration_s": duration_s}
+        video = VideoFeatures(video_id, stored, start_s, end_s, {**known, "transposed": turned, "source": source})
+        video.require_finite()
+        return video

@@ -1,0 +1,101 @@
+"""Which seconds the rows of other people's features describe, by what is said of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from excl.datasets.parsing import describe, parse_object, positive, read_text
+from excl.datasets.video.errors import VideoError
+from excl.pipeline.exchange.resampling import evenly_spread
+
+IDS = ("id", "video_id", "video")
+DURATIONS = ("duration_s", "duration", "length")
+Duration = Callable[[str], float | None]
+
+
+@dataclass(frozen=True)
+class Even:
+    """Row k is from offset_s + k * seconds_per_row to offset_s + (k + 1) * seconds_per_row."""
+
+    seconds_per_row: float
+    offset_s: float
+
+    def times(self, num_rows: int, duration_s: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end of the rows, two float64 [n]; a last row that reaches beyond the video ends with it.
+
+        VideoError if the rows are not those of a video of that duration: then the stated rate is not theirs.
+        """
+        edges = self.offset_s + self.seconds_per_row * np.arange(num_rows + 1)
+        if duration_s is not None:
+            early_s, late_s = duration_s - edges[-1], edges[-2] - duration_s
+            if early_s > self._slack_s(duration_s) or late_s > self._slack_s(duration_s):
+                raise VideoError(
+                    "features",
+                    f"{num_rows} rows of {self.seconds_per_row:.4g} s end at {edges[-1]:.2f} s, and the video is "
+                    f"{duration_s:.2f} s long: {(duration_s - self.offset_s) / num_rows:.4g} s a row would fit",
+                )
+            if late_s < 0:
+                edges[-1] = min(edges[-1], duration_s)
+        return edges[:-1].copy(), edges[1:].copy()
+
+    def _slack_s(self, duration_s: float) -> float:
+        """How far rows and video may be apart: windows that were not filled, frames dropped, durations by other clocks."""
+        return max(4 * self.seconds_per_row, 2.0, 0.05 * duration_s)
+
+    def to_json(self) -> dict[str, Any]:
+        """For recipes."""
+        return {"kind": "even", "seconds_per_row": self.seconds_per_row, "offset_s": self.offset_s}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The rows of a video are equal parts of its duration."""
+
+    def times(self, num_rows: int, duration_s: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end of the rows, two float64 [n]; VideoError if the duration is not known."""
+        if duration_s is None:
+            raise VideoError("missing", "nothing says how long the video is, over which its rows are spread")
+        edges = evenly_spread(num_rows, duration_s)
+        return edges[:-1], edges[1:]
+
+    def to_json(self) -> dict[str, Any]:
+        """For recipes."""
+        return {"kind": "spread"}
+
+
+def read_durations(path: Path) -> dict[str, float]:
+    """Seconds by video id, of a JSON object or a table; ValueError names the file and what is no duration in it.
+
+    JSON: `{"v_abc": 82.7}`, or objects with `duration` (or `duration_s`, `length`) as annotation files have them. A table
+    has a first line with a column `id` (`video_id`, `video`) and one of these.
+    """
+    if path.suffix.lower() == ".json":
+        found = parse_object(read_text(path), path)
+        return {name: _duration(value, f"{path}: {name}") for name, value in found.items()}
+    text = read_text(path)
+    first = text.split("\n", 1)[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    columns = reader.fieldnames or ()
+    name, length = (next((c for c in known if c in columns), None) for known in (IDS, DURATIONS))
+    if name is None or length is None:
+        wanted = f"one of {', '.join(IDS)} and one of {', '.join(DURATIONS)}"
+        raise ValueError(f"{path}:1: the columns are {list(columns)}; wanted is {wanted}")
+    return {row[name]: _duration(row[length] or "", f"{path}:{reader.line_num}") for row in reader}
+
+
+def _duration(value: Any, where: str) -> float:
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in DURATIONS if key in value), None)
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"{where}: the duration is {describe(value)}; wanted a number of seconds") from None
+    return positive(value, "the duration", where)

@@ -1,0 +1,175 @@
+"""How decode, extract and localize read videos: the settings they share, and the processes that do it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Container, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from excl.datasets.video.container import Limits
+from excl.datasets.video.decoder_process import DecoderProcess, IsolatedVideo
+from excl.datasets.video.errors import InternalError, VideoError
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.probe import Probe
+from excl.datasets.video.sampling import OnDamage, Sampling
+from excl.pipeline.config import STRICT, NonNegativeInt, PositiveFloat, PositiveInt
+from excl.pipeline.execution.circuit_breaker import cause_of, unless_systemic
+
+
+@dataclass(frozen=True, config=STRICT)
+class Guarded:
+    """What a video may ask for. Whatever is refused costs that video alone."""
+
+    timeout_s: PositiveFloat = 60.0
+    """Seconds without a new frame after which the decoder is stopped."""
+    memory_gb: Annotated[float, Field(ge=1)] = 4.0
+    """Memory that a decoder's process may use (no limit with torchcodec-cuda)."""
+    max_pixels: PositiveInt = 8192 * 8192
+    """Pixels of a picture, at most."""
+    max_hours: PositiveFloat = 12.0
+    """Duration of a video, at most."""
+    max_frames: PositiveInt = 5_000_000
+    """Frames of a video, at most: not those that are kept, but all that there are."""
+    max_gap_s: PositiveFloat = 600.0
+    """Seconds between two frames, at most: damaged times make gaps of hours, and a gap is filled with one frame."""
+
+    def limits(self) -> Limits:
+        """The limits on a video."""
+        return Limits(self.max_pixels, self.max_hours * 3600, self.max_gap_s, self.max_frames)
+
+    def probe(self, path: Path) -> Probe:
+        """What can be known of a video without decoding it; VideoError if nothing can."""
+        return self.decoder().probe(path, self.limits())
+
+    def decoder(self) -> DecoderProcess:
+        """One decoder a thread, kept for all its videos."""
+        wanted = (self.timeout_s, round(self.memory_gb * 2**30))
+        if getattr(_of_thread, "made_for", None) != wanted:
+            _of_thread.decoder = DecoderProcess(timeout_s=wanted[0], memory_bytes=wanted[1])
+            _of_thread.made_for = wanted
+            _decoders[_of_thread.decoder] = threading.current_thread()
+        return _of_thread.decoder
+
+
+@dataclass(frozen=True, config=STRICT)
+class Reading(Guarded):
+    """What a video may ask for, and what becomes of a damaged one."""
+
+    on_damage: OnDamage = "fail"
+    """fail refuses a video with any sign of damage or of being cut short; keep uses what can be decoded. Either way the
+    record says what was found."""
+
+    def open(
+        self, path: Path, *, fps: float | None, geometry: Geometry, backends: tuple[str, ...] = ("pyav",), threads: int = 1
+    ) -> IsolatedVideo:
+        """One pass over a video, read by this thread's decoder."""
+        return self.decoder().read(path, Sampling(fps, geometry, self.limits(), self.on_damage, backends, threads))
+
+
+@dataclass(frozen=True, config=STRICT)
+class Several:
+    """How many videos are read at once."""
+
+    decoders: NonNegativeInt = 0
+    """Videos read at once, each by a process of its own with one thread (with fewer videos than cores: with more). 0: one
+    a core; two where I3D runs on the CPU, one of which is ahead."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ReadingSeveral(Reading, Several):
+    """How a stage reads its videos."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ProbingSeveral(Guarded, Several):
+    """How videos are looked at."""
+
+
+class Timed:
+    """Frames on their way, and how long whoever takes them had to wait for them."""
+
+    def __init__(self, frames: Iterable[np.ndarray]) -> None:
+        self.frames, self.waited_s = frames, 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        iterator = iter(self.frames)
+        while True:
+            began = time.monotonic()
+            frame = next(iterator, None)
+            self.waited_s += time.monotonic() - began
+            if frame is None:
+                return
+            yield frame
+
+    def told(self, began: float, *, writing_since: float | None = None) -> dict[str, Any]:
+        """For a record: the seconds since a moment, and those of waiting for frames, of I3D, and of writing."""
+        now = time.monotonic()
+        written_s = 0.0 if writing_since is None else now - writing_since
+        rest = "writing" if writing_since is None else "I3D"
+        spent = {"decoding": self.waited_s, rest: now - began - self.waited_s - written_s}
+        if writing_since is not None:
+            spent["writing"] = written_s
+        return {"wall_s": round(now - began, 3), "timing": {name: round(seconds, 3) for name, seconds in spent.items()}}
+
+
+def probe_all(
+    reading: Guarded, paths: Iterable[Path], *, at_once: int = 0
+) -> Iterator[tuple[Path, Probe | VideoError | InternalError]]:
+    """Probe so many videos at a time (0: one a core); yields each path with what is known of the video, or the error.
+
+    Raises SystemicError where one after the other fails in a way that is not the video's.
+    """
+
+    def probe(path: Path) -> tuple[Path, Probe | VideoError | InternalError]:
+        try:
+            return path, reading.probe(path)
+        except (VideoError, InternalError) as error:
+            return path, error
+
+    with ThreadPoolExecutor(at_once or num_cores()) as pool:
+        try:
+            yield from unless_systemic(
+                pool.map(probe, paths),
+                cause=lambda result: None if isinstance(result[1], Probe) else cause_of(result[1]),
+                is_done=lambda result: isinstance(result[1], Probe),
+                message=lambda result: str(result[1]),
+                details=lambda result: getattr(result[1], "details", ""),
+            )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_decoders()
+
+
+_of_thread = threading.local()
+_decoders: weakref.WeakKeyDictionary[DecoderProcess, threading.Thread] = weakref.WeakKeyDictionary()
+
+
+def stop_decoders(of: Container[threading.Thread] | None = None) -> None:
+    """End the decoders of these threads, or of all; what they are reading fails. One that is needed again starts again."""
+    for decoder, thread in list(_decoders.items()):
+        if of is None or thread in of:
+            decoder.stop()
+
+
+def num_cores() -> int:
+    """How many cores this process may use: those that the system lets it, or as many as it was told."""
+    if _told_cores:
+        return _told_cores[-1]
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_told_cores: list[int] = []
+
+
+def use_cores(number: int) -> None:
+    """Have `num_cores` say this number, in a job that has so many of its node's cores and is not bound to them."""
+    _told_cores[:] = [number]

@@ -1,0 +1,155 @@
+"""Which annotation files are read as which split, and the moments in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from excl.datasets.annotations import activitynet_captions, charades_sta, csv_table, jsonl, moment_detr, tacos, tacos_tall
+from excl.datasets.annotations.catalogue import KNOWN, Part
+from excl.datasets.annotations.moments import Moment
+from excl.pipeline.config import existing_file
+
+SPLITS = ("train", "val", "test")
+FORMATS = (*KNOWN, "moment-detr", "jsonl", "csv")
+OWN = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv"}  # files that may name the split in every row
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files of a data set by split (under "" one whose rows name their own), those with durations, official facts."""
+
+    format: str
+    files: Mapping[str, tuple[Path, ...]]
+    durations: tuple[Path, ...]
+    parts: Mapping[Path, Part]
+
+    def all_files(self) -> list[Path]:
+        """Every file that is read."""
+        return [*(path for paths in self.files.values() for path in paths), *self.durations]
+
+    def made_of(self, split: str) -> str:
+        """The files of a split, in words."""
+        paths = self.files.get(split) or self.files.get("", ())
+        return f"{'rows of ' if '' in self.files else ''}{' + '.join(path.name for path in paths)}"
+
+
+def find_sources(
+    dataset: str, annotations: Path | None, chosen: Mapping[str, Sequence[str]], durations: Sequence[Path]
+) -> Sources:
+    """The files for the settings of `excl tokenise`; ValueError where these do not go together."""
+    own = OWN.get(Path(dataset).suffix.lower())
+    if own is not None:
+        if annotations or durations or any(chosen.values()):
+            raise ValueError(f"dataset: {dataset} names its splits itself: no annotations, train, val, test or durations")
+        return Sources(own, {"": (Path(dataset),)}, (), {})
+    if dataset not in FORMATS:
+        raise ValueError(
+            f"dataset: {dataset!r} is neither one of {', '.join(FORMATS)} nor a file that ends in {', '.join(OWN)}"
+        )
+    if annotations is None:
+        files = {split: tuple(Path(value) for value in chosen[split]) for split in SPLITS}
+        parts: dict[Path, Part] = {}
+    else:
+        files, parts = _parts(dataset, annotations, chosen)
+    if not files["train"]:
+        folder = " or annotations, the folder with the official files" if dataset in KNOWN else ""
+        raise ValueError(f"train: needed{folder}: the vocabulary comes from the training split")
+    return Sources(dataset, files, _durations(dataset, annotations, durations), parts)
+
+
+def _parts(
+    dataset: str, annotations: Path, chosen: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, tuple[Path, ...]], dict[Path, Part]]:
+    """The official files in the folder, by the names of their parts, and what is known of them."""
+    if dataset not in KNOWN:
+        raise ValueError(f"annotations: only for {', '.join(KNOWN)}; for {dataset} give the files by train, val and test")
+    known = KNOWN[dataset]
+    if annotations.exists() and not annotations.is_dir():
+        wanted = ", ".join(part.file for part in known.parts.values())
+        raise ValueError(f"annotations: {annotations} is a file; wanted is the folder with {wanted}")
+    files: dict[str, tuple[Path, ...]] = {}
+    facts: dict[Path, Part] = {}
+    for split in SPLITS:
+        names = [name for value in chosen[split] or (known.splits.get(split, ""),) for name in value.split("+") if name]
+        unknown = [name for name in names if name not in known.parts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{split}: {'+'.join(names)} has a part twice")
+        if unknown:
+            raise ValueError(
+                f"{split}: {unknown[0]!r} is no part of {dataset}; these are {', '.join(known.parts)}, several joined by +"
+            )
+        files[split] = tuple(annotations / known.parts[name].file for name in names)
+        facts |= {annotations / known.parts[name].file: known.parts[name] for name in names}
+    return files, facts
+
+
+def _durations(dataset: str, annotations: Path | None, given: Sequence[Path]) -> tuple[Path, ...]:
+    """The files that hold the videos' durations, for the data sets that have them apart."""
+    if dataset not in ("charades-sta", "tacos-tall"):
+        if given:
+            raise ValueError("durations: needed for charades-sta, possible for tacos-tall, and for nothing else")
+        return ()
+    if given or dataset == "tacos-tall":
+        return tuple(given)
+    if annotations is None:
+        raise ValueError(
+            "durations: needed for charades-sta: Charades_v1_train.csv and Charades_v1_test.csv, or charades.json"
+        )
+    choices = [tuple(annotations / name for name in names) for names in KNOWN[dataset].durations]
+    return next((files for files in choices if all(file.is_file() for file in files)), choices[0])
+
+
+def load_moments(sources: Sources) -> list[Moment]:
+    """All moments of the files, every split under its name, nothing removed; ValueError names what cannot be read."""
+    for path in sources.all_files():
+        existing_file(path, what=f"annotations of {sources.format}")
+    moments = [m for split, paths in sources.files.items() for path in paths for m in _load(sources, path, split)]
+    others = sorted({m.split for m in moments} - set(SPLITS))
+    if others:
+        raise ValueError(f"{moments[0].source}: found the splits {others}; they are called {', '.join(SPLITS)} here")
+    for split in ("train", *(split for split in ("val", "test") if sources.files.get(split))):
+        if not any(m.split == split for m in moments):
+            where = ", ".join(path.name for path in sources.files.get(split) or sources.all_files())
+            why = "the vocabulary comes from it" if split == "train" else "leave the file out, if that is right"
+            raise ValueError(f"{where}: no moments of the split {split}; {why} (lines that begin with # are comments)")
+    repeated = [i for i, count in Counter(m.annotation_id for m in moments).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{len(repeated)} annotation ids stand more than once, {repeated[0]!r} for one")
+    _require_one_query(moments)
+    return moments
+
+
+def _require_one_query(moments: Sequence[Moment]) -> None:
+    """ValueError where moments have one query id and are not answers to one query."""
+    first: dict[str, Moment] = {}
+    for moment in moments:
+        known = first.setdefault(moment.query_id, moment) if moment.query_id else moment
+        if (known.split, known.video_id, known.query, known.group) != (
+            moment.split, moment.video_id, moment.query, moment.group
+        ):  # fmt: skip
+            raise ValueError(
+                f"{known.source} and {moment.source} have the query_id {moment.query_id!r}, but are not of one split, "
+                "video, query and group; only several answers to one query have one query_id"
+            )
+
+
+def _load(sources: Sources, path: Path, split: str) -> list[Moment]:
+    match sources.format:
+        case "charades-sta":
+            loaded = charades_sta.load(path, split=split, durations=sources.durations)
+        case "activitynet-captions":
+            loaded = activitynet_captions.load(path, split=split)
+        case "tacos":
+            loaded = tacos.load(path, split=split)
+        case "tacos-tall":
+            loaded = tacos_tall.load(path, split=split, durations=sources.durations)
+        case "qvhighlights" | "moment-detr":
+            loaded = moment_detr.load(path, split=split)
+        case "csv":
+            loaded = csv_table.load(path, split=split or None)
+        case _:
+            loaded = jsonl.load(path, split=split or None)
+    return loaded

@@ -1,0 +1,78 @@
+"""The settings by which annotations become queries: flags, recipe keys and the identity of the folder."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from excl.datasets.annotations.cleaning import Hygiene
+from excl.datasets.text.tokens import Tokeniser
+from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt
+from excl.pipeline.queries.annotation_sources import Sources, find_sources
+from excl.pipeline.queries.word_vectors import local_file
+
+RUN_ONLY = ("out", "report", "annotations")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Turn annotations into moments with tokens, a vocabulary of the training split, and its word vectors."""
+
+    dataset: str
+    """A data set of your own: a file of JSON lines (.jsonl) or a table (.csv, .tsv) with video_id, query, start_s, end_s
+    and, if you like, split, duration_s, annotation_id, query_id, group. Or the name of a data set or a format:
+    charades-sta, activitynet-captions, tacos (JSON, in frames), tacos-tall, qvhighlights, moment-detr, jsonl, csv."""
+    annotations: Path | None = None
+    """The folder with the official files of a named data set, under their own names."""
+    train: tuple[str, ...] = ()
+    """The training split: annotation files; with --annotations parts of the data set, several joined by + (default: the
+    official ones)."""
+    val: tuple[str, ...] = ()
+    """The validation split, likewise. Without any, --carve-val takes one from the training split."""
+    test: tuple[str, ...] = ()
+    """The test split, likewise: for activitynet-captions val_1 (the default), val_2 or val_1+val_2."""
+    durations: tuple[Path, ...] = ()
+    """The files with the videos' durations where the annotations have none: Charades_v1_train.csv and Charades_v1_test.csv
+    or charades.json for charades-sta, the numbers of frames for tacos-tall (JSON or TALL's pickle)."""
+    glove: str | None = None
+    """Word vectors: a file in GloVe's text format, a zip with one in it, or 6B or 840B for the published ones, which are
+    downloaded on first use."""
+    out: Path | None = None
+    """The folder to write."""
+    report: bool = False
+    """Print what is found in the annotations, and write nothing: needs no --out, and without --glove says nothing of it."""
+    glove_member: str | None = None
+    """Which file of the zip to read, if it has several: glove.6B.300d.txt, for one."""
+    glove_cased_fallback: bool = False
+    """Where a word has no vector, take that of the same word in other case (glove.840B is cased, queries are not)."""
+    hygiene: Hygiene = field(default_factory=Hygiene)
+    """What becomes of annotations that are wrong."""
+    tokeniser: Tokeniser = "nltk"
+    """How queries become words: nltk (words and marks), whitespace, words (letters and digits), no-punctuation."""
+    carve_val: Fraction01 = 0.1
+    """Where there is no validation split: the share of training videos, chosen by --seed, that becomes it."""
+    seed: NonNegativeInt = 0
+    """Of the validation split, and of the rows of words that have no vector."""
+    min_count: PositiveInt = 1
+    """Words of the training split rarer than this are unknown."""
+    max_words: PositiveInt | None = None
+    """At most so many words, the most frequent; the paper has 10000 on ActivityNet Captions."""
+
+    def __post_init__(self) -> None:
+        self.sources()
+        if not self.report:
+            for name in ("glove", "out"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"{name}: missing; only --report goes without it")
+
+    def sources(self) -> Sources:
+        """The files to read, and as which split."""
+        chosen = {"train": self.train, "val": self.val, "test": self.test}
+        return find_sources(self.dataset, self.annotations, chosen, self.durations)
+
+    def inputs(self) -> list[Path]:
+        """All files that are read, but word vectors that are downloaded."""
+        glove = None if self.glove is None else local_file(self.glove)
+        return [*self.sources().all_files(), *([] if glove is None else [glove])]

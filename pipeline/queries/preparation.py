@@ -1,0 +1,123 @@
+"""From annotations to queries that can be learnt from: cleaned, split, tokenised, with a vocabulary and word vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+from excl.datasets.annotations.catalogue import KNOWN
+from excl.datasets.annotations.cleaning import Cleaning, clean
+from excl.datasets.annotations.moments import Moment, carve_validation
+from excl.datasets.text.glove import WordVectors
+from excl.datasets.text.tokens import MAX_QUERY_CHARS, Vocabulary, tokenise, too_long
+from excl.pipeline.queries import report as reports
+from excl.pipeline.queries.annotation_sources import SPLITS, load_moments
+from excl.pipeline.queries.config import Config
+from excl.pipeline.queries.word_vectors import GloveFile, vectors_for
+
+
+class Queries:
+    """All that comes of the annotations, each part computed when it is first asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.sources = config, config.sources()
+
+    @cached_property
+    def raw(self) -> list[Moment]:
+        """Every row of the files."""
+        return load_moments(self.sources)
+
+    @cached_property
+    def tokens_of(self) -> dict[str, list[str]]:
+        """The tokens of every query that is not too long."""
+        kept = {m.query for m in self.raw if not too_long(m.query)}
+        return {query: tokenise(query, self.config.tokeniser) for query in kept}
+
+    def why_unusable(self, moment: Moment) -> str:
+        """Why a query cannot be used; empty where it can."""
+        if moment.query not in self.tokens_of:
+            return f"its query has more than {MAX_QUERY_CHARS:,} characters"
+        return "" if self.tokens_of[moment.query] else "its query has no word"
+
+    @cached_property
+    def cleaning(self) -> Cleaning:
+        """What the policies leave of the rows."""
+        return clean(self.raw, self.config.hygiene, why_unusable=self.why_unusable)
+
+    @cached_property
+    def moments(self) -> list[Moment]:
+        """The moments to use, a validation split among them."""
+        kept, config = self.cleaning.kept, self.config
+        for split in sorted({m.split for m in self.raw} - {m.split for m in kept}):
+            raise ValueError(f"no moment of the split {split} can be used: {self.cleaning.dropped[0][1]}, for one")
+        if not self.carves:
+            return kept
+        training = [moment for moment in kept if moment.split == "train"]
+        carved = carve_validation(training, fraction=config.carve_val, seed=config.seed)
+        return [*carved, *(moment for moment in kept if moment.split != "train")]
+
+    @property
+    def carves(self) -> bool:
+        """Whether the validation split is carved out of train."""
+        return self.config.carve_val > 0 and not any(m.split == "val" for m in self.raw)
+
+    @property
+    def made_of(self) -> dict[str, str]:
+        """For every split what it is made of."""
+        there = {moment.split for moment in self.moments}
+        made = {split: self.sources.made_of(split) for split in SPLITS if split in there}
+        if self.carves:
+            share, seed = self.config.carve_val, self.config.seed
+            made["val"] = f"{share:.0%} of the videos of {made['train']}, by seed {seed}"
+            made["train"] += ", the rest"
+        return made
+
+    @cached_property
+    def tokens(self) -> list[list[str]]:
+        """The tokens of `moments`."""
+        return [self.tokens_of[moment.query] for moment in self.moments]
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The words of the training split."""
+        training = [t for moment, t in zip(self.moments, self.tokens, strict=True) if moment.split == "train"]
+        return Vocabulary.build(training, min_count=self.config.min_count, max_size=self.config.max_words)
+
+    @cached_property
+    def vectors_and_file(self) -> tuple[WordVectors, GloveFile]:
+        """The vectors of the vocabulary, and the file they came from."""
+        config = self.config
+        assert config.glove is not None
+        return vectors_for(
+            config.glove,
+            self.vocabulary,
+            seed=config.seed,
+            member=config.glove_member,
+            cased_fallback=config.glove_cased_fallback,
+        )
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What is told of all of it, as JSON values."""
+        vectors, file = (None, None) if self.config.glove is None else self.vectors_and_file
+        known = KNOWN.get(self.sources.format)
+        report = {
+            "dataset": self.sources.format,
+            "made_of": self.made_of,
+            "tokeniser": self.config.tokeniser,
+            "annotations": reports.of_annotations(
+                self.sources, self.raw, self.config.hygiene, why_unusable=self.why_unusable
+            ),
+            "cleaning": reports.of_cleaning(self.cleaning),
+            "splits": reports.of_splits(self.moments, self.tokens, self.vocabulary, vectors),
+            "vocabulary": {
+                "words": len(self.vocabulary) - 2,
+                "paper": known.paper_words if known else None,
+                "fingerprint": self.vocabulary.fingerprint,
+            },
+            "shared_videos": reports.shared_videos(self.moments),
+        }
+        if vectors is not None and file is not None:
+            report["vectors"] = reports.of_vectors(self.vocabulary, vectors, dataclasses.asdict(file))
+        return report

@@ -1,0 +1,1 @@
+"""The files with features and frames: shards, the recipe that made them, and the classes that read them."""

@@ -1,0 +1,217 @@
+"""What makes a video's features, from the settings of `extract` or from the recipe of a store, and the making itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from excl.datasets.video.backends import choose
+from excl.datasets.video.errors import VideoError
+from excl.datasets.video.geometry import UPSCALE_ONLY, Geometry
+from excl.datasets.video.sampling import Video
+from excl.models.i3d.compile_policy import Compile
+from excl.models.i3d.extractor import Extractor
+from excl.models.i3d.presets import PRESETS, layout_from_json
+from excl.models.i3d.published import PUBLISHED
+from excl.models.i3d.row_layout import MIN_POOLED_FRAMES, Continuous, Layout, NoRowsError, Pool, Windows
+from excl.models.i3d.runner import Precision
+from excl.models.i3d.weights import Weights
+from excl.pipeline.store.shard import VideoFeatures
+
+log = logging.getLogger(__name__)
+
+NATIVE: Literal["native"] = "native"
+OWN_FILE = "a file"
+IMPORTED = "imported"  # in place of weights, where others made the features
+
+
+@dataclass(frozen=True)
+class Making:
+    """How features are made, but for the weights: sampling (fps None: the video's own rate), rows, precision, storage."""
+
+    fps: float | None
+    short_side: int | str
+    crop: int
+    backends: tuple[str, ...]
+    layout: Layout
+    precision: Precision
+    dtype: Literal["float16", "float32"]
+
+    @property
+    def geometry(self) -> Geometry:
+        """What of a picture is kept."""
+        return Geometry.of(self.short_side, self.crop)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, for recipes."""
+        return {
+            "fps": NATIVE if self.fps is None else self.fps,
+            "short_side": self.short_side,
+            "crop": self.crop,
+            "backend": list(self.backends),
+            "rows": self.layout.to_json(),
+            "precision": self.precision,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> Making:
+        """What a store's recipe says."""
+        return cls(
+            fps=None if recipe["fps"] == NATIVE else recipe["fps"],
+            short_side=recipe["short_side"],
+            crop=recipe["crop"],
+            backends=tuple(recipe["backend"]),
+            layout=layout_from_json(recipe["rows"]),
+            precision=recipe["precision"],
+            dtype=recipe["dtype"],
+        )
+
+    def extractor(
+        self, weights: Weights, device: torch.device, *, chunk_frames: int = 512, compile: Compile = "never"
+    ) -> Extractor:
+        """The network that makes them."""
+        return Extractor(
+            weights,
+            device=device,
+            layout=self.layout,
+            precision=self.precision,
+            chunk_frames=chunk_frames,
+            compile=compile,
+        )
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """The settings that choose a layout of rows; None is what the preset says."""
+
+    preset: str = "excl"
+    bug_compatible: bool = False
+    stride: Literal[8, 4, 2, 1] | None = None
+    window: int | None = None
+    hop: int | None = None
+    window_mean: bool | None = None
+    last_window: Literal["pad", "drop"] | None = None
+    pool: Pool | None = None
+
+    def layout(self) -> Layout:
+        """The layout; ValueError for settings that contradict each other."""
+        preset = PRESETS[self.preset]
+        of_windows = ("window", "hop", "window_mean", "last_window")
+        given = [name for name in of_windows if getattr(self, name) is not None]
+        if self.bug_compatible:
+            return self._with_bugs([*given, *(name for name in ("stride", "pool") if getattr(self, name))])
+        if self.stride is not None:
+            if given:
+                raise ValueError(
+                    f"stride: rows of the whole video have a stride, windows have {given[0]}; give one of the two"
+                )
+            return Continuous(self.stride, self.pool or preset.layout.pool)
+        if self.window is None and not isinstance(preset.layout, Windows):
+            if given:
+                raise ValueError(f"{given[0]}: there are no windows without a window's length; give window, too")
+            assert isinstance(preset.layout, Continuous)
+            return dataclasses.replace(preset.layout, pool=self.pool or preset.layout.pool)
+        return self._windows(preset.layout)
+
+    def _windows(self, of_preset: Layout) -> Windows:
+        base = of_preset if isinstance(of_preset, Windows) else Windows()
+        window = self.window or base.window
+        chosen = Windows(
+            window=window,
+            hop=self.hop or (base.hop if self.window is None else window),
+            mean=base.mean if self.window_mean is None else self.window_mean,
+            last=self.last_window or base.last,
+            pool=self.pool or base.pool,
+        )
+        several = dataclasses.replace(chosen, mean=False).rows_of(window) > 1
+        return dataclasses.replace(chosen, mean=chosen.mean and several)  # the mean of one row is that row: one recipe
+
+    def _with_bugs(self, given: list[str]) -> Layout:
+        bugs = PRESETS[self.preset].bugs
+        if bugs is None:
+            known = ", ".join(name for name, preset in PRESETS.items() if preset.bugs)
+            raise ValueError(f"bug_compatible: the preset {self.preset} has no bugs to repeat; those that have: {known}")
+        if given:
+            raise ValueError(f"bug_compatible: with {given[0]} it is no longer what {self.preset} does; give one of the two")
+        return bugs
+
+
+def making(
+    rows: RowSettings,
+    *,
+    fps: float | Literal["native"] | None,
+    short_side: int | str | None,
+    crop: int | None,
+    backend: str,
+    precision: Precision,
+    dtype: Literal["float16", "float32"],
+) -> Making:
+    """How features are made by these settings, of which None is what the preset says."""
+    preset = PRESETS[rows.preset]
+    crop = preset.crop if crop is None else crop
+    geometry = Geometry.of(preset.short_side if short_side is None else short_side, crop)
+    return Making(
+        fps=preset.fps if fps is None else None if fps == NATIVE else fps,
+        short_side=f"{geometry.short_side}{UPSCALE_ONLY}" if geometry.upscale_only else geometry.short_side,
+        crop=crop,
+        backends=choose(backend),
+        layout=rows.layout(),
+        precision=precision,
+        dtype=dtype,
+    )
+
+
+def weights_identity(weights: Weights) -> dict[str, Any]:
+    """What recipes say of the weights; of a file of one's own what is in it, and not its name or what is said of it."""
+    known = weights.source in PUBLISHED or weights.is_random
+    return {
+        "source": weights.source if known else OWN_FILE,
+        "sha256": weights.sha256,
+        "classes": weights.num_classes,
+        "random": weights.is_random,
+        "facts": weights.facts.to_json() if known else {},
+    }
+
+
+def video_features(
+    video: Video,
+    extractor: Extractor,
+    *,
+    video_id: str,
+    dtype: str,
+    source: Mapping[str, Any],
+    frames: Iterable[np.ndarray] | None = None,
+) -> VideoFeatures:
+    """The feature rows of one video with their seconds; VideoError if it cannot be read, or has no rows in this layout.
+
+    `frames` are the video's, where somebody watches them on their way.
+    """
+    try:
+        rows = extractor(video if frames is None else frames)
+        facts = video.facts
+        start_s, end_s = extractor.layout.row_times(facts.num_frames, fps=facts.fps, duration_s=facts.duration_s)
+    except NoRowsError as error:
+        raise VideoError("features", f"{video.path}: {error}") from error
+    repeated = extractor.layout.repeated(facts.num_frames)
+    if facts.num_frames < MIN_POOLED_FRAMES and extractor.layout.pool == "2x7x7":
+        log.info(
+            "%s: %d frames are fewer than the %d that I3D needs; the last one is repeated",
+            video_id, facts.num_frames, MIN_POOLED_FRAMES,
+        )  # fmt: skip
+    elif repeated > facts.num_frames:
+        log.info("%s: the network saw %d frames and %d copies of them", video_id, facts.num_frames, repeated)
+    described = {**facts.to_json(), "frames_repeated": repeated, "source": source}
+    with np.errstate(over="ignore"):  # said below
+        stored = rows.astype(np.dtype(dtype))
+    if not np.isfinite(stored).all():
+        raise VideoError(
+            "features", f"{video.path}: features up to {np.abs(rows).max():.3g} do not fit {dtype}; use dtype float32"
+        )
+    return VideoFeatures(video_id, stored, start_s, end_s, described)

@@ -1,0 +1,268 @@
+"""Feature stores: folders of shards as mappings from video id to rows, and training stores, which have queries too.
+
+A store believes only the shards that its manifest records. Everything about a shard is in `shard.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from excl.datasets.text.tokens import Vocabulary
+from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.artifacts.lazy_module import LazyModule
+from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
+from excl.pipeline.execution import work_items
+from excl.pipeline.store.shard import FORMAT, Shard, VideoFeatures, write_shard
+
+if TYPE_CHECKING:
+    import dask.array
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
+
+__all__ = ["FORMAT", "FeatureStore", "Query", "Shard", "TrainingStore", "VideoFeatures", "write_shard"]
+
+ELEMENTS_OF_ONE_THREAD = 32_768  # torch's grain size
+MAX_MAPPED = 4096  # shards at once: a system allows some 65,000 mappings a process
+
+
+@dataclass(frozen=True)
+class Query:
+    """A moment as training stores keep it: `duration_s` is the video's by its annotations, None if nothing knows it."""
+
+    annotation_id: str
+    video_id: str
+    query: str
+    start_s: float
+    end_s: float
+    duration_s: float | None
+    split: str
+    group: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    query_id: str = ""
+    """Queries with the same one are one query with several answers; empty where there is one."""
+
+    @property
+    def key(self) -> str:
+        """What queries that are one with several answers have in common, and no other has."""
+        return self.query_id or f"annotation {self.annotation_id}"
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Query:
+        """A query from a JSON object with these keys; others are left out."""
+        values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**values, "tokens": tuple(values["tokens"]), "token_ids": tuple(values["token_ids"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """The query as JSON values."""
+        return dataclasses.asdict(self)
+
+
+class FeatureStore:
+    """A folder of shards as a mapping from video id to `VideoFeatures`.
+
+    Shards are mapped into memory when first needed and once per process, so a store may be handed to worker processes,
+    forked or spawned. A video's checksum is verified when it is first read. `in_memory` reads everything at once.
+    """
+
+    def __init__(self, path: Path | str, *, in_memory: bool = False) -> None:
+        self.path = Path(path)
+        self.manifest = Manifest.read(self.path)
+        self._where = work_items.positions(self.manifest)
+        if not self._where:
+            raise ValueError(f"{self.path}: a folder of the stage {self.manifest.header['stage']!r} without features")
+        self._mapped: OrderedDict[str, Shard] = OrderedDict()
+        self._held: dict[str, VideoFeatures] = {}
+        self._process = os.getpid()
+        if in_memory:
+            self._held = {video_id: _copied(self[video_id]) for video_id in self}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open maps, which a process that it is sent to makes itself, and without records, which may be many."""
+        records = {key: record for key, record in self.manifest.records.items() if key == COMPLETE}
+        manifest = Manifest(self.manifest.folder, self.manifest.header, records)
+        return {**self.__dict__, "_mapped": OrderedDict(), "manifest": manifest}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What made the features: sampling, geometry, weights, precision."""
+        identity = self.manifest.header["identity"]
+        return identity.get("recipe", identity)
+
+    def __getitem__(self, video_id: str) -> VideoFeatures:
+        if video_id in self._held:
+            return self._held[video_id]
+        shard, position = self._find(video_id)
+        return shard.video(position)
+
+    def __contains__(self, video_id: object) -> bool:
+        return video_id in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._where))
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def read_batch(self, video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The rows of several videos, padded with zeros: float32 [B, T, D], and how many each has, int64 [B]."""
+        rows = [self._rows(video_id) for video_id in video_ids]
+        num_rows = torch.tensor([len(one) for one in rows])
+        shape = len(rows), int(num_rows.max()), rows[0].shape[1]
+        batch = torch.from_numpy(np.zeros(shape, np.float32))  # [B, T, D]; NumPy's zeros cost nothing until they are touched
+        for index, one in enumerate(rows):
+            copy_rows(torch.from_numpy(one), batch[index])
+        return batch, num_rows
+
+    def tensor(self, video_id: str) -> Tensor:
+        """The features of a video as a tensor [n, D] that shares the memory of the store: not to be written to."""
+        return torch.from_numpy(self._rows(video_id))
+
+    def num_rows(self, video_id: str) -> int:
+        """How many rows a video has, without reading them."""
+        shard, position = self._find(video_id)
+        return int(shard.offsets[position + 1] - shard.offsets[position])
+
+    def duration_s(self, video_id: str) -> float:
+        """The end of a video, by its facts alone if they say it."""
+        shard, position = self._find(video_id)
+        known = shard.videos[position].get("duration_s")
+        return self[video_id].duration_s if known is None else float(known)
+
+    def to_dask(self) -> dask.array.Array:
+        """All rows of all videos as one lazy array [R, D], a block a shard, shards by name."""
+        import dask  # noqa: PLC0415  (half a second, which only those wait who want it)
+        import dask.array  # noqa: PLC0415
+
+        blocks = []
+        for name in self.shard_files():
+            shard = self._shard(name)
+            rows = dask.delayed(_all_rows)(self.path / name)
+            blocks.append(dask.array.from_delayed(rows, shape=shard.mapped.shape, dtype=shard.mapped.dtype))
+        return dask.array.concatenate(blocks)
+
+    def require_finished(self) -> None:
+        """ValueError if `extract` has not come to its end here: the store is still going to change."""
+        work_items.require_finished(self.manifest)
+        if any(file.startswith("parts/") for file, _ in self._where.values()):
+            raise ValueError(f"{self.path}: its last shards are still to be joined; run `excl extract` to its end first")
+
+    def shard_files(self) -> list[str]:
+        """The names of all shards, relative to the store's folder, sorted."""
+        return sorted({file for file, _ in self._where.values()})
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards in the order of their names."""
+        for file in self.shard_files():
+            yield self._shard(file)
+
+    def _rows(self, video_id: str) -> np.ndarray:
+        """The features of a video, as they are mapped or held."""
+        if video_id in self._held:
+            return self._held[video_id].features
+        shard, position = self._find(video_id)
+        return shard.rows(position)
+
+    def _find(self, video_id: str) -> tuple[Shard, int]:
+        try:
+            file, position = self._where[video_id]
+        except KeyError:
+            raise KeyError(f"{self.path} has no features of {video_id!r}") from None
+        shard = self._shard(file)
+        found = shard.videos[position]["id"] if position < len(shard.videos) else None
+        if found != video_id:
+            raise ValueError(f"{self.path / file}: holds {found!r} where {video_id!r} is recorded; it is damaged")
+        return shard, position
+
+    def _shard(self, file: str) -> Shard:
+        if self._process != os.getpid():
+            self._mapped, self._process = OrderedDict(), os.getpid()
+        if file not in self._mapped:
+            shard = Shard(self.path / file)
+            if shard.recipe != self.recipe:
+                raise ValueError(f"{self.path / file}: of another recipe than the store; it is damaged, see `excl repair`")
+            self._mapped[file] = shard
+            if len(self._mapped) > MAX_MAPPED:
+                self._mapped.popitem(last=False)
+        self._mapped.move_to_end(file)
+        return self._mapped[file]
+
+
+def copy_rows(rows: Tensor, target: Tensor) -> None:
+    """Copy rows [n, D] to the beginning of `target`, as float32: torch casts float16 fifteen times as fast as NumPy.
+
+    In blocks too small for several threads: they gain nothing here, and wait for each other where cores are busy.
+    """
+    if rows.dtype == torch.float32:
+        target.numpy()[: len(rows)] = rows.numpy()
+        return
+    step = max(1, ELEMENTS_OF_ONE_THREAD // rows.shape[1])
+    for first in range(0, len(rows), step):
+        block = rows[first : first + step]
+        target[first : first + len(block)].copy_(block)
+
+
+def _copied(video: VideoFeatures) -> VideoFeatures:
+    features = video.features.copy()
+    features.flags.writeable = False
+    return dataclasses.replace(video, features=features)
+
+
+def _all_rows(path: Path) -> np.ndarray:
+    """The features of a whole shard, every video's checksum verified."""
+    shard = Shard(path)
+    for position in range(len(shard.videos)):
+        shard.rows(position)
+    return shard.mapped
+
+
+class TrainingStore(FeatureStore):
+    """What `excl pack` wrote: features, and the queries about them with their vocabulary and word vectors."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        if self.manifest.header["stage"] != "pack" or not self.manifest.is_complete:
+            raise ValueError(f"{self.path}: not a finished training store; `excl pack` writes one")
+
+    def queries(self, split: str) -> list[Query]:
+        """The queries of a split, those without features last; ValueError with the splits there are if it is empty."""
+        rows = [row for shard in self.shards() for row in shard.queries()]
+        with self._own("uncovered.jsonl").open(encoding="utf-8") as file:
+            rows += [json.loads(line) for line in file]
+        chosen = [Query.from_json(row) for row in rows if row["split"] == split]
+        if not chosen:
+            raise ValueError(f"{self.path}: no queries of a split {split!r}; it has {sorted({r['split'] for r in rows})}")
+        return chosen
+
+    @property
+    def about_queries(self) -> dict[str, Any]:
+        """Which data set the queries are of, what its splits are made of, the tokeniser, the policies on bad annotations."""
+        return self.manifest.header["identity"]["about_queries"]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words of the token ids."""
+        return Vocabulary.load(self._own("vocabulary.txt"))
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The word vectors, float32 [V, D]."""
+        return np.load(self._own("vectors.npy"), allow_pickle=False)
+
+    def _own(self, name: str) -> Path:
+        """A file of the store; ValueError if it is not the one that was packed."""
+        path = self.path / name
+        if sha256_file(path) != self.manifest.records[COMPLETE]["sha256"][name]:
+            raise ValueError(f"{path}: not the file that was packed; remove the folder and run `excl pack` again")
+        return path

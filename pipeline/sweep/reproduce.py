@@ -1,0 +1,192 @@
+"""The paper's Table 1: trains its twelve variants several times on training stores, evaluates each, leaves the table.
+
+    DATASET-FINGERPRINT/VARIANT/seed-N/run         what `excl train` writes
+    DATASET-FINGERPRINT/VARIANT/seed-N/evaluation  what `excl evaluate` writes
+    table.md, table.csv, table.json                written anew after every evaluation (table.py)
+
+What is done is not done twice; run again, a sweep that was killed goes on, in the middle of a training if need be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from pydantic.dataclasses import dataclass
+
+from excl.models.excl import VARIANTS, ExCLConfig, variant_config
+from excl.models.excl.config import Variant
+from excl.pipeline import evaluate, train
+from excl.pipeline.artifacts.atomic_files import write_text
+from excl.pipeline.artifacts.header import RecipeMismatchError
+from excl.pipeline.artifacts.journals import locked
+from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
+from excl.pipeline.store.feature_store import TrainingStore
+from excl.pipeline.sweep.jobs import Job, done, require_same_settings
+from excl.pipeline.sweep.table import MADE, Results, narrow, read_results, render
+from excl.pipeline.training.checkpoint_files import exists
+from excl.pipeline.training.checkpointer import LAST
+
+log = logging.getLogger(__name__)
+
+STEP = "reproduce"
+MARKDOWN = "table.md"
+PER_RUN = ("store", "out", "seed")
+OF_VARIANTS = ("variant", "loss", "video_encoder", "predictor", "text_encoder")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training(train.Config):
+    """The settings that all trainings share: those of `excl train`."""
+
+    store: Annotated[tuple[Path, ...], tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="store-of-run")] = ()
+    """Given by the sweep."""
+    out: Annotated[Path, tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="out-of-run")] = Path()
+    """Given by the sweep."""
+    seed: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="seed-of-run")] = 0
+    """Given by the sweep."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.store, self.out, self.seed) != ((), Path(), 0):
+            raise ValueError("training: store, out and seed are those of the sweep: give stores, out and seeds")
+        changed = [name for name in OF_VARIANTS if getattr(self.model, name) != getattr(ExCLConfig(), name)]
+        if changed:
+            raise ValueError(f"model.{changed[0]}: the sweep goes through the variants itself; choose them by variants")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Train the paper's twelve variants, evaluate them, and put the figures beside the paper's Table 1."""
+
+    stores: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …")]
+    """One or more training stores, each a table of its own."""
+    out: Path
+    """The folder to write. Run again with the same settings, it goes on."""
+    variants: tuple[Variant | Literal["all"], ...] = ("all",)
+    """The variants to train, such as clf-2-b, or all twelve."""
+    seeds: PositiveInt = 3
+    """How often each is trained: with the seeds 0, 1, 2, …"""
+    split: Literal["val", "test"] = "test"
+    """The split to evaluate on."""
+    parallel: PositiveInt = 1
+    """Trainings side by side, each in a process of its own with its share of the cores; its messages go to log.txt."""
+    training: WithoutPrefix[Training] = field(default_factory=Training)
+    """How each is trained."""
+
+    def __post_init__(self) -> None:
+        if not self.stores or not self.variants:
+            raise ValueError("stores and variants: at least one of each is needed")
+        if len({path.resolve() for path in self.stores}) < len(self.stores):
+            raise ValueError("stores: one of them is given twice")
+        if "all" in self.variants and len(self.variants) > 1:
+            raise ValueError("variants: either all or names")
+
+
+@plain_dataclass(frozen=True)
+class Reproduction:
+    """The folder of a sweep and the errors of its trainings, by name."""
+
+    folder: Path
+    errors: dict[str, str]
+
+
+def run(config: Config) -> Reproduction:
+    """Do what is not done yet. ValueError where settings are not those of the folder, or where nothing could be trained.
+
+    BusyError if another process is at the same table.
+    """
+    jobs = _all_jobs(config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    errors: dict[str, str] = {}
+    with locked(config.out):
+        require_same_settings(jobs)
+        _do(config, jobs, errors)
+    if len(errors) == len(jobs):
+        raise ValueError(f"nothing could be trained; {jobs[0].name}: {errors[jobs[0].name]}")
+    return Reproduction(config.out, errors)
+
+
+def is_of(config: Config) -> bool:
+    """Whether a folder has trainings, and all that it has of these are of these settings."""
+    jobs = _all_jobs(config)
+    try:
+        require_same_settings(jobs)
+    except RecipeMismatchError:
+        return False
+    return any(exists(job.training.out, LAST) for job in jobs)
+
+
+def num_finished(config: Config) -> int:
+    """How many trainings and evaluations there are, if the table is finished with just these settings; 0 if not."""
+    jobs = _all_jobs(config)
+    try:
+        require_same_settings(jobs)
+    except RecipeMismatchError:
+        return 0
+    num_results = sum(map(len, read_results([job.folder / MADE for job in jobs]).values()))
+    return len(jobs) if num_results == len(jobs) and (config.out / MARKDOWN).is_file() else 0
+
+
+def _do(config: Config, jobs: Sequence[Job], errors: dict[str, str]) -> None:
+    """Do the jobs, and write the table anew after each; `errors` takes those of jobs that failed."""
+    with contextlib.closing(done(jobs, config.parallel)) as results:
+        for number, (job, error) in enumerate(results, start=1):
+            if error is not None:
+                errors[job.name] = error
+                log.error("[%d/%d] %s: %s", number, len(jobs), job.name, error)
+                continue
+            _write(config.out, read_results([one.folder / MADE for one in jobs]))
+            log.info("[%d/%d] %s is done", number, len(jobs), job.name)
+
+
+def _all_jobs(config: Config) -> list[Job]:
+    jobs = [job for path in config.stores for job in _jobs(config, TrainingStore(path))]
+    return sorted(jobs, key=lambda job: job.training.seed)  # a table of all variants early
+
+
+def _jobs(config: Config, store: TrainingStore) -> list[Job]:
+    dataset = store.about_queries["dataset"]
+    name = f"{dataset}-{store.manifest.fingerprint()[:8]}"
+    variants = [variant for variant in VARIANTS if variant in config.variants or "all" in config.variants]
+    shared = {one.name: getattr(config.training, one.name) for one in dataclasses.fields(train.Config)}
+    jobs = []
+    for seed in range(config.seeds):
+        for variant in variants:
+            folder = config.out / name / variant / f"seed-{seed}"
+            model = variant_config(variant, like=config.training.model)
+            own = {"store": (store.path,), "out": folder / "run", "seed": seed, "model": model}
+            training = train.Config(**{**shared, **own})
+            evaluation = evaluate.Config(
+                run=folder / "run",
+                store=store.path,
+                out=folder / MADE,
+                split=config.split,
+                device=training.device.split(",")[0].strip(),  # one is enough for it, where several share the training
+            )
+            jobs.append(Job(f"{dataset}, {variant}, seed {seed}", training, evaluation))
+    return jobs
+
+
+def _write(folder: Path, results: Results) -> None:
+    for suffix, text in render(results).items():
+        write_text(folder / f"table.{suffix}", text)
+
+
+def show(done: Reproduction) -> str:
+    """The table for people, as narrow as a terminal, and where the whole one is."""
+    failed = [f"FAILED: {name}: {error}" for name, error in done.errors.items()]
+    table = narrow((done.folder / MARKDOWN).with_suffix(".json").read_text(encoding="utf-8"))
+    return "\n".join([*table, "", *failed, f"table: {(done.folder / MARKDOWN).resolve()}, and as .csv and .json"])
+
+
+def num_failed(done: Reproduction) -> int:
+    """How many trainings failed."""
+    return len(done.errors)

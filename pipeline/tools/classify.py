@@ -1,0 +1,140 @@
+"""What I3D's classifier sees in a video, so that people see whether weights and pictures fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from excl.datasets.video.backends import Choice, choose
+from excl.datasets.video.geometry import Geometry
+from excl.models.i3d.extractor import MAX_SIZE, Extractor, choose_device
+from excl.models.i3d.runner import keep_freed_memory
+from excl.models.i3d.weights import Weights, check_spec, load_weights
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
+from excl.pipeline.decode import check_sampled
+from excl.pipeline.execution.sharded_stage import MAX_THREADS
+from excl.pipeline.execution.video_reading import Reading, num_cores
+
+DEFAULT_FPS = 25.0  # of weights that do not say what they were trained on
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Show the classes that I3D sees in a video: with fitting weights and pictures they make sense."""
+
+    video: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
+    """The video file."""
+    weights: str = "kinetics"
+    """kinetics (400 classes), charades (157), a file, or the name of an imported file."""
+    fps: PositiveFloat | None = None
+    """Frames a second, by default those of the videos that the weights were trained on."""
+    short_side: int | str = 256
+    """Pixels to which the shorter side of the picture is scaled, or like 226-upscale-only."""
+    crop: Annotated[int, Field(ge=32, le=MAX_SIZE)] = 224
+    """Pixels of the centred square that is kept."""
+    top: PositiveInt = 5
+    """How many classes to show."""
+    json: bool = False
+    """Print one JSON object, for programs."""
+    backend: Choice = "pyav"
+    """What decodes: pyav, decord, torchcodec, torchcodec-cuda, or auto."""
+    device: str = "auto"
+    """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    reading: WithoutPrefix[Reading] = field(default_factory=Reading)
+    """How the video is read."""
+
+    def __post_init__(self) -> None:
+        check_sampled(self.short_side, self.crop, self.backend)
+        check_spec(self.weights)
+        choose_device(self.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A class: its number, its name (None if nobody knows), its logit over the whole video, and its probability."""
+
+    number: int
+    name: str | None
+    logit: float
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Classified:
+    """The most probable classes of a video, and what was looked at."""
+
+    video: str
+    weights: str
+    random: bool
+    fps: float
+    num_frames: int
+    duration_s: float
+    top: list[Seen]
+    as_json: bool
+
+
+def run(config: Config) -> Classified:
+    """Classify the video. Raises ValueError (VideoError) for one that cannot be read."""
+    weights = load_weights(config.weights)
+    if choose_device(config.device).type == "cpu":
+        keep_freed_memory()
+    fps = config.fps or weights.facts.fps or DEFAULT_FPS
+    video = config.reading.open(
+        config.video,
+        fps=fps,
+        geometry=Geometry.of(config.short_side, config.crop),
+        backends=choose(config.backend),
+        threads=min(MAX_THREADS, num_cores()),
+    )
+    rows = Extractor(weights, device=choose_device(config.device))(video)
+    facts = video.facts
+    top = most_probable(weights, logits_of(weights, rows).mean(axis=0), config.top)
+    return Classified(
+        str(config.video), weights.source, weights.is_random, fps, facts.num_frames, facts.duration_s, top, config.json
+    )
+
+
+def logits_of(weights: Weights, rows: np.ndarray) -> np.ndarray:
+    """Class scores before any softmax, float32 [n, classes], of feature rows [n, 1024]."""
+    weight, bias = weights.state_dict["logits.conv3d.weight"], weights.state_dict["logits.conv3d.bias"]
+    return torch.nn.functional.linear(torch.from_numpy(rows).float(), weight.flatten(1), bias).numpy()
+
+
+def most_probable(weights: Weights, logits: np.ndarray, count: int) -> list[Seen]:
+    """The `count` most probable classes of logits [classes], in order."""
+    probabilities = torch.from_numpy(logits).double().softmax(0).numpy()
+    names = weights.class_names
+    return [
+        Seen(int(index), names[index] if names else None, float(logits[index]), float(probabilities[index]))
+        for index in np.argsort(-logits, kind="stable")[:count]
+    ]
+
+
+def show(classified: Classified) -> str:
+    """The classes for people, or as JSON."""
+    if classified.as_json:
+        values = dataclasses.asdict(classified)
+        del values["as_json"]
+        return json.dumps(values)
+    lines = [
+        f"{classified.video}: {classified.num_frames} frames, {classified.fps:g} a second over "
+        f"{classified.duration_s:.1f} s, weights {classified.weights}"
+    ]
+    lines += class_lines(classified.top)
+    if classified.random:
+        lines.append("The weights are RANDOM: these classes mean nothing.")
+    return "\n".join(lines)
+
+
+def class_lines(top: list[Seen]) -> list[str]:
+    """One line a class: probability, logit, name."""
+    return [f"{100 * one.probability:9.4f} %  {one.logit:9.4f}  {one.name or f'class {one.number}'}" for one in top]

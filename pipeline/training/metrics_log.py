@@ -1,0 +1,47 @@
+"""The learning curve of a training: metrics.jsonl, and TensorBoard's files beside it on request."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from excl.pipeline.artifacts.atomic_files import write_text
+
+
+def require_tensorboard() -> None:
+    """ValueError with what to install if TensorBoard is not there."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard: TensorBoard is not installed; `pip install 'excl[tensorboard]'` installs it")
+
+
+class Curves:
+    """Writes the curve of a run after every epoch."""
+
+    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+        self.folder, self.writer = folder, None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (an extra)
+
+            self.writer = SummaryWriter(folder / "tensorboard")
+
+    def write(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write metrics.jsonl anew, a line an epoch, and tell TensorBoard of the last one."""
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        if self.writer is not None:
+            for name, value in scalars(history[-1]).items():
+                self.writer.add_scalar(name, value, history[-1]["epoch"])
+            self.writer.flush()
+
+
+def scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a line by name, those of single data sets as `sets/<name>/<figure>`."""
+    found: dict[str, float] = {}
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            found |= scalars(value, f"{prefix}{name}/")
+        elif name != "epoch":
+            found[prefix + name] = float(value)
+    return found

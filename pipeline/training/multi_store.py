@@ -1,0 +1,138 @@
+"""One or more training stores as the data of one model: one vocabulary, one recipe of features, one tokeniser."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from excl.datasets.text.tokens import PAD, UNK, Vocabulary
+from excl.pipeline.artifacts.header import differing
+from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.training.examples import Example, load_examples
+
+
+class JointStore:
+    """Training stores by name: a store's data set, with a number where it has been before (`jsonl`, `jsonl-2`).
+
+    Words are those of the first store, then the new ones of the second, and so on. Raises ValueError where recipes of
+    features, tokenisers, or the vectors of a word differ.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.stores: dict[str, TrainingStore] = {}
+        for store in map(TrainingStore, paths):
+            self.stores[self._new_name(store.about_queries["dataset"])] = store
+        self.first = next(iter(self.stores.values()))
+        fingerprints = [store.manifest.fingerprint() for store in self.stores.values()]
+        if len(set(fingerprints)) < len(fingerprints):
+            raise ValueError(f"--store: one store is named twice: {', '.join(map(str, paths))}")
+        for store in self.stores.values():
+            self._require_like_first(store)
+        self.identity = {
+            "stores": dict(zip(self.stores, fingerprints, strict=True)),
+            "recipe": self.first.recipe,
+        }
+        self.recipe = self.first.recipe
+        self.paths = {name: store.path for name, store in self.stores.items()}
+
+    def _new_name(self, dataset: str) -> str:
+        number, name = 1, dataset
+        while name in self.stores:
+            number += 1
+            name = f"{dataset}-{number}"
+        return name
+
+    def _require_like_first(self, store: TrainingStore) -> None:
+        found = [
+            *_lines(self.first.recipe, store.recipe, "features"),
+            *_lines(
+                {"tokeniser": self.first.about_queries["tokeniser"]},
+                {"tokeniser": store.about_queries["tokeniser"]},
+                "queries",
+            ),
+        ]
+        if found:
+            raise ValueError(
+                f"{store.path} and {self.first.path} cannot be trained on together, since they were made in two ways:\n  "
+                + "\n  ".join(found)
+            )
+
+    @property
+    def about_queries(self) -> dict[str, Any]:
+        """What one store says of its queries; of several all that, by name."""
+        if len(self.stores) == 1:
+            return self.first.about_queries
+        sets = {name: store.about_queries for name, store in self.stores.items()}
+        return {"dataset": " + ".join(sets), "tokeniser": self.first.about_queries["tokeniser"], "sets": sets}
+
+    @cached_property
+    def _words_and_vectors(self) -> tuple[Vocabulary, np.ndarray]:
+        words, vectors = list(self.first.vocabulary.words), self.first.vectors
+        for store in list(self.stores.values())[1:]:
+            more_words, more = store.vocabulary.words, store.vectors
+            if more.shape[1] != vectors.shape[1]:
+                raise ValueError(f"{store.path}: its word vectors have {more.shape[1]} numbers, not {vectors.shape[1]}")
+            index = {word: number for number, word in enumerate(words)}
+            both = [number for number, word in enumerate(more_words) if word in index]
+            _require_equal_vectors(
+                store.path, [more_words[n] for n in both], vectors[[index[more_words[n]] for n in both]], more[both]
+            )
+            new = [number for number, word in enumerate(more_words) if word not in index]
+            words += [more_words[number] for number in new]
+            vectors = np.concatenate([vectors, more[new]])
+        return Vocabulary(tuple(words)), vectors
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words of all stores."""
+        return self._words_and_vectors[0]
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """Their vectors, float32 [V, D]."""
+        return self._words_and_vectors[1]
+
+    def examples(self, split: str) -> dict[str, list[Example]]:
+        """The examples of a split by store, in order, those whose videos have no features left out."""
+        found = {}
+        for name, store in self.stores.items():
+            queries = with_ids(store.queries(split), store.vocabulary, self.vocabulary)
+            found[name] = load_examples(store, queries)
+        return found
+
+
+def with_ids(queries: Sequence[Query], own: Vocabulary, wanted: Vocabulary) -> list[Query]:
+    """The queries with the ids that their words have in another vocabulary; a word that is unknown in their own stays so."""
+    if own == wanted:
+        return list(queries)
+    to = [PAD, UNK, *wanted.ids(own.words[2:])]
+    return [dataclasses.replace(query, token_ids=tuple(to[index] for index in query.token_ids)) for query in queries]
+
+
+def _lines(one: dict[str, Any], other: dict[str, Any], what: str) -> list[str]:
+    return [f"{what}: {key}: {a} there, {b} here" for key, (b, a) in differing(one, other).items()]
+
+
+def _require_equal_vectors(path: Path, words: list[str], known: np.ndarray, found: np.ndarray) -> None:
+    """ValueError for words [n] that have other vectors in `found` [n, D] than in `known` [n, D].
+
+    The file of vectors has none for some words and for the unknown one. Theirs are drawn by the word and scaled to the
+    spread of the others in the vocabulary, so they may differ by one factor, the same for all, and are taken as known.
+    """
+    equal = (known == found).all(axis=1)
+    norm = np.linalg.norm(known[UNK])
+    factor = np.linalg.norm(found[UNK]) / norm if norm else 1.0
+    drawn = np.isclose(found, factor * known, rtol=1e-4, atol=1e-6).all(axis=1)
+    other = [word for word, same in zip(words, equal | drawn, strict=True) if not same]
+    if not other and len(words) > 2 and not equal[2:].any():
+        other = words[2:]
+    if other:
+        raise ValueError(
+            f"{path}: {len(other)} words have other vectors than in the stores before it: {', '.join(other[:5])}; "
+            "tokenise both with the same file of word vectors and the same seed"
+        )

@@ -1,0 +1,147 @@
+"""A trained run as others use it: its best epoch's model with its vocabulary and recipe, and what it answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from excl.datasets.text.tokens import Vocabulary
+from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode
+from excl.models.i3d.extractor import choose_device
+from excl.pipeline.artifacts.atomic_files import write_json
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.training.checkpoint_files import read_checkpoint
+from excl.pipeline.training.checkpointer import BEST
+from excl.pipeline.training.examples import Example, pad_features, pad_tokens
+from excl.pipeline.training.multi_store import with_ids
+
+STAGE = "train"
+STORES = "stores.json"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A trained model with all it needs: its vocabulary, and the recipe of the features it was trained on."""
+
+    path: Path
+    model: ExCL
+    words: list[str]
+    recipe: dict[str, Any]
+    about_queries: dict[str, Any]
+    best: dict[str, Any]
+    stores: dict[str, str]
+    """The fingerprints of the training stores, by name."""
+    selected_on: str
+    """The split on which the epoch was chosen: "val", or "test" of a run that may be compared with its like alone."""
+
+    @property
+    def stamp(self) -> str:
+        """What is to be said beside every figure of this run; empty where the epoch was chosen as it should be."""
+        if self.selected_on == "val":
+            return ""
+        return (
+            f"The epoch was chosen on the {self.selected_on.upper()} split (--select-on-test): figures on it are too good."
+        )
+
+    def knows(self, store: TrainingStore) -> bool:
+        """Whether a store's words are those of the run, or it is one of the several stores that it was trained on."""
+        same = self.words == list(store.vocabulary.words)
+        return same or store.manifest.fingerprint() in self.stores.values()
+
+    def asked(self, store: TrainingStore, queries: Sequence[Query]) -> list[Query]:
+        """Queries of such a store with the run's token ids."""
+        return with_ids(queries, store.vocabulary, Vocabulary(tuple(self.words)))
+
+
+def write_stores(run: Path, paths: Mapping[str, Path]) -> None:
+    """Note beside a run where its training stores are, by name: where, not what they are, so no part of the run itself."""
+    write_json(run / STORES, {name: str(path.resolve()) for name, path in paths.items()})
+
+
+def store_of(run: Path) -> Path:
+    """The store that a run was trained on, where it was and as it was; ValueError if there is none, or several."""
+    wanted = Manifest.read(run, stage=STAGE).header["identity"]["stores"]
+    try:
+        noted = json.loads((run / STORES).read_text(encoding="utf-8"))
+        stores = {name: TrainingStore(Path(noted[name])) for name in wanted}
+        moved = [name for name, store in stores.items() if store.manifest.fingerprint() != wanted[name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{run}: its training store is not to be found ({error}); say where it is with --store") from error
+    if moved:
+        raise ValueError(f"{stores[moved[0]].path}: not any more what {run} was trained on; give a store with --store")
+    if len(stores) > 1:
+        names = ", ".join(str(store.path) for store in stores.values())
+        raise ValueError(f"{run} was trained on several stores, {names}; say with --store which to evaluate on")
+    return next(iter(stores.values())).path
+
+
+def load_run(path: Path, *, device: str) -> TrainedRun:
+    """The best epoch of a finished run, in evaluation mode; ValueError if there is none."""
+    if not Manifest.read(path, stage=STAGE).is_complete:
+        raise ValueError(f"{path}: its training has not finished; run `excl train` again, it goes on")
+    weights, about = read_checkpoint(path, BEST)
+    vectors = weights["text_encoder.embedding.weight"]
+    model = ExCL(ExCLConfig(**about["config"]["model"]), vectors=vectors, feature_dim=len(weights["feature_mean"]))
+    model.load_state_dict(weights)
+    model.to(choose_device(device)).eval()
+    known = {name: about[name] for name in ("words", "recipe", "about_queries", "best", "stores", "selected_on")}
+    return TrainedRun(path, model, **known)
+
+
+@torch.inference_mode()
+def predict(model: ExCL, examples: Sequence[Example], *, batch_size: int, k: int | None = None) -> np.ndarray:
+    """The best moment of every example, float64 [N, 3]: start and end in seconds, and its probability.
+
+    With k the k best, [N, k, 3], NaN where there are fewer. A video is encoded once, whatever is asked about it:
+    examples that share the tensor of their rows, as those of `load_examples` do, are of one video.
+    """
+    model.eval()
+    moments = np.full((len(examples), k or 1, 3), np.nan)
+    order = _by_video(examples)
+    encoded: dict[int, Tensor] = {}  # h^V [n, V] of the videos of the last batch: the next may go on with one of them
+    for first in range(0, len(examples), batch_size):
+        which = order[first : first + batch_size]
+        chosen = [examples[index] for index in which]
+        encoded = _encoded(model, chosen, encoded)
+        starts, ends = _logits(model, chosen, encoded)
+        row_times = [RowTimes(example.row_start_s, example.row_end_s) for example in chosen]
+        moments[which] = decode(starts, ends, row_times, loss=model.config.parts.loss, k=k or 1)
+    return moments[:, 0] if k is None else moments
+
+
+def _by_video(examples: Sequence[Example]) -> list[int]:
+    """The numbers of the examples, those of a video one after another, and videos of like length too: little is padded."""
+    first: dict[int, int] = {}
+    for index, example in enumerate(examples):
+        first.setdefault(id(example.features), index)
+    return sorted(range(len(examples)), key=lambda i: (len(examples[i].features), first[id(examples[i].features)], i))
+
+
+def _encoded(model: ExCL, examples: Sequence[Example], known: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """h^V [n, V] of the examples' videos, by the identity of their rows: known, or computed."""
+    videos = {id(example.features): example.features for example in examples}
+    new = [rows for key, rows in videos.items() if key not in known]
+    found = {key: known[key] for key in videos if key in known}
+    if new:
+        features, num_rows = pad_features(new)
+        encoded = model.encode_video(features.to(model.feature_mean.device), num_rows)  # [B, T, V]
+        found |= {id(rows): encoded[index, : len(rows)] for index, rows in enumerate(new)}
+    return found
+
+
+def _logits(model: ExCL, examples: Sequence[Example], encoded: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """Start and end logits [B, T] of the examples, computed where the model is."""
+    video = pad_sequence([encoded[id(example.features)] for example in examples], batch_first=True)  # [B, T, V]
+    num_rows = torch.tensor([len(example.features) for example in examples])
+    token_ids, num_tokens = pad_tokens([example.query.token_ids for example in examples])
+    text = model.encode_text(token_ids.to(video.device), num_tokens)
+    return model.predict(video, num_rows, text)

@@ -1,0 +1,178 @@
+"""The training loop: a model, its data in memory, and steps in an order that seed and epoch settle."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from excl.models.excl import ExCL, span_loss
+from excl.pipeline.training.checkpointer import Keeper, State
+from excl.pipeline.training.config import Config
+from excl.pipeline.training.distributed import Ranks
+from excl.pipeline.training.examples import Example, normalisation
+from excl.pipeline.training.loader import Batches, Share
+from excl.pipeline.training.lr_schedule import learning_rate
+from excl.pipeline.training.metrics_log import Curves
+from excl.pipeline.training.multi_store import JointStore
+from excl.pipeline.training.validation import describe, selection, validate
+
+log = logging.getLogger(__name__)
+
+
+class Training:
+    """One training: the model, its data in memory, and the loop."""
+
+    def __init__(self, config: Config, ranks: Ranks, *, identity: dict[str, Any]) -> None:
+        """Take also what of the configuration the checkpoint is to tell."""
+        self.config, self.ranks, self.device, self.folder = config, ranks, ranks.device, config.out
+        stores = JointStore(config.store)
+        covered = [e for examples in stores.examples("train").values() for e in examples]
+        training = [e for e in covered if e.query.start_s < e.row_end_s[-1]]
+        if len(training) < len(covered) and ranks.is_first:
+            log.warning(
+                "train: %d of %d training moments begin after the last feature row of their video and are left out",
+                len(covered) - len(training),
+                len(covered),
+            )
+        self.validation = stores.examples(config.split)
+        self._require_queries(training)
+        torch.manual_seed(config.seed)
+        self.model = ExCL(config.model, vectors=torch.from_numpy(stores.vectors), feature_dim=training[0].features.shape[1])
+        self.model.set_normalisation(*normalisation(training))
+        self.model.to(self.device)
+        self.network = ranks.wrap(self.model)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=self.device.type == "cpu" or None,  # a fifth of the time; None leaves the choice for a GPU to torch
+        )
+        self.batches = Batches(
+            training,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            buckets=config.buckets,
+            workers=config.workers,
+            ranks=ranks,
+        )
+        self.num_queries = len(training)
+        self.curves = Curves(self.folder, tensorboard=config.tensorboard) if ranks.is_first else None
+        about = {
+            "config": identity,
+            "selected_on": config.split,
+            "stores": stores.identity["stores"],
+            "words": list(stores.vocabulary.words),
+            "recipe": stores.recipe,
+            "about_queries": stores.about_queries,
+        }
+        self.kept = Keeper(self.folder, self.model, self.optimizer, about, steps_an_epoch=len(self.batches))
+
+    def _require_queries(self, training: list[Example]) -> None:
+        empty = [name for name, examples in self.validation.items() if not examples]
+        if not training or empty:
+            counts = ", ".join(f"{name} {len(examples)}" for name, examples in self.validation.items())
+            raise ValueError(
+                f"{', '.join(map(str, self.config.store))}: {len(training)} training queries have features, and of the "
+                f"{self.config.split} split {counts}; all are needed, and a store's coverage.json says which videos are "
+                "missing. Without a validation split of its own a data set gets one by `excl tokenise --carve-val`"
+            )
+
+    def run(self) -> None:
+        """Train to the end."""
+        state = self.kept.resume()
+        if self.curves is not None and state.history:
+            if state.step == 0:
+                self.kept.keep_best(state)
+            self.curves.write(state.history)
+        quiet = None if self.ranks.is_first else True
+        with logging_redirect_tqdm(), tqdm(initial=state.epoch, total=self.config.epochs, desc="train", unit="epoch",
+                                           disable=quiet) as bar:  # fmt: skip
+            while state.epoch < self.config.epochs and state.epoch - state.best["epoch"] < self.config.patience:
+                self._train_epoch(state)
+                self._finish_epoch(state)
+                bar.update()
+                bar.set_postfix_str(describe(state.history[-1]))
+                if bar.disable and self.ranks.is_first:
+                    log.info("%s", describe(state.history[-1]))
+
+    def _train_epoch(self, state: State) -> None:
+        """The steps of the next epoch that are still to be done."""
+        self.model.train()
+        losses: list[Tensor] = []  # read at the end only, since a GPU is waited for when they are
+        kept_at = time.monotonic()
+        for share in self.batches.epoch(state.epoch, skip=state.step):
+            losses.append(self._step(state, share))
+            state.step += 1
+            if state.step < len(self.batches) and self._is_due(state, kept_at):
+                state.add_up(losses)
+                self._require_finite(state)
+                self.kept.keep(state)
+                kept_at = time.monotonic()
+        state.add_up(losses)
+        self._require_finite(state)
+
+    def _require_finite(self, state: State) -> None:
+        """ValueError where the training cannot go on from: such a state is not to be kept."""
+        where = f"in epoch {state.epoch + 1}; is the learning rate too high?"
+        if not np.isfinite(state.loss_sum):
+            raise ValueError(f"train: the loss is {state.loss_sum} {where}")
+        for name, values in self.model.named_parameters():
+            if not torch.isfinite(values).all():
+                raise ValueError(f"train: the weights {name} are not finite {where}")
+
+    def _step(self, state: State, share: Share) -> Tensor:
+        """One step; returns the sum of the loss over the batch's queries."""
+        config = self.config
+        torch.manual_seed(_dropout_seed(config.seed, state.epoch, state.step, self.ranks.rank))
+        for group in self.optimizer.param_groups:
+            done = (state.epoch + state.step / len(self.batches)) / config.epochs
+            group["lr"] = learning_rate(config.schedule, config.learning_rate, done)
+        batch = share.batch.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            logits = self.network(batch.features, batch.num_rows, batch.token_ids, batch.num_tokens)
+        loss = share.weight * span_loss(config.model, logits[0], logits[1], batch.targets)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if config.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        self.optimizer.step()
+        return self.ranks.mean(loss.detach()) * share.whole_size
+
+    def _is_due(self, state: State, kept_at: float) -> bool:
+        every, seconds = self.config.checkpoint_steps, self.config.checkpoint_seconds
+        by_steps = every is not None and (state.epoch * len(self.batches) + state.step) % every == 0
+        by_time = seconds is not None and self.ranks.is_first and time.monotonic() - kept_at >= seconds
+        return self.ranks.is_first and (by_steps or by_time)
+
+    def _finish_epoch(self, state: State) -> None:
+        """Validate, and keep where the training stands, and the model if it is the best yet."""
+        line: dict[str, Any] = {}
+        if self.ranks.is_first:
+            line = {
+                "epoch": state.epoch + 1,
+                "train_loss": state.loss_sum / self.num_queries,
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                **validate(self.model, self.validation, split=self.config.split, batch_size=self.config.batch_size),
+            }
+        line = self.ranks.told_by_first(line)
+        state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
+        state.history.append(line)
+        if state.best["epoch"] == 0 or selection(line) > selection(state.best["metrics"]):
+            state.best = {"epoch": state.epoch, "metrics": line}
+        if self.curves is not None:
+            self.kept.keep(state)
+            self.kept.keep_best(state)
+            self.curves.write(state.history)
+
+
+def _dropout_seed(*of: int) -> int:
+    """A seed of 32 bits, which is what torch's CPU generator takes, far from that of the next step."""
+    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:4], "little")

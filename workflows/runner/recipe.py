@@ -1,0 +1,298 @@
+"""A recipe: the steps for one data set, each with its settings, from one TOML file.
+
+Every table of the file is the configuration of one step and holds its settings under the names that the command's
+flags have. Steps without a table are left out. Paths count from the root folder.
+
+`[variants.NAME]` holds what is otherwise in a variant, step by step: `[variants.charades]` with
+`extract = {weights = "charades"}`. What a variant changes, and all that follows from it, is made in folders of its own,
+`features-charades` and so on, beside those of the other variants; what it does not change is shared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import os
+import tempfile
+import tomllib
+import typing
+from collections.abc import Collection, Iterator, Mapping, Set
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePath
+from typing import Any
+
+from excl.datasets.parsing import read_text
+from excl.datasets.video.backends import choose
+from excl.pipeline.config import parse_section
+from excl.workflows.steps import STEPS
+
+VARIANTS = "variants"
+NO_PATHS = {"query"}  # settings whose texts are sentences, one of which may well be the name of a folder
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a file says, with the chosen variant and the settings of the command line in it."""
+
+    name: str
+    root: Path
+    """The folder from which its paths count. It need not be there yet."""
+    tables: Mapping[str, Any]
+    """The settings of every step."""
+    variants: tuple[str, ...]
+    """The variants that it has."""
+    chosen: str | None
+    """The one that was asked for."""
+    settings: tuple[str, ...]
+    """Those of the command line, as given."""
+    about: str
+    """The comment at its head, which says what has to be there."""
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[Path]:
+        """Meanwhile paths count from the root; from an empty folder where there is no root yet, and none is made."""
+        with contextlib.ExitStack() as stack:
+            folder = self.root if self.root.is_dir() else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            root = self.root.absolute()
+            stack.enter_context(contextlib.chdir(folder))
+            yield root
+
+
+def bundled() -> list[str]:
+    """The names of the recipes that come with the package."""
+    folder = resources.files("excl.workflows") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(
+    recipe: str, root: Path | None = None, *, variant: str | None = None, settings: tuple[str, ...] = ()
+) -> Recipe:
+    """A file, or one that comes with the package by its name; ValueError if there is none, or no such variant in it."""
+    name, text, default_root = _read(recipe)
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name}: not valid TOML: {error}") from error
+    variants = tables.pop(VARIANTS, {})
+    _require_variants(name, variants)
+    if variant is not None:
+        if variant not in variants:
+            raise ValueError(f"{name}: variant: has no {variant!r}; it has {', '.join(variants) or 'none'}")
+        tables = apply_variant(tables, variants[variant], name=variant, root=root or default_root)
+    for setting in settings:
+        _set(tables, setting)
+    return Recipe(name, root or default_root, tables, tuple(variants), variant, settings, _head(text))
+
+
+def _read(recipe: str) -> tuple[str, str, Path]:
+    """Name, text, and the root if no other is given."""
+    if recipe in bundled():
+        text = (resources.files("excl.workflows") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
+        return recipe, text, Path(recipe)
+    path = Path(recipe)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; wanted is a recipe file, such as {path / 'recipe.toml'}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such recipe; it is neither a file nor one of {', '.join(bundled())}")
+    return path.name, read_text(path), path.parent
+
+
+def _head(text: str) -> str:
+    """The lines of comment with which a recipe begins, without their signs."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").removeprefix(" "))
+    return "\n".join(lines)
+
+
+def _require_variants(name: str, variants: Any) -> None:
+    """ValueError for a table of variants that is none."""
+    tables = variants if isinstance(variants, dict) else {"": variants}
+    for variant, table in tables.items():
+        steps = table if isinstance(table, dict) else {"": table}
+        for step, settings in steps.items():
+            if step not in STEPS or not isinstance(settings, dict):
+                raise ValueError(
+                    f"{name}: [{VARIANTS}.{variant}]: {step or table!r}: wanted are settings of steps, "
+                    'such as extract = {weights = "charades"}'
+                )
+        if set(variant) & set("/\\ ") or variant in ("", ".", ".."):
+            raise ValueError(f"{name}: [{VARIANTS}.{variant}]: no name for a folder")
+
+
+def apply_variant(tables: Mapping[str, Any], variant: Mapping[str, Any], *, name: str, root: Path) -> dict[str, Any]:
+    """The tables of a variant: its settings in place, and folders of its own for what they change and what follows.
+
+    A path counts from the root, so what is in a folder is found whether it is given from there or from the top of the disk.
+    """
+    made: dict[str, Any] = {}
+    renamed: dict[str, str] = {}
+    for step in STEPS:
+        if step not in tables and step not in variant:
+            continue
+        before = tables.get(step, {})
+        table = _merged(before, variant.get(step, {}))
+        moved = _renamed(table, {root / folder: Path(new) for folder, new in renamed.items()}, root, _keys_of_paths(step))
+        out = table.get("out")
+        if moved != before and isinstance(out, str) and out == before.get("out"):
+            moved["out"] = renamed[out] = f"{out}-{name}"
+        made[step] = moved
+    unknown = {table: tables[table] for table in tables.keys() - made.keys()}
+    return made | unknown
+
+
+def _merged(table: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """One table with the settings of another in it, at any depth."""
+    merged: dict[str, Any] = copy.deepcopy(dict(table))
+    for key, value in other.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _renamed(table: Mapping[str, Any], renamed: Mapping[Path, Path], root: Path, paths: Set[str]) -> dict[str, Any]:
+    """A table with every path that is, or lies in, a renamed folder as it is now.
+
+    A text that is no path, such as a split, may be the name of a folder by chance; one that lies in it is a file.
+    """
+
+    def place(value: Any, *, is_path: bool) -> Any:
+        if isinstance(value, dict):
+            return {key: place(inner, is_path=False) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [place(inner, is_path=is_path) for inner in value]
+        for folder, new in renamed.items() if isinstance(value, str) else ():
+            if within(root / value, folder) and (is_path or not within(folder, root / value)):
+                moved = new / normal(root / value).relative_to(normal(folder))
+                return str(normal(root / moved) if PurePath(value).is_absolute() else moved)
+        return value
+
+    return {key: value if key in NO_PATHS else place(value, is_path=key in paths) for key, value in table.items()}
+
+
+def _keys_of_paths(step: str) -> set[str]:
+    """The settings of a step that are paths, or several."""
+    hints = typing.get_type_hints(STEPS[step].config, include_extras=True)
+    return {name for name, kind in hints.items() if Path in _parts(kind)}
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """A type and those that it is made of."""
+    yield kind
+    for part in typing.get_args(kind):
+        yield from _parts(part)
+
+
+def normal(path: Path) -> Path:
+    """A path from the top of the disk, without dots in it."""
+    return Path(os.path.abspath(path))
+
+
+def within(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder, or lies in it, however both are given."""
+    return normal(path).is_relative_to(normal(folder))
+
+
+def parse_setting(text: str) -> tuple[list[str], Any]:
+    """`train.model.dropout=0.3` as (["train", "model", "dropout"], 0.3); a value that is no TOML is a text."""
+    key, separator, value = text.partition("=")
+    path = key.strip().split(".")
+    if not separator or len(path) < 2 or path[0] not in STEPS:
+        raise ValueError(f"set: found {text!r}; wanted STEP.KEY=VALUE, such as extract.stride=4")
+    try:
+        return path, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return path, value
+
+
+def _set(tables: dict[str, Any], setting: str) -> None:
+    """Put one setting of the command line in place."""
+    keys, value = parse_setting(setting)
+    table = tables
+    for number, key in enumerate(keys[:-1], start=1):
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"set: found {setting!r}, but {'.'.join(keys[:number])} has no settings in it")
+    is_list = isinstance(table.get(keys[-1]), list) or keys[-1] in _list_keys(keys)
+    table[keys[-1]] = [value] if is_list and not isinstance(value, list) else value
+
+
+def _list_keys(keys: list[str]) -> list[str]:
+    """The settings of a step that are lists, for which one value may stand."""
+    if len(keys) != 2:
+        return []
+    hints = typing.get_type_hints(STEPS[keys[0]].config)
+    return [name for name, kind in hints.items() if typing.get_origin(kind) is tuple]
+
+
+def parse(
+    name: str, tables: Mapping[str, Any], *, chosen: Collection[str] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """The configuration of every step whose table can be read, and a line for everything that is wrong.
+
+    What a step reads has to be there only if it is one of those that are `chosen`, by default all.
+    """
+    problems, configs = [], {}
+    for table in tables.keys() - STEPS.keys():
+        problems.append(f"{name}: [{table}]: unknown; a recipe may have {', '.join(f'[{step}]' for step in STEPS)}")
+    for step in STEPS.values():
+        if step.name not in tables:
+            continue
+        try:
+            configs[step.name] = parse_section(step.config, tables[step.name], where=f"{name}: [{step.name}]")
+        except ValueError as error:
+            problems.append(str(error))
+        if getattr(configs.get(step.name), "new_version", False):
+            problems.append(
+                f"{name}: [{step.name}]: new_version: not in a recipe, where later steps read what is in `out`; what other "
+                "settings made is kept beside it anyway"
+            )
+    problems += missing_inputs(name, configs, chosen=chosen) + _other_frames(name, configs)
+    if not configs and not problems:
+        problems.append(f"{name}: has no steps; a recipe has tables such as [extract] and [train]")
+    return configs, problems
+
+
+def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
+    """A line for every setting by which extract asks for other frames than decode makes."""
+    decoded, extracted = configs.get("decode"), configs.get("extract")
+    if decoded is None or extracted is None or extracted.frames != decoded.out:
+        return []
+    asked = extracted.making().to_json()
+    made = {"fps": decoded.fps, "short_side": decoded.short_side, "crop": decoded.crop}
+    made["backend"] = list(choose(decoded.backend))
+    return [
+        f"{name}: [extract]: {key}: {asked[key]}, but [decode] has {value}; give both the same"
+        for key, value in made.items()
+        if asked[key] != value
+    ]
+
+
+def missing_inputs(name: str, configs: Mapping[str, Any], *, chosen: Collection[str] | None = None) -> list[str]:
+    """A line for every path of the chosen steps that is neither there nor inside the output of an earlier step."""
+    problems: list[str] = []
+    made: list[Path] = []
+    for step, config in configs.items():
+        for key, path in inputs(config) if chosen is None or step in chosen else ():
+            if not path.exists() and not any(within(path, folder) for folder in made):
+                problems.append(f"{name}: [{step}]: {key}: {path}: not there, and no earlier step makes it")
+        if config.out is not None:
+            made.append(config.out)
+    return problems
+
+
+def inputs(config: Any) -> list[tuple[str, Path]]:
+    """The paths that a step reads, each with its key: those that the configuration tells, or all but `out`."""
+    if hasattr(config, "inputs"):
+        return [("reads", path) for path in config.inputs()]
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "out"}
+    return [
+        (name, path)
+        for name, value in values.items()
+        for path in (value if isinstance(value, tuple) else [value])
+        if isinstance(path, Path)
+    ]
