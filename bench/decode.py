@@ -32,7 +32,7 @@ import numpy as np
 from excl.datasets.video.container import Limits
 from excl.datasets.video.decoder_process import DecoderProcess
 from excl.datasets.video.geometry import Geometry
-from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
 
 FPS, SIDE, CROP = 5, 256, 224
@@ -82,7 +82,7 @@ def limit(path: Path) -> int:
 
 def ours(path: Path) -> int:
     """excl, in this process."""
-    return len(list(SampledVideo(path, Sampling(FPS, Geometry(SIDE, CROP)))))
+    return len(list(PyAVVideo(path, Sampling(FPS, Geometry(SIDE, CROP)))))
 
 
 def isolated(path: Path) -> int:
@@ -258,10 +258,10 @@ def scale(path: Path, rounds: int) -> None:
                             decoders[worker])  # fmt: skip
 
     def one(threads: int) -> None:
-        assert list(SampledVideo(path, Sampling(FPS, geometry, threads=threads)))
+        assert list(PyAVVideo(path, Sampling(FPS, geometry, threads=threads)))
 
     def sparse(whole: bool) -> None:
-        assert list(SampledVideo(path, Sampling(0.1, geometry), whole=whole))
+        assert list(PyAVVideo(path, Sampling(0.1, geometry), whole=whole))
 
     def null(workers: int) -> None:
         with ThreadPoolExecutor(workers) as pool:

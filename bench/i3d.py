@@ -235,7 +235,7 @@ def whole(device: torch.device, folder: Path, options: argparse.Namespace) -> No
         logging.getLogger("excl").setLevel(logging.INFO)
         started = time.perf_counter()
         extract.run(
-            extract.Config(videos=videos, out=out, weights="random:0", device=str(device), precision=precision)  # type: ignore[arg-type]
+            extract.ExtractConfig(videos=videos, out=out, weights="random:0", device=str(device), precision=precision)  # type: ignore[arg-type]
         )
         seconds = time.perf_counter() - started
         logging.getLogger("excl").removeHandler(handler)

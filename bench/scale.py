@@ -39,9 +39,9 @@ SOURCE, EMPTY = "0" * 64, hashlib.sha256(b"").hexdigest()
 RECIPE = {"fps": 5.0, "short_side": 256, "crop": 224, "weights": {"source": "nothing, this is a benchmark"}}
 
 
-def record_of(out: Path, item: work_items.Item) -> dict[str, Any]:
+def record_of(out: Path, item: work_items.VideoTask) -> dict[str, Any]:
     """What extract records of a video, with its part, which is empty here."""
-    stat = work_items.read_state(item.path)
+    stat = work_items.file_stat(item.path)
     (out / part_name(item.number)).touch()
     facts = {"duration_s": 118.2, "claimed_duration_s": 118.2, "backend": "pyav", "frames_expected": 3543}
     counts = {"frames_decoded": 3543, "frames_skipped": 0, "bad_packets": 0, "corrupt_frames": 0, "largest_gap_s": 0.034}
@@ -83,7 +83,7 @@ def stage(out: Path) -> ShardedStage:
     )
 
 
-def items_are_the_same(_: work_items.Item) -> dict[str, Any]:
+def items_are_the_same(_: work_items.VideoTask) -> dict[str, Any]:
     return {"sha256": SOURCE}
 
 
@@ -105,10 +105,10 @@ def executor(name: str) -> Iterator[Executor]:
     if name == "inline":
         yield inline(map)
         return
-    from excl.pipeline.execution.executor_settings import Running
+    from excl.pipeline.execution.executor_settings import ExecutorSettings
     from excl.workflows.cluster.dask_cluster import connected
 
-    with connected(Running(executor=name, workers=2), gpus=[]) as found:
+    with connected(ExecutorSettings(executor=name, workers=2), gpus=[]) as found:
         yield found
 
 

@@ -24,9 +24,9 @@ from torch import nn
 
 from excl.models.excl import ExCL, ExCLConfig, span_loss
 from excl.pipeline.store.feature_store import Query
-from excl.pipeline.training.distributed import Ranks
+from excl.pipeline.training.distributed import RankContext
 from excl.pipeline.training.examples import Batch, Example
-from excl.pipeline.training.loader import Batches
+from excl.pipeline.training.loader import TrainLoader
 
 SIZE, WORDS, WORD_SIZE, BATCH, ROW_S = 1024, 2000, 300, 32, 1.6
 LENGTHS = {"charades": (30.6, 0.25), "activitynet": (118.0, 0.55), "tacos": (287.0, 0.5)}  # seconds: mean, spread of the log
@@ -92,8 +92,8 @@ class Bench:
         self.model = ExCL(config, vectors=vectors, feature_dim=SIZE).to(self.device)
         self.stack = Stack(config).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=self.device.type == "cpu" or None)
-        self.batches = Batches(examples, batch_size=BATCH, seed=0, buckets=settings.buckets, workers=settings.workers,
-                               ranks=Ranks(self.device))  # fmt: skip
+        self.batches = TrainLoader(examples, batch_size=BATCH, seed=0, buckets=settings.buckets, workers=settings.workers,
+                               ranks=RankContext(self.device))  # fmt: skip
         held = [share.batch.to(self.device) for share in self.batches.epoch(0, skip=0)]
         self.held = held
         self.inputs = [(batch.features, vectors.to(self.device)[batch.token_ids]) for batch in held]

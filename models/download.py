@@ -36,7 +36,7 @@ class Download:
     """In what a file is not the published one, or None."""
     what_is: Callable[[Path], str | None]
     """What a file that is not the published one is by its bytes, or None where nobody can tell."""
-    by_hand: str
+    manual_hint: str
     """What to do with a file that was fetched by hand: "run …", "put it …"."""
 
 
@@ -115,7 +115,7 @@ def _fetch(download: Download) -> None:
             _discard(part)
             raise ValueError(
                 f"{download.url}: the download is not the published file ({found}{f'; it is {what}' if what else ''}); "
-                f"it was removed. Try again, or fetch the file by hand and {download.by_hand}."
+                f"it was removed. Try again, or fetch the file by hand and {download.manual_hint}."
             )
     publish(part, download.path)
     _discard(part)
@@ -133,7 +133,7 @@ def _failed(download: Download, part: Path, reason: str) -> OSError:
     state = f"{kept:,} bytes are kept, and the same command goes on from there" if kept else "the same command tries again"
     return OSError(
         f"{download.url}: cannot be downloaded ({reason}); {state}. Or fetch the file by hand, on another machine "
-        f"perhaps, and {download.by_hand}."
+        f"perhaps, and {download.manual_hint}."
     )
 
 
@@ -158,7 +158,7 @@ def _bring(download: Download, part: Path) -> None:
 
 
 def _page(answer: requests.Response, download: Download) -> str:
-    return f"{answer.url}: {PAGE}; fetch it by hand and {download.by_hand}"
+    return f"{answer.url}: {PAGE}; fetch it by hand and {download.manual_hint}"
 
 
 def _resume(part: Path, url: str) -> tuple[int, dict[str, str]]:

@@ -20,18 +20,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.video.backends import Choice, choose
-from excl.datasets.video.discovery import find_videos, tell_left_out
+from excl.datasets.video.backends import Choice, resolve_backends
+from excl.datasets.video.discovery import find_videos, log_left_out
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executor_settings import Running
+from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.pipeline.execution.executors import Executor
-from excl.pipeline.execution.sharded_stage import ShardedStage, part_name, whereabouts
-from excl.pipeline.execution.video_reading import ReadingSeveral, Timed, num_cores
+from excl.pipeline.execution.sharded_stage import ShardedStage, part_name, video_files
+from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
 from excl.pipeline.store import frame_store
 from excl.pipeline.store.frame_store import StoredFrames
 
@@ -42,7 +42,7 @@ SAMPLED_VIDEOS, SAMPLED_SECONDS = 16, 2.0  # from which the size is predicted
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class DecodeConfig:
     """Sample videos at exact times and keep the frames, for extracting many times from the same videos."""
 
     videos: Path
@@ -68,14 +68,14 @@ class Config:
     """Try those videos again that failed before."""
     reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
     """How videos are read."""
-    running: WithoutPrefix[Running] = field(default_factory=Running)
+    running: WithoutPrefix[ExecutorSettings] = field(default_factory=ExecutorSettings)
     """Where the work is done."""
 
     def __post_init__(self) -> None:
         check_sampled(self.short_side, self.crop, self.backend)
         frame_store.check_pictures(self.pictures)
 
-    def elsewhere(self) -> Config:
+    def elsewhere(self) -> DecodeConfig:
         """The same settings for a process with another working directory."""
         return dataclasses.replace(self, videos=self.videos.absolute(), out=self.out.absolute())
 
@@ -83,7 +83,7 @@ class Config:
 RUN_ONLY = ("videos", "out", "retry_failed", "reading", "running")
 
 
-def run(config: Config, *, executor: Executor | None = None) -> Path:
+def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
     """Decode what is not decoded yet; failures are recorded and do not stop the run. Returns the folder."""
     recipe = made_by(config)
     stage = ShardedStage(
@@ -100,17 +100,17 @@ def run(config: Config, *, executor: Executor | None = None) -> Path:
     )
     left_out: Counter[str] = Counter()
     videos = find_videos(config.videos, left_out=left_out)
-    tell_left_out(config.videos, left_out)
+    log_left_out(config.videos, left_out)
     stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)
     return config.out
 
 
-def made_by(config: Config) -> dict[str, Any]:
+def made_by(config: DecodeConfig) -> dict[str, Any]:
     """What determines the frames."""
-    return {**identity(config, run_only=RUN_ONLY), "backend": list(choose(config.backend))}
+    return {**identity(config, run_only=RUN_ONLY), "backend": list(resolve_backends(config.backend))}
 
 
-def _at_once(config: Config) -> int:
+def _at_once(config: DecodeConfig) -> int:
     """How many videos at once: one a core."""
     return config.reading.decoders or num_cores()
 
@@ -120,24 +120,24 @@ def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
     if isinstance(short_side, int) and short_side < 32:
         raise ValueError(f"short_side: {short_side} pixels are too few, the least is 32")
     Geometry.of(short_side, crop)
-    choose(backend)
+    resolve_backends(backend)
 
 
-def decode_video(config: Config, recipe: dict[str, Any], item: work_items.Item) -> dict[str, Any]:
+def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> dict[str, Any]:
     """Write the frames of one video as a shard of one; returns its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
-        state = work_items.read_state(item.path)
+        state = work_items.file_stat(item.path)
         source = work_items.file_facts(item.path)
         video = config.reading.open(
             item.path,
             fps=None if config.fps == "native" else config.fps,
             geometry=Geometry.of(config.short_side, config.crop),
-            backends=choose(config.backend),
+            backends=resolve_backends(config.backend),
             threads=item.threads,
         )
-        timed = Timed(video)
+        timed = TimedReading(video)
         num_bytes = frame_store.write_part(
             config.out / name,
             video,
@@ -161,11 +161,11 @@ def decode_video(config: Config, recipe: dict[str, Any], item: work_items.Item) 
         "duration_s": video.facts.duration_s,
         **work_items.quality(video.facts.to_json()),
         "stat": state,
-        **timed.told(started),
+        **timed.timing(started),
     }
 
 
-def _predict(config: Config, todo: list[work_items.Item]) -> None:
+def _predict(config: DecodeConfig, todo: list[work_items.VideoTask]) -> None:
     """Say how much room the frames will take, by a few frames of a few of the videos, and whether there is as much."""
     encode = frame_store.encoder(config.pictures, side=config.crop)
     geometry = Geometry.of(config.short_side, config.crop)
@@ -222,9 +222,9 @@ def stored_videos(
     if manifest.failed:
         names = ", ".join(name.removeprefix("video/") for name in list(manifest.failed)[:5])
         log.warning("%s: %d videos that could not be decoded are left out: %s", folder, len(manifest.failed), names)
-    return {video_id: folder / file for video_id, file in sorted(whereabouts(manifest).items())}, made_by["pictures"]
+    return {video_id: folder / file for video_id, file in sorted(video_files(manifest).items())}, made_by["pictures"]
 
 
-def source_of(item: work_items.Item) -> dict[str, Any]:
+def source_of(item: work_items.VideoTask) -> dict[str, Any]:
     """Which video an item's stored frames are of: its file's name, size and sha256."""
     return StoredFrames(item.path, item.video_id).source

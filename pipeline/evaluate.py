@@ -25,12 +25,12 @@ from pydantic.dataclasses import dataclass
 from excl.models.excl import variant_label
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_bytes, write_json
-from excl.pipeline.artifacts.manifest import Manifest, single
+from excl.pipeline.artifacts.manifest import Manifest, run_once
 from excl.pipeline.config import STRICT, PositiveInt, identity
 from excl.pipeline.evaluation import metrics as scoring
 from excl.pipeline.evaluation import metrics_table
 from excl.pipeline.evaluation.predictions import TOP, require_own_qids, write_predictions
-from excl.pipeline.evaluation.query_blind import RULE, ask_others
+from excl.pipeline.evaluation.query_blind import RULE, swap_queries
 from excl.pipeline.store.feature_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, store_of
@@ -42,7 +42,7 @@ METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class EvaluateConfig:
     """Evaluate a trained run on a split of a training store, beside three baselines."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -87,23 +87,23 @@ class Evaluation:
     strict: bool
 
 
-def run(config: Config) -> Evaluation:
+def run(config: EvaluateConfig) -> Evaluation:
     """Evaluate unless it is done."""
     if config.predictions is not None:
         _require_free(config.predictions, config.folder)
-    folder = single(
+    folder = run_once(
         config.folder,
         stage=STAGE,
         identity=made_by(config),
         code_version=CODE_VERSION,
-        work=lambda manifest: _work(config, TrainingStore(_store_path(config)), manifest),
+        build=lambda manifest: _work(config, TrainingStore(_store_path(config)), manifest),
     )
     if config.predictions is not None:
         write_bytes(config.predictions, (folder / PREDICTIONS).read_bytes())
     return Evaluation(folder, config.strict)
 
 
-def _store_path(config: Config) -> Path:
+def _store_path(config: EvaluateConfig) -> Path:
     return config.store or store_of(config.run)
 
 
@@ -120,7 +120,7 @@ def _require_free(path: Path, folder: Path) -> None:
         )
 
 
-def made_by(config: Config) -> dict[str, Any]:
+def made_by(config: EvaluateConfig) -> dict[str, Any]:
     """What determines the figures."""
     return {
         **identity(config, run_only=("run", "store", "out", "predictions", "strict", "batch_size", "device")),
@@ -129,24 +129,24 @@ def made_by(config: Config) -> dict[str, Any]:
     }
 
 
-def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str, Any]:
+def _work(config: EvaluateConfig, store: TrainingStore, manifest: Manifest) -> dict[str, Any]:
     trained = load_run(config.run, device=config.device)
     _require_same_kind(trained, store)
     queries = store.queries(config.split)
     require_own_qids(queries)
-    truth, asked = scoring.Truth.of(queries), _asked(trained, store, queries)
-    blind, num_own = ask_others(asked) if asked else ([], 0)
+    truth, asked = scoring.GroundTruth.from_queries(queries), _asked(trained, store, queries)
+    blind, num_own = swap_queries(asked) if asked else ([], 0)
     windows, blind_windows = _predicted(trained, queries, [asked, blind], batch_size=config.batch_size)
     write_predictions(manifest.folder / PREDICTIONS, queries, windows)
     metrics = {
         "variant": variant_label(trained.model.config),
         **_about(config, trained, store),
-        **scoring.of_predictions(windows[..., :2], truth),
+        **scoring.prediction_metrics(windows[..., :2], truth),
         **scoring.baselines(store.queries("train"), truth),
         "query_blind": {
             "rule": RULE,
             "own_queries": num_own,
-            **scoring.by_group(blind_windows[..., :2], truth),
+            **scoring.metrics_by_group(blind_windows[..., :2], truth),
         },
     }
     write_json(manifest.folder / METRICS, metrics)
@@ -154,7 +154,7 @@ def _work(config: Config, store: TrainingStore, manifest: Manifest) -> dict[str,
 
 
 def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
-    if not trained.knows(store):
+    if not trained.accepts(store):
         raise ValueError(f"{store.path}: its vocabulary is not that of {trained.path}, so its token ids mean other words")
     if trained.recipe != store.recipe:
         raise ValueError(
@@ -172,7 +172,7 @@ def _asked(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -> l
     for query in queries:
         if query.video_id in store:
             first.setdefault(query.key, query)
-    return load_examples(store, trained.asked(store, list(first.values())))
+    return load_examples(store, trained.with_run_vocabulary(store, list(first.values())))
 
 
 def _predicted(
@@ -193,7 +193,7 @@ def _predicted(
     return answers
 
 
-def _about(config: Config, trained: TrainedRun, store: TrainingStore) -> dict[str, Any]:
+def _about(config: EvaluateConfig, trained: TrainedRun, store: TrainingStore) -> dict[str, Any]:
     """What the figures are of."""
     return {
         "dataset": store.about_queries["dataset"],

@@ -24,7 +24,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.video.backends import Choice
-from excl.datasets.video.discovery import find_videos, tell_left_out
+from excl.datasets.video.discovery import find_videos, log_left_out
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.sampling import Video
 from excl.models.i3d.compile_policy import Compile
@@ -39,11 +39,11 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executor_settings import INLINE, LOCAL, Running
+from excl.pipeline.execution.executor_settings import INLINE, LOCAL, ExecutorSettings
 from excl.pipeline.execution.executors import Executor
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
-from excl.pipeline.execution.video_reading import ReadingSeveral, Timed, num_cores
-from excl.pipeline.store.feature_recipe import Making, RowSettings, making, video_features, weights_identity
+from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
+from excl.pipeline.store.feature_recipe import FeatureRecipe, RowOptions, compute_features, resolve_recipe, weights_identity
 from excl.pipeline.store.frame_store import LOSSLESS, StoredFrames
 from excl.pipeline.store.shard import Shard, VideoFeatures, write_shard
 from excl.pipeline.store.virtual_index import write_index
@@ -59,7 +59,7 @@ OfWindows = tyro.conf.arg(help_behavior_hint="(default: the preset's, if it has 
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class ExtractConfig:
     """Make I3D RGB features of videos: rows of 1024 numbers, with the seconds that each describes."""
 
     out: Path
@@ -118,7 +118,7 @@ class Config:
     """Try those videos again that failed before."""
     reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
     """How videos are read."""
-    running: WithoutPrefix[Running] = field(default_factory=Running)
+    running: WithoutPrefix[ExecutorSettings] = field(default_factory=ExecutorSettings)
     """Where the work is done."""
 
     def __post_init__(self) -> None:
@@ -131,11 +131,11 @@ class Config:
         if (self.videos is None) == (self.frames is None):
             raise ValueError("give either --videos or --frames")
 
-    def making(self) -> Making:
+    def making(self) -> FeatureRecipe:
         """How the features are made; ValueError for settings that contradict each other."""
-        names = [field.name for field in dataclasses.fields(RowSettings)]
-        return making(
-            RowSettings(**{name: getattr(self, name) for name in names}),
+        names = [field.name for field in dataclasses.fields(RowOptions)]
+        return resolve_recipe(
+            RowOptions(**{name: getattr(self, name) for name in names}),
             fps=self.fps,
             short_side=self.short_side,
             crop=self.crop,
@@ -149,14 +149,14 @@ class Config:
         """Which weights, by name."""
         return self.weights or PRESETS[self.preset].weights
 
-    def elsewhere(self) -> Config:
+    def elsewhere(self) -> ExtractConfig:
         """The same settings for a process with another working directory."""
         paths = {name: path.absolute() for name in ("videos", "frames", "out") if (path := getattr(self, name)) is not None}
         spec = self.weights_spec
         return dataclasses.replace(self, **paths, weights=str(Path(spec).absolute()) if Path(spec).is_file() else spec)
 
 
-def run(config: Config, *, executor: Executor | None = None) -> Path:
+def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
     """Extract what is not extracted yet; failures are recorded and do not stop the run. Returns the store's folder."""
     made = config.making()
     pictures, identify = LOSSLESS, _identify_file
@@ -170,7 +170,7 @@ def run(config: Config, *, executor: Executor | None = None) -> Path:
         assert config.videos is not None
         left_out: Counter[str] = Counter()
         videos = find_videos(config.videos, left_out=left_out)
-        tell_left_out(config.videos, left_out)
+        log_left_out(config.videos, left_out)
     made_by = recipe(config, pictures)
     if config.new_version:
         out = Manifest.version(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION)
@@ -198,17 +198,17 @@ def run(config: Config, *, executor: Executor | None = None) -> Path:
     return config.out
 
 
-def _at_once(config: Config) -> int:
+def _at_once(config: ExtractConfig) -> int:
     """How many videos at once: on a CPU I3D takes longest and all cores, so that one video ahead is enough."""
     enough = 2 if choose_devices(config.device)[0].type == "cpu" else num_cores()
     return config.reading.decoders or enough
 
 
-def _identify_file(item: work_items.Item) -> dict[str, Any]:
+def _identify_file(item: work_items.VideoTask) -> dict[str, Any]:
     return work_items.file_facts(item.path)
 
 
-def recipe(config: Config, pictures: str) -> dict[str, Any]:
+def recipe(config: ExtractConfig, pictures: str) -> dict[str, Any]:
     """What determines the features, for the manifest and every shard: the settings, and what the weights are.
 
     `pictures` is how frames were kept on the way: "png" is without loss, and so the same as not at all.
@@ -233,7 +233,7 @@ _turn = itertools.count()
 _extractors: dict[tuple[Any, ...], Extractor] = {}
 
 
-def _extractor(config: Config) -> Extractor:
+def _extractor(config: ExtractConfig) -> Extractor:
     """The network for the next video, on each device in turn: one a device and process, made when it is first needed."""
     devices = choose_devices(config.device)
     device = devices[next(_turn) % len(devices)]
@@ -252,19 +252,21 @@ def _extractor(config: Config) -> Extractor:
         return _extractors[settings, device]
 
 
-def extract_video(config: Config, made_by: dict[str, Any], item: work_items.Item) -> dict[str, Any]:
+def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_items.VideoTask) -> dict[str, Any]:
     """Write the features of one video as a shard of one; returns its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
-        state = work_items.read_state(item.path)
+        state = work_items.file_stat(item.path)
         video = _open_video(config, item)
         source = video.source if isinstance(video, StoredFrames) else work_items.file_facts(item.path)
         if weights_identity(_weights(config.weights_spec)) != made_by["weights"]:
             raise ValueError(f"{config.weights_spec}: other weights on this machine than where the run began")
         extractor = _extractor(config)
-        timed = Timed(video)
-        features = video_features(video, extractor, video_id=item.video_id, dtype=config.dtype, source=source, frames=timed)
+        timed = TimedReading(video)
+        features = compute_features(
+            video, extractor, video_id=item.video_id, dtype=config.dtype, source=source, frames=timed
+        )
         work_items.require_unchanged(item.path, state)
     except (VideoError, InternalError) as error:
         return work_items.failure(item.video_id, error, item.file)
@@ -283,11 +285,11 @@ def extract_video(config: Config, made_by: dict[str, Any], item: work_items.Item
         **work_items.quality(features.facts),
         "device": str(extractor.runner.device),
         "stat": state,
-        **timed.told(started, writing_since=writing_since),
+        **timed.timing(started, writing_since=writing_since),
     }
 
 
-def _open_video(config: Config, item: work_items.Item) -> Video:
+def _open_video(config: ExtractConfig, item: work_items.VideoTask) -> Video:
     if config.frames is not None:
         return StoredFrames(item.path, item.video_id)
     made = config.making()

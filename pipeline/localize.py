@@ -19,21 +19,21 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from excl.datasets.text.tokens import UNK, Vocabulary, tokenise
-from excl.datasets.video.backends import why_not
+from excl.datasets.video.backends import missing_reason
 from excl.models.i3d.extractor import choose_device
 from excl.models.i3d.runner import check_precision, keep_freed_memory
 from excl.models.i3d.weights import Weights, imported_names, imported_path, load_weights, read_weights
 from excl.pipeline import train
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_json
-from excl.pipeline.artifacts.manifest import Manifest, single
+from excl.pipeline.artifacts.manifest import Manifest, run_once
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, dump
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.sharded_stage import MAX_THREADS
-from excl.pipeline.execution.video_reading import Reading, num_cores
+from excl.pipeline.execution.video_reading import VideoReading, num_cores
 from excl.pipeline.extract import CODE_VERSIONS
 from excl.pipeline.queries.vector_cache import checksums
 from excl.pipeline.store import feature_cache
-from excl.pipeline.store.feature_recipe import IMPORTED, OWN_FILE, Making, video_features
+from excl.pipeline.store.feature_recipe import IMPORTED, OWN_FILE, FeatureRecipe, compute_features
 from excl.pipeline.store.feature_store import Query, VideoFeatures
 from excl.pipeline.training.examples import Example
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict
@@ -45,7 +45,7 @@ ROWS_AT_ONCE = 16_384  # of all queries asked at once: a film's rows are copied 
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class LocalizeConfig:
     """Find what sentences describe in a raw video, with a trained run."""
 
     run: Path
@@ -64,7 +64,7 @@ class Config:
     """Where I3D's weights are, if the run's features were made with a weight file of one's own."""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
-    reading: WithoutPrefix[Reading] = field(default_factory=Reading)
+    reading: WithoutPrefix[VideoReading] = field(default_factory=VideoReading)
     """How the video is read."""
 
     def __post_init__(self) -> None:
@@ -95,16 +95,16 @@ class Answers:
     as_json: bool = False
 
 
-def run(config: Config) -> Answers:
+def run(config: LocalizeConfig) -> Answers:
     """Answers to every query, in order. Raises ValueError (VideoError) for a video that cannot be read."""
     if config.out is None:
         return Answers(answer(config), config.json)
-    single(config.out, stage=STAGE, identity=made_by(config), code_version=CODE_VERSION, work=lambda m: _write(config, m))
+    run_once(config.out, stage=STAGE, identity=made_by(config), code_version=CODE_VERSION, build=lambda m: _write(config, m))
     rows = json.loads((config.out / "answers.json").read_text(encoding="utf-8"))
     return Answers([Answer(**row) for row in rows], config.json)
 
 
-def made_by(config: Config) -> dict[str, Any]:
+def made_by(config: LocalizeConfig) -> dict[str, Any]:
     """What determines the answers."""
     return {
         "run": Manifest.read(config.run, stage=train.STAGE).fingerprint(),
@@ -115,12 +115,12 @@ def made_by(config: Config) -> dict[str, Any]:
     }
 
 
-def _write(config: Config, manifest: Manifest) -> dict[str, Any]:
+def _write(config: LocalizeConfig, manifest: Manifest) -> dict[str, Any]:
     write_json(manifest.folder / "answers.json", [dataclasses.asdict(one) for one in answer(config)])
     return {"sha256": {"answers.json": sha256_file(manifest.folder / "answers.json")}}
 
 
-def answer(config: Config) -> list[Answer]:
+def answer(config: LocalizeConfig) -> list[Answer]:
     """The answers, computed."""
     trained = load_run(config.run, device=config.device)
     video = _features(config, trained)
@@ -137,27 +137,27 @@ def answer(config: Config) -> list[Answer]:
     ]
 
 
-def _features(config: Config, trained: TrainedRun) -> VideoFeatures:
+def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
     """The video's features by the run's recipe, remembered or made; ValueError if the weights are not those of the run."""
     _require_known_making(config, trained.recipe)
     weights = _weights(config, trained.recipe) if config.weights else None  # wrong ones are refused in any case
-    made = Making.from_recipe(trained.recipe)
+    made = FeatureRecipe.from_recipe(trained.recipe)
     made = dataclasses.replace(made, backends=_backends_of(made))
-    state = work_items.read_state(config.video)
+    state = work_items.file_stat(config.video)
     made_from = {
         "video": checksums(config.video).sha256,
         "recipe": {**trained.recipe, "backend": list(made.backends)},
         "reading": dump(config.reading),
     }
-    video = feature_cache.recall(made_from)
+    video = feature_cache.load(made_from)
     if video is None:
         video = _extracted(config, made, weights or _weights(config, trained.recipe))
         work_items.require_unchanged(config.video, state)
-        feature_cache.remember(made_from, video)
+        feature_cache.save(made_from, video)
     return dataclasses.replace(video, video_id=config.video.stem)
 
 
-def _require_known_making(config: Config, recipe: dict[str, Any]) -> None:
+def _require_known_making(config: LocalizeConfig, recipe: dict[str, Any]) -> None:
     """ValueError if nobody here can make features as this recipe has them."""
     if recipe["weights"]["source"] == IMPORTED:
         raise ValueError(
@@ -171,7 +171,7 @@ def _require_known_making(config: Config, recipe: dict[str, Any]) -> None:
         )
 
 
-def _extracted(config: Config, made: Making, weights: Weights) -> VideoFeatures:
+def _extracted(config: LocalizeConfig, made: FeatureRecipe, weights: Weights) -> VideoFeatures:
     """The video's features, made; ValueError where this machine cannot."""
     device = choose_device(config.device)
     try:
@@ -182,7 +182,7 @@ def _extracted(config: Config, made: Making, weights: Weights) -> VideoFeatures:
         ) from error
     if device.type == "cpu":
         keep_freed_memory()
-    return video_features(
+    return compute_features(
         config.reading.open(
             config.video,
             fps=made.fps,
@@ -197,9 +197,9 @@ def _extracted(config: Config, made: Making, weights: Weights) -> VideoFeatures:
     )
 
 
-def _backends_of(made: Making) -> tuple[str, ...]:
+def _backends_of(made: FeatureRecipe) -> tuple[str, ...]:
     """The decoders by which the features were made, if this machine has them, and otherwise the reference."""
-    missing = [backend for backend in made.backends if why_not(backend)]
+    missing = [backend for backend in made.backends if missing_reason(backend)]
     if missing:
         log.warning(
             "the run's features were made with the decoder %s; this machine has it not, so pyav is taken", missing[0]
@@ -208,7 +208,7 @@ def _backends_of(made: Making) -> tuple[str, ...]:
     return made.backends
 
 
-def _weights(config: Config, recipe: dict[str, Any]) -> Weights:
+def _weights(config: LocalizeConfig, recipe: dict[str, Any]) -> Weights:
     """The weights that the run's features were made with: those of the setting, published ones, or imported ones."""
     wanted = recipe["weights"]
     if config.weights or wanted["source"] != OWN_FILE:

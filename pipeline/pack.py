@@ -22,8 +22,8 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.parsing import printable
 from excl.pipeline import tokenise
-from excl.pipeline.artifacts.atomic_files import atomic, sha256_file, write_json, write_text
-from excl.pipeline.artifacts.manifest import COMPLETE, Manifest, single
+from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json, write_text
+from excl.pipeline.artifacts.manifest import COMPLETE, Manifest, run_once
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
 from excl.pipeline.store.feature_store import FeatureStore, Query
 from excl.pipeline.store.shard import write_shard
@@ -36,7 +36,7 @@ NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class PackConfig:
     """Join features and queries into a training store, and say which queries have features."""
 
     features: Path
@@ -58,24 +58,24 @@ class Config:
     """How many videos make up one shard."""
 
 
-def run(config: Config) -> Path:
+def run(config: PackConfig) -> Path:
     """Pack everything, unless it is done. Returns the folder."""
     store = FeatureStore(config.features)
-    return single(
+    return run_once(
         config.out,
         stage=STAGE,
         identity=_made_by(config, store),
         code_version=CODE_VERSION,
-        work=lambda manifest: _work(config, store, manifest),
+        build=lambda manifest: _work(config, store, manifest),
     )
 
 
-def made_by(config: Config) -> dict[str, Any]:
+def made_by(config: PackConfig) -> dict[str, Any]:
     """What determines the training store; ValueError while features or queries are not finished."""
     return _made_by(config, FeatureStore(config.features))
 
 
-def _made_by(config: Config, store: FeatureStore) -> dict[str, Any]:
+def _made_by(config: PackConfig, store: FeatureStore) -> dict[str, Any]:
     store.require_finished()
     queries = Manifest.read(config.queries, stage=tokenise.STAGE)
     if not queries.is_complete:
@@ -89,7 +89,7 @@ def _made_by(config: Config, store: FeatureStore) -> dict[str, Any]:
     }
 
 
-def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, Any]:
+def _work(config: PackConfig, store: FeatureStore, manifest: Manifest) -> dict[str, Any]:
     queries = [Query.from_json(row) for row in _json_lines(config.queries / "moments.jsonl")]
     durations_s = {video_id: store.duration_s(video_id) for video_id in {q.video_id for q in queries} if video_id in store}
     beyond = manifest.header["identity"]["about_queries"]["hygiene"]["beyond_video"]
@@ -117,7 +117,7 @@ def _work(config: Config, store: FeatureStore, manifest: Manifest) -> dict[str, 
     kept = uncovered if config.missing_video == "keep" else []
     write_text(manifest.folder / "uncovered.jsonl", "".join(json.dumps(q.to_json()) + "\n" for q in kept))
     for name in ("vocabulary.txt", "vectors.npy"):
-        with atomic(manifest.folder / name) as temporary:
+        with atomic_write(manifest.folder / name) as temporary:
             shutil.copyfile(config.queries / name, temporary)
     _write_shards(config, store, queries, manifest)
     write_index(manifest)
@@ -130,7 +130,7 @@ def _json_lines(path: Path) -> list[Any]:
 
 
 def _fit(
-    config: Config, queries: list[Query], durations_s: Mapping[str, float], *, beyond: str
+    config: PackConfig, queries: list[Query], durations_s: Mapping[str, float], *, beyond: str
 ) -> tuple[list[Query], list[dict[str, str]], list[dict[str, Any]]]:
     """The queries in order, those dropped, with why, and those clipped, by the duration of the video's file.
 
@@ -187,7 +187,9 @@ def _to_file(query: Query, duration_s: float, *, policy: str) -> tuple[Query, st
     return dataclasses.replace(known, end_s=duration_s), ""
 
 
-def _other_durations(config: Config, queries: list[Query], durations_s: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def _other_durations(
+    config: PackConfig, queries: list[Query], durations_s: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
     """The videos whose file is not as long as annotated, with both lengths."""
     return {
         q.video_id: {"annotated_s": q.duration_s, "file_s": durations_s[q.video_id]}
@@ -253,7 +255,7 @@ def coverage_line(counts: Mapping[str, Any]) -> str:
     return line
 
 
-def _write_shards(config: Config, store: FeatureStore, queries: list[Query], manifest: Manifest) -> None:
+def _write_shards(config: PackConfig, store: FeatureStore, queries: list[Query], manifest: Manifest) -> None:
     asked: dict[str, list[Query]] = defaultdict(list)
     for query in queries:
         if query.video_id in store:

@@ -20,12 +20,12 @@ import numpy as np
 
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.text.tokens import Vocabulary
-from excl.pipeline.artifacts.atomic_files import atomic, sha256_file, write_json, write_text
-from excl.pipeline.artifacts.manifest import Manifest, single
+from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json, write_text
+from excl.pipeline.artifacts.manifest import Manifest, run_once
 from excl.pipeline.config import identity
 from excl.pipeline.queries import report
-from excl.pipeline.queries.config import RUN_ONLY, Config
-from excl.pipeline.queries.preparation import Queries
+from excl.pipeline.queries.config import RUN_ONLY, TokeniseConfig
+from excl.pipeline.queries.preparation import QueryPreparation
 from excl.pipeline.queries.word_vectors import identify_known
 
 log = logging.getLogger(__name__)
@@ -34,23 +34,23 @@ STAGE, CODE_VERSION = "tokenise", 2
 MAX_SHARE_WITHOUT_VECTOR = 0.5
 
 
-def run(config: Config) -> Path | list[str]:
+def run(config: TokeniseConfig) -> Path | list[str]:
     """Tokenise everything, unless it is done. Returns the folder; with `report`, the lines of the report and no folder."""
-    queries = Queries(config)
+    queries = QueryPreparation(config)
     if config.report:
         return report.lines(queries.report)
     assert config.out is not None
     assert config.glove is not None
-    return single(
+    return run_once(
         config.out,
         stage=STAGE,
         identity=made_by(config, queries),
         code_version=CODE_VERSION,
-        work=lambda manifest: _work(config, queries, manifest),
+        build=lambda manifest: _work(config, queries, manifest),
     )
 
 
-def made_by(config: Config, queries: Queries | None = None) -> dict[str, Any]:
+def made_by(config: TokeniseConfig, queries: QueryPreparation | None = None) -> dict[str, Any]:
     """What determines the folder."""
     assert config.glove is not None
     sources = config.sources()
@@ -65,7 +65,7 @@ def made_by(config: Config, queries: Queries | None = None) -> dict[str, Any]:
         made["nltk"] = importlib.metadata.version("nltk")
     known = identify_known(config.glove)
     if known is None:  # then the file is read to its end, once, for this and for the vectors
-        known = (queries or Queries(config)).vectors_and_file[1]
+        known = (queries or QueryPreparation(config)).vectors_and_file[1]
     made["glove"] = {"file": known.file, "sha256": known.sha256}
     return made
 
@@ -74,15 +74,15 @@ def _named(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": sha256_file(path)}
 
 
-def _work(config: Config, queries: Queries, manifest: Manifest) -> dict[str, Any]:
+def _work(config: TokeniseConfig, queries: QueryPreparation, manifest: Manifest) -> dict[str, Any]:
     folder, vocabulary, vectors = manifest.folder, queries.vocabulary, queries.vectors_and_file[0]
     write_text(
         folder / "moments.jsonl",
         "".join(_line(m, t, vocabulary) for m, t in zip(queries.moments, queries.tokens, strict=True)),
     )
-    with atomic(folder / "vocabulary.txt") as temporary:
+    with atomic_write(folder / "vocabulary.txt") as temporary:
         vocabulary.save(temporary)
-    with atomic(folder / "vectors.npy") as temporary, temporary.open("wb") as file:
+    with atomic_write(folder / "vectors.npy") as temporary, temporary.open("wb") as file:
         np.save(file, vectors.matrix)
     write_json(folder / "report.json", queries.report)
     without = queries.report["vectors"]["words_without_vector"]

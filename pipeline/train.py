@@ -17,51 +17,51 @@ from pathlib import Path
 from typing import Any
 
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.artifacts.manifest import single
+from excl.pipeline.artifacts.manifest import run_once
 from excl.pipeline.config import identity
 from excl.pipeline.training.checkpoint_files import files_of, read_checkpoint
 from excl.pipeline.training.checkpointer import BEST, LAST
-from excl.pipeline.training.config import RUN_ONLY, Config
-from excl.pipeline.training.distributed import Ranks, cpu_has_bfloat16_lstm, launch, training_devices
+from excl.pipeline.training.config import RUN_ONLY, TrainConfig
+from excl.pipeline.training.distributed import RankContext, cpu_has_bfloat16_lstm, launch, training_devices
 from excl.pipeline.training.metrics_log import require_tensorboard
-from excl.pipeline.training.multi_store import JointStore
+from excl.pipeline.training.multi_store import MultiStore
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, write_stores
-from excl.pipeline.training.trainer import Training
+from excl.pipeline.training.trainer import Trainer
 from excl.pipeline.training.validation import describe
 
-__all__ = ["Config", "TrainedRun", "load_run", "predict", "run"]
+__all__ = ["TrainConfig", "TrainedRun", "load_run", "predict", "run"]
 
 log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "train", 6
 
 
-def run(config: Config) -> Path:
+def run(config: TrainConfig) -> Path:
     """Train unless it is done. Returns the run's folder."""
     if config.tensorboard:
         require_tensorboard()
     if config.select_on_test:
         log.warning("train: the epoch is chosen on the TEST split; the figures on it will be too good")
-    return single(
+    return run_once(
         config.out,
         stage=STAGE,
         identity=made_by(config),
         code_version=CODE_VERSION,
-        work=lambda _: _work(config),
+        build=lambda _: _work(config),
     )
 
 
-def made_by(config: Config) -> dict[str, Any]:
+def made_by(config: TrainConfig) -> dict[str, Any]:
     """What determines the run; ValueError where a store is none, or stores do not go together.
 
     How many devices share a batch does, because each draws dropout of its own; which they are does not.
     """
     devices = len(training_devices(config.device))
     several = {"devices_sharing_a_batch": devices} if devices > 1 else {}
-    return identity(config, run_only=RUN_ONLY) | several | JointStore(config.store).identity
+    return identity(config, run_only=RUN_ONLY) | several | MultiStore(config.store).identity
 
 
-def _work(config: Config) -> dict[str, Any]:
+def _work(config: TrainConfig) -> dict[str, Any]:
     devices = training_devices(config.device)
     if config.precision == "bfloat16" and devices[0].type == "cpu" and not cpu_has_bfloat16_lstm():
         raise ValueError(
@@ -69,13 +69,13 @@ def _work(config: Config) -> dict[str, Any]:
             "--precision float32, or on a GPU"
         )
     if len(devices) == 1:
-        _train(config, Ranks(devices[0]))
+        _train(config, RankContext(devices[0]))
     else:
         launch(devices, _train, config)
     _, stands = read_checkpoint(config.out, LAST)
     files = [*files_of(config.out, BEST), *files_of(config.out, LAST), "metrics.jsonl"]
     best = stands["best"]
-    write_stores(config.out, JointStore(config.store).paths)
+    write_stores(config.out, MultiStore(config.store).paths)
     log.info("train: %d epochs, the best is number %d: %s", stands["epoch"], best["epoch"], describe(best["metrics"]))
     return {
         "epochs": stands["epoch"],
@@ -86,8 +86,8 @@ def _work(config: Config) -> dict[str, Any]:
     }
 
 
-def _train(config: Config, ranks: Ranks) -> None:
+def _train(config: TrainConfig, ranks: RankContext) -> None:
     """Train, maybe as one of several processes."""
     if ranks.world > 1:
         logging.basicConfig(level=logging.INFO if ranks.is_first else logging.ERROR, format="%(message)s")
-    Training(config, ranks, identity=identity(config, run_only=RUN_ONLY)).run()
+    Trainer(config, ranks, identity=identity(config, run_only=RUN_ONLY)).run()

@@ -12,7 +12,7 @@ import numpy as np
 
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import do_shard
+from excl.pipeline.execution.executors import run_shard
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 from excl.pipeline.extract import join_features
 from excl.pipeline.store.shard import VideoFeatures, write_shard
@@ -45,7 +45,7 @@ def make(item, *, out, slow_s=0.0, deadly=(), at=None):
     features = np.random.default_rng(item.number).standard_normal((3, 8)).astype(np.float16)
     edges = np.arange(3.0)
     write_shard(out / part_name(item.number), [VideoFeatures(item.video_id, features, edges, edges + 1, {})], recipe=RECIPE)
-    stat = work_items.read_state(item.path)
+    stat = work_items.file_stat(item.path)
     source = {"sha256": "0" * 64}
     made = {"part": part_name(item.number), "videos": [item.video_id]}
     return {"id": work_items.key(item.video_id), **made, "source": source, "stat": stat}
@@ -92,7 +92,7 @@ class Workers:
 
         function = partial(work.work, deadly=self.deadly, at=die)
         try:
-            return [(task, do_shard(type(work)(work.name, work.out, function, work.join, lambda: 1), task))]
+            return [(task, run_shard(type(work)(work.name, work.out, function, work.join, lambda: 1), task))]
         except SystemExit:
             return [(task, WorkerDiedError("a worker died"))]
         except OSError as error:

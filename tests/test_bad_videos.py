@@ -238,27 +238,27 @@ def test_forty_kinds_of_bad_entries_and_five_good_videos(corpus, tmp_path):
 def test_reasons(corpus, name, reason):
     """The obvious cases have the obvious reasons."""
     from excl.datasets.video.errors import VideoError
-    from excl.datasets.video.pyav_backend import SampledVideo
+    from excl.datasets.video.pyav_backend import PyAVVideo
     from excl.datasets.video.sampling import Sampling
 
     folder, names, _ = corpus
     [path] = [folder / one for one in names if Path(one).stem == name]
     with pytest.raises(VideoError) as error:
-        list(SampledVideo(path, Sampling()))
+        list(PyAVVideo(path, Sampling()))
     assert error.value.reason == reason
 
 
 def test_damage_can_be_kept(corpus):
     """With on_damage="keep" a damaged video gives what can be decoded, and says what could not."""
-    from excl.datasets.video.pyav_backend import SampledVideo
+    from excl.datasets.video.pyav_backend import PyAVVideo
     from excl.datasets.video.sampling import Sampling
 
     folder, _, _ = corpus
-    video = SampledVideo(folder / "noise_in_it.mp4", Sampling(on_damage="keep"))
+    video = PyAVVideo(folder / "noise_in_it.mp4", Sampling(on_damage="keep"))
     frames = list(video)
     assert 0 < len(frames) <= 15
     assert video.facts.bad_packets + video.facts.corrupt_frames > 0
-    cut = SampledVideo(folder / "cut.mkv", Sampling(on_damage="keep"))
+    cut = PyAVVideo(folder / "cut.mkv", Sampling(on_damage="keep"))
     assert len(list(cut)) == cut.facts.num_frames < 12
     assert cut.facts.claimed_duration_s == 3.0
 
@@ -288,7 +288,7 @@ def damaged(content: bytes, generator: np.random.Generator) -> bytes:
 def test_whatever_is_in_a_file_there_are_frames_or_one_error(kind, tmp_path):
     from excl.datasets.video.errors import VideoError
     from excl.datasets.video.geometry import Geometry
-    from excl.datasets.video.pyav_backend import SampledVideo
+    from excl.datasets.video.pyav_backend import PyAVVideo
     from excl.datasets.video.sampling import Sampling
 
     name, codec, options = VIDEO_KINDS[kind]
@@ -297,7 +297,7 @@ def test_whatever_is_in_a_file_there_are_frames_or_one_error(kind, tmp_path):
     for _ in range(25):
         (tmp_path / name).write_bytes(damaged(content, generator))
         for on_damage in ("fail", "keep"):
-            video = SampledVideo(tmp_path / name, Sampling(5, Geometry(48, 48), on_damage=on_damage))
+            video = PyAVVideo(tmp_path / name, Sampling(5, Geometry(48, 48), on_damage=on_damage))
             try:
                 assert {frame.shape for frame in video} == {(48, 48, 3)}
                 assert video.facts.num_frames > 0
@@ -311,7 +311,7 @@ def test_whatever_is_in_a_file_there_are_frames_or_one_error(kind, tmp_path):
 
 def test_a_codec_that_nobody_knows(tmp_path):
     from excl.datasets.video.errors import VideoError
-    from excl.datasets.video.pyav_backend import SampledVideo
+    from excl.datasets.video.pyav_backend import PyAVVideo
     from excl.datasets.video.sampling import Sampling
 
     path = tmp_path / "new.mkv"
@@ -319,5 +319,5 @@ def test_a_codec_that_nobody_knows(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content.replace(b"V_MPEG4/ISO/AVC", b"V_FUTURE/ISO/X1"))
     with pytest.raises(VideoError, match="of a codec that FFmpeg does not know") as error:
-        list(SampledVideo(path, Sampling()))
+        list(PyAVVideo(path, Sampling()))
     assert error.value.reason == "no_video_stream"

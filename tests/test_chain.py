@@ -263,7 +263,7 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(packed, trained
     before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir() if path.name != ".lock"}
     assert main(train_arguments(packed, trained)) == 0
     assert {path.name: path.stat().st_mtime_ns for path in trained.iterdir() if path.name != ".lock"} == before
-    config = train.Config(store=packed / "store", out=trained, epochs=3)
+    config = train.TrainConfig(store=packed / "store", out=trained, epochs=3)
     with pytest.raises(RecipeMismatchError, match=r"identity\.epochs: the folder has 25, asked for is 3"):
         train.run(config)
 

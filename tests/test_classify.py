@@ -10,7 +10,7 @@ import torch
 from conftest import write_video
 
 from excl.datasets.video.geometry import Geometry
-from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
 from excl.models.i3d.published import class_names, git_blob_id
 from excl.models.i3d.weights import load_weights
@@ -33,7 +33,7 @@ def mean_logits(x):
 def test_the_most_probable_classes(video, capsys):
     assert main(["classify", str(video), *SMALL, "--top", "3", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    frames = np.stack(list(SampledVideo(video, Sampling(25, Geometry(32, 32)))))
+    frames = np.stack(list(PyAVVideo(video, Sampling(25, Geometry(32, 32)))))
     assert shown["num_frames"] == len(frames) == 64  # no padding
     logits = mean_logits(torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1)
     best = np.argsort(-logits)[:3]

@@ -26,10 +26,10 @@ from stages_without_videos import FLAGS, Workers, over, same, stage
 
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.execution.executor_settings import Running
-from excl.pipeline.execution.executors import ShardWork, Task
+from excl.pipeline.execution.executor_settings import ExecutorSettings
+from excl.pipeline.execution.executors import ShardTask, ShardWork
 from excl.pipeline.execution.video_reading import num_cores
-from excl.pipeline.execution.work_items import Item
+from excl.pipeline.execution.work_items import VideoTask
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.workflows.cli import main
 from excl.workflows.cluster import batch_jobs, dask_cluster, dask_nanny, dask_workers, dispatch
@@ -268,7 +268,7 @@ def test_a_worker_that_is_no_place_for_the_work(existing, five_videos, tmp_path,
 
 def test_folders_that_a_worker_does_not_see(tmp_path):
     work = ShardWork("extract", tmp_path / "out", dict, lambda *_: {}, lambda: 1)
-    task = Task(0, ("v",), (Item("v", tmp_path / "v.mp4", 0),), (), "run")
+    task = ShardTask(0, ("v",), (VideoTask("v", tmp_path / "v.mp4", 0),), (), "run")
     with pytest.raises(ValueError, match=r"out/manifest\.json: not there on .*same paths"):
         dask_workers.do_task(work, task, None)
     (tmp_path / "out").mkdir()
@@ -317,8 +317,8 @@ def test_work_that_nobody_waits_for_ends_before_the_next_video(existing, tmp_pat
             time.sleep(0.01)
         return {"id": f"video/{item.video_id}", "error": "corrupt", "message": ""}
 
-    items = tuple(Item(name, tmp_path / name, number) for number, name in enumerate(("a", "b", "c")))
-    task = Task(0, ("a", "b", "c"), items, (), "run")
+    items = tuple(VideoTask(name, tmp_path / name, number) for number, name in enumerate(("a", "b", "c")))
+    task = ShardTask(0, ("a", "b", "c"), items, (), "run")
     with Client(existing.address) as client:
         pool = dask_workers.DaskPool(client, {"GPU": 1})
         pool.submit(ShardWork("extract", tmp_path, work, lambda *_: {}, lambda: 1), task)
@@ -350,7 +350,9 @@ def test_what_has_ended_is_not_done_again_when_its_worker_dies(existing, tmp_pat
         return {name for name in dask_scheduler.tasks if name.startswith("run/")}
 
     shard_work = ShardWork("extract", tmp_path, work, lambda *_: {}, lambda: 1)
-    tasks = [Task(number, (v,), (Item(v, tmp_path / v, number),), (), "run") for number, v in enumerate(("a", "b"))]
+    tasks = [
+        ShardTask(number, (v,), (VideoTask(v, tmp_path / v, number),), (), "run") for number, v in enumerate(("a", "b"))
+    ]
     with Client(existing.address) as client:
         pool = dask_workers.DaskPool(client, {})
         for task in tasks:
@@ -640,7 +642,7 @@ def test_a_scheduler_that_is_started_here_leaves_trying_again_to_us(batch_system
     job = () if executor == "local" else tuple(JOB[3:])
     if job:
         pytest.importorskip("dask_jobqueue")
-    with dask_cluster.connected(Running(executor=executor, workers=1, job=job), gpus=[]):
+    with dask_cluster.connected(ExecutorSettings(executor=executor, workers=1, job=job), gpus=[]):
         assert Client.current().run_on_scheduler(settings_of) == (0, 1.0)
 
 
@@ -692,8 +694,8 @@ def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_pa
 )
 def test_jobs_that_are_no_scripts_of_a_shell_are_not_marked(job, is_marked):
     pytest.importorskip("dask_jobqueue")
-    running = Running(executor="slurm", job=("cores=1", "memory=1GB", "job_script_prologue=module load cuda", *job))
-    lines = batch_jobs.marked(running, batch_jobs.settings(running), "/a folder")["job_script_prologue"]
+    running = ExecutorSettings(executor="slurm", job=("cores=1", "memory=1GB", "job_script_prologue=module load cuda", *job))
+    lines = batch_jobs.with_exit_markers(running, batch_jobs.settings(running), "/a folder")["job_script_prologue"]
     assert lines[-1] == "module load cuda"
     assert [line.split()[0] for line in lines[:-1]] == (["trap"] if is_marked else [])
 
@@ -752,7 +754,9 @@ def test_settings_of_jobs_are_passed_on(monkeypatch):
         "port=7",
     )
     with dask.config.set({"jobqueue.slurm": given}):
-        told = batch_jobs.settings(Running(executor="slurm", job=job, resources=("GPU=1",), dashboard="127.0.0.1:1"))
+        told = batch_jobs.settings(
+            ExecutorSettings(executor="slurm", job=job, resources=("GPU=1",), dashboard="127.0.0.1:1")
+        )
     assert (told["cores"], told["memory"], told["processes"]) == (8, "32GB", 1)
     assert told["job_extra_directives"] == ["--nice", "--gres=gpu:1", "--exclusive"]
     web = ["--dashboard-address", "127.0.0.1:0"]
@@ -775,7 +779,7 @@ def gpus_of(monkeypatch, *, device, visible, number, executor="local"):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    return dask_cluster.gpus(SimpleNamespace(device=device, running=Running(executor=executor)))
+    return dask_cluster.gpus(SimpleNamespace(device=device, running=ExecutorSettings(executor=executor)))
 
 
 @pytest.mark.parametrize(
@@ -819,7 +823,10 @@ def test_omp_num_threads_is_heeded_by_workers_of_this_machine(tmp_path, monkeypa
     if given is None:
         monkeypatch.delenv("OMP_NUM_THREADS")
     wanted = int(given or num_cores())
-    assert threads_of(tmp_path / "out", dask_cluster.once_needed(Running(executor="local", workers=1), gpus=[])) == wanted
+    assert (
+        threads_of(tmp_path / "out", dask_cluster.once_needed(ExecutorSettings(executor="local", workers=1), gpus=[]))
+        == wanted
+    )
     assert {spec["options"]["env"]["OMP_NUM_THREADS"] for spec in dask_cluster.local_workers(1, []).values()} == {
         str(wanted)
     }
@@ -862,18 +869,18 @@ def test_workers_share_all_cores(cores, of):
 
 
 def test_a_jobs_cores_are_the_threads_of_its_worker():
-    asked = Running(executor="slurm", job=("cores=3", "memory=1GB"))
+    asked = ExecutorSettings(executor="slurm", job=("cores=3", "memory=1GB"))
     assert batch_jobs.cores(asked) == 3
     with dask.config.set({"jobqueue.slurm.cores": 5, "jobqueue.mine.cores": 7}):
-        assert batch_jobs.cores(Running(executor="slurm", job=("memory=1GB",))) == 5
-        assert batch_jobs.cores(Running(executor="slurm", job=("config_name=mine",))) == 7
+        assert batch_jobs.cores(ExecutorSettings(executor="slurm", job=("memory=1GB",))) == 5
+        assert batch_jobs.cores(ExecutorSettings(executor="slurm", job=("config_name=mine",))) == 7
         assert batch_jobs.cores(asked) == 3
-    assert batch_jobs.cores(Running(executor="slurm", job=("config_name=elsewhere",))) is None
+    assert batch_jobs.cores(ExecutorSettings(executor="slurm", job=("config_name=elsewhere",))) is None
 
 
 def test_the_nanny_of_a_job_that_is_cancelled_says_nothing_of_its_listener(caplog):
     assert "--preload-nanny excl.workflows.cluster.dask_nanny" in " ".join(
-        batch_jobs.settings(Running(executor="slurm", job=("cores=1", "memory=1GB")))["worker_extra_args"]
+        batch_jobs.settings(ExecutorSettings(executor="slurm", job=("cores=1", "memory=1GB")))["worker_extra_args"]
     )
     logger = logging.getLogger("tornado.application")
     before = list(logger.filters)

@@ -18,7 +18,7 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.comparison import compare
 from excl.pipeline.comparison.array_sources import as_matrix, open_source, transposed_side
 from excl.pipeline.comparison.id_matching import pair
-from excl.pipeline.comparison.similarity import best_offset, condition, likeness, repeats
+from excl.pipeline.comparison.similarity import best_offset, measure_similarity, repeats, row_statistics
 from excl.pipeline.comparison.verdicts import Verdict, judge, ratio
 from excl.pipeline.store.feature_store import VideoFeatures, write_shard
 from excl.workflows.cli import main
@@ -84,7 +84,7 @@ def test_a_still_video_is_not_shifted():
 
 def test_measures_in_closed_form():
     """Rows (3, 4) against (4, 3): cosine 24/25, difference sqrt 2 of 5, factor 24/25."""
-    found = likeness(np.tile([3.0, 4.0], (20, 1)), np.tile([4.0, 3.0], (20, 1)), 3)
+    found = measure_similarity(np.tile([3.0, 4.0], (20, 1)), np.tile([4.0, 3.0], (20, 1)), 3)
     assert found.cos_mean == pytest.approx(24 / 25)
     assert (found.cos_min, found.cos_inner, found.cos_border) == pytest.approx((24 / 25,) * 3)
     assert found.control == pytest.approx(24 / 25)
@@ -128,7 +128,7 @@ def test_repeats_are_those_of_the_definition(values):
 def test_a_repetition_further_back_is_none():
     a = rows_of(100)
     a[70], a[90] = a[5], a[26]  # 65 and 64 rows back
-    found = condition(a)
+    found = row_statistics(a)
     assert (found.repeated, found.repeat_distance) == (1, 64)
 
 

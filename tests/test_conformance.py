@@ -12,7 +12,7 @@ import pytest
 from conftest import read_number
 from kinds import COLOURS, DAMAGED, HEIGHT, KINDS
 
-from excl.datasets.video.backends import open_sampled, sample_frames, why_not
+from excl.datasets.video.backends import missing_reason, open_sampled, sample_frames
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.sampling import Sampling
@@ -58,8 +58,8 @@ def outcome(video, frames):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_frames_of_the_rule_or_a_refusal(made, conformance_table, kind, backend):
-    if why_not(backend):
-        pytest.skip(f"{backend}: {why_not(backend)}")
+    if missing_reason(backend):
+        pytest.skip(f"{backend}: {missing_reason(backend)}")
     video = made(kind)
     chunks = sample_frames(video.path, fps=5, size=HEIGHT, crop=HEIGHT, backend=backend)
     found, reason = outcome(video, (frame for chunk in chunks for frame in chunk.frames))
@@ -72,7 +72,7 @@ def test_the_frames_of_the_rule_or_a_refusal(made, conformance_table, kind, back
         assert (found, reason) in {("same", None), ("refused", "unsupported")}
 
 
-@pytest.mark.skipif(why_not("decord") is not None, reason=f"decord: {why_not('decord')}")
+@pytest.mark.skipif(missing_reason("decord") is not None, reason=f"decord: {missing_reason('decord')}")
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_one_refuses_the_next_one_reads(made, kind):
     """As `auto` does it on a machine with a GPU; here with decord in the GPU's place."""
@@ -100,8 +100,8 @@ def test_the_document_says_what_came_out(conformance_table):
 
 @pytest.mark.parametrize("backend", ["decord", "torchcodec"])
 def test_pixels_differ_little_between_decoders(backend, shared):
-    if why_not(backend):
-        pytest.skip(f"{backend}: {why_not(backend)}")
+    if missing_reason(backend):
+        pytest.skip(f"{backend}: {missing_reason(backend)}")
     path = shared / "videos" / "v_ZNVhz7ctTq0.mp4"
     ours, theirs = (
         np.concatenate([chunk.frames for chunk in sample_frames(path, backend=one)]).astype(int) for one in ("pyav", backend)
@@ -119,6 +119,6 @@ def test_rates_that_are_none(fps):
 def test_decoders_that_are_not_there_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="there are auto, pyav"):
         next(sample_frames(tmp_path / "a.mp4", backend="opencv"))
-    if why_not("torchcodec-cuda"):
+    if missing_reason("torchcodec-cuda"):
         with pytest.raises(ValueError, match="not to be had here"):
             next(sample_frames(tmp_path / "a.mp4", backend="torchcodec-cuda"))

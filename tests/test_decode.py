@@ -16,7 +16,7 @@ from killing import run_and_die_at
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
-from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
 from excl.pipeline import decode, extract
 from excl.pipeline.artifacts.header import RecipeMismatchError
@@ -39,7 +39,7 @@ def videos(tmp_path_factory):
 
 
 def straight(path):
-    return np.stack(list(SampledVideo(path, Sampling(5, Geometry(**SMALL)))))
+    return np.stack(list(PyAVVideo(path, Sampling(5, Geometry(**SMALL)))))
 
 
 def stored(out):
@@ -53,7 +53,7 @@ def shard_bytes(out):
 
 def test_every_bit_comes_back(videos, tmp_path, caplog):
     caplog.set_level("INFO")
-    out = decode.run(decode.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL))
+    out = decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL))
     for video_id, video in stored(out).items():
         np.testing.assert_array_equal(np.stack(list(video)), straight(videos / f"{video_id}.mp4"))
     assert len(list((out / "shards").iterdir())) == 3
@@ -68,22 +68,22 @@ def test_jpeg_is_a_choice_and_another_recipe(videos, tmp_path):
     for pictures in ("png", "jpeg:90"):
         name = pictures[:4].rstrip(":")
         out = tmp_path / name
-        decode.run(decode.Config(videos=videos, out=out, pictures=pictures, short_side=32, crop=32))
-        extract.run(extract.Config(frames=out, out=tmp_path / f"{name}-features", **small))
+        decode.run(decode.DecodeConfig(videos=videos, out=out, pictures=pictures, short_side=32, crop=32))
+        extract.run(extract.ExtractConfig(frames=out, out=tmp_path / f"{name}-features", **small))
     lossless, lossy = FeatureStore(tmp_path / "png-features"), FeatureStore(tmp_path / "jpeg-features")
     assert (lossless.recipe["pictures"], lossy.recipe["pictures"]) == ("png", "jpeg:90")
     assert not np.array_equal(lossless["v1"].features, lossy["v1"].features)
     with pytest.raises(RecipeMismatchError, match="pictures"):  # features of the two do not mix
-        extract.run(extract.Config(frames=tmp_path / "jpeg", out=tmp_path / "png-features", **small))
+        extract.run(extract.ExtractConfig(frames=tmp_path / "jpeg", out=tmp_path / "png-features", **small))
     with pytest.raises(RecipeMismatchError, match="pictures"):
-        decode.run(decode.Config(videos=videos, out=tmp_path / "png", pictures="jpeg:90", short_side=32, crop=32))
+        decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / "png", pictures="jpeg:90", short_side=32, crop=32))
 
 
 def test_jpeg_pictures_are_near(tmp_path):
     path = moving(tmp_path / "a.mp4", "libx264", {"preset": "veryfast"})
     exact, bits = straight(path), {}
     for pictures, least, most in (("png", 0, 0), ("jpeg:98", 0.1, 3), ("jpeg:50", 3, 20)):
-        out = decode.run(decode.Config(videos=path, out=tmp_path / pictures, pictures=pictures, **SMALL))
+        out = decode.run(decode.DecodeConfig(videos=path, out=tmp_path / pictures, pictures=pictures, **SMALL))
         found = np.stack(list(stored(out)["a"])).astype(int)
         assert least <= np.abs((found - exact) @ LUMA).mean() <= most  # JPEG keeps colours at half the size
         bits[pictures] = Manifest.read(out).records["shard/00000"]["bytes"]
@@ -92,9 +92,9 @@ def test_jpeg_pictures_are_near(tmp_path):
 
 def test_kill_9_at_every_write(videos, tmp_path):
     settings = {"videos": videos, "shard_videos": 2, **SMALL}
-    decode.run(decode.Config(out=tmp_path / "whole", **settings))
+    decode.run(decode.DecodeConfig(out=tmp_path / "whole", **settings))
     for call in itertools.count(1, 3):
-        config = decode.Config(out=tmp_path / f"killed{call}", **settings)
+        config = decode.DecodeConfig(out=tmp_path / f"killed{call}", **settings)
         killed = run_and_die_at(call, config, stage=decode)
         decode.run(config)
         assert shard_bytes(config.out) == shard_bytes(tmp_path / "whole")
@@ -107,7 +107,7 @@ def test_kill_9_at_every_write(videos, tmp_path):
 @pytest.mark.parametrize("place", ["pictures", "videos", "the file's end"])
 def test_damaged_frames_cost_one_video(videos, tmp_path, place):
     """Of a shard whose bytes changed on the disk, every video that is not sound is refused, and named."""
-    out = decode.run(decode.Config(videos=videos, out=tmp_path / "frames", short_side=32, crop=32, shard_videos=2))
+    out = decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / "frames", short_side=32, crop=32, shard_videos=2))
     shard = sorted((out / "shards").iterdir())[0]
     if place == "the file's end":
         os.truncate(shard, shard.stat().st_size // 2)
@@ -166,18 +166,18 @@ def test_damage_that_is_kept_is_told(tmp_path, caplog):
 
 def test_too_little_room_is_told_before(videos, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    decode.run(decode.Config(videos=videos, out=tmp_path / "out", **SMALL))
+    decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / "out", **SMALL))
     assert "will probably be full before the end" in caplog.text
     assert len(stored(tmp_path / "out")) == 5
 
 
 def test_another_decoder_is_another_recipe(videos, tmp_path):
     pytest.importorskip("decord")
-    decode.run(decode.Config(videos=videos, out=tmp_path / "out", backend="decord", **SMALL))
+    decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / "out", backend="decord", **SMALL))
     [record] = [r for r in Manifest.read(tmp_path / "out").records.values() if "file" in r]
     assert StoredFrames(tmp_path / "out" / record["file"], "v1").facts.backend == "decord"
     with pytest.raises(RecipeMismatchError, match="backend"):
-        decode.run(decode.Config(videos=videos, out=tmp_path / "out", **SMALL))
+        decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / "out", **SMALL))
     with pytest.raises(ValueError, match=r"backend is .*decord.*asked for is .*pyav"):
         stored(tmp_path / "out")
 
@@ -187,7 +187,7 @@ def test_many_decoders_or_one_give_the_same_shards(videos, tmp_path):
 
     for decoders in (1, 4):
         reading = ReadingSeveral(decoders=decoders)
-        decode.run(decode.Config(videos=videos, out=tmp_path / str(decoders), reading=reading, **SMALL))
+        decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / str(decoders), reading=reading, **SMALL))
     assert shard_bytes(tmp_path / "1") == shard_bytes(tmp_path / "4")
 
 
@@ -216,11 +216,11 @@ def test_upscale_only_keeps_large_pictures_as_they_are(tmp_path):
     assert main(["decode", "--videos", str(large), "--out", str(tmp_path / "out"), *flags]) == 0
     [shard] = (tmp_path / "out" / "shards").iterdir()
     found = next(iter(StoredFrames(shard, "large")))
-    whole = next(iter(SampledVideo(large, Sampling(5, Geometry(192, 192)))))  # columns 32 to 224 of the source
+    whole = next(iter(PyAVVideo(large, Sampling(5, Geometry(192, 192)))))  # columns 32 to 224 of the source
     assert np.abs(found.astype(int) - whole[48:144, 48:144]).max() <= 2
     small = write_video(tmp_path / "small.mp4", [0, 200], width=64, height=48)
     upscaled, fixed = (
-        np.stack(list(SampledVideo(small, Sampling(5, Geometry.of(size, 96))))) for size in ("100-upscale-only", 100)
+        np.stack(list(PyAVVideo(small, Sampling(5, Geometry.of(size, 96))))) for size in ("100-upscale-only", 100)
     )
     np.testing.assert_array_equal(upscaled, fixed)
 

@@ -21,7 +21,7 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.workflows import demo
 
 INNER = (slice(8, 120), slice(24, 136))  # what the feature extractor's crop sees of 128 x 160 pixels
-small = functools.partial(demo.Config, num_train=3, num_val=1, num_test=1, min_seconds=12, max_seconds=14)
+small = functools.partial(demo.DemoConfig, num_train=3, num_val=1, num_test=1, min_seconds=12, max_seconds=14)
 WORDS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
 
 
@@ -79,7 +79,7 @@ def test_the_same_configuration_gives_the_same_bytes_and_another_seed_does_not(f
     seconds=st.lists(st.floats(12, 37), min_size=2, max_size=2).map(sorted),
 )
 def test_a_plan_keeps_its_promises(seed, index, fps, seconds):
-    config = demo.Config(out=Path("unused"), seed=seed, fps=fps, min_seconds=seconds[0], max_seconds=seconds[1])
+    config = demo.DemoConfig(out=Path("unused"), seed=seed, fps=fps, min_seconds=seconds[0], max_seconds=seconds[1])
     video = demo.plan_video(index, config)
     assert video == demo.plan_video(index, config)
     assert seconds[0] - 1 / fps < video.duration_s <= seconds[1]
@@ -95,7 +95,7 @@ def test_a_plan_keeps_its_promises(seed, index, fps, seconds):
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32), index=st.integers(0, 191))
 def test_every_query_has_one_right_moment(seed, index):
-    video = demo.plan_video(index, demo.Config(out=Path("unused"), seed=seed))
+    video = demo.plan_video(index, demo.DemoConfig(out=Path("unused"), seed=seed))
     rows = video.queries()
     for row in rows:
         words = row["query"].split()
@@ -108,7 +108,7 @@ def test_every_query_has_one_right_moment(seed, index):
 
 
 def test_the_mixture_of_queries():
-    config = demo.Config(out=Path("unused"))
+    config = demo.DemoConfig(out=Path("unused"))
     rows = [row for index in range(100) for row in demo.plan_video(index, config).queries()]
     share = sum(row["group"] == "ordinal" for row in rows) / len(rows)
     assert 0.2 < share < 0.45
@@ -228,7 +228,7 @@ def test_every_word_has_a_vector(folder):
     vectors = {line.split(" ")[0]: [float(number) for number in line.split(" ")[1:]] for line in lines}
     assert {len(vector) for vector in vectors.values()} == {50}
     assert len(vectors) == len(lines) == len({tuple(vector) for vector in vectors.values()})
-    config = demo.Config(out=folder)
+    config = demo.DemoConfig(out=folder)
     queries = [row["query"] for index in range(192) for row in demo.plan_video(index, config).queries()]
     words = set(" ".join(queries).split())
     assert words < set(vectors)
@@ -246,4 +246,4 @@ def test_every_word_has_a_vector(folder):
 )
 def test_impossible_configurations_are_refused_by_name(values, named):
     with pytest.raises(pydantic.ValidationError, match=named):
-        demo.Config(out=Path("unused"), **values)
+        demo.DemoConfig(out=Path("unused"), **values)

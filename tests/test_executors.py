@@ -22,12 +22,12 @@ from stages_without_videos import FLAGS, RECIPE, SMALL, Workers, make, over, sam
 
 from excl.pipeline import decode, extract
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.artifacts.journals import Journal, Share, Tail
+from excl.pipeline.artifacts.journals import Journal, ShardRange, Tail
 from excl.pipeline.artifacts.manifest import BusyError, Manifest
 from excl.pipeline.artifacts.record_log import encode
 from excl.pipeline.execution import sharded_stage, work_items
-from excl.pipeline.execution.executor_settings import Running
-from excl.pipeline.execution.executors import do_shard
+from excl.pipeline.execution.executor_settings import ExecutorSettings
+from excl.pipeline.execution.executors import run_shard
 from excl.pipeline.execution.sharded_stage import part_name
 from excl.pipeline.extract import join_features
 from excl.pipeline.store.feature_store import FeatureStore
@@ -81,7 +81,7 @@ def test_an_executor_is_closed_at_once_when_its_records_are_no_longer_wanted(fil
     def fails(_):
         raise OSError("nobody can be told")
 
-    monkeypatch.setattr(sharded_stage, "tell", fails)
+    monkeypatch.setattr(sharded_stage, "log_problem", fails)
     with pytest.raises(OSError, match="nobody can be told"):
         stage(tmp_path / "out").run(files, retry_failed=False, executor=kept)
     assert held == ["held", "let go"]
@@ -137,7 +137,7 @@ def test_what_workers_have_finished_of_a_shard_is_seen_while_they_are_at_it(file
             half = task.todo[: len(task.todo) // 2]
             if task.token not in at_half[-1:]:
                 at_half.append(task.token)
-                do_shard(work, dataclasses.replace(task, todo=half))
+                run_shard(work, dataclasses.replace(task, todo=half))
                 return []
             assert {work_items.key(item.video_id) for item in half} <= set(seen)
             assert work_items.key(task.todo[-1].video_id) not in seen
@@ -222,7 +222,7 @@ def test_what_was_seen_of_a_worker_and_is_gone_with_it_is_recorded_once(files, w
             work, task = self.given[0]
             if not self.begun:
                 self.begun = True
-                do_shard(work, dataclasses.replace(task, todo=task.todo[2:]))
+                run_shard(work, dataclasses.replace(task, todo=task.todo[2:]))
                 return []
             self.lost = True
             assert sorted(seen) == ["video/v00", "video/v01"]
@@ -276,10 +276,10 @@ def test_journals_of_a_run_that_was_killed_are_taken_up(files, whole, tmp_path):
     class Dying(Workers):
         def wait(self, timeout_s):  # noqa: ARG002  (as pools have it)
             work, task = self.given.pop(0)
-            do_shard(work, task)  # finished, and nobody is told
+            run_shard(work, task)  # finished, and nobody is told
             work, task = self.given.pop(0)
             half = dataclasses.replace(task, todo=task.todo[:2])
-            do_shard(work, half)
+            run_shard(work, half)
             raise GoneError
 
     with pytest.raises(GoneError):
@@ -297,10 +297,10 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from stages_without_videos import stage
-from excl.pipeline.artifacts.journals import Share
+from excl.pipeline.artifacts.journals import ShardRange
 files = {{path.name: path for path in sorted(Path({files!r}).iterdir())}}
 out = Path({out!r})
-stage(out, slow_s=0.05).run(files, retry_failed=False, share=Share.parse(sys.argv[1]))
+stage(out, slow_s=0.05).run(files, retry_failed=False, share=ShardRange.parse(sys.argv[1]))
 """
 
 
@@ -342,14 +342,14 @@ def test_a_share_that_is_killed_goes_on(files, whole, tmp_path):
 
 def test_who_cannot_work_beside_whom(files, tmp_path):
     out, holds = tmp_path / "out", {"stage": "extract", "identity": RECIPE, "code_version": 1}
-    with Manifest.open(out, **holds, share=Share(0, 2)):
+    with Manifest.open(out, **holds, share=ShardRange(0, 2)):
         with pytest.raises(BusyError, match="share 0/2"), Manifest.open(out, **holds):
             pass
-        with pytest.raises(BusyError, match="share 0/2"), Manifest.open(out, **holds, share=Share(0, 2)):
+        with pytest.raises(BusyError, match="share 0/2"), Manifest.open(out, **holds, share=ShardRange(0, 2)):
             pass
-        with pytest.raises(BusyError, match="share 0/2"), Manifest.open(out, **holds, share=Share(1, 3)):
+        with pytest.raises(BusyError, match="share 0/2"), Manifest.open(out, **holds, share=ShardRange(1, 3)):
             pass
-        with Manifest.open(out, **holds, share=Share(1, 2)) as other:
+        with Manifest.open(out, **holds, share=ShardRange(1, 2)) as other:
             other.add({"id": "video/b"})
         assert "video/b" in Manifest.read(out).records
     with Manifest.open(out, **holds) as alone:
@@ -361,17 +361,17 @@ def test_who_cannot_work_beside_whom(files, tmp_path):
 def test_a_line_cut_short_is_never_appended_to(files, whole, tmp_path):
     """A share dies in its journal, or in the records while it plans, and others go on beside it."""
     out, holds = tmp_path / "out", {"stage": "extract", "identity": RECIPE, "code_version": 1}
-    stage(out).run(files, retry_failed=False, share=Share(0, 2))
-    with Manifest.open(out, **holds, share=Share(1, 2)) as other:
-        with Manifest.open(out, **holds, share=Share(0, 2)) as share:
+    stage(out).run(files, retry_failed=False, share=ShardRange(0, 2))
+    with Manifest.open(out, **holds, share=ShardRange(1, 2)) as other:
+        with Manifest.open(out, **holds, share=ShardRange(0, 2)) as share:
             share.add({"id": "one"})
         for path in (out / "journals" / "share-0-of-2.jsonl", out / "records.jsonl"):
             with path.open("ab") as file:
                 file.write(b'{"id": "plan/1", "planned": [')
-        with Manifest.open(out, **holds, share=Share(0, 2)) as share:
+        with Manifest.open(out, **holds, share=ShardRange(0, 2)) as share:
             share.add({"id": "two"})
         other.add({"id": "three"})
-        with other.ending() as is_last:
+        with other.finishing() as is_last:
             assert is_last
     assert {"one", "two", "three"} <= set(Manifest.read(out).records)
 
@@ -381,10 +381,10 @@ def test_a_share_leaves_alone_what_another_has_lost(files, whole, tmp_path):
     stage(out).run(files, retry_failed=False)
     for number in (0, 1):
         os.remove(next((out / "shards").glob(f"0000{number}-*")))
-    stage(out).run(files, retry_failed=False, share=Share(0, 2))
+    stage(out).run(files, retry_failed=False, share=ShardRange(0, 2))
     assert next((out / "shards").glob("00000-*"))
     assert not list((out / "shards").glob("00001-*"))
-    stage(out).run(files, retry_failed=False, share=Share(1, 2))
+    stage(out).run(files, retry_failed=False, share=ShardRange(1, 2))
     same(out, whole)
 
 
@@ -398,7 +398,7 @@ def test_what_fails_when_a_share_does_it_again_has_failed(files, tmp_path):
             return {"id": work_items.key(item.video_id), "error": "corrupt", "message": "now it is"}
         return make(item, out=out)
 
-    dataclasses.replace(stage(out), work=fails).run(files, retry_failed=False, share=Share(1, 2))
+    dataclasses.replace(stage(out), work=fails).run(files, retry_failed=False, share=ShardRange(1, 2))
     assert set(Manifest.read(out).failed) == {"video/bad0", "video/bad1", "video/v05"}
     assert set(FeatureStore(out)) == set(files) - {"bad0", "bad1", "v05"}
 
@@ -415,7 +415,7 @@ def test_a_part_of_another_run_joins_no_shard(files, whole, tmp_path):
 def test_frames_of_another_run_join_no_shard(five_videos, tmp_path):
     """As above, of `decode`; whoever decodes a video, and when, its part has the same bytes."""
     settings = {"videos": five_videos, "short_side": 32, "crop": 32}
-    decode.run(decode.Config(out=tmp_path / "whole", **settings))
+    decode.run(decode.DecodeConfig(out=tmp_path / "whole", **settings))
     replaced, refused = [], []
 
     class Replacing(Workers):
@@ -430,12 +430,12 @@ def test_frames_of_another_run_join_no_shard(five_videos, tmp_path):
                 return record
 
             try:
-                return [(task, do_shard(dataclasses.replace(work, work=replace), task))]
+                return [(task, run_shard(dataclasses.replace(work, work=replace), task))]
             except OSError as error:
                 refused.append(str(error))
                 return [(task, error)]
 
-    decode.run(decode.Config(out=tmp_path / "out", **settings), executor=over(Replacing(1)))
+    decode.run(decode.DecodeConfig(out=tmp_path / "out", **settings), executor=over(Replacing(1)))
     assert len(refused) == 1
     assert "parts/000001.h5: not what was recorded" in refused[0]
     same(tmp_path / "out", tmp_path / "whole")
@@ -462,7 +462,7 @@ def make_and_replace(item, *, out, once=None, **how):
 def test_verify_knows_the_journals_of_shares(files, tmp_path, capsys):
     out, holds = tmp_path / "out", {"stage": "extract", "identity": RECIPE, "code_version": 1}
     stage(out).run(files, retry_failed=False)
-    with Manifest.open(out, **holds, share=Share(0, 2)) as share:
+    with Manifest.open(out, **holds, share=ShardRange(0, 2)) as share:
         share.add({"id": "video/bad0", "error": "corrupt", "message": "again"})
     main(["verify", str(out)])
     assert "no record names it" not in capsys.readouterr().out
@@ -500,9 +500,9 @@ def test_a_record_of_success_outlives_one_of_failure_in_a_workers_journal(tmp_pa
 @pytest.mark.parametrize("text", ["2/2", "x", "-1/2", "1", "1/0", "0/2/3", ""])
 def test_a_share_that_is_none_is_refused(text):
     with pytest.raises(ValueError, match="wanted i/n"):
-        Share.parse(text)
+        ShardRange.parse(text)
     with pytest.raises(ValueError, match="shard_range"):
-        Running(shard_range=text)
+        ExecutorSettings(shard_range=text)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,7 @@ def test_a_share_that_is_none_is_refused(text):
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Running(**settings)
+        ExecutorSettings(**settings)
 
 
 def test_two_halves_by_the_command_give_the_same_store(five_videos, tmp_path):
@@ -583,9 +583,9 @@ def test_40_videos_killed_workers_and_crashing_decoders(tmp_path, monkeypatch):
         name = f"guilty{number:03d}" if number % 20 == 7 else f"v{number:03d}"
         os.link(tmp_path / "one.mp4", tmp_path / "videos" / f"{name}.mp4")
     settings = {**SMALL, "videos": tmp_path / "videos", "shard_videos": 4}
-    inline_config = extract.Config(out=tmp_path / "inline", **settings)
+    inline_config = extract.ExtractConfig(out=tmp_path / "inline", **settings)
     extract.run(inline_config)
-    config = extract.Config(out=tmp_path / "out", running=Running(executor="local", workers=2), **settings)
+    config = extract.ExtractConfig(out=tmp_path / "out", running=ExecutorSettings(executor="local", workers=2), **settings)
     killed = []
     stop = threading.Event()
 

@@ -20,7 +20,7 @@ import safetensors
 import torch
 from exchange_data import DIM, FRAMES, IDS, TACOS_FPS, features, packed, video
 
-from excl.pipeline.exchange.export import Config
+from excl.pipeline.exchange.export import ExportConfig
 from excl.pipeline.exchange.resampling import error_if_even_s, resampled
 from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
 from excl.pipeline.store.shard import VideoFeatures
@@ -690,7 +690,7 @@ def test_an_unfinished_store_is_refused(tmp_path):
     with Manifest.open(tmp_path / "f", stage="extract", identity=FeatureStore(tmp_path / "f").recipe, code_version=1) as m:
         m.add({"id": "plan/0", "planned": ["a", "b"]})
     with pytest.raises(ValueError, match="still to be done"):
-        run(Config(store=tmp_path / "f", to="npy", out=tmp_path / "out"))
+        run(ExportConfig(store=tmp_path / "f", to="npy", out=tmp_path / "out"))
 
 
 def test_tacos_rate_is_the_data_sets():

@@ -22,7 +22,7 @@ from killing import run_and_die_at
 
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
-from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
 from excl.models.i3d.row_layout import Continuous
 from excl.pipeline import decode, extract
@@ -48,7 +48,7 @@ def videos(tmp_path_factory):
 
 
 def run_small(videos, out, **settings):
-    return FeatureStore(extract.run(extract.Config(videos=videos, out=out, **{**SMALL, **settings})))
+    return FeatureStore(extract.run(extract.ExtractConfig(videos=videos, out=out, **{**SMALL, **settings})))
 
 
 def shard_bytes(out):
@@ -73,7 +73,7 @@ def test_every_video_has_its_rows_and_their_seconds(videos, tmp_path):
 
 
 def test_features_from_stored_frames_are_the_same(videos, tmp_path):
-    decode.run(decode.Config(videos=videos, out=tmp_path / "frames", short_side=32, crop=32))
+    decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / "frames", short_side=32, crop=32))
     straight = run_small(videos, tmp_path / "straight")
     stored = run_small(None, tmp_path / "stored", frames=tmp_path / "frames")
     for video_id in straight:
@@ -85,12 +85,12 @@ def test_features_from_stored_frames_are_the_same(videos, tmp_path):
 
 
 def test_stored_frames_are_the_decoded_ones(videos, tmp_path):
-    decode.run(decode.Config(videos=videos, out=tmp_path / "frames", short_side=48, crop=40, shard_videos=2))
+    decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / "frames", short_side=48, crop=40, shard_videos=2))
     [_, shard, _] = sorted((tmp_path / "frames" / "shards").iterdir())
     assert StoredFrames(shard, "v2").source["file"] == "v2.mp4"
     [shard, _, _] = sorted((tmp_path / "frames" / "shards").iterdir())
     stored = StoredFrames(shard, "v1")
-    video = SampledVideo(videos / "v1.mp4", Sampling(5, Geometry(48, 40)))
+    video = PyAVVideo(videos / "v1.mp4", Sampling(5, Geometry(48, 40)))
     np.testing.assert_array_equal(np.stack(list(stored)), np.stack(list(video)))
     assert stored.facts == video.facts
 
@@ -188,7 +188,7 @@ class FewNumbers:
 def few_numbers(monkeypatch):
     """Extraction without the network and without a decoder's process: what is left is the order of writing."""
     monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
-    in_process = lambda config, item: SampledVideo(item.path, Sampling(5, Geometry(config.short_side, config.crop)))  # noqa: E731
+    in_process = lambda config, item: PyAVVideo(item.path, Sampling(5, Geometry(config.short_side, config.crop)))  # noqa: E731
     monkeypatch.setattr(extract, "_open_video", in_process)
 
 
@@ -211,12 +211,12 @@ def test_kill_9_at_every_write_loses_nothing_and_changes_nothing(videos, tmp_pat
     for call in itertools.count(1):
         out = tmp_path / f"killed{call}"
         (mixed / "v2.mp4").write_text("broken")
-        first = extract.Config(out=out, **settings)
+        first = extract.ExtractConfig(out=out, **settings)
         killed = run_and_die_at(call, first)
         assert_believable(out, wanted)
         extract.run(first)
         (mixed / "v2.mp4").write_bytes(good)
-        second = extract.Config(out=out, retry_failed=True, **settings)
+        second = extract.ExtractConfig(out=out, retry_failed=True, **settings)
         killed_again = run_and_die_at(call, second)
         assert_believable(out, wanted)
         extract.run(second)
@@ -232,7 +232,7 @@ def test_kill_9_at_every_write_loses_nothing_and_changes_nothing(videos, tmp_pat
 def test_kill_9_again_and_again(videos, tmp_path, few_numbers):
     """One store that never gets to finish a run in peace, until it does."""
     wanted = run_small(videos, tmp_path / "whole", shard_videos=2)
-    config = extract.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL)
+    config = extract.ExtractConfig(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL)
     done = 0
     for call in itertools.count(6):
         killed = run_and_die_at(call, config)
@@ -259,7 +259,7 @@ def test_kill_9_at_random_instants(videos, tmp_path, few_numbers, workers):
     while kills < 50:
         stores += 1
         out = tmp_path / f"out{stores}"
-        config = extract.Config(videos=videos, out=out, shard_videos=2, **SMALL)
+        config = extract.ExtractConfig(videos=videos, out=out, shard_videos=2, **SMALL)
         for _ in range(12):
             pid = os.fork()
             if pid == 0:
@@ -277,7 +277,7 @@ def test_kill_9_at_random_instants(videos, tmp_path, few_numbers, workers):
 def test_work_on_a_dask_cluster_gives_the_same_bytes(videos, tmp_path):
     """Two worker processes; a second run after the first was cut off goes on, and ends in what inline work gives."""
     run_small(videos, tmp_path / "inline", shard_videos=2)
-    config = extract.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL)
+    config = extract.ExtractConfig(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL)
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster,
         Client(cluster) as client,
@@ -310,7 +310,7 @@ def test_an_error_at_any_rename_or_fsync_commits_nothing_bad(videos, tmp_path, f
 
             return wrapper
 
-        config = extract.Config(videos=videos, out=out, shard_videos=2, **SMALL)
+        config = extract.ExtractConfig(videos=videos, out=out, shard_videos=2, **SMALL)
         with monkeypatch.context() as patch:
             for name in ("replace", "fsync", "truncate"):
                 patch.setattr(os, name, failing(getattr(os, name)))
@@ -353,7 +353,7 @@ def test_shards_do_not_depend_on_the_order_of_work(videos, tmp_path):
     def backwards(function, todo):
         return map(function, reversed(list(todo)))
 
-    config = extract.Config(videos=videos, out=tmp_path / "backwards", shard_videos=2, **SMALL)
+    config = extract.ExtractConfig(videos=videos, out=tmp_path / "backwards", shard_videos=2, **SMALL)
     extract.run(config, executor=inline(backwards))
     assert shard_bytes(tmp_path / "backwards") == shard_bytes(tmp_path / "forwards")
 
@@ -369,10 +369,10 @@ def test_work_that_comes_back_in_any_order_and_all_at_once(videos, tmp_path, few
     run_small(mixed, tmp_path / "whole")
     for name in ("v1", "v2"):
         (mixed / f"{name}.mp4").write_text("broken")
-    extract.run(extract.Config(videos=mixed, out=tmp_path / "out", **SMALL), executor=inline(pool))
+    extract.run(extract.ExtractConfig(videos=mixed, out=tmp_path / "out", **SMALL), executor=inline(pool))
     for name in ("v1", "v2"):
         shutil.copy(videos / f"{name}.mp4", mixed)
-    extract.run(extract.Config(videos=mixed, out=tmp_path / "out", retry_failed=True, **SMALL), executor=inline(pool))
+    extract.run(extract.ExtractConfig(videos=mixed, out=tmp_path / "out", retry_failed=True, **SMALL), executor=inline(pool))
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
 
 
@@ -383,7 +383,7 @@ def test_a_planned_video_that_vanished_is_a_failure_and_no_dead_end(videos, tmp_
     def none_yet(function, todo):
         return map(function, list(todo)[:1])
 
-    extract.run(extract.Config(videos=some, out=tmp_path / "out", **SMALL), executor=inline(none_yet))
+    extract.run(extract.ExtractConfig(videos=some, out=tmp_path / "out", **SMALL), executor=inline(none_yet))
     (some / "v3.mp4").unlink()
     store = run_small(some, tmp_path / "out")
     assert list(store) == ["v0", "v1", "v2", "v4"]
@@ -395,14 +395,14 @@ def test_a_run_that_made_nothing_leaves_the_folder_to_another(videos, tmp_path):
     def nothing(function, todo):
         return iter(())
 
-    extract.run(extract.Config(videos=videos, out=tmp_path / "out", **SMALL), executor=inline(nothing))
+    extract.run(extract.ExtractConfig(videos=videos, out=tmp_path / "out", **SMALL), executor=inline(nothing))
     store = run_small(videos, tmp_path / "out", fps=4.0)
     assert store.recipe["fps"] == 4.0
 
 
 def test_from_frames_and_from_videos_is_one_store(videos, tmp_path):
     """The two ways give the same features, so one may go on with what the other began."""
-    decode.run(decode.Config(videos=videos, out=tmp_path / "frames", short_side=32, crop=32))
+    decode.run(decode.DecodeConfig(videos=videos, out=tmp_path / "frames", short_side=32, crop=32))
     run_small(None, tmp_path / "out", frames=tmp_path / "frames")
     before = (tmp_path / "out" / "records.jsonl").read_bytes()
     run_small(videos, tmp_path / "out")
@@ -416,7 +416,7 @@ def test_what_was_lost_is_made_again(videos, tmp_path, which):
     def some(function, todo):
         return map(function, list(todo)[: 3 if which != "shard" else None])
 
-    extract.run(extract.Config(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL), executor=inline(some))
+    extract.run(extract.ExtractConfig(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL), executor=inline(some))
     lost = sorted((tmp_path / "out" / ("shards" if which == "shard" else "parts")).iterdir())[0]
     lost.unlink()
     run_small(videos, tmp_path / "out", shard_videos=2)
@@ -465,7 +465,7 @@ def test_a_video_that_was_taken_from_the_list_and_is_back_is_done(videos, tmp_pa
     def none_yet(function, todo):
         return map(function, list(todo)[:1])
 
-    extract.run(extract.Config(videos=some, out=tmp_path / "out", **SMALL), executor=inline(none_yet))
+    extract.run(extract.ExtractConfig(videos=some, out=tmp_path / "out", **SMALL), executor=inline(none_yet))
     (some / "v3.mp4").rename(tmp_path / "v3.mp4")
     assert "v3" not in run_small(some, tmp_path / "out")
     (tmp_path / "v3.mp4").rename(some / "v3.mp4")
@@ -480,7 +480,7 @@ def test_a_video_that_was_taken_from_the_list_and_is_back_is_done(videos, tmp_pa
 def test_which_failed_videos_count_as_returned(tmp_path, reason, content, returned):
     if content is not None:
         (tmp_path / "v.mp4").write_bytes(content)
-    item = work_items.Item("v", tmp_path / "v.mp4", 0)
+    item = work_items.VideoTask("v", tmp_path / "v.mp4", 0)
     with Manifest.open(tmp_path / "out", stage="extract", identity={}, code_version=1) as manifest:
         manifest.add(work_items.failure("v", VideoError(reason, 'it says "error": "missing"')))
         left, done = work_items.pending(manifest, [item], present=lambda _: False, retry_failed=False)
@@ -543,7 +543,7 @@ def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, mo
 
 
 def test_frames_that_were_lost_are_decoded_again(videos, tmp_path):
-    config = decode.Config(videos=videos, out=tmp_path / "frames", short_side=32, crop=32)
+    config = decode.DecodeConfig(videos=videos, out=tmp_path / "frames", short_side=32, crop=32)
     decode.run(config)
     [lost] = (tmp_path / "frames" / "shards").iterdir()
     before = lost.read_bytes()
@@ -568,7 +568,7 @@ def test_features_that_do_not_fit_float16_cost_one_video(videos, tmp_path, monke
             return super().__call__(frames) * np.float32(1e6)
 
     monkeypatch.setattr(extract, "_extractor", lambda *_: TooLarge())
-    extract.run(extract.Config(videos=videos / "v0.mp4", out=tmp_path / "out", **SMALL))
+    extract.run(extract.ExtractConfig(videos=videos / "v0.mp4", out=tmp_path / "out", **SMALL))
     assert "do not fit float16" in Manifest.read(tmp_path / "out").failed["video/v0"]["message"]
 
 
@@ -576,7 +576,7 @@ def test_an_unfinished_store_is_readable_and_said_to_be_unfinished(videos, tmp_p
     def some(function, todo):
         return map(function, list(todo)[:3])
 
-    config = extract.Config(videos=videos, out=tmp_path / "out", **SMALL)
+    config = extract.ExtractConfig(videos=videos, out=tmp_path / "out", **SMALL)
     store = FeatureStore(extract.run(config, executor=inline(some)))
     assert list(store) == ["v0", "v1", "v2"]
     with pytest.raises(ValueError, match="2 of its videos are still to be done"):
@@ -620,7 +620,7 @@ def test_real_videos_give_the_rows_of_the_map(shared, tmp_path):
     arguments = ["--videos", str(shared / "videos"), "--out", str(out), "--weights", "random:0"]
     assert main(["extract", *arguments]) == 0
     code = (
-        "from excl.pipeline.store import FeatureStore; s = FeatureStore('out'); t = s['v_GGSY1Qvo990'];"
+        "from excl.pipeline.store.feature_store import FeatureStore; s = FeatureStore('out'); t = s['v_GGSY1Qvo990'];"
         "print(t.features.shape, t.start_s[:3], t.end_s[-1])"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout

@@ -13,7 +13,7 @@ from file_server import CONTENT, Server
 
 from excl.models.download import is_page
 from excl.models.i3d import download, published
-from excl.models.i3d.published import Published, git_blob_id
+from excl.models.i3d.published import PublishedWeights, git_blob_id
 
 STOP = object()
 
@@ -33,7 +33,7 @@ def server(monkeypatch, tmp_path):
 def publish(monkeypatch, tmp_path, content, size=None):
     path = tmp_path / "published"
     path.write_bytes(content)
-    entry = Published("rgb_charades.pt", git_blob_id(path), 157, size=size, sha256=published.sha256_file(path))
+    entry = PublishedWeights("rgb_charades.pt", git_blob_id(path), 157, size=size, sha256=published.sha256_file(path))
     monkeypatch.setitem(published.PUBLISHED, "charades", entry)
     return entry
 
@@ -177,7 +177,7 @@ def fetching_process(server):
     code = (
         "from excl.models.i3d import fetching, published\n"
         f"published.BASE_URL = {server.url!r}\n"
-        f"published.PUBLISHED['charades'] = published.Published('rgb_charades.pt', {entry.git_blob_id!r}, 157)\n"
+        f"published.PUBLISHED['charades'] = published.PublishedWeights('rgb_charades.pt', {entry.git_blob_id!r}, 157)\n"
         "print(fetching.fetch('charades'))\n"
     )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -12,7 +12,7 @@ import pytest
 from file_server import Server
 
 from excl.datasets.text import glove_files
-from excl.datasets.text.glove_files import PUBLISHED, Published
+from excl.datasets.text.glove_files import PUBLISHED, PublishedGlove
 from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
 from excl.pipeline.queries.glove_download import cached_path
 from excl.pipeline.queries.word_vectors import identify, vectors_for
@@ -46,7 +46,7 @@ def damaged(archive):
 def published(monkeypatch, tmp_path):
     """A small zip counts as the published one of 6B."""
     sums = hashlib.sha1(ZIP).hexdigest(), hashlib.sha1(LINES).hexdigest()
-    monkeypatch.setitem(PUBLISHED, "6B", Published("glove.6B.zip", sums[0], TEXT, sums[1]))
+    monkeypatch.setitem(PUBLISHED, "6B", PublishedGlove("glove.6B.zip", sums[0], TEXT, sums[1]))
     monkeypatch.setenv("EXCL_CACHE", str(tmp_path / "cache"))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from excl.datasets.annotations.cleaning import FLAWS, Hygiene, clean, find_flaws
+from excl.datasets.annotations.cleaning import FLAWS, CleaningPolicy, clean, find_flaws
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ moments = st.builds(
     moment, times, times, duration_s=st.none() | st.floats(0.1, 15), query=st.sampled_from(["", " ", "he runs"])
 )
 policies = st.builds(
-    Hygiene,
+    CleaningPolicy,
     unordered=st.sampled_from(["drop", "swap"]),
     beyond_video=st.sampled_from(["clip", "drop", "keep"]),
     duplicates=st.sampled_from(["keep", "drop"]),
@@ -90,15 +90,15 @@ def test_cleaning_loses_nothing_silently_and_leaves_only_usable_moments(given_mo
 
 def test_every_policy_does_what_it_says():
     beyond, swapped, zero = moment(9.0, 11.0), moment(4.0, 3.0, row=2), moment(4.0, 4.0, row=3)
-    assert clean([beyond], Hygiene(beyond_video="keep")).kept == [beyond]
-    assert clean([beyond], Hygiene(beyond_video="drop")).dropped == [(beyond, "it lies beyond the video")]
-    result = clean([swapped, zero], Hygiene(unordered="swap"))
+    assert clean([beyond], CleaningPolicy(beyond_video="keep")).kept == [beyond]
+    assert clean([beyond], CleaningPolicy(beyond_video="drop")).dropped == [(beyond, "it lies beyond the video")]
+    result = clean([swapped, zero], CleaningPolicy(unordered="swap"))
     assert result.kept == [replace(swapped, start_s=3.0, end_s=4.0)]
     assert result.changed == [(swapped, "swapped")]
     assert [m for m, _ in result.dropped] == [zero]
     twice = [moment(), moment(row=2), moment(row=3, split="val"), moment(row=4, query="a person runs. ")]
     assert clean(twice).kept == twice
-    assert [m.annotation_id for m in clean(twice, Hygiene(duplicates="drop")).kept] == [
+    assert [m.annotation_id for m in clean(twice, CleaningPolicy(duplicates="drop")).kept] == [
         "train:file:1",
         "val:file:3",
         "train:file:4",
@@ -109,8 +109,8 @@ def test_a_moment_that_is_swapped_is_judged_as_it_then_is():
     bad = moment(100.0, 5.0)
     assert find_flaws([bad])["beyond_video"] == [bad]
     with pytest.raises(ValueError, match="beyond the video's duration"):
-        clean([bad], Hygiene(unordered="swap", beyond_video="fail"))
-    assert clean([bad], Hygiene(unordered="swap")).kept == [replace(bad, start_s=5.0, end_s=10.0)]
+        clean([bad], CleaningPolicy(unordered="swap", beyond_video="fail"))
+    assert clean([bad], CleaningPolicy(unordered="swap")).kept == [replace(bad, start_s=5.0, end_s=10.0)]
 
 
 def test_duplicates_are_compared_as_the_file_has_them():
@@ -130,9 +130,9 @@ def test_duplicates_are_compared_as_the_file_has_them():
 )
 def test_fail_stops_and_names_the_rows(flaw, bad):
     with pytest.raises(ValueError, match=rf"1 rows: .*file\.txt:7(.|\n)*--hygiene\.{flaw.replace('_', '-')}"):
-        clean([moment(), bad], Hygiene(**{flaw: "fail"}))
+        clean([moment(), bad], CleaningPolicy(**{flaw: "fail"}))
     sound = replace(bad, split="val", start_s=1, end_s=2, query="else")
-    assert clean([moment(), sound], Hygiene(**{flaw: "fail"})).dropped == []
+    assert clean([moment(), sound], CleaningPolicy(**{flaw: "fail"})).dropped == []
 
 
 def test_a_flaw_may_go_with_another_and_all_are_counted():
@@ -145,6 +145,6 @@ def test_a_flaw_may_go_with_another_and_all_are_counted():
 
 def test_a_policy_that_there_is_not_is_refused():
     with pytest.raises(ValidationError):
-        Hygiene(beyond_video="swap")
+        CleaningPolicy(beyond_video="swap")
     with pytest.raises(ValidationError):
-        Hygiene(beyond="clip")
+        CleaningPolicy(beyond="clip")

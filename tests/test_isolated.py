@@ -19,7 +19,7 @@ from excl.datasets.video.container import Limits
 from excl.datasets.video.decoder_process import DecoderProcess
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
-from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
 
 SAMPLING = Sampling(5.0, Geometry(48, 40))
@@ -39,7 +39,7 @@ def video(tmp_path):
 
 
 def test_the_same_frames_and_facts(decoder, video):
-    inside = SampledVideo(video, SAMPLING)
+    inside = PyAVVideo(video, SAMPLING)
     wanted = np.stack(list(inside))
     for _ in range(3):  # one process serves many videos
         outside = decoder.read(video, SAMPLING)

@@ -11,7 +11,7 @@ from chain_data import make_from_raw_videos
 from conftest import write_video
 
 from excl.pipeline import localize, train
-from excl.pipeline.execution.video_reading import Reading
+from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store import feature_cache
 from excl.pipeline.store.feature_store import TrainingStore
 from excl.pipeline.training.examples import load_examples
@@ -35,7 +35,7 @@ def no_decoding(monkeypatch):
     """From now on nothing may be decoded, and no weights of I3D be read."""
 
     def forbid():
-        monkeypatch.setattr(Reading, "open", lambda *_, **__: pytest.fail("decoded again"))
+        monkeypatch.setattr(VideoReading, "open", lambda *_, **__: pytest.fail("decoded again"))
         monkeypatch.setattr(localize, "load_weights", lambda *_: pytest.fail("weights read again"))
 
     return forbid
@@ -78,7 +78,9 @@ def test_localize_finds_what_evaluation_finds(real_run, own_folder):
     assert query.duration_s == 6.0  # the annotations did not say; the video does
     [[start_s, end_s, score]] = train.predict(trained.model, load_examples(store, [query]), batch_size=1)
     video = real_run / "videos" / f"{query.video_id}.mp4"
-    [answer] = localize.run(localize.Config(run=real_run / "run", video=video, query=(query.query,), device="cpu")).answers
+    [answer] = localize.run(
+        localize.LocalizeConfig(run=real_run / "run", video=video, query=(query.query,), device="cpu")
+    ).answers
     assert (answer.start_s, answer.end_s, answer.score) == (start_s, end_s, pytest.approx(score, rel=1e-6))
 
 
@@ -206,7 +208,7 @@ def test_a_film_with_many_queries_goes_a_few_at_a_time(real_run, monkeypatch):
     monkeypatch.setattr(localize, "predict", watched)
     monkeypatch.setattr(localize, "ROWS_AT_ONCE", 7)
     video = real_run / "videos" / "r0.mp4"
-    config = localize.Config(run=real_run / "run", video=video, query=("a", "b", "c"), device="cpu")
+    config = localize.LocalizeConfig(run=real_run / "run", video=video, query=("a", "b", "c"), device="cpu")
     rows = TrainingStore(real_run / "store").num_rows("r0")
     assert [answer.query for answer in localize.run(config).answers] == ["a", "b", "c"]
     assert sizes == [7 // rows]

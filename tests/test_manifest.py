@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from excl.pipeline.artifacts.atomic_files import write_json, write_text
 from excl.pipeline.artifacts.header import RecipeMismatchError, header_is_as_written
-from excl.pipeline.artifacts.manifest import BusyError, Manifest, single
+from excl.pipeline.artifacts.manifest import BusyError, Manifest, run_once
 
 JOB = {"stage": "extract", "identity": {"fps": 5.0, "weights": {"source": "kinetics"}}, "code_version": 1}
 
@@ -184,7 +184,7 @@ def test_single_runs_once(tmp_path):
         return {"n": len(calls)}
 
     for _ in range(2):
-        single(tmp_path / "out", stage="s", identity={}, code_version=1, work=work)
+        run_once(tmp_path / "out", stage="s", identity={}, code_version=1, build=work)
     assert len(calls) == 1
     assert Manifest.read(tmp_path / "out").records["complete"]["n"] == 1
 

@@ -16,7 +16,7 @@ from conftest import read_number, write_video
 from kinds import HEIGHT, KINDS, WIDTH, by_the_rule, even, picture, turn_by_display_matrix, uneven, write
 from PIL import Image
 
-from excl.datasets.video.backends import open_sampled, sample_frames, why_not
+from excl.datasets.video.backends import missing_reason, open_sampled, sample_frames
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.sampling import Sampling
@@ -94,8 +94,8 @@ LATE = r"a frame comes late: time steps back by 0\.032 s after 3\.300 s; .*--on-
 @pytest.mark.parametrize("fps", [5, 29])
 @pytest.mark.parametrize("backend", ["pyav", "decord", "torchcodec"])
 def test_a_small_step_back_is_refused(tmp_path, backend, fps):
-    if why_not(backend):
-        pytest.skip(f"{backend}: {why_not(backend)}")
+    if missing_reason(backend):
+        pytest.skip(f"{backend}: {missing_reason(backend)}")
     with pytest.raises(VideoError, match=LATE) as error:
         list(sample_frames(stepping_back(tmp_path, one_step_back()), fps=fps, backend=backend))
     assert error.value.reason == "bad_times"
@@ -118,8 +118,8 @@ def test_the_command_leaves_out_frames_that_come_late_and_no_other(tmp_path, run
 @pytest.mark.parametrize("step_ms", [0, 7])
 @pytest.mark.parametrize("b_frames", ["0", "3"])
 def test_other_decoders_do_not_read_times_that_go_back(tmp_path, backend, step_ms, b_frames):
-    if why_not(backend):
-        pytest.skip(f"{backend}: {why_not(backend)}")
+    if missing_reason(backend):
+        pytest.skip(f"{backend}: {missing_reason(backend)}")
     for times in (one_step_back(), [200 + 33 * (i % 60) + step_ms * (i // 60) for i in range(105)]):
         path = stepping_back(tmp_path, times, {**X264, "bf": b_frames})
         with pytest.raises(VideoError, match=r"times that go back; use|its frame .* is that of") as error:

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from excl.datasets.video import pyav_backend
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.packets import PacketTable, make_plan, read_packets
-from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Clock, Sampling
 
 SMALL = Geometry(48, 48)
 
 
 def read(path, *, whole, fps, threads=1):
-    video = SampledVideo(path, Sampling(fps, SMALL, threads=threads), whole=whole)
+    video = PyAVVideo(path, Sampling(fps, SMALL, threads=threads), whole=whole)
     return np.stack(list(video)), video.facts
 
 

@@ -10,13 +10,13 @@ import pytest
 from conftest import write_video
 
 from excl.datasets.video.geometry import Geometry
-from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
 from excl.models.i3d.presets import PRESETS
 from excl.models.i3d.published_layouts import PortChunks
 from excl.models.i3d.row_layout import Continuous, Windows
 from excl.pipeline import extract
-from excl.pipeline.store.feature_recipe import Making, RowSettings
+from excl.pipeline.store.feature_recipe import FeatureRecipe, RowOptions
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.workflows.cli import main
 
@@ -70,7 +70,7 @@ def test_rows_of_five_seconds(videos, tmp_path, flags, counts, edges_s):
     np.testing.assert_allclose(video.end_s[0], edges_s[0], atol=1e-9)
     np.testing.assert_allclose(video.start_s[-1], edges_s[1], atol=1e-9)
     assert video.end_s[-1] <= video.duration_s == 5.0
-    again = Making.from_recipe(store.recipe)
+    again = FeatureRecipe.from_recipe(store.recipe)
     assert again.to_json().items() <= store.recipe.items()
 
 
@@ -123,7 +123,7 @@ def test_native_rates_that_are_no_usual_ones(tmp_path, period_ms, frames):
     path = write_video(
         tmp_path / "a.mp4", pts, time_base=Fraction(1, 90000), rate=25, width=64, height=48, options={"preset": "ultrafast"}
     )
-    video = SampledVideo(path, Sampling(None, Geometry(32, 32)))
+    video = PyAVVideo(path, Sampling(None, Geometry(32, 32)))
     count = sum(1 for _ in video)
     assert count == video.facts.num_frames == frames
 
@@ -156,7 +156,7 @@ def test_settings_that_contradict_each_other_are_refused(flags, message, videos,
 
 def test_the_same_rows_are_the_same_recipe():
     def made(**settings):
-        return extract.Config(videos="x", out="y", weights="random:0", **settings).making().to_json()
+        return extract.ExtractConfig(videos="x", out="y", weights="random:0", **settings).making().to_json()
 
     assert made(short_side=256) == made(short_side="256") == made()
     assert made(window=16) == made(window=16, window_mean=True)
@@ -173,14 +173,14 @@ def test_rows_that_go_back_in_time_are_no_store_to_train_on(videos, tmp_path):
 
 
 def test_what_is_given_beside_a_preset_wins():
-    assert RowSettings().layout() == Continuous()
-    assert RowSettings(preset="finspire", hop=4).layout() == Windows(window=16, hop=4, last="drop")
-    assert RowSettings(preset="finspire", window=32).layout() == Windows(window=32, hop=32, last="drop")
-    assert RowSettings(preset="finspire", stride=2).layout() == Continuous(stride=2)
-    assert RowSettings(preset="excl-dense", pool="1x7x7").layout() == Continuous(stride=1, pool="1x7x7")
-    assert RowSettings(window=24, window_mean=True).layout() == Windows(window=24, hop=24, mean=True)
-    assert RowSettings(preset="piergiaj", bug_compatible=True).layout() == PortChunks()
-    config = extract.Config(videos="x", out="y", preset="vslnet-charades", weights="random:0")
+    assert RowOptions().layout() == Continuous()
+    assert RowOptions(preset="finspire", hop=4).layout() == Windows(window=16, hop=4, last="drop")
+    assert RowOptions(preset="finspire", window=32).layout() == Windows(window=32, hop=32, last="drop")
+    assert RowOptions(preset="finspire", stride=2).layout() == Continuous(stride=2)
+    assert RowOptions(preset="excl-dense", pool="1x7x7").layout() == Continuous(stride=1, pool="1x7x7")
+    assert RowOptions(window=24, window_mean=True).layout() == Windows(window=24, hop=24, mean=True)
+    assert RowOptions(preset="piergiaj", bug_compatible=True).layout() == PortChunks()
+    config = extract.ExtractConfig(videos="x", out="y", preset="vslnet-charades", weights="random:0")
     assert (config.making().fps, config.making().short_side) == (24.0, "226-upscale-only")
     assert PRESETS["vslnet-charades"].weights == "charades"
 

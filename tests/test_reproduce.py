@@ -230,8 +230,8 @@ def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_pat
 
 def test_an_error_for_all_ends_those_that_are_running(store, tmp_path, caplog):
     """They would go on for a very long time."""
-    training = reproduce.Training(device="cpu")
-    config = reproduce.Config(stores=(store,), out=tmp_path, variants=("reg-1-a",), training=training)
+    training = reproduce.SharedTrainConfig(device="cpu")
+    config = reproduce.ReproduceConfig(stores=(store,), out=tmp_path, variants=("reg-1-a",), training=training)
     [run, *_] = [job.training.out for job in reproduce._jobs(config, TrainingStore(store))]
     endless = ["--parallel", "2", "--epochs", "100000000", "--patience", "100000000"]
     with Manifest.open(run, stage="train", identity={}, code_version=0):
@@ -241,8 +241,10 @@ def test_an_error_for_all_ends_those_that_are_running(store, tmp_path, caplog):
 
 
 def test_where_several_devices_share_a_training_the_first_evaluates(store, tmp_path):
-    training = reproduce.Training(device="cpu, cpu")
-    [job, *_] = reproduce._jobs(reproduce.Config(stores=(store,), out=tmp_path, training=training), TrainingStore(store))
+    training = reproduce.SharedTrainConfig(device="cpu, cpu")
+    [job, *_] = reproduce._jobs(
+        reproduce.ReproduceConfig(stores=(store,), out=tmp_path, training=training), TrainingStore(store)
+    )
     assert (job.training.device, job.evaluation.device) == ("cpu, cpu", "cpu")
 
 
@@ -333,12 +335,12 @@ def test_the_papers_baselines():
 )
 def test_settings_that_contradict_a_sweep_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        reproduce.Config(**{"stores": ("a",), "out": "b", **settings})
+        reproduce.ReproduceConfig(**{"stores": ("a",), "out": "b", **settings})
 
 
 def test_all_variants_share_the_sizes(store, tmp_path):
-    training = reproduce.Training(epochs=7, model=ExCLConfig(text_hidden=8, dropout=0.1))
-    config = reproduce.Config(stores=(store,), out=tmp_path, training=training)
+    training = reproduce.SharedTrainConfig(epochs=7, model=ExCLConfig(text_hidden=8, dropout=0.1))
+    config = reproduce.ReproduceConfig(stores=(store,), out=tmp_path, training=training)
     jobs = reproduce._jobs(config, reproduce.TrainingStore(store))
     assert len(jobs) == 36
     assert len({job.folder for job in jobs}) == 36

@@ -244,7 +244,7 @@ def test_much_is_measured_before_it_is_begun(new, capsys):
 
 
 def test_what_many_videos_take_follows_from_some_of_them(tmp_path):
-    config = extract.Config(out=tmp_path, videos=tmp_path, weights="random:0", shard_videos=8)
+    config = extract.ExtractConfig(out=tmp_path, videos=tmp_path, weights="random:0", shard_videos=8)
     cost = cost_of(config, Lengths([(16.0, 25.0), (32.0, 25.0)], 20))
     assert (cost.frames, cost.rows, cost.shards) == (2400, 10 * (9 + 19), 3)  # 80 and 160 frames: ceil(T / 8) - 1 rows
     assert cost.num_bytes == cost.rows * (1024 * 2 + 2 * 8)

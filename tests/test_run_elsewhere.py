@@ -9,7 +9,7 @@ import pytest
 from conftest import write_video
 
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.execution.executor_settings import Running
+from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.workflows.cli import main
 from excl.workflows.cluster import dask_cluster
 
@@ -97,7 +97,7 @@ def test_what_is_given_is_put_over_what_the_recipe_says(root, monkeypatch, recip
     monkeypatch.setattr("excl.workflows.runner.run.write_report", lambda *_, **__: None)  # there is nothing to tell of
     monkeypatch.setattr("excl.workflows.steps.Manifest.read", lambda _: Manifest(root, {}, {}))
     assert begin(root, recipe, flags=flags) == 0
-    assert seen == [Running(**wanted)]
+    assert seen == [ExecutorSettings(**wanted)]
 
 
 def test_a_share_needs_no_workers_of_the_recipe(root, monkeypatch):
@@ -124,8 +124,8 @@ def test_what_does_not_fit_is_refused(root, caplog, recipe, flags, message):
 def test_a_dashboard_is_refused_where_no_cluster_is_started():
     for executor in ("inline", "tcp://10.0.0.1:8786"):
         with pytest.raises(ValueError, match="dashboard: only with executor local or jobs"):
-            Running(executor=executor, dashboard="0.0.0.0:8787")
-    assert Running(executor="slurm", dashboard="0.0.0.0:8787").dashboard == "0.0.0.0:8787"
+            ExecutorSettings(executor=executor, dashboard="0.0.0.0:8787")
+    assert ExecutorSettings(executor="slurm", dashboard="0.0.0.0:8787").dashboard == "0.0.0.0:8787"
 
 
 def test_the_options_have_the_same_help_as_those_of_extract(capsys):

@@ -15,7 +15,7 @@ from chain_data import jsonl, make, pack, train_arguments
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.evaluation import score
-from excl.pipeline.evaluation.metrics import Truth, by_group
+from excl.pipeline.evaluation.metrics import GroundTruth, metrics_by_group
 from excl.pipeline.evaluation.predictions import match, read_predictions
 from excl.pipeline.evaluation.query_blind import permutation
 from excl.pipeline.store.feature_store import Query, TrainingStore
@@ -317,7 +317,7 @@ def test_a_split_that_is_not_there_and_one_that_cannot_be_asked_for(packed, tmp_
     assert main([*arguments, str(jsonl(tmp_path / "own.jsonl", [row]))]) == 2
     assert "no queries of a split 'test'; it has ['train']" in caplog.text
     with pytest.raises(ValueError, match="has training annotations of its own"):
-        score.Config(file=tmp_path / "p.jsonl", against=packed / "store", train=tmp_path / "truth.jsonl")
+        score.ScoreConfig(file=tmp_path / "p.jsonl", against=packed / "store", train=tmp_path / "truth.jsonl")
 
 
 def query(name, video_id="a", words="a man cooks", **more):
@@ -342,7 +342,7 @@ def test_windows_that_are_no_intervals_are_misses_at_their_rank(tmp_path):
     predictions = read_predictions(jsonl(tmp_path / "p.jsonl", [line]))
     windows, misfits = match(predictions, [query("q")])
     assert misfits["with_broken_windows"] == {"number": 1, "first": ["q"]}
-    found = by_group(windows, Truth.of([query("q")]))["all"]
+    found = metrics_by_group(windows, GroundTruth.from_queries([query("q")]))["all"]
     assert (found["R1@0.3"], found["R5@0.7"], found["mIoU"]) == (0.0, 100.0, 0.0)
 
 

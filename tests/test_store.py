@@ -19,7 +19,7 @@ from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.feature_store import FeatureStore, Query, Shard, TrainingStore, VideoFeatures, write_shard
 from excl.pipeline.store.virtual_index import write_index
-from excl.pipeline.training.samplers import BucketedBatches, QueryDataset, collate
+from excl.pipeline.training.samplers import BucketBatchSampler, QueryDataset, collate
 
 RECIPE = {"fps": 5.0, "weights": {"source": "random:0"}}
 
@@ -229,7 +229,7 @@ def read_all(loader):
 @pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn"), (4, "fork"), (3, "spawn")])
 def test_a_loader_with_any_workers_reads_the_same(tmp_path, workers, method):
     dataset = QueryDataset(training_store(tmp_path / "store"), "train")
-    batches = BucketedBatches(dataset.num_rows, batch_size=4, seed=3)
+    batches = BucketBatchSampler(dataset.num_rows, batch_size=4, seed=3)
     wanted = read_all([collate([dataset[i] for i in indices]) for indices in batches])  # shards are mapped now
     loader = DataLoader(
         dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers, multiprocessing_context=method
@@ -243,7 +243,7 @@ def test_a_loader_with_any_workers_reads_the_same(tmp_path, workers, method):
     seed=st.integers(0, 5),
 )
 def test_bucketed_batches_have_every_item_once(lengths, batch_size, seed):
-    batches = BucketedBatches(lengths, batch_size=batch_size, seed=seed)
+    batches = BucketBatchSampler(lengths, batch_size=batch_size, seed=seed)
     found = list(batches)
     assert len(found) == len(batches)
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
@@ -256,7 +256,7 @@ def test_bucketed_batches_have_every_item_once(lengths, batch_size, seed):
 
 def test_bucketed_batches_pad_little():
     lengths = np.random.default_rng(0).integers(1, 500, 2_000).tolist()
-    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in BucketedBatches(lengths, batch_size=32, seed=0))
+    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in BucketBatchSampler(lengths, batch_size=32, seed=0))
     assert padded < 1.1 * sum(lengths)  # 1.9 in a random order
 
 

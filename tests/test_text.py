@@ -58,7 +58,7 @@ def test_a_query_of_the_greatest_length_is_taken_and_a_longer_one_refused():
 
 
 def test_tokenising_needs_no_data_of_nltk():
-    program = "from excl.datasets.text import tokenise; print(tokenise('He runs. Stop.'))"
+    program = "from excl.datasets.text.tokens import tokenise; print(tokenise('He runs. Stop.'))"
     environment = {**os.environ, "NLTK_DATA": "/nonexistent", "HOME": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['he', 'runs', '.', 'stop', '.']"

@@ -18,10 +18,10 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.train import load_run
 from excl.pipeline.training import trainer
 from excl.pipeline.training.checkpoint_files import read_checkpoint, write_checkpoint
-from excl.pipeline.training.checkpointer import Keeper
-from excl.pipeline.training.distributed import Ranks, cpu_has_bfloat16_lstm
-from excl.pipeline.training.loader import Batches
-from excl.pipeline.training.multi_store import JointStore
+from excl.pipeline.training.checkpointer import Checkpointer
+from excl.pipeline.training.distributed import RankContext, cpu_has_bfloat16_lstm
+from excl.pipeline.training.loader import TrainLoader
+from excl.pipeline.training.multi_store import MultiStore
 from excl.workflows.cli import main
 
 
@@ -146,8 +146,8 @@ def test_a_step_in_the_middle_of_an_epoch_is_kept_by_steps_and_by_seconds(store,
         [((), [4, 8]), (("--checkpoint-steps", "3"), [3, 4, 6, 8]), (("--checkpoint-seconds", "1e-9"), [*range(1, 9)])]
     ):
         kept = []
-        original = Keeper.keep
-        monkeypatch.setattr(Keeper, "keep", lambda self, s: (kept.append(s.epoch * 4 + s.step), original(self, s)))  # noqa: B023
+        original = Checkpointer.save
+        monkeypatch.setattr(Checkpointer, "keep", lambda self, s: (kept.append(s.epoch * 4 + s.step), original(self, s)))  # noqa: B023
         assert main(arguments(store, tmp_path / str(number), "--epochs", "2", *flags)) == 0
         monkeypatch.undo()
         assert kept == wanted
@@ -227,10 +227,12 @@ def test_bfloat16_is_in_the_network_and_nowhere_else(store, trained, tmp_path, m
 
 
 def test_buckets_put_videos_of_like_length_together(store, trained, tmp_path):
-    examples = JointStore((store,)).examples("train")["jsonl"]
+    examples = MultiStore((store,)).examples("train")["jsonl"]
     spread = {}
     for buckets in (False, True):
-        batches = Batches(examples, batch_size=4, seed=0, buckets=buckets, workers=0, ranks=Ranks(torch.device("cpu")))
+        batches = TrainLoader(
+            examples, batch_size=4, seed=0, buckets=buckets, workers=0, ranks=RankContext(torch.device("cpu"))
+        )
         shares = list(batches.epoch(0, skip=0))
         assert sum(share.whole_size for share in shares) == len(examples) == 14
         spread[buckets] = sum(int(share.batch.num_rows.max() - share.batch.num_rows.min()) for share in shares)

@@ -17,8 +17,8 @@ from train_data import RECIPE, arguments, make_store
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.train import load_run
 from excl.pipeline.training.checkpoint_files import read_checkpoint
-from excl.pipeline.training.distributed import Ranks, launch, training_devices
-from excl.pipeline.training.multi_store import JointStore
+from excl.pipeline.training.distributed import RankContext, launch, training_devices
+from excl.pipeline.training.multi_store import MultiStore
 from excl.workflows.cli import main
 
 
@@ -44,7 +44,7 @@ def joint(stores, tmp_path_factory):
 
 
 def test_words_of_two_stores_keep_their_meaning(stores):
-    both = JointStore(stores)
+    both = MultiStore(stores)
     own = {store.path: store for store in both.stores.values()}
     assert list(both.stores) == ["jsonl", "jsonl-2"]
     a, b = (own[path] for path in stores)
@@ -69,7 +69,7 @@ def test_a_word_unknown_to_its_own_store_stays_unknown(stores, tmp_path):
     assert main(["tokenise", "--dataset", "jsonl", *flags]) == 0
     flags = ["--features", str(tmp_path / "c" / "features"), "--queries", str(tmp_path / "q"), "--out", str(tmp_path / "s")]
     assert main(["pack", *flags]) == 0
-    both = JointStore((stores[0], tmp_path / "s"))
+    both = MultiStore((stores[0], tmp_path / "s"))
     assert "jumps" in both.vocabulary.words
     assert {e.query.token_ids[2] for e in both.examples("val")["jsonl-2"]} == {1}
     assert other != tmp_path / "s"
@@ -87,13 +87,13 @@ def test_a_joint_run_has_the_figures_of_each_set(stores, joint):
         zip(("jsonl", "jsonl-2"), (Manifest.read(path).fingerprint() for path in stores), strict=True)
     )
     trained = load_run(joint, device="cpu")
-    assert trained.words == list(JointStore(stores).vocabulary.words)
+    assert trained.words == list(MultiStore(stores).vocabulary.words)
     assert set(trained.about_queries["sets"]) == {"jsonl", "jsonl-2"}
     assert trained.model.text_encoder.embedding.num_embeddings == len(trained.words)
 
 
 def test_the_features_of_both_sets_are_normalised_though_ids_are_the_same(stores, joint):
-    both = JointStore(stores)
+    both = MultiStore(stores)
     rows = torch.cat([store.tensor(video).float() for store in both.stores.values()
                       for video in sorted({q.video_id for q in store.queries("train")})])  # fmt: skip
     mean = read_checkpoint(joint, "best")[0]["feature_mean"]
@@ -124,7 +124,7 @@ def test_words_without_a_vector_are_those_of_the_first_store(stores, tmp_path):
         make_store(tmp_path / n, verb="zzz", animals=animals)
         for n, animals in (("c", ("cat", "dog")), ("d", ("cat", "bird")))
     ]
-    both = JointStore(made)
+    both = MultiStore(made)
     first, second = both.stores.values()
     index = [store.vocabulary.words.index("zzz") for store in (first, second)]
     assert not np.array_equal(first.vectors[index[0]], second.vectors[index[1]])
@@ -138,11 +138,11 @@ def test_one_store_named_twice_is_refused(stores, tmp_path, caplog):
 
 def test_a_batch_is_shared_out():
     device = torch.device("cpu")
-    parts = [Ranks(device, rank, 3).part([5, 6, 7, 8]) for rank in range(3)]
+    parts = [RankContext(device, rank, 3).shard_batch([5, 6, 7, 8]) for rank in range(3)]
     assert [indices for indices, _ in parts] == [[5, 8], [6], [7]]
     assert [weight for _, weight in parts] == pytest.approx([2 * 3 / 4, 3 / 4, 3 / 4])
-    assert Ranks(device, 2, 3).part([5, 6]) == ([5], 0.0)
-    assert Ranks(device).part([5, 6]) == ([5, 6], 1.0)
+    assert RankContext(device, 2, 3).shard_batch([5, 6]) == ([5], 0.0)
+    assert RankContext(device).shard_batch([5, 6]) == ([5, 6], 1.0)
 
 
 def test_devices_are_of_one_kind():
@@ -210,7 +210,7 @@ def test_another_number_of_devices_does_not_go_on(stores, by_two, caplog):
 
 
 def test_moments_behind_the_last_row_are_counted(stores, tmp_path, caplog, monkeypatch):
-    examples = JointStore.examples
+    examples = MultiStore.examples
 
     def later(self, split):
         found = examples(self, split)
@@ -220,7 +220,7 @@ def test_moments_behind_the_last_row_are_counted(stores, tmp_path, caplog, monke
             found["jsonl"][0] = dataclasses.replace(one, query=query)
         return found
 
-    monkeypatch.setattr(JointStore, "examples", later)
+    monkeypatch.setattr(MultiStore, "examples", later)
     assert main(arguments(stores[0], tmp_path / "run", "--epochs", "1")) == 0
     assert "1 of 14 training moments begin after the last feature row of their video and are left out" in caplog.text
 

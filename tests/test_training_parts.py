@@ -13,11 +13,11 @@ from train_data import SMALL, arguments, make_store
 from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode, layers, variant_config
 from excl.pipeline import train
 from excl.pipeline.training import trainer
-from excl.pipeline.training.checkpointer import State
-from excl.pipeline.training.distributed import Ranks
+from excl.pipeline.training.checkpointer import TrainingState
+from excl.pipeline.training.distributed import RankContext
 from excl.pipeline.training.examples import collate, normalisation
-from excl.pipeline.training.multi_store import JointStore
-from excl.pipeline.training.samplers import BucketedBatches, ShuffledBatches
+from excl.pipeline.training.multi_store import MultiStore
+from excl.pipeline.training.samplers import BucketBatchSampler, ShuffledBatchSampler
 from excl.pipeline.training.trained_run import predict
 from excl.workflows.cli import main
 
@@ -30,7 +30,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def examples(store):
     """Two queries about each of seven videos, those of a video not side by side."""
-    found = JointStore((store,)).examples("train")["jsonl"]
+    found = MultiStore((store,)).examples("train")["jsonl"]
     return found[::2] + found[1::2]
 
 
@@ -66,14 +66,16 @@ def test_features_are_normalised_by_their_mean_and_deviation(examples):
 
 def test_each_process_draws_its_own_dropout(store, tmp_path):
     def masks(rank, step):
-        config = train.Config(store=(store,), out=tmp_path, model=ExCLConfig(text_hidden=8, video_hidden=8), device="cpu")
-        one, seen = trainer.Training(config, Ranks(torch.device("cpu"), rank), identity={}), []
-        share = next(trainer.Training(config, Ranks(torch.device("cpu")), identity={}).batches.epoch(0, skip=0))
+        config = train.TrainConfig(
+            store=(store,), out=tmp_path, model=ExCLConfig(text_hidden=8, video_hidden=8), device="cpu"
+        )
+        one, seen = trainer.Trainer(config, RankContext(torch.device("cpu"), rank), identity={}), []
+        share = next(trainer.Trainer(config, RankContext(torch.device("cpu")), identity={}).batches.epoch(0, skip=0))
         for module in one.model.modules():
             if isinstance(module, layers.Dropout):
                 module.register_forward_hook(lambda _, __, output: seen.append(output == 0))
         one.model.train()
-        one._step(State(step=step), share)
+        one._step(TrainingState(step=step), share)
         return seen
 
     first, again, other_rank, other_step = masks(0, 0), masks(0, 0), masks(1, 0), masks(0, 1)
@@ -91,7 +93,7 @@ def test_a_moment_that_ends_behind_the_last_row_is_to_be_reached(examples):
     assert targets.starts[0].item() == pytest.approx(one.row_start_s[1] / one.row_end_s[-1])
 
 
-@pytest.mark.parametrize("kind", [ShuffledBatches, BucketedBatches])
+@pytest.mark.parametrize("kind", [ShuffledBatchSampler, BucketBatchSampler])
 def test_any_seed_that_torch_takes_orders_batches(kind):
     orders = []
     for seed in (0, 2**43 + 1, 2**64 - 1):

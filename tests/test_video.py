@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from excl.datasets.video.container import Limits
 from excl.datasets.video.discovery import find_videos, video_files
 from excl.datasets.video.errors import VideoError
-from excl.datasets.video.geometry import Converter, Geometry, kept_region
-from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.geometry import FrameConverter, Geometry, kept_region
+from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
 
 SMALL = Geometry(short_side=192, crop=192)
 
 
 def sample(path, fps=5.0, geometry=SMALL):
-    video = SampledVideo(path, Sampling(fps, geometry))
+    video = PyAVVideo(path, Sampling(fps, geometry))
     return [read_number(frame) for frame in video], video.facts
 
 
@@ -119,7 +119,7 @@ def test_a_video_that_starts_after_the_sound_holds_its_first_frame(tmp_path):
 
 
 def test_geometry_crops_the_centre(make_video):
-    frames = list(SampledVideo(make_video("wide.mp4", [0, 33]), Sampling(5, Geometry(96, 64))))
+    frames = list(PyAVVideo(make_video("wide.mp4", [0, 33]), Sampling(5, Geometry(96, 64))))
     assert frames[0].shape == (64, 64, 3)
     assert frames[0].dtype == np.uint8
     # 256 x 192 becomes 128 x 96; the black cells of number 0 span 96 x 16 pixels of it, so the crop's middle is black
@@ -166,7 +166,7 @@ def test_colours_come_back(pixels, matrix, full):
         frame.colorspace = matrix
     if full:
         frame.color_range = 2
-    found = Converter(Geometry(192, 192), pixel_aspect=Fraction(1))(frame)
+    found = FrameConverter(Geometry(192, 192), pixel_aspect=Fraction(1))(frame)
     middles = np.s_[24::48, 24::48]
     assert np.abs(found[middles].astype(int) - colours).max() <= 4
 
@@ -182,7 +182,7 @@ def test_pixels_are_those_of_exact_arithmetic():
     y = (shrunk(luma[30:450, 110:530], 224) - 16) * 255 / 219
     u, v = ((shrunk(plane[15:225, 55:265], 224) - 128) * 255 / 224 for plane in chroma)
     exact = np.stack([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], axis=-1).clip(0, 255)
-    found = Converter(Geometry(), pixel_aspect=Fraction(1))(frame)
+    found = FrameConverter(Geometry(), pixel_aspect=Fraction(1))(frame)
     assert np.abs(found - exact).mean() < 0.5
     assert abs((found - exact).mean()) < 0.1
 
@@ -204,17 +204,17 @@ def test_cropping_first_is_scaling_first_but_for_a_pixel(make_video):
     rows, columns = np.mgrid[0:480, 0:640]
     smooth = np.stack([columns / 640, rows / 480, (rows + columns) / 1120], axis=-1)
     frame = av.VideoFrame.from_ndarray((255 * smooth).astype(np.uint8), "rgb24").reformat(format="yuv444p")
-    found = Converter(Geometry(), pixel_aspect=Fraction(1))(frame).astype(int)
+    found = FrameConverter(Geometry(), pixel_aspect=Fraction(1))(frame).astype(int)
     scaled = frame.reformat(341, 256, "rgb24", interpolation="BILINEAR").to_ndarray()[16:240, 58:282].astype(int)
     assert np.abs(found - scaled).max() <= 3
 
 
 def test_pixels_that_are_not_square_are_squared(make_video):
     path = make_video("anamorphic.mp4", [0, 33], width=128, pixel_aspect=Fraction(2), options={"crf": "5"})
-    numbers = [frame.shape for frame in SampledVideo(path, Sampling(5, SMALL))]
+    numbers = [frame.shape for frame in PyAVVideo(path, Sampling(5, SMALL))]
     assert numbers == [(192, 192, 3)]
-    plain = next(iter(SampledVideo(make_video("square.mp4", [0, 33], width=128), Sampling(5, Geometry(64, 64)))))
-    squared = next(iter(SampledVideo(path, Sampling(5, Geometry(64, 64)))))
+    plain = next(iter(PyAVVideo(make_video("square.mp4", [0, 33], width=128), Sampling(5, Geometry(64, 64)))))
+    squared = next(iter(PyAVVideo(path, Sampling(5, Geometry(64, 64)))))
     # without its aspect the picture is 128 wide and 192 high, with it 256 x 192: another short side, another scale
     assert (plain < 60).any(axis=(1, 2)).sum() > (squared < 60).any(axis=(1, 2)).sum()
 
@@ -242,9 +242,9 @@ def test_avi_with_b_frames_comes_in_order(make_video):
 @pytest.mark.parametrize(("degrees", "turns"), [(90, -1), (180, 2)])
 def test_rotation_is_applied(make_video, degrees, turns):
     path = make_video("phone.mp4", [i * 200 for i in range(8)])
-    upright = list(SampledVideo(path, Sampling(5, SMALL)))[7]  # number 7: white on the left only, no symmetry
+    upright = list(PyAVVideo(path, Sampling(5, SMALL)))[7]  # number 7: white on the left only, no symmetry
     rotate_by_display_matrix(path, degrees)
-    turned = list(SampledVideo(path, Sampling(5, SMALL)))[7]
+    turned = list(PyAVVideo(path, Sampling(5, SMALL)))[7]
     assert np.abs(np.rot90(upright, turns).astype(int) - turned).mean() < 3
     assert np.abs(upright.astype(int) - turned).mean() > 10
 
@@ -263,7 +263,7 @@ def test_what_is_no_video_is_refused(make_video, tmp_path, content, reason):
     path = tmp_path / "bad.mp4"
     path.write_bytes(content)
     with pytest.raises(VideoError, match=f"bad.mp4.*{reason}"):
-        list(SampledVideo(path, Sampling(5, SMALL)))
+        list(PyAVVideo(path, Sampling(5, SMALL)))
 
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi"])
@@ -272,7 +272,7 @@ def test_a_video_cut_short_is_refused(make_video, name):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(VideoError, match=name):
-        list(SampledVideo(path, Sampling(5, SMALL)))
+        list(PyAVVideo(path, Sampling(5, SMALL)))
 
 
 def test_sound_alone_and_pipes_are_refused(tmp_path):
@@ -284,10 +284,10 @@ def test_sound_alone_and_pipes_are_refused(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with pytest.raises(VideoError, match="no video stream"):
-        list(SampledVideo(path, Sampling(5, SMALL)))
+        list(PyAVVideo(path, Sampling(5, SMALL)))
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(VideoError, match="not a regular file"):
-        list(SampledVideo(tmp_path / "pipe.mp4", Sampling(5, SMALL)))
+        list(PyAVVideo(tmp_path / "pipe.mp4", Sampling(5, SMALL)))
 
 
 def test_find_videos(make_video, tmp_path):
@@ -324,7 +324,7 @@ def test_which_names_are_those_of_videos(tmp_path_factory, names):
 def test_real_videos(shared):
     """Frame counts of the real videos by the rule, from their packets' times alone."""
     for path in sorted((shared / "videos").iterdir()):
-        video = SampledVideo(path, Sampling(5, Geometry()))
+        video = PyAVVideo(path, Sampling(5, Geometry()))
         shapes = {frame.shape for frame in video}
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -391,7 +391,7 @@ def test_pictures_that_start_long_after_the_sound(tmp_path, start_s, reason):
         frame = av.VideoFrame.from_ndarray(numbered_picture(0), "rgb24")
         frame.pts, frame.time_base = start_s, Fraction(1)
         container.mux([*video.encode(frame), *video.encode()])
-    video = SampledVideo(path, Sampling(1, SMALL, Limits(max_duration_s=3600, max_gap_s=600 if start_s < 1000 else 1e6)))
+    video = PyAVVideo(path, Sampling(1, SMALL, Limits(max_duration_s=3600, max_gap_s=600 if start_s < 1000 else 1e6)))
     if reason is None:
         assert len(list(video)) >= 500
         return
@@ -412,7 +412,7 @@ def test_pictures_that_start_long_after_the_sound(tmp_path, start_s, reason):
 )
 def test_what_a_video_may_ask_for(make_video, limits, reason):
     path = make_video("a.mp4", list(range(50)), time_base=Fraction(1, 25), rate=25)
-    video = SampledVideo(path, Sampling(5, SMALL, Limits(**limits)))
+    video = PyAVVideo(path, Sampling(5, SMALL, Limits(**limits)))
     if reason is None:
         assert len(list(video)) == 10
         return

@@ -19,7 +19,7 @@ import torch
 
 from excl.models.i3d import published
 from excl.models.i3d.download import cached_path
-from excl.models.i3d.published import Facts, Published, class_names, git_blob_id
+from excl.models.i3d.published import PublishedWeights, WeightFacts, class_names, git_blob_id
 from excl.models.i3d.weight_files import write_safetensors
 from excl.models.i3d.weights import check_spec, describe_wrong, load_weights
 from excl.workflows.cli import main
@@ -90,7 +90,7 @@ def test_charades_class_names():
 def test_the_facts_of_the_published_files():
     facts = published.PUBLISHED["charades"].facts("ab").to_json()
     assert json.loads(json.dumps(facts)) == facts
-    assert Facts.from_json(facts).to_json() == facts
+    assert WeightFacts.from_json(facts).to_json() == facts
     assert facts["url"] == f"{facts['repository']}/raw/{facts['commit']}/{facts['path']}"
     assert (facts["fps"], facts["value_range"], facts["channels"]) == (24, [-1, 1], "RGB")
     assert published.PUBLISHED["kinetics"].fps == 25
@@ -215,7 +215,7 @@ def test_a_flipped_bit_is_found_where_there_is_a_checksum(tmp_path, state, kind)
 def test_whatever_is_damaged_is_told_and_never_raised(tmp_path, state, kind):
     path, draw = tmp_path / kind, random.Random(0)
     if kind == "mine.safetensors":
-        write_safetensors(path, state, Facts())
+        write_safetensors(path, state, WeightFacts())
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "new.pt")
     whole = path.read_bytes()
@@ -273,7 +273,7 @@ def test_content_that_is_no_rgb_i3d_is_refused_by_name(tmp_path, state, kind):
 def port_file(tmp_path, state, monkeypatch):
     """A file that counts as the published one of charades."""
     path = save_old(state, tmp_path / "from_elsewhere.pt")
-    entry = Published("rgb_charades.pt", git_blob_id(path), 157, trained_on="Charades", fps=24.0)
+    entry = PublishedWeights("rgb_charades.pt", git_blob_id(path), 157, trained_on="Charades", fps=24.0)
     monkeypatch.setitem(published.PUBLISHED, "charades", entry)
     return path
 

@@ -60,8 +60,8 @@ def make_store(
         "out": str(folder / "queries"),
         "tokeniser": tokeniser,
     }
-    tokenise.run(parse_section(tokenise.Config, settings, where="settings"))
-    return pack.run(pack.Config(features=folder / "features", queries=folder / "queries", out=folder / "store"))
+    tokenise.run(parse_section(tokenise.TokeniseConfig, settings, where="settings"))
+    return pack.run(pack.PackConfig(features=folder / "features", queries=folder / "queries", out=folder / "store"))
 
 
 def vector_lines(others: dict[str, list[float]]) -> str:

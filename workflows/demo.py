@@ -28,7 +28,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 from tqdm import tqdm
 
-from excl.pipeline.artifacts.atomic_files import atomic, write_text
+from excl.pipeline.artifacts.atomic_files import atomic_write, write_text
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, NonNegativeInt, PositiveInt, identity
 from excl.pipeline.execution.work_items import Map
@@ -61,7 +61,7 @@ EXTRA_WORDS = ("a", "after", "and", "before", "door", "opens", "person", "then",
 
 
 @checked_dataclass(frozen=True, config=STRICT)
-class Config:
+class DemoConfig:
     """The demo data set."""
 
     out: Path
@@ -143,7 +143,7 @@ class DemoVideo:
         return rows
 
 
-def run(config: Config, *, map: Map = map) -> Path:
+def run(config: DemoConfig, *, map: Map = map) -> Path:
     """Make what is missing of the data set; the folder it is in."""
     with Manifest.open(config.out, stage=STAGE, identity=made_by(config), code_version=CODE_VERSION) as manifest:
         if manifest.is_complete:
@@ -164,7 +164,7 @@ def run(config: Config, *, map: Map = map) -> Path:
     return config.out
 
 
-def made_by(config: Config) -> dict[str, Any]:
+def made_by(config: DemoConfig) -> dict[str, Any]:
     """What determines the data set."""
     return identity(config, run_only=("out",))
 
@@ -180,7 +180,7 @@ def write_video(path: Path, video: DemoVideo) -> None:
     """Encode the video as H.264 in mp4, whole or not at all."""
     # One thread, and no metadata of the day: the same pixels everywhere, and the same file from the same encoder.
     options = {"preset": "veryfast", "crf": "20", "threads": "1"}
-    with atomic(path) as temporary, av.open(temporary, "w", format="mp4") as container:
+    with atomic_write(path) as temporary, av.open(temporary, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=video.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for frame in render_frames(video):
@@ -200,7 +200,7 @@ def _lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def plan_video(index: int, config: Config) -> DemoVideo:
+def plan_video(index: int, config: DemoConfig) -> DemoVideo:
     """What video number `index` shows, drawn from (seed, index) alone."""
     rng = np.random.default_rng([config.seed, index])
     longest = math.floor(config.max_seconds * config.fps)

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.pipeline.config import STRICT
-from excl.pipeline.execution.video_reading import Guarded, stop_decoders
+from excl.pipeline.execution.video_reading import VideoLimits, stop_decoders
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ ANNOTATIONS_TEXT = """\
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class InitConfig:
     """Begin a data set of your own: write a recipe and a sample annotation file for the videos in a folder."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
@@ -74,7 +74,7 @@ class Config:
     """The videos: a folder, searched recursively, or a list of paths. Default: DIR itself."""
 
 
-def run(config: Config) -> list[str]:
+def run(config: InitConfig) -> list[str]:
     """Write both files; returns what to do next. ValueError if one is there, or there are no videos."""
     if config.folder.is_file():
         raise ValueError(f"{config.folder}: a file; wanted is a folder to write into")
@@ -111,7 +111,7 @@ def _annotations(videos: Mapping[str, Path]) -> str:
     shown = dict(list(videos.items())[:VIDEOS_IN_SAMPLE])
     what = "each video" if len(shown) == len(videos) else f"the first {len(shown)} of {len(videos):,} videos"
     lines = []
-    guarded = Guarded()
+    guarded = VideoLimits()
     try:
         for video_id, path in shown.items():
             row = {"video_id": video_id, "query": "what happens, in a sentence", "start_s": 0.0, "end_s": 5.0}

@@ -20,9 +20,8 @@ from excl.pipeline.artifacts.manifest import Manifest
 class Step:
     """One command: its name, its summary in one line, its module, and the names that it uses in this module.
 
-    `function` does the work and `config_class` is its configuration. `formatter` turns the result into the text that is
-    printed. `failures` counts the failed videos of a result. The work of a `distributed` command may be done by workers in
-    other processes.
+    `function` does the work. `formatter` turns the result into the text that is printed. `failures` counts the failed videos
+    of a result. The work of a `distributed` command may be done by workers in other processes.
     """
 
     name: str
@@ -32,21 +31,20 @@ class Step:
     failures: str | Callable[[Any], int] | None = None
     distributed: bool = False
     function: str = "run"
-    config_class: str = "Config"
 
     def _attribute(self, name: str) -> Any:
         return getattr(import_module(self.module), name)
 
     @property
     def config(self) -> type[Any]:
-        """The class of the configuration."""
-        return self._attribute(self.config_class)
+        """The class of the configuration: `VerifyWeightsConfig` for `verify-weights`."""
+        return self._attribute(self.name.title().replace("-", "") + "Config")
 
     @property
     def run(self) -> Callable[[Any], Any]:
         """The function that does the work of a configuration."""
         run = self._attribute(self.function)
-        return _where_told(run) if self.distributed else run
+        return _on_configured_executor(run) if self.distributed else run
 
     def show(self, result: Any) -> str | None:
         """The text to print of a result, if there is any."""
@@ -73,7 +71,7 @@ def run_step(step: Step, config: Any) -> int:
     return step.failed(result)
 
 
-def _where_told(run: Callable[..., Any]) -> Callable[[Any], Any]:
+def _on_configured_executor(run: Callable[..., Any]) -> Callable[[Any], Any]:
     """A stage that works where its configuration says: in this process, or with the workers of `dask_cluster.py`."""
 
     @functools.wraps(run)
@@ -128,7 +126,6 @@ GROUPS = {
             f"{PIPELINE}.maintenance.status",
             formatter="status_lines",
             function="status",
-            config_class="Status",
         ),
         Step(
             "inspect",
@@ -136,7 +133,6 @@ GROUPS = {
             f"{PIPELINE}.maintenance.status",
             formatter="inspect_lines",
             function="inspect",
-            config_class="Inspect",
         ),
         Step("verify", "look for damage", f"{PIPELINE}.maintenance.verify", formatter="show", failures="num_damaged"),
         Step("repair", "make again what is damaged", f"{PIPELINE}.maintenance.repair", formatter="show"),

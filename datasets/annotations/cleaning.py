@@ -31,7 +31,7 @@ FLAWS: dict[Flaw, str] = {
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
-class Hygiene:
+class CleaningPolicy:
     """What becomes of annotations that are wrong."""
 
     unordered: Literal["drop", "swap", "fail"] = "drop"
@@ -81,13 +81,13 @@ def find_flaws(moments: Iterable[Moment], *, why_unusable: Callable[[Moment], st
 
 
 def clean(
-    moments: Sequence[Moment], hygiene: Hygiene | None = None, *, why_unusable: Callable[[Moment], str] = no_word
+    moments: Sequence[Moment], hygiene: CleaningPolicy | None = None, *, why_unusable: Callable[[Moment], str] = no_word
 ) -> Cleaning:
     """The moments that can be used, in order, by the policies. `why_unusable` gives the reason why a query is none.
 
     ValueError names the first rows with a flaw whose policy is `fail`.
     """
-    hygiene = hygiene or Hygiene()
+    hygiene = hygiene or CleaningPolicy()
     _fail(find_flaws(moments, why_unusable=why_unusable), hygiene)
     result = Cleaning([], [], [])
     seen: set[tuple[object, ...]] = set()
@@ -112,7 +112,7 @@ def clean(
     return result
 
 
-def _fail(found: Mapping[Flaw, list[Moment]], hygiene: Hygiene) -> None:
+def _fail(found: Mapping[Flaw, list[Moment]], hygiene: CleaningPolicy) -> None:
     bad = {flaw: rows for flaw, rows in found.items() if rows and getattr(hygiene, flaw) == "fail"}
     if bad:
         lines = [f"{len(rows):,} rows: {FLAWS[flaw]}: {names(rows)}" for flaw, rows in bad.items()]
@@ -128,7 +128,7 @@ def _content(moment: Moment) -> tuple[object, ...]:
     return moment.split, moment.video_id, moment.start_s, moment.end_s, moment.raw_query or moment.query
 
 
-def _ordered(moment: Moment, hygiene: Hygiene) -> Moment | None:
+def _ordered(moment: Moment, hygiene: CleaningPolicy) -> Moment | None:
     """The moment with its start before its end, if it is or can be brought to that; the very same where it is."""
     if not _finite(moment) or moment.start_s == moment.end_s:
         return None

@@ -12,7 +12,7 @@ BASE_URL = "https://nlp.stanford.edu/data/"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedGlove:
     """A zip as Stanford publishes it. Its text is what counts: the zip may have been made again since."""
 
     file_name: str
@@ -29,13 +29,13 @@ class Published:
 
 # The sha1s are those of Apache MXNet's contrib.text, which others repeat.
 PUBLISHED = {
-    "6B": Published(
+    "6B": PublishedGlove(
         "glove.6B.zip",
         "b64e54f1877d2f735bdd000c1d7d771e25c7dfdc",
         "glove.6B.300d.txt",
         "646443dd885090927f8215ecf7a677e9f703858d",
     ),
-    "840B": Published(
+    "840B": PublishedGlove(
         "glove.840B.300d.zip",
         "8084fbacc2dee3b1fd1ca4cc534cbfff3519ed0d",
         "glove.840B.300d.txt",

@@ -20,7 +20,7 @@ import numpy as np
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.indexed_backend import IndexedVideo
-from excl.datasets.video.pyav_backend import SampledVideo
+from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import OnDamage, Sampling, Video, VideoFacts
 
 Backend = Literal["pyav", "decord", "torchcodec", "torchcodec-cuda"]
@@ -59,7 +59,7 @@ def sample_frames(
     """
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps: {fps} is no rate; wanted is a number above 0")
-    sampling = Sampling(fps, Geometry.of(size, crop), on_damage=on_damage, backends=choose(backend))
+    sampling = Sampling(fps, Geometry.of(size, crop), on_damage=on_damage, backends=resolve_backends(backend))
     number = 0
     frames = iter(open_sampled(Path(path), sampling))
     while chunk := list(itertools.islice(frames, CHUNK_FRAMES)):
@@ -67,19 +67,19 @@ def sample_frames(
         number += len(chunk)
 
 
-def choose(choice: str) -> tuple[Backend, ...]:
+def resolve_backends(choice: str) -> tuple[Backend, ...]:
     """The backends to try in turn; ValueError for one that is not to be had on this machine."""
     if choice == "auto":
-        return ("pyav",) if why_not("torchcodec-cuda") else ("torchcodec-cuda", "pyav")
+        return ("pyav",) if missing_reason("torchcodec-cuda") else ("torchcodec-cuda", "pyav")
     if choice not in get_args(Backend):
         raise ValueError(f"backend {choice!r}: there are {', '.join(get_args(Choice))}")
-    missing = why_not(choice)
+    missing = missing_reason(choice)
     if missing:
         raise ValueError(f"backend {choice}: not to be had here ({missing}); it needs: {INSTALL[choice]}")
     return (choice,)  # type: ignore[return-value]
 
 
-def why_not(backend: str) -> str | None:
+def missing_reason(backend: str) -> str | None:
     """Why a backend cannot be used on this machine; None if it can. Imports it."""
     try:
         if backend == "decord":
@@ -109,14 +109,14 @@ def _require_libraries(decoder: Callable[[bytes], object]) -> None:
 def open_sampled(path: Path, sampling: Sampling) -> Video:
     """One pass over a video with the first of the sampling's backends that does not refuse it."""
     videos = [_open(path, sampling, backend) for backend in sampling.backends]
-    return videos[0] if len(videos) == 1 else FirstThatCan(path, videos)
+    return videos[0] if len(videos) == 1 else FallbackVideo(path, videos)
 
 
 def _open(path: Path, sampling: Sampling, backend: str) -> Video:
-    return SampledVideo(path, sampling) if backend == "pyav" else IndexedVideo(path, sampling, backend)
+    return PyAVVideo(path, sampling) if backend == "pyav" else IndexedVideo(path, sampling, backend)
 
 
-class FirstThatCan:
+class FallbackVideo:
     """A video read by the first that does not refuse it; should one refuse it on the way, the next gives the rest."""
 
     def __init__(self, path: Path, videos: list[Video]) -> None:

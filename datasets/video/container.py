@@ -153,7 +153,7 @@ def require_size(width: int, height: int, path: Path, limits: Limits) -> None:
         )
 
 
-def demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+def demux(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """The packets of a stream, as far as they can be told apart."""
     try:
         yield from container.demux(stream)
@@ -206,8 +206,8 @@ class TimedFrames:
         """Frames in the order of presentation. With more threads than one FFmpeg loses errors, and even frames."""
         self.stream.thread_type, self.stream.thread_count = "SLICE" if self.threads == 1 else "AUTO", self.threads
         last: int | None = None
-        step = frame_gap(self.stream)
-        for packet in demuxed(self.container, self.stream) if self.packets is None else self.packets:
+        step = default_frame_duration(self.stream)
+        for packet in demux(self.container, self.stream) if self.packets is None else self.packets:
             try:
                 for frame in packet.decode():
                     pts = frame.pts
@@ -226,7 +226,7 @@ class TimedFrames:
         Where times are not to be mended, VideoError for the first that is not after the one before.
         """
         timeline = Timeline(
-            self.time_base, frame_gap(self.stream), self.container.format.name, max_gap_s=self.limits.max_gap_s
+            self.time_base, default_frame_duration(self.stream), self.container.format.name, max_gap_s=self.limits.max_gap_s
         )
         waiting: list[tuple[int, int, av.VideoFrame]] = []  # a heap, with the number of the frame between equal times
         first_kind, late_s = None, Fraction(0)
@@ -362,7 +362,7 @@ def codec_name(stream: av.VideoStream) -> str:
     return stream.codec_context.codec.canonical_name
 
 
-def own_rate(stream: av.VideoStream, path: Path) -> Fraction:
+def native_fps(stream: av.VideoStream, path: Path) -> Fraction:
     """How many frames a second a stream has by what it says of itself; VideoError if it says nothing.
 
     That is its average rate; or the rounder rate that FFmpeg guesses by its times, if over the whole stream that is less
@@ -375,6 +375,6 @@ def own_rate(stream: av.VideoStream, path: Path) -> Fraction:
     return base if base and lasts_s and abs(base - average) * lasts_s < Fraction(1, 2) else average
 
 
-def frame_gap(stream: av.VideoStream) -> int:
+def default_frame_duration(stream: av.VideoStream) -> int:
     """A lone frame without a duration lasts one period of the average rate, or a 25th of a second."""
     return max(1, round(1 / ((exact(stream.average_rate) or Fraction(25)) * time_base(stream))))

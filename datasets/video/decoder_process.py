@@ -33,12 +33,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from excl.datasets.video.backends import open_sampled, why_not
+from excl.datasets.video.backends import missing_reason, open_sampled
 from excl.datasets.video.container import Limits
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.probe import Probe, probe_video
-from excl.datasets.video.sampling import OnePass, Sampling, VideoFacts
+from excl.datasets.video.sampling import Sampling, SinglePassVideo, VideoFacts
 
 HEADER = struct.Struct(">cI")
 MAX_SAID = 4000  # bytes of what a process said before it died
@@ -61,7 +61,7 @@ class DecoderProcess:
         self.busy = False  # from an order until its answer has come to the end
 
     def read(self, path: Path, sampling: Sampling) -> IsolatedVideo:
-        """One pass over a video, with the interface of `SampledVideo`."""
+        """One pass over a video, with the interface of `PyAVVideo`."""
         return IsolatedVideo(self, path, sampling)
 
     def probe(self, path: Path, limits: Limits) -> Probe:
@@ -160,8 +160,8 @@ class DecoderProcess:
         self.busy = False
 
 
-class IsolatedVideo(OnePass):
-    """`SampledVideo`, read by another process: iterate for uint8 RGB frames [crop, crop, 3], then `facts` is there."""
+class IsolatedVideo(SinglePassVideo):
+    """`PyAVVideo`, read by another process: iterate for uint8 RGB frames [crop, crop, 3], then `facts` is there."""
 
     def __init__(self, decoder: DecoderProcess, path: Path, sampling: Sampling) -> None:
         super().__init__(path, sampling)
@@ -243,7 +243,7 @@ def _load(backends: tuple[str, ...], memory_bytes: int) -> None:
     _, allowed = resource.getrlimit(resource.RLIMIT_AS)  # by whoever started all this: it stays
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
     for backend in backends:
-        why_not(backend)
+        missing_reason(backend)
     if "torchcodec-cuda" not in backends:
         limit = memory_bytes + _address_space()
         if allowed == resource.RLIM_INFINITY or limit < allowed:

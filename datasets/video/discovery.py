@@ -39,7 +39,7 @@ def video_files(source: Path, *, left_out: Counter[str] | None = None) -> list[P
     return [Path(path) for _, path in _files(source, Counter() if left_out is None else left_out)]
 
 
-def tell_left_out(source: Path, left_out: Counter[str]) -> None:
+def log_left_out(source: Path, left_out: Counter[str]) -> None:
     """Warn of files that were left out of a folder of videos, if there are any."""
     if left_out:
         log.warning("%s: %s", source, _in_words(left_out))

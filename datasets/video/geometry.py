@@ -51,7 +51,7 @@ class Geometry:
         return cls(int(number), crop, upscale_only=bool(end))
 
 
-class Converter:
+class FrameConverter:
     """A decoded frame to uint8 RGB [crop, crop, 3], with pixels made square and the display matrix's rotation applied."""
 
     def __init__(self, geometry: Geometry, *, pixel_aspect: Fraction) -> None:

@@ -24,21 +24,21 @@ from excl.datasets.video.container import (
     choose_stream,
     claimed_duration_s,
     codec_name,
-    frame_gap,
+    default_frame_duration,
     open_video,
     start_time,
 )
 from excl.datasets.video.errors import VideoError
-from excl.datasets.video.indexed_readers import FLAWS, READERS, TIMES_FROM_PACKETS, Layout, Reader
+from excl.datasets.video.indexed_readers import FLAWS, READERS, TIMES_FROM_PACKETS, Reader, VideoLayout
 from excl.datasets.video.packets import PacketTable, read_packets
 from excl.datasets.video.pyav import exact, reorder_depth, time_base
-from excl.datasets.video.sampling import Clock, OnePass, Sampling, VideoFacts, clock_of, require_sound
+from excl.datasets.video.sampling import Clock, Sampling, SinglePassVideo, VideoFacts, clock_of, require_sound
 
 BATCH_BYTES = 64 * 2**20  # of whole pictures, before they are made small
 
 
-class IndexedVideo(OnePass):
-    """`SampledVideo`, read by decord or torchcodec; raises VideoError("unsupported") for what they would get wrong."""
+class IndexedVideo(SinglePassVideo):
+    """`PyAVVideo`, read by decord or torchcodec; raises VideoError("unsupported") for what they would get wrong."""
 
     def __init__(self, path: Path, sampling: Sampling, backend: str) -> None:
         super().__init__(path, sampling)
@@ -80,7 +80,7 @@ class IndexedVideo(OnePass):
             backend=self.backend,
         )
 
-    def _layout(self, container: av.container.InputContainer, stream: av.VideoStream) -> Layout:
+    def _layout(self, container: av.container.InputContainer, stream: av.VideoStream) -> VideoLayout:
         limits = self.sampling.limits
         table = read_packets(container, stream, max_packets=limits.max_frames)
         if table is None:
@@ -94,7 +94,7 @@ class IndexedVideo(OnePass):
         if first is None:
             raise VideoError("no_frames", f"{self.path}: not one frame with a time can be decoded")
         frame = first[1]
-        return Layout(
+        return VideoLayout(
             path=self.path,
             container=container.format.name,
             codec=codec_name(stream),
@@ -141,12 +141,12 @@ class IndexedVideo(OnePass):
             )
 
     @staticmethod
-    def _last_duration(layout: Layout, stream: av.VideoStream) -> int:
+    def _last_duration(layout: VideoLayout, stream: av.VideoStream) -> int:
         position = layout.table.pts.index(layout.presentation[-1])
         last_gap = layout.presentation[-1] - layout.presentation[-2] if len(layout.presentation) > 1 else 0
-        return layout.table.duration[position] or last_gap or frame_gap(stream)
+        return layout.table.duration[position] or last_gap or default_frame_duration(stream)
 
-    def _reader(self, layout: Layout) -> Reader:
+    def _reader(self, layout: VideoLayout) -> Reader:
         flaw = FLAWS[self.backend](layout)
         if flaw:
             self._refuse(flaw)
@@ -157,7 +157,7 @@ class IndexedVideo(OnePass):
         except Exception as error:  # noqa: BLE001  (the library raises errors of many classes)
             self._refuse(f"it cannot open the file ({_first_line(error)})")
 
-    def _read(self, read: Reader, indices: list[int], layout: Layout) -> np.ndarray:
+    def _read(self, read: Reader, indices: list[int], layout: VideoLayout) -> np.ndarray:
         try:
             pictures, starts_s = read(indices)
         except MemoryError:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import av
 import numpy as np
 
-from excl.datasets.video.geometry import Converter, kept_region
+from excl.datasets.video.geometry import FrameConverter, kept_region
 from excl.datasets.video.packets import PacketTable
 from excl.datasets.video.sampling import Sampling
 
@@ -23,7 +23,7 @@ DECORD_CONTAINERS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))
 
 
 @dataclass(frozen=True)
-class Layout:
+class VideoLayout:
     """What a video is, for a decoder to say whether it can read it; the last four by its first frame."""
 
     path: Path
@@ -57,7 +57,7 @@ class Reader(Protocol):
     def __call__(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-def decord_flaw(layout: Layout) -> str | None:
+def decord_unsupported_reason(layout: VideoLayout) -> str | None:
     """Why decord 0.6 would not return the right frames in the right colours; None if it does."""
     keys = [pts for pts, is_key in zip(layout.table.pts, layout.table.keys, strict=True) if is_key]
     flaws = {
@@ -85,7 +85,7 @@ def _has_false_keys(table: PacketTable) -> bool:
     return 2 * doubtful > len(table.keys)
 
 
-def _has_leading_frames(layout: Layout, keys: list[int]) -> bool:
+def _has_leading_frames(layout: VideoLayout, keys: list[int]) -> bool:
     latest_key = min(keys, default=0)
     for pts, is_key in zip(layout.table.pts, layout.table.keys, strict=True):
         if is_key:
@@ -101,7 +101,7 @@ def _is_utf8(path: Path) -> bool:
     return False
 
 
-def torchcodec_flaw(layout: Layout) -> str | None:
+def torchcodec_unsupported_reason(layout: VideoLayout) -> str | None:
     """Why torchcodec would not return the right pictures; None if it does, as far as can be known beforehand."""
     flaws = {
         "a size or kind of picture that changes": not layout.table.is_steady,
@@ -115,10 +115,10 @@ def torchcodec_flaw(layout: Layout) -> str | None:
 class DecordReader:
     """decord, asked for whole pictures in RGB."""
 
-    def __init__(self, layout: Layout, sampling: Sampling) -> None:
+    def __init__(self, layout: VideoLayout, sampling: Sampling) -> None:
         import decord  # noqa: PLC0415  (optional)
 
-        self.convert = Converter(sampling.geometry, pixel_aspect=layout.pixel_aspect)
+        self.convert = FrameConverter(sampling.geometry, pixel_aspect=layout.pixel_aspect)
         self.reader = decord.VideoReader(str(layout.path.absolute()), num_threads=sampling.threads)
         _require_as_many(len(self.reader), layout)
         starts_s = self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0].astype(np.float64)
@@ -129,12 +129,12 @@ class DecordReader:
         return _small(self.reader.get_batch(indices).asnumpy(), self.convert), self.starts_s[indices]
 
 
-def _require_as_many(count: int, layout: Layout) -> None:
+def _require_as_many(count: int, layout: VideoLayout) -> None:
     if count != len(layout.presentation):
         raise ValueError(f"it counts {count} frames, the packets {len(layout.presentation)}")
 
 
-def _small(pictures: np.ndarray, convert: Converter) -> np.ndarray:
+def _small(pictures: np.ndarray, convert: FrameConverter) -> np.ndarray:
     """Whole pictures, uint8 RGB [n, rows, columns, 3], to what is kept of them, uint8 [n, crop, crop, 3]."""
     return np.stack([convert(av.VideoFrame.from_ndarray(picture, "rgb24")) for picture in pictures])
 
@@ -142,12 +142,12 @@ def _small(pictures: np.ndarray, convert: Converter) -> np.ndarray:
 class TorchcodecReader:
     """torchcodec, on the CPU or the GPU's own decoder; on the GPU torchvision scales (bilinear, antialiased)."""
 
-    def __init__(self, layout: Layout, sampling: Sampling, *, device: str = "cpu") -> None:
+    def __init__(self, layout: VideoLayout, sampling: Sampling, *, device: str = "cpu") -> None:
         from torchcodec.decoders import VideoDecoder  # noqa: PLC0415  (optional)
 
         upright_aspect = layout.pixel_aspect if layout.rotation % 180 == 0 else 1 / layout.pixel_aspect
         self.device, self.geometry, self.pixel_aspect = device, sampling.geometry, upright_aspect
-        self.convert = Converter(sampling.geometry, pixel_aspect=upright_aspect)
+        self.convert = FrameConverter(sampling.geometry, pixel_aspect=upright_aspect)
         self.decoder = VideoDecoder(
             str(layout.path.absolute()),
             stream_index=layout.stream_index,
@@ -175,17 +175,17 @@ class TorchcodecReader:
         return small.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def torchcodec_cuda(layout: Layout, sampling: Sampling) -> TorchcodecReader:
+def torchcodec_cuda(layout: VideoLayout, sampling: Sampling) -> TorchcodecReader:
     """torchcodec with NVDEC."""
     return TorchcodecReader(layout, sampling, device="cuda")
 
 
-FLAWS: dict[str, Callable[[Layout], str | None]] = {
-    "decord": decord_flaw,
-    "torchcodec": torchcodec_flaw,
-    "torchcodec-cuda": torchcodec_flaw,
+FLAWS: dict[str, Callable[[VideoLayout], str | None]] = {
+    "decord": decord_unsupported_reason,
+    "torchcodec": torchcodec_unsupported_reason,
+    "torchcodec-cuda": torchcodec_unsupported_reason,
 }
-READERS: dict[str, Callable[[Layout, Sampling], Any]] = {
+READERS: dict[str, Callable[[VideoLayout, Sampling], Any]] = {
     "decord": DecordReader,
     "torchcodec": TorchcodecReader,
     "torchcodec-cuda": torchcodec_cuda,

@@ -17,7 +17,7 @@ import av
 import av.container
 import numpy as np
 
-from excl.datasets.video.container import codec_name, demuxed
+from excl.datasets.video.container import codec_name, demux
 from excl.datasets.video.sampling import Clock
 from excl.datasets.video.timeline import Places
 
@@ -78,7 +78,7 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream,
         return None
     kinds = _reader_of_kinds(stream)
     table = PacketTable()
-    for packet in demuxed(container, stream):
+    for packet in demux(container, stream):
         if packet.size == 0:  # the end
             continue
         if packet.pts is None or packet.is_corrupt or len(table.pts) >= max_packets:

@@ -20,17 +20,24 @@ import av
 import av.container
 import numpy as np
 
-from excl.datasets.video.container import TimedFrames, choose_stream, claimed_duration_s, codec_name, frame_gap, open_video
+from excl.datasets.video.container import (
+    TimedFrames,
+    choose_stream,
+    claimed_duration_s,
+    codec_name,
+    default_frame_duration,
+    open_video,
+)
 from excl.datasets.video.errors import VideoError
-from excl.datasets.video.geometry import Converter
+from excl.datasets.video.geometry import FrameConverter
 from excl.datasets.video.packets import Plan, PlanError, make_plan, read_packets, rewind
 from excl.datasets.video.pyav import exact, reorder_depth
-from excl.datasets.video.sampling import Clock, OnePass, Sampling, VideoFacts, clock_of, require_sound
+from excl.datasets.video.sampling import Clock, Sampling, SinglePassVideo, VideoFacts, clock_of, require_sound
 
 log = logging.getLogger(__name__)
 
 
-class SampledVideo(OnePass):
+class PyAVVideo(SinglePassVideo):
     """One pass over a video: iterating gives uint8 RGB frames [crop, crop, 3]; `facts` is there when the pass is over.
 
     `whole` decodes every frame, also those that no sample needs, as is done where damage is kept. Raises VideoError for what
@@ -100,7 +107,7 @@ class SampledVideo(OnePass):
             mend_times=self.sampling.on_damage == "keep",
         )
         clock = self._clock(container, stream)
-        convert = Converter(self.sampling.geometry, pixel_aspect=exact(stream.sample_aspect_ratio) or Fraction(1))
+        convert = FrameConverter(self.sampling.geometry, pixel_aspect=exact(stream.sample_aspect_ratio) or Fraction(1))
         shown: av.VideoFrame | None = None
         shown_pts = last_gap = k = 0
         for pts, frame in frames:
@@ -119,7 +126,7 @@ class SampledVideo(OnePass):
         if plan is not None:
             self._require_as_planned(plan, frames)
             last_gap = plan.last_gap
-        end = clock.seconds(shown_pts + (shown.duration or last_gap or frame_gap(stream)))
+        end = clock.seconds(shown_pts + (shown.duration or last_gap or default_frame_duration(stream)))
         self._require_sound(end, claimed_duration_s(container, stream), frames)
         until = clock.num_samples(end)
         if until > k:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import av
 import numpy as np
 
-from excl.datasets.video.container import Limits, own_rate, start_time
+from excl.datasets.video.container import Limits, native_fps, start_time
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.pyav import time_base
@@ -101,7 +101,7 @@ class Video(Protocol):
     def __iter__(self) -> Iterator[np.ndarray]: ...
 
 
-class OnePass:
+class SinglePassVideo:
     """What every `Video` has: the path, the sampling, and the facts once iteration has come to its end."""
 
     def __init__(self, path: Path, sampling: Sampling) -> None:
@@ -143,7 +143,7 @@ def clock_of(container: av.container.InputContainer, stream: av.VideoStream, pat
     """The clock by which a stream is sampled; VideoError if it has no rate of its own and `fps` is None."""
     t0 = start_time(container)
     if fps is None:
-        return Clock(own_rate(stream, path), t0, time_base(stream), phase=Fraction(1, 2))
+        return Clock(native_fps(stream, path), t0, time_base(stream), phase=Fraction(1, 2))
     return Clock(Fraction(str(fps)), t0, time_base(stream))
 
 

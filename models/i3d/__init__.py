@@ -3,12 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from excl.models.i3d.row_layout import Continuous, Layout, Windows
+from excl.models.i3d.row_layout import Continuous, RowLayout, Windows
 
 if TYPE_CHECKING:
     from excl.models.i3d.network import FEATURE_DIM, I3D
 
-__all__ = ["FEATURE_DIM", "I3D", "Continuous", "Layout", "Windows"]
+__all__ = ["FEATURE_DIM", "I3D", "Continuous", "RowLayout", "Windows"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from excl.models import download
 from excl.models.download import Download, cache_folder
-from excl.models.i3d.file_diagnosis import wrong_bytes
-from excl.models.i3d.published import PUBLISHED, differs
+from excl.models.i3d.file_diagnosis import describe_wrong_file
+from excl.models.i3d.published import PUBLISHED, mismatch
 
 
 def cached_path(name: str) -> Path:
@@ -26,8 +26,8 @@ def fetch(name: str) -> Path:
         Download(
             published.url,
             cached_path(name),
-            differs=lambda path: differs(path, published),
-            what_is=wrong_bytes,
-            by_hand="run `excl weights import FILE`",
+            differs=lambda path: mismatch(path, published),
+            what_is=describe_wrong_file,
+            manual_hint="run `excl weights import FILE`",
         )
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from excl.models.i3d.chunks import CONTEXT_FRAMES, continuous_chunks, overlapping_chunks, single_clips
 from excl.models.i3d.compile_policy import Compile
 from excl.models.i3d.network import FEATURE_DIM, pool_pairs
-from excl.models.i3d.row_layout import FRAMES_PER_STEP, Clips, Continuous, Layout, require_frames
+from excl.models.i3d.row_layout import FRAMES_PER_STEP, Clips, Continuous, RowLayout, require_frames
 from excl.models.i3d.runner import Precision, Runner
 from excl.models.i3d.weights import Weights
 
@@ -60,7 +60,7 @@ class Extractor:
         weights: Weights,
         *,
         device: torch.device,
-        layout: Layout = Continuous(),
+        layout: RowLayout = Continuous(),
         precision: Precision = "float32",
         chunk_frames: int = CHUNK_FRAMES,
         compile: Compile = "never",

@@ -37,7 +37,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weight
 UNWRAP = "save that part alone: torch.save(torch.load(FILE, map_location='cpu', weights_only=True)[{key!r}], NEW)"
 
 
-def wrong_bytes(path: Path) -> str | None:  # noqa: PLR0911 (one for each kind)
+def describe_wrong_file(path: Path) -> str | None:  # noqa: PLR0911 (one for each kind)
     """What the file is if its bytes are none that torch.load or safetensors could read, or None."""
     with path.open("rb") as file:
         head = file.read(1024)
@@ -136,7 +136,7 @@ def _ends_early(path: Path, *, pickles: int) -> bool:
     return False
 
 
-def wrong_content(state: Any) -> str | None:
+def describe_wrong_content(state: Any) -> str | None:
     """In what an object that was read is no state dict of RGB I3D, or None."""
     if not isinstance(state, Mapping):
         return f"it holds a {type(state).__name__}; wanted is a state dict"

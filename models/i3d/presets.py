@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from excl.models.i3d.published_layouts import PortChunks, ShiftedWindows, StacksWithOneMore
-from excl.models.i3d.row_layout import Continuous, Layout, Windows
+from excl.models.i3d.row_layout import Continuous, RowLayout, Windows
 
 PresetName = Literal["excl", "excl-dense", "vslnet-charades", "vslnet-tacos", "piergiaj", "video-features", "finspire"]
 
@@ -34,12 +34,12 @@ _UPSCALE_226 = "226-upscale-only"
 class Preset:
     """Frames a second (None: the video's own), geometry as `Geometry.of` takes it, weights, rows, rows with mistakes."""
 
-    layout: Layout
+    layout: RowLayout
     fps: float | None = 5.0
     short_side: int | str = 256
     crop: int = 224
     weights: str = "kinetics"
-    bugs: Layout | None = None
+    bugs: RowLayout | None = None
 
 
 PRESETS: dict[str, Preset] = {
@@ -64,7 +64,7 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 
-def layout_from_json(values: Mapping[str, Any]) -> Layout:
+def layout_from_json(values: Mapping[str, Any]) -> RowLayout:
     """The layout of which `to_json` gave these values."""
     settings = dict(values)
     return _KINDS[settings.pop("kind")](**settings)

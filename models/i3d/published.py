@@ -16,7 +16,7 @@ BASE_URL = f"{REPOSITORY}/raw/{COMMIT}/models/"
 
 
 @dataclass(frozen=True)
-class Facts:
+class WeightFacts:
     """What is known of weights beyond their values. None is what nobody said."""
 
     trained_on: str | None = None
@@ -40,7 +40,7 @@ class Facts:
         return {**dataclasses.asdict(self), "value_range": list(self.value_range)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Facts:
+    def from_json(cls, values: Mapping[str, Any]) -> WeightFacts:
         """From what `to_json` gave; ValueError if it is something else."""
         try:
             return cls(**{**values, "value_range": tuple(values["value_range"])})
@@ -49,7 +49,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedWeights:
     """A weight file of the public port: what is None is not known, and so not checked."""
 
     file_name: str
@@ -70,9 +70,9 @@ class Published:
         """Its file name in the cache."""
         return f"{self.git_blob_id[:12]}-{self.file_name}"
 
-    def facts(self, file_sha256: str) -> Facts:
+    def facts(self, file_sha256: str) -> WeightFacts:
         """The facts that travel with these weights."""
-        return Facts(
+        return WeightFacts(
             trained_on=self.trained_on,
             fps=self.fps,
             licence="Apache-2.0 (the licence of the port's repository)",
@@ -86,7 +86,7 @@ class Published:
 
 
 PUBLISHED = {
-    "kinetics": Published(
+    "kinetics": PublishedWeights(
         "rgb_imagenet.pt",
         "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
         400,
@@ -95,7 +95,7 @@ PUBLISHED = {
         trained_on="Kinetics-400",
         fps=25.0,
     ),
-    "charades": Published(
+    "charades": PublishedWeights(
         "rgb_charades.pt",
         "ae56da9f0d1cdefd9643d1ca6c1b5b944f9e7467",
         157,
@@ -135,7 +135,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def differs(path: Path, published: Published) -> str | None:
+def mismatch(path: Path, published: PublishedWeights) -> str | None:
     """In what a file is not the published one, or None: size and sha256 where known, and the git blob id."""
     size = path.stat().st_size
     if published.size is not None and size != published.size:

@@ -27,7 +27,7 @@ MIN_POOLED_FRAMES = 9  # of which the network leaves two steps, and so one pair
 Pool = Literal["2x7x7", "1x7x7"]
 
 
-class Layout(Protocol):
+class RowLayout(Protocol):
     """Which rows a video of so many frames has, and their seconds."""
 
     @property

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from excl.models.download import replacing
-from excl.models.i3d.file_diagnosis import why_not_loaded, wrong_bytes, wrong_content
-from excl.models.i3d.published import PUBLISHED, Facts, git_blob_id, published_name, sha256_file
+from excl.models.i3d.file_diagnosis import describe_wrong_content, describe_wrong_file, why_not_loaded
+from excl.models.i3d.published import PUBLISHED, WeightFacts, git_blob_id, published_name, sha256_file
 
 FACTS, DIGEST = "excl.facts", "excl.sha256"  # keys of the metadata of a safetensors file
 COUNTER = "num_batches_tracked"
 
 
-def read_weight_file(path: Path) -> tuple[dict[str, Tensor], Facts]:
+def read_weight_file(path: Path) -> tuple[dict[str, Tensor], WeightFacts]:
     """The float32 tensors of a file and what is known of it; ValueError says by name what a wrong file is."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
-    if (wrong := wrong_bytes(path)) is not None:
+    if (wrong := describe_wrong_file(path)) is not None:
         raise ValueError(f"{path}: {wrong}")
     if is_safetensors(path):
         return _read_safetensors(path)
@@ -35,11 +35,11 @@ def read_weight_file(path: Path) -> tuple[dict[str, Tensor], Facts]:
     return _checked(path, state), facts_of_file(path)
 
 
-def facts_of_file(path: Path) -> Facts:
+def facts_of_file(path: Path) -> WeightFacts:
     """What the bytes of a file tell: everything if they are a published file's, and otherwise their ids."""
     blob, sha256 = git_blob_id(path), sha256_file(path)
     name = published_name(blob)
-    return PUBLISHED[name].facts(sha256) if name else Facts(git_blob_id=blob, file_sha256=sha256)
+    return PUBLISHED[name].facts(sha256) if name else WeightFacts(git_blob_id=blob, file_sha256=sha256)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -49,7 +49,7 @@ def is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" or (head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Facts]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], WeightFacts]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -62,13 +62,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Facts]:
     if FACTS not in metadata:
         return state, facts_of_file(path)
     try:
-        return state, Facts.from_json(json.loads(metadata[FACTS]))
+        return state, WeightFacts.from_json(json.loads(metadata[FACTS]))
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: its metadata {FACTS!r} cannot be read ({error}); import the weights again") from error
 
 
 def _checked(path: Path, state: object) -> dict[str, Tensor]:
-    if (wrong := wrong_content(state)) is not None:
+    if (wrong := describe_wrong_content(state)) is not None:
         raise ValueError(f"{path}: {wrong}")
     assert isinstance(state, Mapping)
     return {k: v if k.endswith(COUNTER) else v.detach().to(torch.float32).contiguous() for k, v in state.items()}
@@ -87,7 +87,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def write_safetensors(path: Path, state: Mapping[str, Tensor], facts: Facts) -> None:
+def write_safetensors(path: Path, state: Mapping[str, Tensor], facts: WeightFacts) -> None:
     """Write tensors and facts so that `path` holds either what it held before or all of it."""
     metadata = {FACTS: json.dumps(facts.to_json()), DIGEST: digest(state)}
     with replacing(path) as temporary:

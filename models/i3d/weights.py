@@ -25,7 +25,7 @@ from torch import Tensor
 from excl.models.download import cache_folder, replacing
 from excl.models.i3d.download import cached_path, fetch
 from excl.models.i3d.network import I3D
-from excl.models.i3d.published import PUBLISHED, Facts, class_names, differs, git_blob_id, published_name
+from excl.models.i3d.published import PUBLISHED, WeightFacts, class_names, git_blob_id, mismatch, published_name
 from excl.models.i3d.weight_files import digest, read_weight_file, write_safetensors
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Weights:
     num_classes: int
     source: str
     sha256: str
-    facts: Facts = field(default_factory=Facts)
+    facts: WeightFacts = field(default_factory=WeightFacts)
     class_names: tuple[str, ...] | None = None
 
     @property
@@ -144,7 +144,7 @@ def import_published(path: Path) -> Path | None:
     if not (target.is_file() and target.samefile(path)):
         with replacing(target) as temporary:
             shutil.copyfile(path, temporary)
-            if (found := differs(temporary, PUBLISHED[name])) is not None:
+            if (found := mismatch(temporary, PUBLISHED[name])) is not None:
                 raise ValueError(f"{path}: not the published {name}, or changed while it was copied ({found})")
     return target
 
@@ -191,7 +191,7 @@ def _random_weights(spec: str) -> Weights:
         shapes = {key: tuple(value.shape) for key, value in I3D().state_dict().items()}
     state = {key: _by_formula(key, shape, seed) for key, shape in shapes.items()}
     digest = hashlib.sha256(f"formula 1, seed {seed}".encode()).hexdigest()
-    return Weights(state, 400, spec, digest, Facts(trained_on="nothing: random values by a formula"))
+    return Weights(state, 400, spec, digest, WeightFacts(trained_on="nothing: random values by a formula"))
 
 
 def _by_formula(key: str, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success its content is on disk and named `path`, on failure it is gone."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # several machines may write the same file
     try:
@@ -37,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either what it held before or all of it."""
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 

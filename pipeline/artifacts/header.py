@@ -35,7 +35,7 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged ({error}); remove the folder and run the stage again") from error
 
 
-def plain_header(folder: Path) -> dict[str, Any]:
+def comparable_header(folder: Path) -> dict[str, Any]:
     """The header without what says nothing of the results: by which version of the package, and more."""
     return {key: value for key, value in read_header(folder).items() if key not in ("excl", "about")}
 
@@ -47,12 +47,12 @@ def plain(*, stage: str, identity: Mapping[str, Any], code_version: int) -> dict
 
 def refuse_other_recipe(folder: Path, wanted: Mapping[str, Any]) -> None:
     """RecipeMismatchError that says what differs; ValueError if another stage made the folder."""
-    found = plain_header(folder)
+    found = comparable_header(folder)
     if found.get("stage") != wanted["stage"]:
         raise ValueError(
             f"{folder} was made by the stage {found.get('stage')!r}; choose another folder for {wanted['stage']!r}"
         )
-    if unlike := differences(found, wanted):
+    if unlike := diff_lines(found, wanted):
         raise RecipeMismatchError(
             f"{folder} was made from another recipe:\n  " + "\n  ".join(unlike) + "\n"
             "Results of two recipes are never mixed: choose another output folder, or remove this one."
@@ -74,19 +74,19 @@ def _text(header: Mapping[str, Any]) -> str:
     return json.dumps({**plain, "crc32": _crc32(canonical(plain).encode())}, indent=2) + "\n"
 
 
-def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def diff(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The two values under every dotted key where nested mappings differ, `(nothing)` where one has no such key."""
     old, new = _flatten(one), _flatten(other)
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return {key: (old.get(key, "(nothing)"), new.get(key, "(nothing)")) for key in keys}
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def diff_lines(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What differs, a line each for people."""
-    return [_difference(key, old, new) for key, (old, new) in differing(found, wanted).items()]
+    return [_diff_line(key, old, new) for key, (old, new) in diff(found, wanted).items()]
 
 
-def _difference(key: str, old: object, new: object) -> str:
+def _diff_line(key: str, old: object, new: object) -> str:
     if isinstance(old, str) and isinstance(new, str) and len(old) == len(new) == 64:  # two sha256
         return f"{key}: not the same content as when the folder was made ({old[:8]}… then, {new[:8]}… now)"
     return f"{key}: the folder has {old!r}, asked for is {new!r}"

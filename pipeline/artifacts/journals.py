@@ -22,7 +22,7 @@ from pathlib import Path
 
 import filelock
 
-from excl.pipeline.artifacts.record_log import Record, Records, encode, parse_record
+from excl.pipeline.artifacts.record_log import Record, RecordLog, encode, parse_record
 
 LOCK = ".lock"
 FOLDER = "journals"
@@ -36,7 +36,7 @@ class BusyError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Share:
+class ShardRange:
     """One of `of` equal shares of a stage's shards: those whose number leaves this remainder, so that it stays the same
     when videos are added."""
 
@@ -44,7 +44,7 @@ class Share:
     of: int
 
     @classmethod
-    def parse(cls, text: str) -> Share:
+    def parse(cls, text: str) -> ShardRange:
         """The share that `i/n` names; ValueError if it names none."""
         found = _SHARE.fullmatch(text)
         if found is None or int(found[1]) >= int(found[2]):
@@ -127,9 +127,9 @@ class Tail:
                     yield parse_record(line[:-1])
 
 
-def _readable(path: Path) -> Records:
+def _readable(path: Path) -> RecordLog:
     """The records of a journal that may be written to, or be removed, at this moment."""
-    records = Records()
+    records = RecordLog()
     with contextlib.suppress(FileNotFoundError):
         records.read(path)
     return records
@@ -140,13 +140,13 @@ def journals(folder: Path) -> list[Path]:
     return sorted(path for pattern in ("*.jsonl", "*/*.jsonl") for path in (folder / FOLDER).glob(pattern))
 
 
-def take_in(records: MutableMapping[str, Record], path: Path) -> list[bytes]:
+def merge_journal(records: MutableMapping[str, Record], path: Path) -> list[bytes]:
     """See what a journal has committed; the lines that are new. FileNotFoundError if it was folded into the records.
 
     The journal of a share counts for more than the records, since nobody else may do what is its. In that of a worker, which
     may be one that was given up, a failure does not take the place of what was done.
     """
-    found = Records()
+    found = RecordLog()
     if not path.exists():
         raise FileNotFoundError(path)
     found.read(path)
@@ -189,12 +189,12 @@ def locked(folder: Path, name: str = LOCK, *, wait_s: float = 0.0) -> Iterator[f
         lock.release()
 
 
-def share_lock(share: Share) -> str:
+def share_lock(share: ShardRange) -> str:
     """The name of a share's lock."""
     return f"{LOCK}-{share.name}"
 
 
-def at_work(folder: Path, *, but: Share | None = None) -> list[str]:
+def is_being_worked_on(folder: Path, *, but: ShardRange | None = None) -> list[str]:
     """The names of the shares at which a process works at this moment, the one given left out."""
     found = []
     for path in sorted(folder.glob(f"{LOCK}-*-of-*")):

@@ -26,10 +26,10 @@ from excl.pipeline.artifacts import header as headers
 from excl.pipeline.artifacts import journals
 from excl.pipeline.artifacts.atomic_files import fsync_folder, sha256_file, write_bytes
 from excl.pipeline.artifacts.header import HEADER
-from excl.pipeline.artifacts.journals import LOCK, BusyError, Share
-from excl.pipeline.artifacts.record_log import Record, Records, encode, parse_record
+from excl.pipeline.artifacts.journals import LOCK, BusyError, ShardRange
+from excl.pipeline.artifacts.record_log import Record, RecordLog, encode, parse_record
 
-__all__ = ["BusyError", "Manifest", "Share"]
+__all__ = ["BusyError", "Manifest", "ShardRange"]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Manifest:
     """The header and the records of one stage folder; `Manifest.open` to work on it, `Manifest.read` to look."""
 
     def __init__(
-        self, folder: Path, header: dict[str, Any], records: MutableMapping[str, Record], *, share: Share | None = None
+        self, folder: Path, header: dict[str, Any], records: MutableMapping[str, Record], *, share: ShardRange | None = None
     ) -> None:
         self.folder, self.header, self.records, self.share = folder, header, records, share
         self._is_whole = share is None
@@ -59,7 +59,7 @@ class Manifest:
         identity: Mapping[str, Any],
         code_version: int,
         about: Mapping[str, Any] | None = None,
-        share: Share | None = None,
+        share: ShardRange | None = None,
     ) -> Iterator[Manifest]:
         """Create the folder or resume it, under its lock; or under that of a share, beside other shares of the same number.
 
@@ -79,37 +79,37 @@ class Manifest:
                 )
             if alone:
                 _remove_temporaries(folder)
-            if not (folder / HEADER).exists() or (alone and is_barren(folder)):
+            if not (folder / HEADER).exists() or (alone and has_no_results(folder)):
                 (folder / RECORDS).unlink(missing_ok=True)
                 headers.write_header(folder, header, about or {})
             headers.refuse_other_recipe(folder, header)
-            records = Records()
+            records = RecordLog()
             records.read(folder / RECORDS, repair=True)
             manifest = cls(folder, header, records, share=share)
             if alone:
-                manifest.fold(known=records)
+                manifest.merge_journals(known=records)
             if share is not None:
                 lock = journals.locked(folder, journals.share_lock(share), wait_s=journals.WAIT_FOR_OWN_S)
                 manifest._lock = held.enter_context(lock)
-                Records().read(manifest._journal, repair=True)
+                RecordLog().read(manifest._journal, repair=True)
                 whole.release()
             yield manifest
 
     @classmethod
     def read(cls, folder: Path, *, stage: str | None = None) -> Manifest:
         """The manifest of a finished or unfinished folder, without a lock; ValueError if it is none of `stage`."""
-        header = headers.plain_header(folder)
+        header = headers.comparable_header(folder)
         if stage is not None and header.get("stage") != stage:
             raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, wanted is one made by {stage!r}")
         while True:
             paths = journals.journals(
                 folder
             )  # first: those that are folded meanwhile are missed then, and not their records
-            records = Records()
+            records = RecordLog()
             records.read(folder / RECORDS)
             try:
                 for path in paths:
-                    journals.take_in(records, path)
+                    journals.merge_journal(records, path)
             except FileNotFoundError:
                 continue
             return cls(folder, header, records)
@@ -121,7 +121,7 @@ class Manifest:
 
         Those are left out, and a last line that does not end is cut off. Journals count as records; `rewrite` folds them.
         """
-        header = headers.plain_header(folder)
+        header = headers.comparable_header(folder)
         with _locked(folder):
             _refuse_other_work(folder, None)
             for path in journals.journals(folder):
@@ -136,7 +136,7 @@ class Manifest:
                 except (ValueError, KeyError, TypeError):
                     damaged.append(number)
             for path in journals.journals(folder):
-                journals.take_in(records, path)
+                journals.merge_journal(records, path)
             yield cls(folder, header, records), damaged
 
     @staticmethod
@@ -145,7 +145,7 @@ class Manifest:
         header = headers.plain(stage=stage, identity=identity, code_version=code_version)
         for number in itertools.count(1):
             candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-            if not (candidate / HEADER).exists() or not headers.differences(headers.plain_header(candidate), header):
+            if not (candidate / HEADER).exists() or not headers.diff_lines(headers.comparable_header(candidate), header):
                 return candidate
         raise AssertionError
 
@@ -161,20 +161,20 @@ class Manifest:
         """Put other records in the place of all there are, at once."""
         write_bytes(self.folder / RECORDS, b"".join(map(encode, records.values())))
         journals.remove(journals.journals(self.folder))
-        self.records = Records()
+        self.records = RecordLog()
         self.records.read(self.folder / RECORDS)
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Meanwhile no other share plans or ends: what it has committed is seen, and what is added all of them see."""
         if self.share is None:
             yield
             return
         with _locked(self.folder, wait_s=journals.WAIT_S):
-            assert isinstance(self.records, Records)
+            assert isinstance(self.records, RecordLog)
             self.records.read(self.folder / RECORDS, repair=True)
             for path in journals.journals(self.folder):
-                journals.take_in(self.records, path)
+                journals.merge_journal(self.records, path)
             self._is_whole = True
             try:
                 yield
@@ -182,24 +182,24 @@ class Manifest:
                 self._is_whole = False
 
     @contextlib.contextmanager
-    def ending(self) -> Iterator[bool]:
+    def finishing(self) -> Iterator[bool]:
         """The last thing to do: whether this is the whole folder, or the last of its shares at which somebody works."""
-        with self.whole():
-            last = not journals.at_work(self.folder, but=self.share)
+        with self.exclusive():
+            last = not journals.is_being_worked_on(self.folder, but=self.share)
             if last:
-                self.fold()
+                self.merge_journals()
             yield last
             if self._lock is not None:
                 self._lock.release()
 
-    def fold(self, *, known: Records | None = None) -> None:
+    def merge_journals(self, *, known: RecordLog | None = None) -> None:
         """Append what journals have to the records, and remove them; `known` are those if they were just read."""
         paths = journals.journals(self.folder)
         if paths:
             if known is None:  # what is in memory has what journals have
-                known = Records()
+                known = RecordLog()
                 known.read(self.folder / RECORDS)
-            lines = [line for path in paths for line in journals.take_in(known, path)]
+            lines = [line for path in paths for line in journals.merge_journal(known, path)]
             if lines:
                 self._append(self.folder / RECORDS, lines)
             journals.remove(paths)
@@ -213,7 +213,7 @@ class Manifest:
         return self.folder / journals.FOLDER / f"share-{self.share.name}.jsonl"
 
     def _append(self, path: Path, lines: list[bytes]) -> None:
-        assert isinstance(self.records, Records)
+        assert isinstance(self.records, RecordLog)
         new = not path.exists()
         if new and not path.parent.exists():
             path.parent.mkdir()
@@ -242,21 +242,21 @@ class Manifest:
     def says(self, key: str, fragment: str) -> bool:
         """Whether a record has a fragment like `"stat": [1, 2]` of it as JSON; none is parsed to know it."""
         return key in self.records and fragment.encode() in (
-            self.records.line(key) if isinstance(self.records, Records) else encode(self.records[key])
+            self.records.line(key) if isinstance(self.records, RecordLog) else encode(self.records[key])
         )
 
     @property
     def failed(self) -> dict[str, dict[str, Any]]:
         """The records of items that failed, by id."""
-        return self.those_with("error")
+        return self.records_with("error")
 
-    def those_with(self, name: str) -> dict[str, Record]:
+    def records_with(self, name: str) -> dict[str, Record]:
         """The records that have "error" or "damage", by id, in order; only these are parsed."""
         noted = self._noted(name)
         return {key: self.records[key] for key in self.records if key in noted} if noted else {}
 
     def _noted(self, name: str) -> Set[str]:
-        if isinstance(self.records, Records):
+        if isinstance(self.records, RecordLog):
             return self.records.noted[name]
         return {key for key, record in self.records.items() if name in record}
 
@@ -274,15 +274,15 @@ class Manifest:
         return hashlib.sha256(headers.canonical([self.header, records]).encode()).hexdigest()
 
 
-def single(
+def run_once(
     folder: Path,
     *,
     stage: str,
     identity: Mapping[str, Any],
     code_version: int,
-    work: Callable[[Manifest], Mapping[str, Any]],
+    build: Callable[[Manifest], Mapping[str, Any]],
 ) -> Path:
-    """Run a stage whose result is one thing: `work(manifest)` unless it is complete; what it returns is the summary.
+    """Run a stage whose result is one thing: `build(manifest)` unless it is complete; what it returns is the summary.
 
     Its key `sha256` names the files that were made. ValueError if a complete folder has lost or changed one of them.
     """
@@ -291,7 +291,7 @@ def single(
             _require_outputs(manifest)
             log.info("%s: %s is complete, nothing to do", stage, folder)
         else:
-            manifest.complete(work(manifest))
+            manifest.complete(build(manifest))
     return folder
 
 
@@ -315,9 +315,9 @@ def _locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[Any]:
         yield lock
 
 
-def _refuse_other_work(folder: Path, share: Share | None) -> bool:
+def _refuse_other_work(folder: Path, share: ShardRange | None) -> bool:
     """Whether nobody works on a share of the folder. BusyError if somebody does beside whom this one cannot."""
-    others = journals.at_work(folder)
+    others = journals.is_being_worked_on(folder)
     wrong = [name for name in others if share is None or name == share.name or not name.endswith(f"-of-{share.of}")]
     if wrong:
         raise BusyError(
@@ -351,19 +351,19 @@ def _refuse_foreign_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def exclusive_folder(folder: Path) -> Iterator[None]:
     """Meanwhile nobody works in a folder that is there; BusyError if somebody does."""
     with _locked(folder):
         _refuse_other_work(folder, None)
         yield
 
 
-def is_barren(folder: Path) -> bool:
+def has_no_results(folder: Path) -> bool:
     """Whether nothing was made in the folder yet: such a folder takes another recipe, no results can mix in it."""
     files = (path.name for path in folder.rglob("*") if path.is_file())
     if any(name not in {HEADER, RECORDS, LOCK} and not name.startswith(f"{LOCK}-") for name in files):
         return False
-    records = Records()
+    records = RecordLog()
     records.read(folder / RECORDS)
     return all(name.startswith("plan/") for name in records)
 

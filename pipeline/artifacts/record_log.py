@@ -46,7 +46,7 @@ def _id(line: bytes) -> str:
     return plain.decode() if line.startswith(_ID) and b"\\" not in plain else json.loads(line)["id"]
 
 
-class Records(MutableMapping[str, Record]):
+class RecordLog(MutableMapping[str, Record]):
     """Records by id, a later one in the place of an earlier. Those of lines are verified at once and parsed on demand."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ MAX_VALUES = 2**30  # of one video: a million rows of 1024
 
 
 @contextlib.contextmanager
-def errors_of(path: Path) -> Iterator[None]:
+def describe_read_errors(path: Path) -> Iterator[None]:
     """Whatever goes wrong in reading a file as a ValueError that names it."""
     try:
         yield
@@ -85,7 +85,7 @@ def as_array(found: object, where: str) -> np.ndarray:
     return (found.float() if found.dtype == torch.bfloat16 else found).detach().numpy()
 
 
-def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+def local_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """The dataset of that name, or the only one in the group of that name."""
     found = _own(file, name)
     if isinstance(found, h5py.Group):

@@ -19,10 +19,10 @@ from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.comparison.array_files import (
     as_array,
-    errors_of,
+    describe_read_errors,
     first_line,
     in_memory,
-    own_dataset,
+    local_dataset,
     read_npy,
     read_npz,
     read_tensor,
@@ -39,7 +39,7 @@ HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
 WANTED = f"wanted is a feature store of excl, a folder of {', '.join(ENDINGS)} files, or one HDF5, .npz or .pt file"
 
 
-class Arrays(Mapping[str, np.ndarray]):
+class ArraySource(Mapping[str, np.ndarray]):
     """Arrays by name, each read when it is asked for; a ValueError or OSError where it cannot be."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Arrays(Mapping[str, np.ndarray]):
         return None
 
 
-class StoreArrays(Arrays):
+class StoreSource(ArraySource):
     """The features of a store of excl."""
 
     def __init__(self, path: Path) -> None:
@@ -84,12 +84,12 @@ class StoreArrays(Arrays):
         return (video.start_s + video.end_s) / 2
 
 
-def open_source(path: Path) -> Arrays:
+def open_source(path: Path) -> ArraySource:
     """The features at `path`; ValueError or FileNotFoundError says what was found and what is wanted."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is nothing of that name; {WANTED}")
     if path.is_dir():
-        return StoreArrays(path) if (path / HEADER).exists() else _folder(path)
+        return StoreSource(path) if (path / HEADER).exists() else _folder(path)
     if path.suffix.lower() in HDF5_ENDINGS or h5py.is_hdf5(path):
         return _hdf5(path)
     if path.suffix.lower() in (".npz", ".pt", ".pth"):
@@ -110,7 +110,7 @@ def as_matrix(array: np.ndarray, *, where: str) -> np.ndarray:
     return array.reshape(shape)
 
 
-def _folder(path: Path) -> Arrays:
+def _folder(path: Path) -> ArraySource:
     files = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in ENDINGS and entry.is_file())
     if not files:
         below = next((file.parent for ending in ENDINGS for file in sorted(path.rglob(f"*{ending}"))), None)
@@ -122,26 +122,26 @@ def _folder(path: Path) -> Arrays:
             raise ValueError(f"{path}: {by_id[file.stem].name} and {file.name} are of one video; leave one of them there")
         by_id[file.stem] = file
     read = {name: _reader(file) for name, file in by_id.items()}
-    return Arrays(path, f"folder of {len(files):,} array files", read, by_id)
+    return ArraySource(path, f"folder of {len(files):,} array files", read, by_id)
 
 
-def _archive(path: Path) -> Arrays:
+def _archive(path: Path) -> ArraySource:
     """One file with an array a video: the arrays of an .npz, or the dict of tensors in a .pt."""
     if path.suffix.lower() == ".npz":
-        with errors_of(path), np.load(path, allow_pickle=False) as found:
+        with describe_read_errors(path), np.load(path, allow_pickle=False) as found:
             names = list(found.keys())
-        return Arrays(path, f"file of {len(names):,} arrays", {name: _reader(path, name) for name in names})
-    with errors_of(path):
+        return ArraySource(path, f"file of {len(names):,} arrays", {name: _reader(path, name) for name in names})
+    with describe_read_errors(path):
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise ValueError(f"holds a {type(tensors).__name__}; wanted is a dict of tensors by video id")
     read = {name: functools.partial(as_array, value, f"{path}: {name!r}") for name, value in tensors.items()}
-    return Arrays(path, f"file of {len(tensors):,} tensors", read)
+    return ArraySource(path, f"file of {len(tensors):,} tensors", read)
 
 
 def _reader(path: Path, member: str = "") -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        with errors_of(path):
+        with describe_read_errors(path):
             if path.suffix.lower() == ".npz":
                 return read_npz(path, member)
             return read_npy(path) if path.suffix.lower() == ".npy" else read_tensor(path)
@@ -149,7 +149,7 @@ def _reader(path: Path, member: str = "") -> Callable[[], np.ndarray]:
     return read
 
 
-def _hdf5(path: Path) -> Arrays:
+def _hdf5(path: Path) -> ArraySource:
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
@@ -162,7 +162,7 @@ def _hdf5(path: Path) -> Arrays:
     def reader(name: str) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
             try:
-                return in_memory(own_dataset(file, name))
+                return in_memory(local_dataset(file, name))
             except (ValueError, OSError, KeyError, RuntimeError) as error:
                 raise ValueError(f"{path}: {name!r}: {first_line(error)}") from error
 
@@ -173,7 +173,7 @@ def _hdf5(path: Path) -> Arrays:
         raise ValueError(
             f"{path}: all of it is in the group {names[0]!r}; wanted is a dataset or a group a video at the top"
         )
-    return Arrays(path, f"HDF5 file of {len(names):,} entries", {name: reader(name) for name in names})
+    return ArraySource(path, f"HDF5 file of {len(names):,} entries", {name: reader(name) for name in names})
 
 
 def transposed_side(shapes_a: Sequence[tuple[int, int]], shapes_b: Sequence[tuple[int, int]]) -> str:

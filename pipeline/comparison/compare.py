@@ -21,11 +21,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.pipeline.artifacts.atomic_files import write_text
-from excl.pipeline.artifacts.header import differing
+from excl.pipeline.artifacts.header import diff
 from excl.pipeline.comparison import table
-from excl.pipeline.comparison.array_sources import Arrays, StoreArrays, open_source, transposed_side
+from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, open_source, transposed_side
 from excl.pipeline.comparison.id_matching import Pairing, chosen, pair
-from excl.pipeline.comparison.verdicts import Judged, judge
+from excl.pipeline.comparison.verdicts import VideoVerdict, judge
 from excl.pipeline.config import STRICT, NonNegativeInt
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ LOOKED_AT = 16  # videos by which it is seen whether a side is transposed
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class CompareConfig:
     """Compare two sets of features of the same videos: the same, shifted, scaled, of another rate, or different."""
 
     a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="A")]
@@ -57,16 +57,16 @@ class Config:
 class Comparison:
     """All that was found; `failed` are sentences by the id of a video that could not be read on one side."""
 
-    config: Config
+    config: CompareConfig
     kinds: tuple[str, str]
     pairing: Pairing
     transposed: str
     recipes: dict[str, tuple[Any, Any]] | None
-    videos: dict[str, Judged]
+    videos: dict[str, VideoVerdict]
     failed: dict[str, str]
 
 
-def run(config: Config) -> Comparison:
+def run(config: CompareConfig) -> Comparison:
     """Compare every video that both have, one at a time; one that cannot be read costs itself only."""
     if config.json not in ("", "-") and not Path(config.json).absolute().parent.is_dir():
         raise FileNotFoundError(f"{config.json}: there is no folder to write this file in")
@@ -78,7 +78,7 @@ def run(config: Config) -> Comparison:
     except ValueError as error:
         raise ValueError(f"{config.a} (A) and {config.b} (B): {error}") from error
     pairs = {name: (names_a[of_a], names_b[of_b]) for name, (of_a, of_b) in pairing.pairs.items()}
-    videos: dict[str, Judged] = {}
+    videos: dict[str, VideoVerdict] = {}
     failed: dict[str, str] = {}
     with logging_redirect_tqdm():
         transposed = _transposed(a, b, list(pairs.values()))
@@ -153,7 +153,7 @@ def _defined(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _judge(a: Arrays, b: Arrays, names: tuple[str, str], *, transposed: str, max_offset: int) -> Judged:
+def _judge(a: ArraySource, b: ArraySource, names: tuple[str, str], *, transposed: str, max_offset: int) -> VideoVerdict:
     of_a, of_b = names
     rows_a, rows_b = a[of_a], b[of_b]
     if transposed == "A" and rows_a.shape[0] == rows_b.shape[1]:
@@ -175,10 +175,10 @@ def nearest(times: np.ndarray, among: np.ndarray) -> np.ndarray:
     return np.searchsorted((among[1:] + among[:-1]) / 2, times)
 
 
-def _transposed(a: Arrays, b: Arrays, pairs: list[tuple[str, str]]) -> str:
+def _transposed(a: ArraySource, b: ArraySource, pairs: list[tuple[str, str]]) -> str:
     """Which side is [D, n], by the shapes of a few videos. The rows of excl's own stores are what they are."""
 
-    def shapes(source: Arrays, names: Iterator[str]) -> list[tuple[int, int]]:
+    def shapes(source: ArraySource, names: Iterator[str]) -> list[tuple[int, int]]:
         found = []
         for name in names:
             try:
@@ -191,16 +191,16 @@ def _transposed(a: Arrays, b: Arrays, pairs: list[tuple[str, str]]) -> str:
     some = pairs[:: max(1, len(pairs) // LOOKED_AT)][:LOOKED_AT]
     side = transposed_side(shapes(a, (x for x, _ in some)), shapes(b, (y for _, y in some)))
     for name, source in (("A", a), ("B", b)):
-        if isinstance(source, StoreArrays):
+        if isinstance(source, StoreSource):
             side = "" if side == name else side.replace(f"{name} or ", "").replace(f" or {name}", "")
     return side
 
 
-def _recipes(a: Arrays, b: Arrays) -> dict[str, tuple[Any, Any]] | None:
+def _recipes(a: ArraySource, b: ArraySource) -> dict[str, tuple[Any, Any]] | None:
     """The fields in which the recipes of two stores differ; None if not both are stores."""
-    if not (isinstance(a, StoreArrays) and isinstance(b, StoreArrays)):
+    if not (isinstance(a, StoreSource) and isinstance(b, StoreSource)):
         return None
-    return differing(a.store.recipe, b.store.recipe)
+    return diff(a.store.recipe, b.store.recipe)
 
 
 def _only(side: str, names: list[str]) -> str:

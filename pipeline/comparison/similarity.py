@@ -20,7 +20,7 @@ NEAR_COUNTS = 1.25  # row counts further apart than this are expected to be anot
 
 
 @dataclass(frozen=True)
-class Condition:
+class RowStatistics:
     """What one side's rows look like by themselves.
 
     `same_as_previous` counts rows equal to the one before, `repeated` others equal to one at most 64 rows before, whose
@@ -39,7 +39,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Similarity:
     """A[i] against B[i + offset], or, where `resampled`, against the row of B at the same time shifted by `offset`.
 
     `odd` lists the rows of A that are other rows, `control` is the mean cosine with rows half a video away. A figure that
@@ -80,7 +80,7 @@ def repeats(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return previous, earlier
 
 
-def condition(rows: np.ndarray) -> Condition:
+def row_statistics(rows: np.ndarray) -> RowStatistics:
     """The condition of rows [n, D]."""
     finite = np.isfinite(rows)
     good = finite.all(axis=1)
@@ -88,7 +88,7 @@ def condition(rows: np.ndarray) -> Condition:
     norms = np.linalg.norm(rows[good], axis=1)
     unit = norms[norms > 0]
     distances = np.bincount(earlier[earlier > 0])
-    return Condition(
+    return RowStatistics(
         rows=len(rows),
         width=rows.shape[1],
         bad_values=int((~finite).sum()),
@@ -127,7 +127,7 @@ def best_offset(a: np.ndarray, b: np.ndarray, max_offset: int) -> tuple[int, flo
     return best, best_mean
 
 
-def likeness(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None = None) -> Likeness:
+def measure_similarity(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None = None) -> Similarity:
     """A against B at the best offset; where row counts differ also with B resampled to A's rows, if that fits better.
 
     Counts that are more than a quarter apart need a reason not to be resampled: rows half as far apart (1 - cosine) without.
@@ -149,7 +149,7 @@ def better(mean: float, other: float) -> bool:
     return 1 - mean < 0.75 * (1 - other)
 
 
-def _measure(a: np.ndarray, b: np.ndarray, offset: int, *, resampled: bool) -> Likeness:
+def _measure(a: np.ndarray, b: np.ndarray, offset: int, *, resampled: bool) -> Similarity:
     first, last = overlap_of(len(a), len(b), offset)
     i = np.arange(first, last)
     a_end, b_end = (len(a) - BORDER, len(b) - BORDER)
@@ -164,7 +164,7 @@ def _measure(a: np.ndarray, b: np.ndarray, offset: int, *, resampled: bool) -> L
     cosines = _cosines(_directions(a), _directions(b))
     defined = ~np.isnan(cosines)
     odd_rows = np.sort(np.concatenate([i_finite[odd], i[~finite]]))
-    return Likeness(
+    return Similarity(
         offset=offset,
         resampled=resampled,
         overlap=len(i),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from excl.datasets.parsing import printable
-from excl.pipeline.comparison.verdicts import EQUAL, Judged, Verdict
+from excl.pipeline.comparison.verdicts import EQUAL, Verdict, VideoVerdict
 
 MEASURES = (  # title, name, whether more is worse
     ("mean cosine", "cos_mean", False),
@@ -37,13 +37,13 @@ ANSWERS = {
 }
 
 
-def counts(videos: Mapping[str, Judged]) -> dict[Verdict, int]:
+def counts(videos: Mapping[str, VideoVerdict]) -> dict[Verdict, int]:
     """How many videos each verdict has, in the order of the verdicts."""
     found = Counter(judged.verdict for judged in videos.values())
     return {verdict: found[verdict] for verdict in Verdict if found[verdict]}
 
 
-def worst_first(videos: Mapping[str, Judged]) -> list[str]:
+def worst_first(videos: Mapping[str, VideoVerdict]) -> list[str]:
     """The ids of the videos, the most different first."""
 
     def badness(name: str) -> tuple[float, float, str]:
@@ -53,7 +53,7 @@ def worst_first(videos: Mapping[str, Judged]) -> list[str]:
     return sorted(videos, key=badness)
 
 
-def table(videos: Mapping[str, Judged], most: int) -> list[str]:
+def table(videos: Mapping[str, VideoVerdict], most: int) -> list[str]:
     """One line a video, at most `most` of them, with a line that says how many are not shown."""
     if not videos:
         return []
@@ -70,7 +70,7 @@ def table(videos: Mapping[str, Judged], most: int) -> list[str]:
     return [*lines, *([f"{hidden:,} more videos, less different, are not shown (--show)"] if hidden else [])]
 
 
-def _line(name: str, judged: Judged, width: int) -> str:
+def _line(name: str, judged: VideoVerdict, width: int) -> str:
     found = judged.likeness
     figures = f"{'-':>8}{'-':>9}{'-':>9}{'-':>10}{'-':>10}{'-':>10}"
     if found is not None:
@@ -82,7 +82,7 @@ def _line(name: str, judged: Judged, width: int) -> str:
     return f"{printable(name):{width}}{judged.a.rows:>8}{judged.b.rows:>8}{figures}  {remarks}"
 
 
-def summary(videos: Mapping[str, Judged]) -> list[str]:
+def summary(videos: Mapping[str, VideoVerdict]) -> list[str]:
     """Counts by verdict; of each measure the median and the worst, with its video."""
     lines = [f"{count:>7,}  {verdict}" for verdict, count in counts(videos).items()]
     for title, name, more_is_worse in MEASURES:
@@ -98,7 +98,7 @@ def summary(videos: Mapping[str, Judged]) -> list[str]:
     return lines
 
 
-def _conditions(videos: Sequence[Judged]) -> list[str]:
+def _conditions(videos: Sequence[VideoVerdict]) -> list[str]:
     """A line for everything that is odd about the rows of one side."""
     words = {
         "bad_values": "values that are not finite",
@@ -115,7 +115,7 @@ def _conditions(videos: Sequence[Judged]) -> list[str]:
     return lines
 
 
-def conclusion(videos: Mapping[str, Judged], failed: int) -> str:
+def conclusion(videos: Mapping[str, VideoVerdict], failed: int) -> str:
     """One sentence that answers the question, for all videos together, and how many it does not hold for."""
     lost = f"; {failed:,} cannot be read" if failed else ""
     if not videos:

@@ -11,7 +11,14 @@ from enum import StrEnum
 
 import numpy as np
 
-from excl.pipeline.comparison.similarity import Condition, Likeness, better, condition, likeness, repeats
+from excl.pipeline.comparison.similarity import (
+    RowStatistics,
+    Similarity,
+    better,
+    measure_similarity,
+    repeats,
+    row_statistics,
+)
 
 ROUNDING, REDUCED = 1e-3, 2e-2  # relative L2
 FACTOR = 1 - REDUCED**2 / 2  # the cosine of rows that are REDUCED apart once they have the same length
@@ -47,39 +54,39 @@ EQUAL = (Verdict.IDENTICAL, Verdict.ROUNDING, Verdict.REDUCED)
 
 
 @dataclass(frozen=True)
-class Judged:
+class VideoVerdict:
     """One video: both conditions, the likeness that decided (None if there is none), the verdict, and remarks on it."""
 
-    a: Condition
-    b: Condition
-    likeness: Likeness | None
+    a: RowStatistics
+    b: RowStatistics
+    likeness: Similarity | None
     verdict: Verdict
     notes: tuple[str, ...]
 
 
-def judge(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None = None) -> Judged:
-    """Compare rows A [n, D] with B [m, D]; `at` as `similarity.likeness` takes it."""
+def judge(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None = None) -> VideoVerdict:
+    """Compare rows A [n, D] with B [m, D]; `at` as `measure_similarity` takes it."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    of_a, of_b = condition(a), condition(b)
+    of_a, of_b = row_statistics(a), row_statistics(b)
     if of_a.width != of_b.width:
         note = f"{of_a.width} values a row in A, {of_b.width} in B"
-        return Judged(of_a, of_b, None, Verdict.INCOMPARABLE, (note,))
+        return VideoVerdict(of_a, of_b, None, Verdict.INCOMPARABLE, (note,))
     if a.shape == b.shape and np.array_equal(a, b, equal_nan=True):
-        found = likeness(a, b, 0)
-        return Judged(of_a, of_b, found, Verdict.IDENTICAL, _remarks(of_a, of_b, found, Verdict.IDENTICAL))
-    found = likeness(a, b, max_offset, at)
-    verdict = by_rules(of_a, of_b, found)
+        found = measure_similarity(a, b, 0)
+        return VideoVerdict(of_a, of_b, found, Verdict.IDENTICAL, _remarks(of_a, of_b, found, Verdict.IDENTICAL))
+    found = measure_similarity(a, b, max_offset, at)
+    verdict = classify(of_a, of_b, found)
     notes: tuple[str, ...] = ()
     if verdict not in (*EQUAL, Verdict.LENGTH, Verdict.SHIFTED) and (of_a.repeated or of_b.repeated):
-        without = likeness(a[repeats(a)[1] == 0], b[repeats(b)[1] == 0], max_offset)
+        without = measure_similarity(a[repeats(a)[1] == 0], b[repeats(b)[1] == 0], max_offset)
         if without.rel <= REDUCED and not without.odd and not without.resampled:
             found, verdict = without, Verdict.REPEATS
         elif better(without.cos_mean, found.cos_mean):
-            found, verdict, notes = without, by_rules(of_a, of_b, without), ("without the repeated rows",)
-    return Judged(of_a, of_b, found, verdict, notes + _remarks(of_a, of_b, found, verdict))
+            found, verdict, notes = without, classify(of_a, of_b, without), ("without the repeated rows",)
+    return VideoVerdict(of_a, of_b, found, verdict, notes + _remarks(of_a, of_b, found, verdict))
 
 
-def by_rules(a: Condition, b: Condition, found: Likeness) -> Verdict:
+def classify(a: RowStatistics, b: RowStatistics, found: Similarity) -> Verdict:
     """The first rule that holds, but for IDENTICAL and REPEATS, which are not seen from these figures."""
     clear = not found.control > 2 * found.cos_mean - 1  # at most half as far apart as rows of other moments are
     same = found.rel <= REDUCED and not found.odd
@@ -109,7 +116,7 @@ def ratio(rows_a: int, rows_b: int) -> str:
     return f"{times}:1" if rows_a > rows_b else f"1:{times}"
 
 
-def _remarks(a: Condition, b: Condition, found: Likeness, verdict: Verdict) -> tuple[str, ...]:
+def _remarks(a: RowStatistics, b: RowStatistics, found: Similarity, verdict: Verdict) -> tuple[str, ...]:
     notes = []
     if found.resampled:
         notes.append(f"rows A to B {ratio(a.rows, b.rows)}, B resampled")

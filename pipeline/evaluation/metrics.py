@@ -17,7 +17,7 @@ INTERVAL = "interval_95"
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The annotated moments of a split as columns: seconds [N, 2], and of each its query, video, group and duration [N]."""
 
     moments: np.ndarray
@@ -27,7 +27,7 @@ class Truth:
     durations_s: np.ndarray
 
     @classmethod
-    def of(cls, queries: Sequence[Query]) -> Truth:
+    def from_queries(cls, queries: Sequence[Query]) -> GroundTruth:
         """The moments of queries; the duration is NaN where nothing knows it."""
         return cls(
             np.array([[query.start_s, query.end_s] for query in queries], dtype=np.float64),
@@ -37,49 +37,49 @@ class Truth:
             np.array([np.nan if query.duration_s is None else query.duration_s for query in queries]),
         )
 
-    def only(self, chosen: np.ndarray) -> Truth:
+    def select(self, chosen: np.ndarray) -> GroundTruth:
         """Those moments that are chosen [N]."""
-        return Truth(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+        return GroundTruth(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
 
-def figures(predicted: np.ndarray, truth: Truth) -> dict[str, Any]:
+def metrics_with_intervals(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
     """The summary of predictions [N, 2] or [N, k, 2], with the 95 % intervals of a bootstrap by video."""
     found: dict[str, Any] = {**summary(predicted, truth.moments, truth.query_ids)}
     intervals = confidence_intervals(predicted, truth.moments, truth.video_ids, truth.query_ids)
     return {**found, INTERVAL: {name: list(interval) for name, interval in intervals.items()}}
 
 
-def by_group(predicted: np.ndarray, truth: Truth) -> dict[str, Any]:
+def metrics_by_group(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
     """The figures over all queries and, if there are several groups, over each."""
     names = sorted(set(truth.groups.tolist()))
     chosen = {name: truth.groups == name for name in names} if len(names) > 1 else {}
     return {
-        "all": figures(predicted, truth),
-        "groups": {name: figures(predicted[which], truth.only(which)) for name, which in chosen.items()},
+        "all": metrics_with_intervals(predicted, truth),
+        "groups": {name: metrics_with_intervals(predicted[which], truth.select(which)) for name, which in chosen.items()},
     }
 
 
-def of_predictions(predicted: np.ndarray, truth: Truth) -> dict[str, Any]:
+def prediction_metrics(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
     """What is said of somebody's predictions [N, k, 2]: how many are answered, and the figures over all and over those."""
     answered = ~np.isnan(predicted).all(axis=(1, 2))
     whole = answered.all() or not answered.any()
     return {
         "num_queries": len(set(truth.query_ids)),
         "num_covered": len(set(truth.query_ids[answered])),
-        "model": by_group(predicted, truth),
-        "model_where_covered": None if whole else figures(predicted[answered], truth.only(answered)),
+        "model": metrics_by_group(predicted, truth),
+        "model_where_covered": None if whole else metrics_with_intervals(predicted[answered], truth.select(answered)),
     }
 
 
-def baselines(training: Sequence[Query], truth: Truth) -> dict[str, Any]:
+def baselines(training: Sequence[Query], truth: GroundTruth) -> dict[str, Any]:
     """What those score that know only when training moments happen; None without training moments of known duration."""
     known = [(q.start_s, q.end_s, q.duration_s) for q in training if q.duration_s is not None]
     if not known:
         return {"best_fixed_span": None, "time_prior": None}
     columns = np.array(known, dtype=np.float64).T
     a, b = best_fixed_span(*columns)
-    fixed = by_group(truth.durations_s[:, None] * [a, b], truth)
-    prior = by_group(TimePrior.fit(*columns).predict(truth.durations_s), truth)
+    fixed = metrics_by_group(truth.durations_s[:, None] * [a, b], truth)
+    prior = metrics_by_group(TimePrior.fit(*columns).predict(truth.durations_s), truth)
     return {"best_fixed_span": {"of_duration": [a, b], **fixed}, "time_prior": prior}
 
 

@@ -148,7 +148,7 @@ def _answer(predictions: Predictions, query: Query) -> tuple[str, Prediction | N
     return number_of, line
 
 
-def tell(path: Path, misfits: dict[str, Any]) -> None:
+def warn_of_mismatches(path: Path, misfits: dict[str, Any]) -> None:
     """Warn of all that `match` found not to fit."""
     sentences = {
         "missing": "queries have no line and count as misses",

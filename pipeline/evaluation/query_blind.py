@@ -21,7 +21,7 @@ RULE = (
 )
 
 
-def ask_others(examples: Sequence[Example]) -> tuple[list[Example], int]:
+def swap_queries(examples: Sequence[Example]) -> tuple[list[Example], int]:
     """The examples with each other's queries, and how many could not but get one of their own video's."""
     queries = [example.query for example in examples]
     given = permutation(queries, seed=SEED)

@@ -22,7 +22,7 @@ from excl.pipeline.artifacts.atomic_files import write_json
 from excl.pipeline.config import STRICT, existing_file
 from excl.pipeline.evaluation import metrics as scoring
 from excl.pipeline.evaluation import metrics_table
-from excl.pipeline.evaluation.predictions import match, read_predictions, require_own_qids, tell
+from excl.pipeline.evaluation.predictions import match, read_predictions, require_own_qids, warn_of_mismatches
 from excl.pipeline.store.feature_store import Query, TrainingStore
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class ScoreConfig:
     """Score predictions, JSON lines in Moment-DETR's format, against annotations."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
@@ -63,7 +63,7 @@ class Scores:
     as_json: bool
 
 
-def run(config: Config) -> Scores:
+def run(config: ScoreConfig) -> Scores:
     """Score the file. ValueError where none of its lines answers a query."""
     predictions = read_predictions(existing_file(config.file, what="predictions"))
     if config.against.is_dir():
@@ -71,19 +71,19 @@ def run(config: Config) -> Scores:
         split: str = config.split or "test"
         queries, training = store.queries(split), store.queries("train")
     else:
-        split, queries, training = _of_file(config.against, config.split)
+        split, queries, training = _score_file(config.against, config.split)
     if config.train is not None:
-        training = _of_file(config.train, None, default="train")[1]
+        training = _score_file(config.train, None, default="train")[1]
     require_own_qids(queries)
     windows, misfits = match(predictions, queries)
-    tell(config.file, misfits)
-    truth = scoring.Truth.of(queries)
+    warn_of_mismatches(config.file, misfits)
+    truth = scoring.GroundTruth.from_queries(queries)
     metrics = {
         "variant": config.file.name,
         "against": str(config.against),
         "split": split,
         "misfits": misfits,
-        **scoring.of_predictions(windows, truth),
+        **scoring.prediction_metrics(windows, truth),
         **scoring.baselines(training, truth),
     }
     if config.out is not None:
@@ -91,7 +91,7 @@ def run(config: Config) -> Scores:
     return Scores(metrics, config.strict, config.json)
 
 
-def _of_file(path: Path, split: Split | None, *, default: Split = "test") -> tuple[str, list[Query], list[Query]]:
+def _score_file(path: Path, split: Split | None, *, default: Split = "test") -> tuple[str, list[Query], list[Query]]:
     """The split, its queries, and those of the training split, of a file of annotations; ValueError if there are none."""
     first = next(read_lines(existing_file(path, what="annotations"), comment="#"), None)
     if first is None:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from excl.pipeline.exchange.export_view import AVI, Content
+from excl.pipeline.exchange.export_view import AVI, ExportView
 from excl.pipeline.store.feature_store import Query, TrainingStore
 
 TACOS_FPS = 29.4  # of every video in the published files, whose times are in frames
 
 
-def charades(folder: Path, content: Content) -> None:
+def charades(folder: Path, content: ExportView) -> None:
     """`charades_sta_SPLIT.txt`, a line `VIDEO START END##SENTENCE` a query; `Charades_v1_SPLIT.csv`: durations."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, queries in content.queries.items():
@@ -39,13 +39,13 @@ def charades(folder: Path, content: Content) -> None:
             rows.writerows([name, content.durations_s[name]] for name in _names(content, split))
 
 
-def charades_json(folder: Path, content: Content) -> None:
+def charades_json(folder: Path, content: ExportView) -> None:
     """`charades.json`, `{VIDEO: {"duration": SECONDS}}`, where VSLNet looks for durations."""
     named = {name: {"duration": content.durations_s[name]} for split in content.queries for name in _names(content, split)}
     write_json(folder / "charades.json", named)
 
 
-def activitynet(folder: Path, content: Content, names: Mapping[str, str]) -> None:
+def activitynet(folder: Path, content: ExportView, names: Mapping[str, str]) -> None:
     """`{VIDEO: {"duration", "timestamps": [[start, end], …], "sentences"}}` for each split, in its file by `names`."""
     for split in content.queries:
         write_json(
@@ -61,7 +61,7 @@ def activitynet(folder: Path, content: Content, names: Mapping[str, str]) -> Non
         )
 
 
-def tacos(folder: Path, content: Content) -> None:
+def tacos(folder: Path, content: ExportView) -> None:
     """`SPLIT.json`, `{"VIDEO.avi": {"timestamps": [[first, last frame], …], "fps", "num_frames", "sentences"}}`.
 
     Readers take off the suffix, or what is behind the last dot, so every name has it here whatever the features are called.
@@ -81,7 +81,7 @@ def tacos(folder: Path, content: Content) -> None:
         )
 
 
-def moment_detr(data: Path, texts: Path, content: Content, *, qid_in_name: str) -> None:
+def moment_detr(data: Path, texts: Path, content: ExportView, *, qid_in_name: str) -> None:
     """`TASK_SPLIT_release.jsonl`, a query a line, and a file with its words' vectors for each, called by its number.
 
     Queries that are answers to one question are one line with several windows. Text files have `last_hidden_state` [L, D],
@@ -106,7 +106,7 @@ def moment_detr(data: Path, texts: Path, content: Content, *, qid_in_name: str) 
         (data / f"{content.task}_{split}_release.jsonl").write_text(text, encoding="utf-8")
 
 
-def tmlga(folder: Path, content: Content, names: Mapping[str, str]) -> None:
+def tmlga(folder: Path, content: ExportView, names: Mapping[str, str]) -> None:
     """A list of queries for each split, with tokens, and with places in rows that are counted from our number of rows.
 
     A moment that begins behind the last row is left out: TMLGA would stop there.
@@ -124,7 +124,7 @@ def tmlga(folder: Path, content: Content, names: Mapping[str, str]) -> None:
         write_json(folder / names[split], found)
 
 
-def _tmlga_row(query: Query, content: Content) -> dict[str, Any]:
+def _tmlga_row(query: Query, content: ExportView) -> dict[str, Any]:
     name = content.name(query.video_id)
     video, facts = content.written[name], content.store[query.video_id].facts
     # A frame count and a rate whose ratio is the video's length; where no frames are known, a frame is a row.
@@ -148,7 +148,7 @@ def _tmlga_row(query: Query, content: Content) -> dict[str, Any]:
     }
 
 
-def _by_video(content: Content, split: str) -> dict[str, list[Query]]:
+def _by_video(content: ExportView, split: str) -> dict[str, list[Query]]:
     found: dict[str, list[Query]] = {}
     for query in content.queries[split]:
         found.setdefault(content.name(query.video_id), []).append(query)
@@ -163,7 +163,7 @@ def _by_question(queries: list[Query]) -> list[list[Query]]:
     return list(found.values())
 
 
-def _names(content: Content, split: str) -> list[str]:
+def _names(content: ExportView, split: str) -> list[str]:
     return list(_by_video(content, split))
 
 

@@ -22,12 +22,12 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.pipeline.artifacts.atomic_files import fsync_folder, write_json
-from excl.pipeline.artifacts.header import differing
+from excl.pipeline.artifacts.header import diff
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
 from excl.pipeline.exchange import naming_rules
-from excl.pipeline.exchange.export_view import TASKS, Content, Task
-from excl.pipeline.exchange.formats import FORMATS, Format, Settings
+from excl.pipeline.exchange.export_view import TASKS, ExportView, Task
+from excl.pipeline.exchange.formats import FORMATS, Format, FormatSettings
 from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ FormatName = Literal[
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class ExportConfig:
     """Write a store as the files that another trainer opens: features, and from a training store annotations too."""
 
     store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
@@ -78,7 +78,7 @@ class Config:
             raise ValueError(f"avi: {self.to} has no names of its own for TACoS; leave it out")
         if self.shard_videos is not None and self.to != "webdataset":
             raise ValueError(f"shard_videos: {self.to} has no shards; leave it out")
-        if self.name is not None and (why := naming_rules.as_file(self.name)):
+        if self.name is not None and (why := naming_rules.file_name(self.name)):
             raise ValueError(f"name: {self.name!r} {why}")
 
     def task_of(self, store: FeatureStore) -> Task | None:
@@ -104,7 +104,7 @@ class Config:
         return form
 
 
-def run(config: Config) -> Path:
+def run(config: ExportConfig) -> Path:
     """Write everything, unless it is done. Returns the folder."""
     store = _open(config.store)
     task = config.task_of(store)
@@ -119,7 +119,7 @@ def run(config: Config) -> Path:
         _require_same(config.out, made_from)
         log.info("export: %s is complete, nothing to do", config.out)
         return config.out
-    content = Content(
+    content = ExportView(
         store,
         task or "charades",
         config.dtype or form.dtype,
@@ -129,7 +129,7 @@ def run(config: Config) -> Path:
     )
     _check_names(content, form, where=config.to)
     with _appearing(config.out) as folder:
-        form.write(folder, content, Settings(config.name or form.name, config.shard_videos or SHARD_VIDEOS))
+        form.write(folder, content, FormatSettings(config.name or form.name, config.shard_videos or SHARD_VIDEOS))
         write_json(folder / ABOUT, _about(config, content, made_from, folder))
     _tell(content)
     return config.out
@@ -142,16 +142,16 @@ def _open(path: Path) -> FeatureStore:
     return store
 
 
-def _check_names(content: Content, form: Format, *, where: str) -> None:
+def _check_names(content: ExportView, form: Format, *, where: str) -> None:
     """ValueError before anything is written if an id cannot be what the format makes of it."""
     called = {video_id: content.name(video_id) for video_id in content.store}
     naming_rules.require(called.values(), form.rule, where=where)
     if form.lines and content.queries:
-        naming_rules.require(called.values(), naming_rules.as_field, where=where)
+        naming_rules.require(called.values(), naming_rules.field_name, where=where)
     naming_rules.require_apart(called, where=where)
 
 
-def _about(config: Config, content: Content, made_from: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _about(config: ExportConfig, content: ExportView, made_from: dict[str, Any], folder: Path) -> dict[str, Any]:
     recipe, errors = content.store.recipe, [video["error_if_even_s"] for video in content.written.values()]
     return {
         "format": config.to,
@@ -169,13 +169,13 @@ def _about(config: Config, content: Content, made_from: dict[str, Any], folder: 
     }
 
 
-def _row_times(config: Config, recipe: dict[str, Any]) -> str:
+def _row_times(config: ExportConfig, recipe: dict[str, Any]) -> str:
     if config.seconds_per_row is not None:
         return f"row k is from k * {config.seconds_per_row} to (k + 1) * {config.seconds_per_row} s, a mean of stored rows"
     return f"as the store has them, which is by its recipe: {json.dumps(recipe.get('rows', 'not said'))}"
 
 
-def _tell(content: Content) -> None:
+def _tell(content: ExportView) -> None:
     found = content.written.values()
     log.info("export: %d videos, %d rows", len(found), sum(video["rows"] for video in found))
     worst = max(found, key=lambda video: video["error_if_even_s"])
@@ -200,7 +200,7 @@ def _require_same(out: Path, made_from: dict[str, Any]) -> None:
         found, files = about["made_from"], about["files"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{out}: there is something already, and no export of excl; choose a new folder") from None
-    if different := differing(found, made_from):
+    if different := diff(found, made_from):
         lines = [f"  {key}: there {old!r}, asked for is {new!r}" for key, (old, new) in different.items()]
         raise ValueError("\n".join([f"{out}: an export of something else; choose a new folder", *lines]))
     for name, size in files.items():

@@ -25,7 +25,7 @@ AVI = ".avi"
 
 
 @dataclass
-class Content:
+class ExportView:
     """A store as one trainer is to see it; `task` is the data set in whose form annotations and names are.
 
     `avi` says whether ids end in .avi (None: as they are), `dtype` None keeps what the store has. `written` is what

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from excl.pipeline.exchange import annotation_files, feature_writers, lgi_cache, naming_rules
-from excl.pipeline.exchange.export_view import Content, Task
+from excl.pipeline.exchange.export_view import ExportView, Task
 
 C3D = "sub_activitynet_v1-3.c3d.hdf5"  # readers of ActivityNet's published features ask for this file and …
 C3D_DATASET = "c3d_features"  # … for this dataset in each video's group, whatever the features are
@@ -16,14 +16,14 @@ AS_SPLITS = {split: f"{split}.json" for split in ("train", "val", "test")}
 
 
 @dataclass(frozen=True)
-class Settings:
+class FormatSettings:
     """What a writer needs to know beside the content: the free part of its names, the length of tar shards."""
 
     name: str
     shard_videos: int
 
 
-Write = Callable[[Path, Content, Settings], None]
+Write = Callable[[Path, ExportView, FormatSettings], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Format:
     """
 
     write: Write
-    rule: naming_rules.Rule = naming_rules.as_file
+    rule: naming_rules.Rule = naming_rules.file_name
     dtype: str | None = "float32"
     name: str = ""
     avi: bool | None = None
@@ -46,13 +46,13 @@ class Format:
     shards: bool = False
 
 
-def write_ms_2d_tan(out: Path, content: Content, settings: Settings) -> None:
+def write_ms_2d_tan(out: Path, content: ExportView, settings: FormatSettings) -> None:
     """The folder that its DATA_DIR names; `settings.name` is its VIS_INPUT_TYPE."""
     feature_writers.write_hdf5(out / f"{settings.name}.hdf5", content.videos())
     _tan_annotations(out, content)
 
 
-def write_2d_tan(out: Path, content: Content, settings: Settings) -> None:
+def write_2d_tan(out: Path, content: ExportView, settings: FormatSettings) -> None:
     """The folder that its DATA_DIR names; for Charades-STA `settings.name` is its VIS_INPUT_TYPE."""
     match content.task:
         case "charades":
@@ -64,7 +64,7 @@ def write_2d_tan(out: Path, content: Content, settings: Settings) -> None:
     _tan_annotations(out, content)
 
 
-def _tan_annotations(out: Path, content: Content) -> None:
+def _tan_annotations(out: Path, content: ExportView) -> None:
     match content.task:
         case "charades":
             annotation_files.charades(out, content)
@@ -74,7 +74,7 @@ def _tan_annotations(out: Path, content: Content) -> None:
             annotation_files.activitynet(out, content, AS_SPLITS)
 
 
-def write_vslnet(out: Path, content: Content, settings: Settings) -> None:
+def write_vslnet(out: Path, content: ExportView, settings: FormatSettings) -> None:
     """The folder `data` of its working directory; `settings.name` is its --fv."""
     features = out / "features" / content.task / settings.name
     feature_writers.write_npy(features, content.videos())
@@ -93,7 +93,7 @@ def write_vslnet(out: Path, content: Content, settings: Settings) -> None:
             annotation_files.activitynet(folder, content, {**AS_SPLITS, "val": "val_2.json", "test": "val_1.json"})
 
 
-def write_lgi(out: Path, content: Content, settings: Settings) -> None:  # noqa: ARG001
+def write_lgi(out: Path, content: ExportView, settings: FormatSettings) -> None:  # noqa: ARG001
     """The folder `data` of its working directory, with the caches that it would make itself."""
     if content.task == "charades":
         root, kind, max_words = out / "charades", "I3D", 10
@@ -113,7 +113,7 @@ def write_lgi(out: Path, content: Content, settings: Settings) -> None:  # noqa:
         lgi_cache.write_caches(root / "preprocess", content, splits, max_words=max_words, kind=kind)
 
 
-def write_tmlga(out: Path, content: Content, settings: Settings) -> None:  # noqa: ARG001
+def write_tmlga(out: Path, content: ExportView, settings: FormatSettings) -> None:  # noqa: ARG001
     """The folder ~/data/TMLGA, and in it `preprocessing`, which is to go into its working directory."""
     if content.task == "charades":
         feature_writers.write_npy(out / "i3d_charades_sta" / "rgb", content.videos())
@@ -128,7 +128,7 @@ def write_tmlga(out: Path, content: Content, settings: Settings) -> None:  # noq
     annotation_files.tmlga(out / "preprocessing", content, found)
 
 
-def write_moment_detr(out: Path, content: Content, settings: Settings) -> None:
+def write_moment_detr(out: Path, content: ExportView, settings: FormatSettings) -> None:
     """The folders `data` and `features` of the working directory of Moment-DETR, QD-DETR or lighthouse."""
     features = out / "features" / content.task
     feature_writers.write_npz(features / settings.name, content.videos(), times=False)
@@ -137,7 +137,7 @@ def write_moment_detr(out: Path, content: Content, settings: Settings) -> None:
         annotation_files.moment_detr(data, texts, content, qid_in_name="" if content.task == "tacos" else "qid")
 
 
-def write_webdataset(out: Path, content: Content, settings: Settings) -> None:
+def write_webdataset(out: Path, content: ExportView, settings: FormatSettings) -> None:
     """Tar shards: of each split the videos that it asks about with its queries, or of all videos of a plain store."""
     if not content.queries:
         feature_writers.write_tars(out, "features", content.videos(), queries={}, shard_videos=settings.shard_videos)
@@ -149,7 +149,7 @@ def write_webdataset(out: Path, content: Content, settings: Settings) -> None:
 
 
 def _in_own(
-    write: Write, rule: naming_rules.Rule = naming_rules.as_file, *, shards: bool = False
+    write: Write, rule: naming_rules.Rule = naming_rules.file_name, *, shards: bool = False
 ) -> dict[Task | None, Format]:
     """A format that is no trainer's: one form for all tasks, the values as stored."""
     return {None: Format(write, rule, dtype=None, shards=shards)}
@@ -157,23 +157,23 @@ def _in_own(
 
 FORMATS: dict[str, dict[Task | None, Format]] = {
     "ms-2d-tan": {
-        "charades": Format(write_ms_2d_tan, naming_rules.as_key, name="i3d_rgb", lines=True),
-        "activitynet": Format(write_ms_2d_tan, naming_rules.as_key, name="i3d_rgb"),
-        "tacos": Format(write_ms_2d_tan, naming_rules.as_key, name="i3d_rgb", avi=False),
+        "charades": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", lines=True),
+        "activitynet": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb"),
+        "tacos": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", avi=False),
     },
     "2d-tan": {
-        "charades": Format(write_2d_tan, naming_rules.as_key, name="i3d_rgb", lines=True),
-        "activitynet": Format(write_2d_tan, naming_rules.as_key, casts=False),
-        "tacos": Format(write_2d_tan, naming_rules.as_key, avi=True, casts=False),
+        "charades": Format(write_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", lines=True),
+        "activitynet": Format(write_2d_tan, naming_rules.hdf5_key, casts=False),
+        "tacos": Format(write_2d_tan, naming_rules.hdf5_key, avi=True, casts=False),
     },
     "vslnet": {
-        "charades": Format(write_vslnet, naming_rules.as_file_without_dots, name="new", lines=True),
-        "activitynet": Format(write_vslnet, naming_rules.as_file_without_dots, name="new"),
-        "tacos": Format(write_vslnet, naming_rules.as_file_without_dots, name="new", avi=False),
+        "charades": Format(write_vslnet, naming_rules.file_name_without_dots, name="new", lines=True),
+        "activitynet": Format(write_vslnet, naming_rules.file_name_without_dots, name="new"),
+        "tacos": Format(write_vslnet, naming_rules.file_name_without_dots, name="new", avi=False),
     },
     "lgi": {
         "charades": Format(write_lgi, lines=True, least_rows=2),
-        "activitynet": Format(write_lgi, naming_rules.as_key),
+        "activitynet": Format(write_lgi, naming_rules.hdf5_key),
     },
     "tmlga": {
         "charades": Format(write_tmlga, casts=False, least_rows=2),
@@ -187,5 +187,5 @@ FORMATS: dict[str, dict[Task | None, Format]] = {
     "npy": _in_own(lambda out, content, _: feature_writers.write_npy(out, content.videos())),
     "npz": _in_own(lambda out, content, _: feature_writers.write_npz(out, content.videos(), times=True)),
     "safetensors": _in_own(lambda out, content, _: feature_writers.write_safetensors(out, content.videos())),
-    "webdataset": _in_own(write_webdataset, naming_rules.as_any, shards=True),
+    "webdataset": _in_own(write_webdataset, naming_rules.any_name, shards=True),
 }

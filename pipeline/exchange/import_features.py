@@ -22,15 +22,15 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import VideoError
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.comparison.array_sources import Arrays, StoreArrays, open_source
+from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, open_source
 from excl.pipeline.comparison.compare import LOOKED_AT
 from excl.pipeline.comparison.id_matching import chosen
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
-from excl.pipeline.exchange.row_times import Duration, Even, Spread, read_durations
+from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate, read_durations
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
-from excl.pipeline.execution.video_reading import Guarded, stop_decoders
+from excl.pipeline.execution.video_reading import VideoLimits, stop_decoders
 from excl.pipeline.extract import join_features
 from excl.pipeline.store.feature_recipe import IMPORTED
 from excl.pipeline.store.shard import VideoFeatures, write_shard
@@ -43,7 +43,7 @@ USUAL = 128  # of which the length of most features is a multiple, and the numbe
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class ImportConfig:
     """Make a store of features that you have: say how many seconds a row is, or that rows are spread over the video."""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
@@ -81,7 +81,7 @@ class Config:
     """How many videos make up one shard."""
     retry_failed: bool = False
     """Try those again that failed before."""
-    reading: WithoutPrefix[Guarded] = field(default_factory=Guarded)
+    reading: WithoutPrefix[VideoLimits] = field(default_factory=VideoLimits)
     """How videos are looked at."""
 
     def __post_init__(self) -> None:
@@ -97,21 +97,21 @@ class Config:
         if self.spread and (self.offset_s or (self.durations is None and self.videos is None)):
             raise ValueError("spread: needs --durations or --videos, and has no --offset-s")
 
-    def dating(self) -> Even | Spread:
+    def dating(self) -> FixedRate | EvenSplit:
         """The rule by which rows have times."""
         if self.spread:
-            return Spread()
+            return EvenSplit()
         if self.seconds_per_row is not None:
-            return Even(self.seconds_per_row, self.offset_s)
+            return FixedRate(self.seconds_per_row, self.offset_s)
         assert self.fps is not None
         assert self.stride is not None
-        return Even(self.stride / self.fps, self.offset_s)
+        return FixedRate(self.stride / self.fps, self.offset_s)
 
 
-def run(config: Config) -> Path:
+def run(config: ImportConfig) -> Path:
     """Import what is not imported yet; failures are recorded and do not stop the run. Returns the store's folder."""
     source = open_source(config.source)
-    if isinstance(source, StoreArrays):
+    if isinstance(source, StoreSource):
         raise ValueError(f"{config.source}: a store of excl already; give it to `excl pack` as it is")
     names = chosen(source, config.suffix, where=str(config.source))
     sha256_of = functools.cache(sha256_file)
@@ -139,7 +139,7 @@ def run(config: Config) -> Path:
     return config.out
 
 
-def _recipe(config: Config, dim: int, content: str) -> dict[str, Any]:
+def _recipe(config: ImportConfig, dim: int, content: str) -> dict[str, Any]:
     """What is known of how the features were made: what was stated. `content` is the files' where they have no name."""
     return {
         "weights": {"source": IMPORTED, "sha256": content, "random": False, "name": config.name},
@@ -152,7 +152,7 @@ def _recipe(config: Config, dim: int, content: str) -> dict[str, Any]:
     }
 
 
-def _content(config: Config, source: Arrays, names: Mapping[str, str], sha256_of: Callable[[Path], str]) -> str:
+def _content(config: ImportConfig, source: ArraySource, names: Mapping[str, str], sha256_of: Callable[[Path], str]) -> str:
     """One sha256 of all files by their videos' ids; empty where a name says what the features are."""
     if config.name:
         return ""
@@ -164,7 +164,7 @@ def _identity_of(path: Path | None) -> dict[str, str] | None:
     return None if path is None else {"file": path.name, "sha256": sha256_file(path)}
 
 
-def _durations(config: Config) -> Duration:
+def _durations(config: ImportConfig) -> Duration:
     """What says how long a video is: None where nothing does."""
     if config.videos is not None:
         paths = find_videos(config.videos)
@@ -176,7 +176,7 @@ def _durations(config: Config) -> Duration:
     return (read_durations(config.durations) if config.durations else {}).get
 
 
-def _common_dim(source: Arrays, names: list[str]) -> int:
+def _common_dim(source: ArraySource, names: list[str]) -> int:
     """The length that the rows of most videos have, seen on some: the last axis, or the first if only that is alike."""
     shapes = []
     for name in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT]:
@@ -203,19 +203,19 @@ def _common_dim(source: Arrays, names: list[str]) -> int:
 class _Import:
     """The import of one video after another."""
 
-    config: Config
-    source: Arrays
+    config: ImportConfig
+    source: ArraySource
     names: Mapping[str, str]
     recipe: dict[str, Any]
     dim: int
     duration_of: Duration
     sha256_of: Callable[[Path], str]
 
-    def video(self, item: work_items.Item) -> dict[str, Any]:
+    def video(self, item: work_items.VideoTask) -> dict[str, Any]:
         """Write one video's features as a shard of one; returns its record."""
         key, name = self.names[item.video_id], part_name(item.number)
         try:
-            state = work_items.read_state(item.path)
+            state = work_items.file_stat(item.path)
             source = {"file": item.path.name, "array": key, "sha256": self.sha256_of(item.path)}
             features = self._features(item.video_id, key, source)
             work_items.require_unchanged(item.path, state)

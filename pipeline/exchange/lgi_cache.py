@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from excl.datasets.text.tokens import tokenise
-from excl.pipeline.exchange.export_view import Content
+from excl.pipeline.exchange.export_view import ExportView
 from excl.pipeline.store.feature_store import Query
 
 SPECIAL = ("<PAD>", "<UNK>", "<S>", "<E>")
@@ -21,7 +21,7 @@ UNK = 1
 SEGMENTS = 128  # `num_segment` of its settings
 
 
-def write_caches(folder: Path, content: Content, splits: dict[str, str], *, max_words: int, kind: str) -> None:
+def write_caches(folder: Path, content: ExportView, splits: dict[str, str], *, max_words: int, kind: str) -> None:
     """`query_info` and `grounding_info` below `folder` for every split, under the split's name at LGI (`splits`).
 
     Words are those of the training split, without punctuation, by the alphabet; ids of queries are their numbers in the
@@ -54,7 +54,7 @@ def _write_queries(folder: Path, name: str, queries: Sequence[Query], index: dic
     (folder / (name.format("info") + ".json")).write_text(json.dumps(info), encoding="utf-8")
 
 
-def _write_places(path: Path, queries: Sequence[Query], content: Content) -> None:
+def _write_places(path: Path, queries: Sequence[Query], content: ExportView) -> None:
     with h5py.File(path, "x", locking=False) as file:
         groups = {name: file.create_group(name) for name in ("start_pos", "end_pos", "att_mask")}
         for number, query in enumerate(queries):

@@ -12,7 +12,7 @@ SHOWN = 5
 Rule = Callable[[str], str]
 
 
-def as_file(name: str) -> str:
+def file_name(name: str) -> str:
     """Why a name cannot be that of a file in a folder, wherever the folder may be copied to; empty if it can."""
     if not name:
         return "is empty"
@@ -27,12 +27,12 @@ def as_file(name: str) -> str:
     return ""
 
 
-def as_file_without_dots(name: str) -> str:
+def file_name_without_dots(name: str) -> str:
     """The same for trainers that take what is before the first dot of a file's name for the id."""
-    return as_file(name) or ("has a dot in it, at which this trainer cuts names off" if "." in name else "")
+    return file_name(name) or ("has a dot in it, at which this trainer cuts names off" if "." in name else "")
 
 
-def as_key(name: str) -> str:
+def hdf5_key(name: str) -> str:
     """Why a name cannot be that of a dataset of HDF5."""
     if not name:
         return "is empty"
@@ -43,12 +43,12 @@ def as_key(name: str) -> str:
     return "" if storable(name) else "holds a NUL or half a surrogate pair, which HDF5 cannot keep"
 
 
-def as_any(name: str) -> str:  # noqa: ARG001
+def any_name(name: str) -> str:  # noqa: ARG001
     """Any name will do: nothing is called by it."""
     return ""
 
 
-def as_field(name: str) -> str:
+def field_name(name: str) -> str:
     """Why a name cannot stand in a line of Charades-STA's files."""
     if name.split() != [name]:
         return "has whitespace in it, which separates the fields of Charades-STA's lines"

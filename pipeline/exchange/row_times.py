@@ -21,7 +21,7 @@ Duration = Callable[[str], float | None]
 
 
 @dataclass(frozen=True)
-class Even:
+class FixedRate:
     """Row k is from offset_s + k * seconds_per_row to offset_s + (k + 1) * seconds_per_row."""
 
     seconds_per_row: float
@@ -55,7 +55,7 @@ class Even:
 
 
 @dataclass(frozen=True)
-class Spread:
+class EvenSplit:
     """The rows of a video are equal parts of its duration."""
 
     def times(self, num_rows: int, duration_s: float | None) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.pipeline.artifacts.journals import Share
+from excl.pipeline.artifacts.journals import ShardRange
 from excl.pipeline.config import STRICT, NonNegativeInt
 
 INLINE, LOCAL = "inline", "local"
@@ -21,7 +21,7 @@ DASHBOARD = "127.0.0.1:0"
 
 
 @dataclass(frozen=True, config=STRICT)
-class Running:
+class ExecutorSettings:
     """Where and by whom the work is done. Results depend on none of it."""
 
     executor: str = INLINE
@@ -77,7 +77,7 @@ class Running:
             for pair in pairs:
                 if "=" not in pair.strip("="):
                     raise ValueError(f"{name}: {pair!r}; wanted NAME=VALUE")
-        self.needed()
+        self.required_resources()
 
     def _check_address(self, text: str) -> None:
         address = urlsplit(text)
@@ -90,7 +90,7 @@ class Running:
 
     def _check_share(self, text: str) -> None:
         try:
-            Share.parse(text)
+            ShardRange.parse(text)
         except ValueError as error:
             raise ValueError(f"shard_range: {error}") from None
         if self.executor != INLINE:
@@ -101,11 +101,11 @@ class Running:
             raise ValueError(f"{name}: only with {what}; the executor is {self.executor}")
 
     @property
-    def share(self) -> Share | None:
+    def share(self) -> ShardRange | None:
         """The share of the shards to do; None for all."""
-        return None if self.shard_range is None else Share.parse(self.shard_range)
+        return None if self.shard_range is None else ShardRange.parse(self.shard_range)
 
-    def needed(self) -> dict[str, float]:
+    def required_resources(self) -> dict[str, float]:
         """The resources that a shard takes of a worker; ValueError for one that is no positive number."""
         found = {}
         for pair in self.resources:
@@ -135,12 +135,12 @@ def _optional(kind: type[Any]) -> type[Any]:
 
 
 if TYPE_CHECKING:
-    Given = Running
+    Given = ExecutorSettings
 else:
-    Given = _optional(Running)  # what of it a command line says
+    Given = _optional(ExecutorSettings)  # what of it a command line says
 
 
-def merged(table: Any, given: Given) -> Any:
+def apply_overrides(table: Any, given: Given) -> Any:
     """The `running` of a recipe's table with what is given in its place; of another kind of executor nothing is kept."""
     named = {name: value for name, value in vars(given).items() if name in _NAMES and value is not None}
     if not named or not isinstance(table, Mapping):
@@ -150,7 +150,7 @@ def merged(table: Any, given: Given) -> Any:
     return {**(table if _kind(executor) == _kind(before) else {}), "executor": executor, **named}
 
 
-_NAMES = {field.name for field in dataclasses.fields(Running)}
+_NAMES = {field.name for field in dataclasses.fields(ExecutorSettings)}
 
 
 def _kind(executor: Any) -> str:

@@ -19,15 +19,15 @@ from excl.pipeline.artifacts.journals import Journal
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.record_log import Record
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.work_items import Item, Map
+from excl.pipeline.execution.work_items import Map, VideoTask
 
 if TYPE_CHECKING:
-    from excl.pipeline.execution.interrupts import Stop
+    from excl.pipeline.execution.interrupts import Interrupt
 
 Join = Callable[[Path, list[tuple[str, Path]]], dict[str, Any]]
 
 
-class Ledger(Protocol):
+class RecordSink(Protocol):
     """What finished work is committed to."""
 
     @property
@@ -41,7 +41,7 @@ class Ledger(Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
+class ShardTask:
     """The unit of work: one shard, of whose `members` (all its planned videos, in order) `todo` are to be done.
 
     `known` are the records that there are of the shard and its members. Attempts at the same task, which may have died,
@@ -50,7 +50,7 @@ class Task:
 
     shard: int
     members: tuple[str, ...]
-    todo: tuple[Item, ...]
+    todo: tuple[VideoTask, ...]
     known: tuple[Record, ...]
     run: str
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -70,18 +70,18 @@ class ShardWork:
 
     name: str
     out: Path
-    work: Callable[[Item], Record]
+    work: Callable[[VideoTask], Record]
     join: Join
     at_once: Callable[[], int]
 
-    def do(self, ledger: Ledger, tasks: Iterable[Task], map: Map) -> Iterator[Record]:
+    def do(self, ledger: RecordSink, tasks: Iterable[ShardTask], map: Map) -> Iterator[Record]:
         """Do the videos of tasks in turn, and join a shard when the last of its videos is recorded; yields what is new.
 
         Raises SystemicError where one video after the other fails in a way that is not the video's.
         """
-        task_of: dict[str, Task] = {}
+        task_of: dict[str, ShardTask] = {}
 
-        def todo() -> Iterator[Item]:
+        def todo() -> Iterator[VideoTask]:
             for task in tasks:
                 task_of.update(dict.fromkeys((item.video_id for item in task.todo), task))
                 yield from task.todo
@@ -93,12 +93,12 @@ class ShardWork:
             if joined := self.join_parts(ledger, task.shard, task.members):
                 yield joined
 
-    def join_parts(self, ledger: Ledger, shard: int, members: Sequence[str]) -> Record | None:
+    def join_parts(self, ledger: RecordSink, shard: int, members: Sequence[str]) -> Record | None:
         """Write a shard if all its members are recorded and it lacks one. Returns its record, where that is new.
 
         Parts stay: who commits the record to the stage's own removes them, for a worker that was given up may still join.
         """
-        done = self.lacking(ledger.records, shard, members)
+        done = self.videos_to_join(ledger.records, shard, members)
         if done is None:
             return None
         committed = ledger.records.get(shard_key(shard), {})
@@ -107,21 +107,21 @@ class ShardWork:
         ledger.add(new)
         return new
 
-    def lacking(self, records: Mapping[str, Record], shard: int, members: Sequence[str]) -> dict[str, Record] | None:
+    def videos_to_join(self, records: Mapping[str, Record], shard: int, members: Sequence[str]) -> dict[str, Record] | None:
         """Of what videos, with their records, a shard is to be written; None if not all are recorded, or it is there."""
         found = [records.get(work_items.key(v)) for v in members]
         if None in found:
             return None
         done = {v: record for v, record in zip(members, found, strict=True) if record and "error" not in record}
         committed = records.get(shard_key(shard), {})
-        is_current = committed.get("videos", []) == list(done) and (not done or is_there(self.out, committed))
+        is_current = committed.get("videos", []) == list(done) and (not done or shard_exists(self.out, committed))
         return None if is_current else done
 
-    def standing(self, found: Mapping[str, Record], shard: int) -> dict[str, Record]:
+    def surviving_records(self, found: Mapping[str, Record], shard: int) -> dict[str, Record]:
         """What stands of what attempts at a shard committed: all if they joined it, and else what has not lost its part."""
         if shard_key(shard) in found:  # whose parts are in it
             return dict(found)
-        return {key: record for key, record in found.items() if "error" in record or is_there(self.out, record)}
+        return {key: record for key, record in found.items() if "error" in record or shard_exists(self.out, record)}
 
     def remove_parts(self, joined: Record, records: Mapping[str, Record]) -> None:
         """Remove the parts of a shard that was joined and committed."""
@@ -161,7 +161,7 @@ def is_shard(record: Record) -> bool:
     return record["id"].startswith("shard/")
 
 
-def is_there(out: Path, record: Record) -> bool:
+def shard_exists(out: Path, record: Record) -> bool:
     """Whether a record names a shard or a part, and the file is there."""
     name = record.get("file", record.get("part"))
     return name is not None and (out / name).is_file()
@@ -174,15 +174,17 @@ class Executor(Protocol):
     """
 
     def __call__(
-        self, work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop, /
+        self, work: ShardWork, tasks: Iterable[ShardTask], manifest: Manifest, stop: Interrupt, /
     ) -> Generator[Record, None, None]: ...
 
 
 def inline(map: Map | None = None) -> Executor:
     """All in this process, by default in as many threads as the stage wants videos at once."""
 
-    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Generator[Record, None, None]:
-        for record in work.do(manifest, until(stop, tasks), map or work_items.in_threads(work.at_once())):
+    def execute(
+        work: ShardWork, tasks: Iterable[ShardTask], manifest: Manifest, stop: Interrupt
+    ) -> Generator[Record, None, None]:
+        for record in work.do(manifest, take_until_stopped(stop, tasks), map or work_items.in_threads(work.at_once())):
             if is_shard(record):
                 work.remove_parts(record, manifest.records)
             yield record
@@ -190,7 +192,7 @@ def inline(map: Map | None = None) -> Executor:
     return execute
 
 
-def until(stop: Stop, tasks: Iterable[Task]) -> Iterator[Task]:
+def take_until_stopped(stop: Interrupt, tasks: Iterable[ShardTask]) -> Iterator[ShardTask]:
     """The tasks up to the one that is in hand when a stop is asked for."""
     for task in tasks:
         if stop.asked:
@@ -198,10 +200,10 @@ def until(stop: Stop, tasks: Iterable[Task]) -> Iterator[Task]:
         yield task
 
 
-def do_shard(work: ShardWork, task: Task) -> list[Record]:
+def run_shard(work: ShardWork, task: ShardTask) -> list[Record]:
     """One task in a worker's process; returns what is new, also from attempts at it that died."""
     journal = Journal(work.out, task.journal, task.known)
-    found = work.standing(journal.found, task.shard)
+    found = work.surviving_records(journal.found, task.shard)
     todo = tuple(item for item in task.todo if work_items.key(item.video_id) not in found)
     for item in todo:  # until it is done it counts as not done
         journal.records.pop(work_items.key(item.video_id), None)

@@ -12,7 +12,7 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 
-class Stop:
+class Interrupt:
     """Whether a stop has been asked for."""
 
     def __init__(self) -> None:
@@ -20,13 +20,13 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stoppable(in_hand: str) -> Iterator[Stop]:
+def graceful_interrupt(in_hand: str) -> Iterator[Interrupt]:
     """Meanwhile the first Ctrl-C only asks to stop, and says what is finished before; the second is a KeyboardInterrupt.
 
     Raises KeyboardInterrupt at the end if a stop was asked for. In another thread than the main one, and where Ctrl-C is
     ignored, as in the background of a script, nothing is changed.
     """
-    stop = Stop()
+    stop = Interrupt()
     earlier = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or earlier in (None, signal.SIG_IGN):
         yield stop

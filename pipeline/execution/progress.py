@@ -46,7 +46,7 @@ class Progress:
             self._told_at = now
             left_s = (now - self._began) / self.done * (self.total - self.done)
             log.info(
-                "%s: %d of %d videos, %s, %s left", self.what, self.done, self.total, self._rates(), duration(left_s),
+                "%s: %d of %d videos, %s, %s left", self.what, self.done, self.total, self._rates(), format_duration(left_s),
                 extra={ONLY_FILES: not self.bar.disable},
             )  # fmt: skip
 
@@ -72,7 +72,7 @@ class Progress:
         return f"; of the time for each video: {shares}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -88,7 +88,7 @@ def progress(what: str, total: int) -> Iterator[Progress]:
         counted.end()
 
 
-def tell(record: Mapping[str, Any]) -> None:
+def log_problem(record: Mapping[str, Any]) -> None:
     """Say at once what became of a video that failed, or is damaged and kept."""
     video_id = record["id"].removeprefix("video/")
     if "error" in record:

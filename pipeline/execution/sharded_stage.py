@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline.artifacts.journals import FOLDER, Share
+from excl.pipeline.artifacts.journals import FOLDER, ShardRange
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import Executor, Join, ShardWork, Task, inline, is_there, shard_key
-from excl.pipeline.execution.interrupts import stoppable
-from excl.pipeline.execution.progress import progress, tell
+from excl.pipeline.execution.executors import Executor, Join, ShardTask, ShardWork, inline, shard_exists, shard_key
+from excl.pipeline.execution.interrupts import graceful_interrupt
+from excl.pipeline.execution.progress import log_problem, progress
 from excl.pipeline.execution.video_reading import num_cores
 
-__all__ = ["ShardedStage", "part_name", "shard_key", "whereabouts"]
+__all__ = ["ShardedStage", "part_name", "shard_key", "video_files"]
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +47,21 @@ class ShardedStage:
     out: Path
     identity: Mapping[str, Any]
     shard_videos: int
-    work: Callable[[work_items.Item], dict[str, Any]]
+    work: Callable[[work_items.VideoTask], dict[str, Any]]
     join: Join
-    identify: Callable[[work_items.Item], dict[str, Any]]
+    identify: Callable[[work_items.VideoTask], dict[str, Any]]
     at_once: Callable[[], int] = lambda: 1
-    before: Callable[[list[work_items.Item]], None] = lambda _: None
+    before: Callable[[list[work_items.VideoTask]], None] = lambda _: None
     about: Mapping[str, Any] | None = None
     after: Callable[[Manifest], None] = lambda _: None
 
     def run(
-        self, videos: Mapping[str, Path], *, retry_failed: bool, executor: Executor | None = None, share: Share | None = None
+        self,
+        videos: Mapping[str, Path],
+        *,
+        retry_failed: bool,
+        executor: Executor | None = None,
+        share: ShardRange | None = None,
     ) -> None:
         """Do what is not done yet, or a share of it; `before` it told what that is, `after` it told when all that can be is.
 
@@ -67,22 +72,22 @@ class ShardedStage:
             self.out, stage=self.name, identity=self.identity, code_version=self.code_version, about=self.about, share=share
         )
         with opened as manifest:
-            with manifest.whole(), _uncollected():
+            with manifest.exclusive(), _uncollected():
                 todo, done, ids = self._plan(manifest, videos, share, retry_failed=retry_failed)
-            with work_items.Look(manifest, done, self.identify) as look:
+            with work_items.SourceWatcher(manifest, done, self.identify) as look:
                 look.require_unchanged()
                 if todo:
                     self.before(todo)
-                with stoppable("the shard in hand") as stop, progress(self.name, len(todo)) as told:
+                with graceful_interrupt("the shard in hand") as stop, progress(self.name, len(todo)) as told:
                     new = (executor or inline())(shard_work, self._tasks(manifest, todo, ids), manifest, stop)
                     with contextlib.closing(new):
                         for record in new:
                             look.require_unchanged()
                             if record["id"].startswith("video/"):
                                 told.count(record)
-                                tell(record)
+                                log_problem(record)
                 look.require_unchanged(all=True)
-            with manifest.ending() as is_last:
+            with manifest.finishing() as is_last:
                 if is_last:
                     self._join_left_over(manifest, shard_work)
                     self.after(manifest)
@@ -91,8 +96,8 @@ class ShardedStage:
                 )
 
     def _plan(
-        self, manifest: Manifest, videos: Mapping[str, Path], share: Share | None, *, retry_failed: bool
-    ) -> tuple[list[work_items.Item], list[work_items.Item], list[str]]:
+        self, manifest: Manifest, videos: Mapping[str, Path], share: ShardRange | None, *, retry_failed: bool
+    ) -> tuple[list[work_items.VideoTask], list[work_items.VideoTask], list[str]]:
         """What is to be done, in order, what is done, and the ids of all videos that are planned."""
         for name in ("parts", "shards"):
             (self.out / name).mkdir(exist_ok=True)
@@ -113,14 +118,14 @@ class ShardedStage:
         held: set[str] = set()
         for name in manifest.ids("shard/"):
             record = manifest.records[name]
-            if is_there(self.out, record):
+            if shard_exists(self.out, record):
                 held.update(record["videos"])
         parts = {entry.name for entry in (self.out / "parts").iterdir()}
         ids = work_items.planned(manifest)
         held.update(video_id for number, video_id in enumerate(ids) if parts and Path(part_name(number)).name in parts)
         return held.__contains__
 
-    def _tasks(self, manifest: Manifest, todo: list[work_items.Item], ids: list[str]) -> Iterator[Task]:
+    def _tasks(self, manifest: Manifest, todo: list[work_items.VideoTask], ids: list[str]) -> Iterator[ShardTask]:
         """The work by shards, each made when its turn comes; there is a folder for the journals of this run."""
         run = uuid.uuid4().hex[:12]
         for shard, group in itertools.groupby(todo, key=lambda item: item.number // self.shard_videos):
@@ -128,7 +133,7 @@ class ShardedStage:
             members = ids[shard * self.shard_videos : (shard + 1) * self.shard_videos]
             names = [shard_key(shard), *map(work_items.key, members)]
             known = tuple(manifest.records[name] for name in names if name in manifest.records)
-            yield Task(shard, tuple(members), tuple(group), known, run)
+            yield ShardTask(shard, tuple(members), tuple(group), known, run)
 
     def _join_left_over(self, manifest: Manifest, work: ShardWork) -> None:
         """Join shards that an interrupted run, or several workers, left to be joined; remove what is in them already."""
@@ -138,12 +143,12 @@ class ShardedStage:
             if all(work_items.key(v) in manifest.records for v in members):
                 done = [v for v in members if not manifest.has_failed(work_items.key(v))]
                 committed = manifest.records.get(shard_key(shard), {})
-                if committed.get("videos", []) != done or not (done == [] or is_there(self.out, committed)):
+                if committed.get("videos", []) != done or not (done == [] or shard_exists(self.out, committed)):
                     if all(map(present, done)):
                         work.join_parts(manifest, shard, members)
                     else:
                         log.warning("shard %d: some of it is gone; the same command, for all shards, makes it again", shard)
-        shards = [record for name in manifest.ids("shard/") if is_there(self.out, record := manifest.records[name])]
+        shards = [record for name in manifest.ids("shard/") if shard_exists(self.out, record := manifest.records[name])]
         joined = {video_id for record in shards for video_id in record["videos"]}
         for part in (self.out / "parts").glob("*.h5"):
             if part.stem.isdigit() and int(part.stem) < len(ids) and ids[int(part.stem)] in joined:
@@ -175,6 +180,6 @@ def part_name(number: int) -> str:
     return f"parts/{number:06d}.h5"
 
 
-def whereabouts(manifest: Manifest) -> dict[str, str]:
+def video_files(manifest: Manifest) -> dict[str, str]:
     """Video id to the file that holds it: a shard if it was joined, and its part if not."""
     return {video_id: file for video_id, (file, _) in work_items.positions(manifest).items()}

@@ -26,7 +26,7 @@ from excl.pipeline.execution.circuit_breaker import cause_of, unless_systemic
 
 
 @dataclass(frozen=True, config=STRICT)
-class Guarded:
+class VideoLimits:
     """What a video may ask for. Whatever is refused costs that video alone."""
 
     timeout_s: PositiveFloat = 60.0
@@ -61,7 +61,7 @@ class Guarded:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Reading(Guarded):
+class VideoReading(VideoLimits):
     """What a video may ask for, and what becomes of a damaged one."""
 
     on_damage: OnDamage = "fail"
@@ -85,16 +85,16 @@ class Several:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ReadingSeveral(Reading, Several):
+class ReadingSeveral(VideoReading, Several):
     """How a stage reads its videos."""
 
 
 @dataclass(frozen=True, config=STRICT)
-class ProbingSeveral(Guarded, Several):
+class ProbingSeveral(VideoLimits, Several):
     """How videos are looked at."""
 
 
-class Timed:
+class TimedReading:
     """Frames on their way, and how long whoever takes them had to wait for them."""
 
     def __init__(self, frames: Iterable[np.ndarray]) -> None:
@@ -110,7 +110,7 @@ class Timed:
                 return
             yield frame
 
-    def told(self, began: float, *, writing_since: float | None = None) -> dict[str, Any]:
+    def timing(self, began: float, *, writing_since: float | None = None) -> dict[str, Any]:
         """For a record: the seconds since a moment, and those of waiting for frames, of I3D, and of writing."""
         now = time.monotonic()
         written_s = 0.0 if writing_since is None else now - writing_since
@@ -122,7 +122,7 @@ class Timed:
 
 
 def probe_all(
-    reading: Guarded, paths: Iterable[Path], *, at_once: int = 0
+    reading: VideoLimits, paths: Iterable[Path], *, at_once: int = 0
 ) -> Iterator[tuple[Path, Probe | VideoError | InternalError]]:
     """Probe so many videos at a time (0: one a core); yields each path with what is known of the video, or the error.
 

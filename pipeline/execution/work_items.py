@@ -75,7 +75,7 @@ def in_threads(workers: int) -> Map:
     return mapped
 
 
-class Item(NamedTuple):
+class VideoTask(NamedTuple):
     """One video of a run: `number` is its place in the plan and names its file, since an id is no safe file name.
 
     `threads` are those that its decoder may use.
@@ -97,7 +97,7 @@ def key(video_id: str) -> str:
     return f"video/{video_id}"
 
 
-def plan(manifest: Manifest, videos: Mapping[str, Path], *, present: Callable[[str], bool]) -> list[Item]:
+def plan(manifest: Manifest, videos: Mapping[str, Path], *, present: Callable[[str], bool]) -> list[VideoTask]:
     """The videos in an order that never changes: those planned before, then new ones by id; recorded before any work.
 
     A planned video that is no longer there is left as it is if what was made of it is `present` (or it failed), and is
@@ -116,7 +116,9 @@ def plan(manifest: Manifest, videos: Mapping[str, Path], *, present: Callable[[s
         free = next(n for n in itertools.count(len(known)) if f"plan/{n}" not in manifest.records)
         manifest.add({"id": f"plan/{free}", "planned": new})
         known, found = known + new, found + list(map(files.get, new))
-    return [Item(v, file, number) for number, (v, file) in enumerate(zip(known, found, strict=True)) if file is not None]
+    return [
+        VideoTask(v, file, number) for number, (v, file) in enumerate(zip(known, found, strict=True)) if file is not None
+    ]
 
 
 def planned(manifest: Manifest) -> list[str]:
@@ -149,7 +151,7 @@ def file_facts(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
-def read_state(path: Path | str) -> list[int]:
+def file_stat(path: Path | str) -> list[int]:
     """Size and time of modification: while they stay the same the file is taken to be the same. VideoError if it is gone."""
     status = require_regular_file(path)
     return [status.st_size, status.st_mtime_ns]
@@ -157,13 +159,13 @@ def read_state(path: Path | str) -> list[int]:
 
 def require_unchanged(path: Path, state: list[int]) -> None:
     """VideoError if the file is not as it was when `state` was read."""
-    if read_state(path) != state:
+    if file_stat(path) != state:
         raise VideoError("changed", f"{path}: changed while it was read; {RETRY} reads it again")
 
 
 def pending(
-    manifest: Manifest, items: list[Item], *, present: Callable[[str], bool], retry_failed: bool
-) -> tuple[list[Item], list[Item]]:
+    manifest: Manifest, items: list[VideoTask], *, present: Callable[[str], bool], retry_failed: bool
+) -> tuple[list[VideoTask], list[VideoTask]]:
     """The items that still need work, not done, or done and not `present` any more; and those that are done.
 
     Those that failed because they were not to be read need it as soon as they are, those that failed by an error of ours
@@ -214,19 +216,19 @@ def has_returned(manifest: Manifest, video_id: str, file: str | Path) -> bool:
         return False
 
 
-class Look:
+class SourceWatcher:
     """Looks whether the files of items that are done are still those that were used, in a thread beside the work.
 
     A million files take seconds, on a network minutes. Few are looked at before the work begins.
     """
 
-    def __init__(self, manifest: Manifest, done: list[Item], identify: Callable[[Item], dict[str, Any]]) -> None:
+    def __init__(self, manifest: Manifest, done: list[VideoTask], identify: Callable[[VideoTask], dict[str, Any]]) -> None:
         self._manifest, self._done, self._identify = manifest, done, identify
         self._error: Exception | None = None
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="excl-look", daemon=True)
 
-    def __enter__(self) -> Look:
+    def __enter__(self) -> SourceWatcher:
         self._thread.start()
         self._thread.join(LOOK_FIRST_S)
         return self
@@ -253,16 +255,18 @@ class Look:
             self._error = error
 
 
-def is_as_recorded(manifest: Manifest, item: Item) -> bool:
+def is_as_recorded(manifest: Manifest, item: VideoTask) -> bool:
     """Whether the file has the size and the time that are recorded, or is no longer there."""
     try:
-        state = read_state(item.file)
+        state = file_stat(item.file)
     except VideoError as error:
         return error.reason == "missing"
     return manifest.says(key(item.video_id), f"{_STAT}{state[0]}, {state[1]}]")
 
 
-def _refuse_changed(record: Mapping[str, Any], item: Item, identify: Callable[[Item], dict[str, Any]], folder: Path) -> None:
+def _refuse_changed(
+    record: Mapping[str, Any], item: VideoTask, identify: Callable[[VideoTask], dict[str, Any]], folder: Path
+) -> None:
     try:
         found = identify(item)["sha256"]
     except VideoError as error:
@@ -345,7 +349,7 @@ def report(manifest: Manifest, *, what: str) -> None:
     num_failed = sum(map(len, failed.values()))
     recorded = manifest.ids("video/")
     done = sum(not manifest.has_failed(name) for name in recorded)
-    damaged = [name.removeprefix("video/") for name in manifest.those_with("damage")]
+    damaged = [name.removeprefix("video/") for name in manifest.records_with("damage")]
     if damaged:
         log.warning("%d damaged and kept: %s", len(damaged), ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else ""))
     log.info("%s: %d of %d videos done, in %s", what, done, done + num_failed, manifest.folder)

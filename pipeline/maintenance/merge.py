@@ -14,7 +14,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.pipeline.artifacts.atomic_files import move, sha256_file
-from excl.pipeline.artifacts.header import differing, read_header
+from excl.pipeline.artifacts.header import diff, read_header
 from excl.pipeline.artifacts.manifest import SOURCES, Manifest
 from excl.pipeline.config import STRICT
 from excl.pipeline.execution import work_items
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class MergeConfig:
     """Join feature stores of the same recipe and of different videos into one."""
 
     stores: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …")]
@@ -43,7 +43,7 @@ class Config:
             raise ValueError(f"out: {self.out} is one of the stores; choose a new folder")
 
 
-def run(config: Config) -> Path:
+def run(config: MergeConfig) -> Path:
     """Write the store, or go on with it; ValueError where recipes differ or a video is in two stores."""
     stores = [FeatureStore(path) for path in config.stores]
     first = stores[0].manifest.header
@@ -78,7 +78,7 @@ def _require_same(first: FeatureStore, other: FeatureStore) -> None:
     header = other.manifest.header
     if header["stage"] != STAGE:
         raise ValueError(f"{other.path}: made by {header['stage']}; only stores that `excl extract` wrote can be joined")
-    differences = differing(first.manifest.header, header)
+    differences = diff(first.manifest.header, header)
     if differences:
         named = "; ".join(f"{key}: {one!r} and {two!r}" for key, (one, two) in differences.items())
         raise ValueError(f"{first.path} and {other.path} are of different recipes, which never mix: {named}")

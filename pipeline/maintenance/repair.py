@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class RepairConfig:
     """Take what is damaged out of a store, or the folder of any other stage; the same command then makes it again."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
@@ -37,15 +37,15 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Repaired:
+class RepairReport:
     """What was taken out, as lines for people, and which stage has to be run again."""
 
-    config: Config
+    config: RepairConfig
     lines: list[str]
     stage: str
 
 
-def run(config: Config) -> Repaired:
+def run(config: RepairConfig) -> RepairReport:
     """Verify every byte and take out what is damaged. ValueError where the header or the plan is: then nothing is known."""
     lines: list[str] = []
     with Manifest.repair(config.folder) as (manifest, damaged_lines):
@@ -72,7 +72,7 @@ def run(config: Config) -> Repaired:
             kept = _take_out(manifest, name, dry_run=config.dry_run)
             of_it = f"; {len(kept)} whole videos of it are kept" if kept else ""
             lines.append(f"{name}: taken out{of_it}")
-    return Repaired(config, lines, stage)
+    return RepairReport(config, lines, stage)
 
 
 def _has_plan(manifest: Manifest) -> bool:
@@ -175,7 +175,7 @@ def _keep_whole_videos(manifest: Manifest, path: Path, *, dry_run: bool) -> list
     return kept
 
 
-def show(repaired: Repaired) -> str:
+def show(repaired: RepairReport) -> str:
     """What was taken out, and what to do next."""
     folder = repaired.config.folder
     if not repaired.lines:

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from excl.pipeline.artifacts.header import read_header
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.comparison.similarity import condition
+from excl.pipeline.comparison.similarity import row_statistics
 from excl.pipeline.config import STRICT
 from excl.pipeline.execution import work_items
 from excl.pipeline.store.feature_store import FeatureStore
@@ -22,7 +22,7 @@ NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, config=STRICT)
-class Status:
+class StatusConfig:
     """Say how far a store, or the folder of any other stage, is: done, failed by reason, missing, bytes, rates."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
@@ -32,7 +32,7 @@ class Status:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Inspect:
+class InspectConfig:
     """Show what a store holds: what made it and its rows together, or one video with its facts and rows."""
 
     store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
@@ -43,7 +43,7 @@ class Inspect:
     """Print one JSON object, for programs."""
 
 
-def status(config: Status) -> tuple[Status, dict[str, Any]]:
+def status(config: StatusConfig) -> tuple[StatusConfig, dict[str, Any]]:
     """The state of a folder as JSON values."""
     manifest = Manifest.read(config.folder)
     videos = {name: r for name, r in manifest.records.items() if name.startswith("video/")}
@@ -77,7 +77,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def status_lines(found: tuple[Status, dict[str, Any]]) -> str:
+def status_lines(found: tuple[StatusConfig, dict[str, Any]]) -> str:
     """The state for people."""
     config, state = found
     if config.json:
@@ -98,7 +98,7 @@ def status_lines(found: tuple[Status, dict[str, Any]]) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def inspect(config: Inspect) -> tuple[Inspect, dict[str, Any]]:
+def inspect(config: InspectConfig) -> tuple[InspectConfig, dict[str, Any]]:
     """What a store holds, or one of its videos, as JSON values."""
     store = FeatureStore(config.store)
     if not config.video:
@@ -106,7 +106,7 @@ def inspect(config: Inspect) -> tuple[Inspect, dict[str, Any]]:
     if config.video not in store:
         raise ValueError(f"{config.store}: no video {config.video!r}; it has {', '.join(list(store)[:NAMES_SHOWN])}, …")
     video = store[config.video]
-    state = dataclasses.asdict(condition(video.features.astype(np.float32)))
+    state = dataclasses.asdict(row_statistics(video.features.astype(np.float32)))
     return config, {
         "id": video.video_id,
         "shape": list(video.features.shape),
@@ -136,7 +136,7 @@ def _whole(store: FeatureStore) -> dict[str, Any]:
     }
 
 
-def inspect_lines(found: tuple[Inspect, dict[str, Any]]) -> str:
+def inspect_lines(found: tuple[InspectConfig, dict[str, Any]]) -> str:
     """What was found for people; the rows of a video as a table."""
     config, values = found
     if config.json:

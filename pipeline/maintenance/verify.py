@@ -33,7 +33,7 @@ FEATURE_STAGES = ("extract", "pack", "import", "merge")
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class VerifyConfig:
     """Verify a store, or the folder of any other stage: is it still what was written? Exit code 3 if not."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
@@ -45,7 +45,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class StoreFinding:
     """Something about a file, or about one video in it; `remark` where it is odd and may be right."""
 
     file: str
@@ -60,33 +60,33 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verified:
+class VerifyReport:
     """All findings, and how much was looked at."""
 
-    config: Config
-    findings: list[Finding]
+    config: VerifyConfig
+    findings: list[StoreFinding]
     num_files: int
     num_videos: int
 
 
-def run(config: Config) -> Verified:
+def run(config: VerifyConfig) -> VerifyReport:
     """Every finding; ValueError only for a folder that no stage has written."""
-    findings: list[Finding] = []
+    findings: list[StoreFinding] = []
     try:
         manifest = Manifest.read(config.folder)
         if not header_is_as_written(config.folder):
-            findings.append(Finding("manifest.json", "not as it was written"))
+            findings.append(StoreFinding("manifest.json", "not as it was written"))
     except ValueError as error:
         if not (config.folder / "manifest.json").is_file():
             raise
-        return Verified(config, [Finding(_named(error, config.folder), str(error))], 1, 0)
+        return VerifyReport(config, [StoreFinding(_named(error, config.folder), str(error))], 1, 0)
     found = find(manifest, read_data=config.read_data)
     names = set(files_of(manifest))
     videos = {v for record in manifest.records.values() if "file" in record for v in record.get("videos", ())}
-    return Verified(config, [*findings, *found], len(names), len(videos))
+    return VerifyReport(config, [*findings, *found], len(names), len(videos))
 
 
-def find(manifest: Manifest, *, read_data: bool) -> list[Finding]:
+def find(manifest: Manifest, *, read_data: bool) -> list[StoreFinding]:
     """What is wrong with the files that a manifest records."""
     end = unfinished_line(manifest.folder)
     findings = [end] if end else []
@@ -97,15 +97,15 @@ def find(manifest: Manifest, *, read_data: bool) -> list[Finding]:
     for name, sha256 in tqdm(sorted(recorded.items()), desc="verify", unit="file", disable=None):
         path = manifest.folder / name
         if not path.is_file():
-            findings.append(Finding(name, "recorded, and not there"))
+            findings.append(StoreFinding(name, "recorded, and not there"))
             continue
         if read_data and sha256 is not None and sha256_file(path) != sha256:
-            findings.append(Finding(name, "its sha256 is not the recorded one"))
+            findings.append(StoreFinding(name, "its sha256 is not the recorded one"))
         if path.suffix == ".h5" and manifest.header["stage"] in FEATURE_STAGES and name != virtual_index.INDEX:
             findings += _shard(manifest, name, videos_of[name], read_data=read_data)
     if manifest.header["stage"] in ("extract", "import"):
         lost = [v for videos in videos_of.values() for v in videos if f"video/{v}" not in manifest.records]
-        findings += [Finding(RECORDS, "no record of a video that a shard holds", video_id) for video_id in lost]
+        findings += [StoreFinding(RECORDS, "no record of a video that a shard holds", video_id) for video_id in lost]
     return findings + _strangers(manifest.folder, recorded)
 
 
@@ -128,44 +128,44 @@ def _named(error: ValueError, folder: Path) -> str:
     return next((str(path.relative_to(folder)) for path in files if f"{path}:" in str(error)), "manifest.json")
 
 
-def unfinished_line(folder: Path) -> Finding | None:
+def unfinished_line(folder: Path) -> StoreFinding | None:
     """That the last line of the records does not end, if it does not."""
     path = folder / RECORDS
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
-        return Finding(RECORDS, "its last line does not end; what it said was never committed, or it was damaged")
+        return StoreFinding(RECORDS, "its last line does not end; what it said was never committed, or it was damaged")
     return None
 
 
-def _strangers(folder: Path, recorded: Mapping[str, Any]) -> list[Finding]:
+def _strangers(folder: Path, recorded: Mapping[str, Any]) -> list[StoreFinding]:
     """Files that no record names: leftovers of a kill, or somebody's own."""
     told = {"manifest.json", RECORDS, *recorded, *(str(path.relative_to(folder)) for path in journals.journals(folder))}
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     strange = [name for name in names if name not in told and not name.startswith(journals.LOCK)]
-    return [Finding(name, "no record names it", remark=True) for name in strange]
+    return [StoreFinding(name, "no record names it", remark=True) for name in strange]
 
 
-def _shard(manifest: Manifest, name: str, expected: list[str], *, read_data: bool) -> list[Finding]:
+def _shard(manifest: Manifest, name: str, expected: list[str], *, read_data: bool) -> list[StoreFinding]:
     """What is wrong with a shard."""
     try:
         shard = Shard(manifest.folder / name)
     except (ValueError, OSError) as error:
-        return [Finding(name, str(error))]
+        return [StoreFinding(name, str(error))]
     findings = []
     identity = manifest.header["identity"]
     if shard.recipe != identity.get("recipe", identity):
-        findings.append(Finding(name, "of another recipe than the folder"))
+        findings.append(StoreFinding(name, "of another recipe than the folder"))
     held = [video["id"] for video in shard.videos]
     if held != expected:
-        findings.append(Finding(name, f"holds the videos {held[:3]}…, recorded are {expected[:3]}…"))
+        findings.append(StoreFinding(name, f"holds the videos {held[:3]}…, recorded are {expected[:3]}…"))
     for position, video_id in enumerate(held):
         try:
             video = shard.video(position) if read_data else shard.unverified(position)
         except ValueError as error:
-            findings.append(Finding(name, str(error), video_id))
+            findings.append(StoreFinding(name, str(error), video_id))
             continue
-        findings += [Finding(name, what, video_id) for what in _against_the_map(video, shard.recipe)]
+        findings += [StoreFinding(name, what, video_id) for what in _against_the_map(video, shard.recipe)]
         if read_data:
-            findings += [Finding(name, what, video_id, remark=remark) for what, remark in _oddities(video.features)]
+            findings += [StoreFinding(name, what, video_id, remark=remark) for what, remark in _oddities(video.features)]
     return findings
 
 
@@ -198,12 +198,12 @@ def _oddities(features: np.ndarray) -> Iterator[tuple[str, bool]]:
         yield f"{repeated} of {len(features)} rows repeat the one before", True
 
 
-def num_damaged(verified: Verified) -> int:
+def num_damaged(verified: VerifyReport) -> int:
     """How much is not as it was written."""
     return sum(not finding.remark for finding in verified.findings)
 
 
-def show(verified: Verified) -> str:
+def show(verified: VerifyReport) -> str:
     """A line for each finding, and one that counts."""
     if verified.config.json:
         return "\n".join(json.dumps(dataclasses.asdict(finding)) for finding in verified.findings)

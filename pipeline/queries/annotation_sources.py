@@ -18,7 +18,7 @@ OWN = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv"}  # files that may name t
 
 
 @dataclass(frozen=True)
-class Sources:
+class AnnotationSources:
     """The files of a data set by split (under "" one whose rows name their own), those with durations, official facts."""
 
     format: str
@@ -38,13 +38,13 @@ class Sources:
 
 def find_sources(
     dataset: str, annotations: Path | None, chosen: Mapping[str, Sequence[str]], durations: Sequence[Path]
-) -> Sources:
+) -> AnnotationSources:
     """The files for the settings of `excl tokenise`; ValueError where these do not go together."""
     own = OWN.get(Path(dataset).suffix.lower())
     if own is not None:
         if annotations or durations or any(chosen.values()):
             raise ValueError(f"dataset: {dataset} names its splits itself: no annotations, train, val, test or durations")
-        return Sources(own, {"": (Path(dataset),)}, (), {})
+        return AnnotationSources(own, {"": (Path(dataset),)}, (), {})
     if dataset not in FORMATS:
         raise ValueError(
             f"dataset: {dataset!r} is neither one of {', '.join(FORMATS)} nor a file that ends in {', '.join(OWN)}"
@@ -57,7 +57,7 @@ def find_sources(
     if not files["train"]:
         folder = " or annotations, the folder with the official files" if dataset in KNOWN else ""
         raise ValueError(f"train: needed{folder}: the vocabulary comes from the training split")
-    return Sources(dataset, files, _durations(dataset, annotations, durations), parts)
+    return AnnotationSources(dataset, files, _durations(dataset, annotations, durations), parts)
 
 
 def _parts(
@@ -102,7 +102,7 @@ def _durations(dataset: str, annotations: Path | None, given: Sequence[Path]) ->
     return next((files for files in choices if all(file.is_file() for file in files)), choices[0])
 
 
-def load_moments(sources: Sources) -> list[Moment]:
+def load_moments(sources: AnnotationSources) -> list[Moment]:
     """All moments of the files, every split under its name, nothing removed; ValueError names what cannot be read."""
     for path in sources.all_files():
         existing_file(path, what=f"annotations of {sources.format}")
@@ -136,7 +136,7 @@ def _require_one_query(moments: Sequence[Moment]) -> None:
             )
 
 
-def _load(sources: Sources, path: Path, split: str) -> list[Moment]:
+def _load(sources: AnnotationSources, path: Path, split: str) -> list[Moment]:
     match sources.format:
         case "charades-sta":
             loaded = charades_sta.load(path, split=split, durations=sources.durations)

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.annotations.cleaning import Hygiene
+from excl.datasets.annotations.cleaning import CleaningPolicy
 from excl.datasets.text.tokens import Tokeniser
 from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt
-from excl.pipeline.queries.annotation_sources import Sources, find_sources
+from excl.pipeline.queries.annotation_sources import AnnotationSources, find_sources
 from excl.pipeline.queries.word_vectors import local_file
 
 RUN_ONLY = ("out", "report", "annotations")
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class TokeniseConfig:
     """Turn annotations into moments with tokens, a vocabulary of the training split, and its word vectors."""
 
     dataset: str
@@ -47,7 +47,7 @@ class Config:
     """Which file of the zip to read, if it has several: glove.6B.300d.txt, for one."""
     glove_cased_fallback: bool = False
     """Where a word has no vector, take that of the same word in other case (glove.840B is cased, queries are not)."""
-    hygiene: Hygiene = field(default_factory=Hygiene)
+    hygiene: CleaningPolicy = field(default_factory=CleaningPolicy)
     """What becomes of annotations that are wrong."""
     tokeniser: Tokeniser = "nltk"
     """How queries become words: nltk (words and marks), whitespace, words (letters and digits), no-punctuation."""
@@ -67,7 +67,7 @@ class Config:
                 if getattr(self, name) is None:
                     raise ValueError(f"{name}: missing; only --report goes without it")
 
-    def sources(self) -> Sources:
+    def sources(self) -> AnnotationSources:
         """The files to read, and as which split."""
         chosen = {"train": self.train, "val": self.val, "test": self.test}
         return find_sources(self.dataset, self.annotations, chosen, self.durations)

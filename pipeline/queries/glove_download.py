@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from excl.datasets.text.glove_files import PUBLISHED, Published
+from excl.datasets.text.glove_files import PUBLISHED, PublishedGlove
 from excl.models import download
 from excl.models.download import Download, cache_folder, is_page
 from excl.pipeline.queries.vector_cache import checksums, text_sha1
@@ -43,9 +43,9 @@ def fetch(name: str) -> Path:
         Download(
             published.url,
             path,
-            differs=lambda path: differs(path, published),
-            what_is=wrong_bytes,
-            by_hand=f"give its path in place of {name}, or put it at {path}",
+            differs=lambda path: mismatch(path, published),
+            what_is=describe_wrong_file,
+            manual_hint=f"give its path in place of {name}, or put it at {path}",
         )
     )
     if not was_there and checksums(path).sha1 != published.sha1:
@@ -57,7 +57,7 @@ def fetch(name: str) -> Path:
     return path
 
 
-def differs(path: Path, published: Published) -> str | None:
+def mismatch(path: Path, published: PublishedGlove) -> str | None:
     """In what a file is not the published zip, nor one with the same text in it, or None."""
     if (found := checksums(path).sha1) == published.sha1:
         return None
@@ -70,7 +70,7 @@ def differs(path: Path, published: Published) -> str | None:
     return f"sha1 {found}, published is {published.sha1}; {published.text} in it: {reason}"
 
 
-def wrong_bytes(path: Path) -> str | None:
+def describe_wrong_file(path: Path) -> str | None:
     """What a file is if its bytes are neither a text nor a zip, or None."""
     with path.open("rb") as file:
         head = file.read(1024)

@@ -13,14 +13,14 @@ from excl.datasets.text.glove import WordVectors
 from excl.datasets.text.tokens import MAX_QUERY_CHARS, Vocabulary, tokenise, too_long
 from excl.pipeline.queries import report as reports
 from excl.pipeline.queries.annotation_sources import SPLITS, load_moments
-from excl.pipeline.queries.config import Config
+from excl.pipeline.queries.config import TokeniseConfig
 from excl.pipeline.queries.word_vectors import GloveFile, vectors_for
 
 
-class Queries:
+class QueryPreparation:
     """All that comes of the annotations, each part computed when it is first asked for."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: TokeniseConfig) -> None:
         self.config, self.sources = config, config.sources()
 
     @cached_property
@@ -106,11 +106,11 @@ class Queries:
             "dataset": self.sources.format,
             "made_of": self.made_of,
             "tokeniser": self.config.tokeniser,
-            "annotations": reports.of_annotations(
+            "annotations": reports.annotations_report(
                 self.sources, self.raw, self.config.hygiene, why_unusable=self.why_unusable
             ),
-            "cleaning": reports.of_cleaning(self.cleaning),
-            "splits": reports.of_splits(self.moments, self.tokens, self.vocabulary, vectors),
+            "cleaning": reports.cleaning_report(self.cleaning),
+            "splits": reports.splits_report(self.moments, self.tokens, self.vocabulary, vectors),
             "vocabulary": {
                 "words": len(self.vocabulary) - 2,
                 "paper": known.paper_words if known else None,
@@ -119,5 +119,5 @@ class Queries:
             "shared_videos": reports.shared_videos(self.moments),
         }
         if vectors is not None and file is not None:
-            report["vectors"] = reports.of_vectors(self.vocabulary, vectors, dataclasses.asdict(file))
+            report["vectors"] = reports.vectors_report(self.vocabulary, vectors, dataclasses.asdict(file))
         return report

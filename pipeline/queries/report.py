@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from excl.datasets.annotations.cleaning import FLAWS, Cleaning, Hygiene, find_flaws, names
+from excl.datasets.annotations.cleaning import FLAWS, Cleaning, CleaningPolicy, find_flaws, names
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.parsing import printable
 from excl.datasets.text.glove import WordVectors
 from excl.datasets.text.tokens import UNK, Vocabulary
-from excl.pipeline.queries.annotation_sources import SPLITS, Sources
+from excl.pipeline.queries.annotation_sources import SPLITS, AnnotationSources
 
 UNKNOWN = "not in the vocabulary"
 WORDS_SHOWN = 8
 
 
-def of_annotations(
-    sources: Sources, moments: Sequence[Moment], hygiene: Hygiene, *, why_unusable: Callable[[Moment], str]
+def annotations_report(
+    sources: AnnotationSources, moments: Sequence[Moment], hygiene: CleaningPolicy, *, why_unusable: Callable[[Moment], str]
 ) -> dict[str, Any]:
     """What the files hold, split by split, before anything is done about it."""
     report = {}
@@ -50,7 +50,7 @@ def of_annotations(
     return report
 
 
-def of_cleaning(cleaning: Cleaning) -> dict[str, Any]:
+def cleaning_report(cleaning: Cleaning) -> dict[str, Any]:
     """What was done about it."""
     return {
         "kept": len(cleaning.kept),
@@ -59,7 +59,7 @@ def of_cleaning(cleaning: Cleaning) -> dict[str, Any]:
     }
 
 
-def of_splits(
+def splits_report(
     moments: Sequence[Moment], tokens: Sequence[Sequence[str]], vocabulary: Vocabulary, vectors: WordVectors | None
 ) -> dict[str, Any]:
     """For every split what of it is in the vocabulary and, where word vectors are given, has one."""
@@ -94,7 +94,7 @@ def _share(words_by_query: Iterable[Iterable[str]]) -> dict[str, Any]:
     return {"tokens": words.total(), "queries": queries, "words": dict(ranked)}
 
 
-def of_vectors(vocabulary: Vocabulary, vectors: WordVectors, file: Mapping[str, Any]) -> dict[str, Any]:
+def vectors_report(vocabulary: Vocabulary, vectors: WordVectors, file: Mapping[str, Any]) -> dict[str, Any]:
     """Which file the vectors came from, and which words of the vocabulary it lacks."""
     without = [word for word, found in zip(vocabulary.words[2:], vectors.found[2:], strict=True) if not found]
     return {**file, "dim": vectors.dim, "words_without_vector": len(without), "without_vector": without}
@@ -175,6 +175,6 @@ def _rounded(value: float) -> float:
     return round(float(value), 2)
 
 
-def policies(hygiene: Hygiene) -> dict[str, str]:
+def policies(hygiene: CleaningPolicy) -> dict[str, str]:
     """The policies as JSON values."""
     return dataclasses.asdict(hygiene)

@@ -34,7 +34,7 @@ LOCK_S = 60
 
 
 @dataclass(frozen=True)
-class Stamp:
+class FileStamp:
     """By what a file is taken to be the same as before."""
 
     path: str
@@ -42,14 +42,14 @@ class Stamp:
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: Path) -> Stamp:
+    def of(cls, path: Path) -> FileStamp:
         """The stamp of a file as it is now."""
         stat = path.stat()
         return cls(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
 
     def require(self, path: Path) -> None:
         """ValueError if the file is another one by now."""
-        if Stamp.of(path) != self:
+        if FileStamp.of(path) != self:
             raise ValueError(f"{path}: it was changed while it was read; run the same command again")
 
 
@@ -82,7 +82,7 @@ def checksums_beside(path: Path) -> Iterator[Callable[[], Checksums]]:
 
     ValueError if the file changes before they are there. They are remembered.
     """
-    stamp, stop = Stamp.of(path), threading.Event()
+    stamp, stop = FileStamp.of(path), threading.Event()
 
     def result() -> Checksums:
         found = Checksums(futures[0].result(), futures[1].result())
@@ -110,7 +110,7 @@ def text_sha1(path: Path, member: str) -> str:
     """The sha1 of a text in a zip, remembered or computed; ValueError if it cannot be unpacked."""
     if (facts := _recall(path, f"text {member}")) is not None:
         return facts["sha1"]
-    stamp, digest = Stamp.of(path), hashlib.sha1(usedforsecurity=False)
+    stamp, digest = FileStamp.of(path), hashlib.sha1(usedforsecurity=False)
     with open_text(path, member) as (read, _):
         while block := read(BLOCK_BYTES):
             digest.update(block)
@@ -126,7 +126,7 @@ def known_text_sha1(path: Path, member: str) -> str | None:
 
 
 def _recall(path: Path, what: str) -> dict[str, str] | None:
-    stamp = Stamp.of(path)
+    stamp = FileStamp.of(path)
     try:
         facts = json.loads(_facts_path(stamp, what).read_text(encoding="utf-8"))
         if facts["stamp"] == [stamp.path, stamp.size, stamp.mtime_ns] and facts["what"] == what:
@@ -136,17 +136,17 @@ def _recall(path: Path, what: str) -> dict[str, str] | None:
     return None
 
 
-def _remember(stamp: Stamp, what: str, facts: dict[str, str]) -> None:
+def _remember(stamp: FileStamp, what: str, facts: dict[str, str]) -> None:
     entry = {"stamp": [stamp.path, stamp.size, stamp.mtime_ns], "what": what, "facts": facts}
     _write(_facts_path(stamp, what), json.dumps(entry).encode(), keep=FACTS)
 
 
-def _facts_path(stamp: Stamp, what: str) -> Path:
+def _facts_path(stamp: FileStamp, what: str) -> Path:
     name = hashlib.sha256(os.fsencode(f"{what}\n{stamp.path}")).hexdigest()[:32]
     return cache_folder() / "glove" / "files" / f"{name}.json"
 
 
-def recall_vectors(made_from: dict[str, Any]) -> WordVectors | None:
+def load_cached(made_from: dict[str, Any]) -> WordVectors | None:
     """The vectors that were made from this, if they are remembered and undamaged."""
     path, key = _vectors_path(made_from)
     try:
@@ -162,7 +162,7 @@ def recall_vectors(made_from: dict[str, Any]) -> WordVectors | None:
         return WordVectors(arrays["matrix"], arrays["found"], arrays["other_case"])
 
 
-def remember_vectors(made_from: dict[str, Any], vectors: WordVectors) -> None:
+def save_cached(made_from: dict[str, Any], vectors: WordVectors) -> None:
     """Keep vectors under what they were made from."""
     path, key = _vectors_path(made_from)
     arrays = io.BytesIO()

@@ -14,7 +14,7 @@ from excl.datasets.text.glove_files import PUBLISHED, published_file
 from excl.datasets.text.tokens import Vocabulary
 from excl.pipeline.config import existing_file
 from excl.pipeline.queries import glove_download, vector_cache
-from excl.pipeline.queries.vector_cache import Checksums, Stamp
+from excl.pipeline.queries.vector_cache import Checksums, FileStamp
 
 LOADER_VERSION = 1  # raise it when a change alters what load_vectors gives, or matrices of the old one are used
 
@@ -65,10 +65,10 @@ def vectors_for(
     path = _path(path_or_name)
     if path_or_name in PUBLISHED and member is None:
         member = PUBLISHED[str(path_or_name)].text
-    stamp, sums = Stamp.of(path), vector_cache.known_checksums(path)
+    stamp, sums = FileStamp.of(path), vector_cache.known_checksums(path)
 
     def load() -> WordVectors:
-        if (wrong := glove_download.wrong_bytes(path)) is not None:
+        if (wrong := glove_download.describe_wrong_file(path)) is not None:
             raise ValueError(f"{path}: {wrong}")
         return load_vectors(path, vocabulary, seed=seed, member=member, cased_fallback=cased_fallback)
 
@@ -82,7 +82,7 @@ def vectors_for(
             "version": LOADER_VERSION,
         }
 
-    if sums is not None and (vectors := vector_cache.recall_vectors(made_from(sums))) is not None:
+    if sums is not None and (vectors := vector_cache.load_cached(made_from(sums))) is not None:
         return vectors, _described(path, sums)
     if sums is not None:
         vectors = load()
@@ -91,7 +91,7 @@ def vectors_for(
             vectors = load()
             sums = result()
     stamp.require(path)
-    vector_cache.remember_vectors(made_from(sums), vectors)
+    vector_cache.save_cached(made_from(sums), vectors)
     return vectors, _described(path, sums)
 
 

@@ -26,7 +26,7 @@ KEPT = 64  # a film of three hours in the paper's rows is 14 MB
 LOCK_S = 60
 
 
-def recall(made_from: Mapping[str, Any]) -> VideoFeatures | None:
+def load(made_from: Mapping[str, Any]) -> VideoFeatures | None:
     """The features that were made from this, if they are remembered and undamaged."""
     path = _path(made_from)
     try:
@@ -40,7 +40,7 @@ def recall(made_from: Mapping[str, Any]) -> VideoFeatures | None:
     return dataclasses.replace(video, features=video.features.copy())  # those of a shard cannot be written to
 
 
-def remember(made_from: Mapping[str, Any], video: VideoFeatures) -> None:
+def save(made_from: Mapping[str, Any], video: VideoFeatures) -> None:
     """Keep features under what they were made from."""
     path = _path(made_from)
     try:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from excl.datasets.video.backends import choose
+from excl.datasets.video.backends import resolve_backends
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import UPSCALE_ONLY, Geometry
 from excl.datasets.video.sampling import Video
@@ -19,7 +19,7 @@ from excl.models.i3d.compile_policy import Compile
 from excl.models.i3d.extractor import Extractor
 from excl.models.i3d.presets import PRESETS, layout_from_json
 from excl.models.i3d.published import PUBLISHED
-from excl.models.i3d.row_layout import MIN_POOLED_FRAMES, Continuous, Layout, NoRowsError, Pool, Windows
+from excl.models.i3d.row_layout import MIN_POOLED_FRAMES, Continuous, NoRowsError, Pool, RowLayout, Windows
 from excl.models.i3d.runner import Precision
 from excl.models.i3d.weights import Weights
 from excl.pipeline.store.shard import VideoFeatures
@@ -32,14 +32,14 @@ IMPORTED = "imported"  # in place of weights, where others made the features
 
 
 @dataclass(frozen=True)
-class Making:
+class FeatureRecipe:
     """How features are made, but for the weights: sampling (fps None: the video's own rate), rows, precision, storage."""
 
     fps: float | None
     short_side: int | str
     crop: int
     backends: tuple[str, ...]
-    layout: Layout
+    layout: RowLayout
     precision: Precision
     dtype: Literal["float16", "float32"]
 
@@ -61,7 +61,7 @@ class Making:
         }
 
     @classmethod
-    def from_recipe(cls, recipe: Mapping[str, Any]) -> Making:
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> FeatureRecipe:
         """What a store's recipe says."""
         return cls(
             fps=None if recipe["fps"] == NATIVE else recipe["fps"],
@@ -88,7 +88,7 @@ class Making:
 
 
 @dataclass(frozen=True)
-class RowSettings:
+class RowOptions:
     """The settings that choose a layout of rows; None is what the preset says."""
 
     preset: str = "excl"
@@ -100,7 +100,7 @@ class RowSettings:
     last_window: Literal["pad", "drop"] | None = None
     pool: Pool | None = None
 
-    def layout(self) -> Layout:
+    def layout(self) -> RowLayout:
         """The layout; ValueError for settings that contradict each other."""
         preset = PRESETS[self.preset]
         of_windows = ("window", "hop", "window_mean", "last_window")
@@ -120,7 +120,7 @@ class RowSettings:
             return dataclasses.replace(preset.layout, pool=self.pool or preset.layout.pool)
         return self._windows(preset.layout)
 
-    def _windows(self, of_preset: Layout) -> Windows:
+    def _windows(self, of_preset: RowLayout) -> Windows:
         base = of_preset if isinstance(of_preset, Windows) else Windows()
         window = self.window or base.window
         chosen = Windows(
@@ -133,7 +133,7 @@ class RowSettings:
         several = dataclasses.replace(chosen, mean=False).rows_of(window) > 1
         return dataclasses.replace(chosen, mean=chosen.mean and several)  # the mean of one row is that row: one recipe
 
-    def _with_bugs(self, given: list[str]) -> Layout:
+    def _with_bugs(self, given: list[str]) -> RowLayout:
         bugs = PRESETS[self.preset].bugs
         if bugs is None:
             known = ", ".join(name for name, preset in PRESETS.items() if preset.bugs)
@@ -143,8 +143,8 @@ class RowSettings:
         return bugs
 
 
-def making(
-    rows: RowSettings,
+def resolve_recipe(
+    rows: RowOptions,
     *,
     fps: float | Literal["native"] | None,
     short_side: int | str | None,
@@ -152,16 +152,16 @@ def making(
     backend: str,
     precision: Precision,
     dtype: Literal["float16", "float32"],
-) -> Making:
+) -> FeatureRecipe:
     """How features are made by these settings, of which None is what the preset says."""
     preset = PRESETS[rows.preset]
     crop = preset.crop if crop is None else crop
     geometry = Geometry.of(preset.short_side if short_side is None else short_side, crop)
-    return Making(
+    return FeatureRecipe(
         fps=preset.fps if fps is None else None if fps == NATIVE else fps,
         short_side=f"{geometry.short_side}{UPSCALE_ONLY}" if geometry.upscale_only else geometry.short_side,
         crop=crop,
-        backends=choose(backend),
+        backends=resolve_backends(backend),
         layout=rows.layout(),
         precision=precision,
         dtype=dtype,
@@ -180,7 +180,7 @@ def weights_identity(weights: Weights) -> dict[str, Any]:
     }
 
 
-def video_features(
+def compute_features(
     video: Video,
     extractor: Extractor,
     *,

@@ -33,10 +33,10 @@ import numpy as np
 
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.sampling import Video, VideoFacts
-from excl.pipeline.artifacts.atomic_files import atomic
+from excl.pipeline.artifacts.atomic_files import atomic_write
 from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.execution.sharded_stage import whereabouts
+from excl.pipeline.execution.sharded_stage import video_files
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def check_pictures(spec: str) -> None:
 
 def encoder(spec: str, *, side: int) -> Callable[[np.ndarray], bytes]:
     """A function from a frame, uint8 RGB [side, side, 3], to the bytes of a picture."""
-    return functools.partial(_to_jpeg, quality=int(spec.removeprefix("jpeg:"))) if spec != LOSSLESS else _Png(side)
+    return functools.partial(_encode_jpeg, quality=int(spec.removeprefix("jpeg:"))) if spec != LOSSLESS else _Png(side)
 
 
 class _Png:
@@ -89,7 +89,7 @@ def _jpeg() -> ModuleType:
     return importlib.import_module("torchvision.io")
 
 
-def _to_jpeg(frame: np.ndarray, *, quality: int) -> bytes:
+def _encode_jpeg(frame: np.ndarray, *, quality: int) -> bytes:
     return _jpeg().encode_jpeg(torch.from_numpy(np.array(frame)).permute(2, 0, 1), quality).numpy().tobytes()
 
 
@@ -123,7 +123,7 @@ def write_part(
     """
     encode: Callable[[np.ndarray], bytes] | None = None
     lengths, crc = [], 0
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         pictures = file.create_dataset("pictures", shape=(0,), maxshape=(None,), chunks=(2**18,), dtype=np.uint8)
         block = bytearray()
         for frame in video if frames is None else frames:
@@ -161,7 +161,7 @@ def join_frames(target: Path, sources: Sequence[tuple[str, Path]], *, recipe: Ma
     """Write a shard of the videos in `sources`, each with the file that holds it; what its record is to say of it."""
     stored = [StoredFrames(path, video_id) for video_id, path in sources]
     lengths = np.concatenate([video.lengths for video in stored])
-    with atomic(target) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(target) as temporary, h5py.File(temporary, "w") as file:
         pictures = file.create_dataset("pictures", shape=(int(lengths.sum()),), dtype=np.uint8)
         at = 0
         for video in stored:
@@ -179,7 +179,7 @@ class FrameStore(Mapping[str, "StoredFrames"]):
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path, stage="decode")
-        self._where = whereabouts(self.manifest)
+        self._where = video_files(self.manifest)
 
     def __getitem__(self, video_id: str) -> StoredFrames:
         return StoredFrames(self.path / self._where[video_id], video_id)

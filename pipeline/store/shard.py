@@ -28,7 +28,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from excl.pipeline.artifacts.atomic_files import atomic
+from excl.pipeline.artifacts.atomic_files import atomic_write
 
 try:
     from isal.isal_zlib import crc32  # the same numbers as zlib's, ten times as fast
@@ -119,7 +119,7 @@ def write_shard(
         video.require_finite()
     described = [{"id": v.video_id, "crc32": _crc32(v), **v.facts} for v in videos]
     offsets = np.cumsum([0, *(len(video.features) for video in videos)])
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         with h5_file(temporary) as file:
             file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
             file.attrs["recipe"] = json.dumps(recipe, sort_keys=True)

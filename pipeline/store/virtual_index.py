@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 
 from excl.datasets.parsing import storable
-from excl.pipeline.artifacts.atomic_files import atomic, sha256_file
+from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file
 from excl.pipeline.artifacts.manifest import INDEX as RECORD
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.shard import Shard, h5_file
@@ -36,7 +36,7 @@ def write_index(manifest: Manifest) -> None:
     if record.get("of") == of and path.is_file():
         return
     left_out = []
-    with atomic(path) as temporary, h5_file(temporary) as file:
+    with atomic_write(path) as temporary, h5_file(temporary) as file:
         for name in files:
             shard = Shard(manifest.folder / name)
             for position, video in enumerate(shard.videos):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from excl.pipeline import evaluate, train
-from excl.pipeline.artifacts.header import RecipeMismatchError, differing
+from excl.pipeline.artifacts.header import RecipeMismatchError, diff
 from excl.pipeline.artifacts.manifest import BusyError, Manifest
 from excl.pipeline.execution.video_reading import num_cores
 from excl.pipeline.training.checkpoint_files import exists
@@ -35,8 +35,8 @@ class Job:
     """One training and its evaluation, in a folder of its own."""
 
     name: str
-    training: train.Config
-    evaluation: evaluate.Config
+    training: train.TrainConfig
+    evaluation: evaluate.EvaluateConfig
 
     @property
     def folder(self) -> Path:
@@ -71,7 +71,7 @@ def _differences(job: Job) -> list[str]:
     lines = []
     for folder, stage, version, made_by in folders:
         wanted = {"stage": stage, "code_version": version, "identity": made_by}
-        for key, (old, new) in differing(Manifest.read(folder).header, wanted).items():
+        for key, (old, new) in diff(Manifest.read(folder).header, wanted).items():
             lines.append(f"{folder}: {key}: the folder has {old!r}, asked for is {new!r}")
     return lines
 

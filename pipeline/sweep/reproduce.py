@@ -43,7 +43,7 @@ OF_VARIANTS = ("variant", "loss", "video_encoder", "predictor", "text_encoder")
 
 
 @dataclass(frozen=True, config=STRICT)
-class Training(train.Config):
+class SharedTrainConfig(train.TrainConfig):
     """The settings that all trainings share: those of `excl train`."""
 
     store: Annotated[tuple[Path, ...], tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="store-of-run")] = ()
@@ -63,7 +63,7 @@ class Training(train.Config):
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class ReproduceConfig:
     """Train the paper's twelve variants, evaluate them, and put the figures beside the paper's Table 1."""
 
     stores: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …")]
@@ -78,7 +78,7 @@ class Config:
     """The split to evaluate on."""
     parallel: PositiveInt = 1
     """Trainings side by side, each in a process of its own with its share of the cores; its messages go to log.txt."""
-    training: WithoutPrefix[Training] = field(default_factory=Training)
+    training: WithoutPrefix[SharedTrainConfig] = field(default_factory=SharedTrainConfig)
     """How each is trained."""
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class Reproduction:
     errors: dict[str, str]
 
 
-def run(config: Config) -> Reproduction:
+def run(config: ReproduceConfig) -> Reproduction:
     """Do what is not done yet. ValueError where settings are not those of the folder, or where nothing could be trained.
 
     BusyError if another process is at the same table.
@@ -114,7 +114,7 @@ def run(config: Config) -> Reproduction:
     return Reproduction(config.out, errors)
 
 
-def is_of(config: Config) -> bool:
+def is_of(config: ReproduceConfig) -> bool:
     """Whether a folder has trainings, and all that it has of these are of these settings."""
     jobs = _all_jobs(config)
     try:
@@ -124,7 +124,7 @@ def is_of(config: Config) -> bool:
     return any(exists(job.training.out, LAST) for job in jobs)
 
 
-def num_finished(config: Config) -> int:
+def num_finished(config: ReproduceConfig) -> int:
     """How many trainings and evaluations there are, if the table is finished with just these settings; 0 if not."""
     jobs = _all_jobs(config)
     try:
@@ -135,7 +135,7 @@ def num_finished(config: Config) -> int:
     return len(jobs) if num_results == len(jobs) and (config.out / MARKDOWN).is_file() else 0
 
 
-def _do(config: Config, jobs: Sequence[Job], errors: dict[str, str]) -> None:
+def _do(config: ReproduceConfig, jobs: Sequence[Job], errors: dict[str, str]) -> None:
     """Do the jobs, and write the table anew after each; `errors` takes those of jobs that failed."""
     with contextlib.closing(done(jobs, config.parallel)) as results:
         for number, (job, error) in enumerate(results, start=1):
@@ -147,24 +147,24 @@ def _do(config: Config, jobs: Sequence[Job], errors: dict[str, str]) -> None:
             log.info("[%d/%d] %s is done", number, len(jobs), job.name)
 
 
-def _all_jobs(config: Config) -> list[Job]:
+def _all_jobs(config: ReproduceConfig) -> list[Job]:
     jobs = [job for path in config.stores for job in _jobs(config, TrainingStore(path))]
     return sorted(jobs, key=lambda job: job.training.seed)  # a table of all variants early
 
 
-def _jobs(config: Config, store: TrainingStore) -> list[Job]:
+def _jobs(config: ReproduceConfig, store: TrainingStore) -> list[Job]:
     dataset = store.about_queries["dataset"]
     name = f"{dataset}-{store.manifest.fingerprint()[:8]}"
     variants = [variant for variant in VARIANTS if variant in config.variants or "all" in config.variants]
-    shared = {one.name: getattr(config.training, one.name) for one in dataclasses.fields(train.Config)}
+    shared = {one.name: getattr(config.training, one.name) for one in dataclasses.fields(train.TrainConfig)}
     jobs = []
     for seed in range(config.seeds):
         for variant in variants:
             folder = config.out / name / variant / f"seed-{seed}"
             model = variant_config(variant, like=config.training.model)
             own = {"store": (store.path,), "out": folder / "run", "seed": seed, "model": model}
-            training = train.Config(**{**shared, **own})
-            evaluation = evaluate.Config(
+            training = train.TrainConfig(**{**shared, **own})
+            evaluation = evaluate.EvaluateConfig(
                 run=folder / "run",
                 store=store.path,
                 out=folder / MADE,

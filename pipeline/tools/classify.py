@@ -14,7 +14,7 @@ import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.video.backends import Choice, choose
+from excl.datasets.video.backends import Choice, resolve_backends
 from excl.datasets.video.geometry import Geometry
 from excl.models.i3d.extractor import MAX_SIZE, Extractor, choose_device
 from excl.models.i3d.runner import keep_freed_memory
@@ -22,13 +22,13 @@ from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled
 from excl.pipeline.execution.sharded_stage import MAX_THREADS
-from excl.pipeline.execution.video_reading import Reading, num_cores
+from excl.pipeline.execution.video_reading import VideoReading, num_cores
 
 DEFAULT_FPS = 25.0  # of weights that do not say what they were trained on
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class ClassifyConfig:
     """Show the classes that I3D sees in a video: with fitting weights and pictures they make sense."""
 
     video: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
@@ -49,7 +49,7 @@ class Config:
     """What decodes: pyav, decord, torchcodec, torchcodec-cuda, or auto."""
     device: str = "auto"
     """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
-    reading: WithoutPrefix[Reading] = field(default_factory=Reading)
+    reading: WithoutPrefix[VideoReading] = field(default_factory=VideoReading)
     """How the video is read."""
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class RankedClass:
     """A class: its number, its name (None if nobody knows), its logit over the whole video, and its probability."""
 
     number: int
@@ -69,7 +69,7 @@ class Seen:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classified:
+class ClassReport:
     """The most probable classes of a video, and what was looked at."""
 
     video: str
@@ -78,11 +78,11 @@ class Classified:
     fps: float
     num_frames: int
     duration_s: float
-    top: list[Seen]
+    top: list[RankedClass]
     as_json: bool
 
 
-def run(config: Config) -> Classified:
+def run(config: ClassifyConfig) -> ClassReport:
     """Classify the video. Raises ValueError (VideoError) for one that cannot be read."""
     weights = load_weights(config.weights)
     if choose_device(config.device).type == "cpu":
@@ -92,13 +92,13 @@ def run(config: Config) -> Classified:
         config.video,
         fps=fps,
         geometry=Geometry.of(config.short_side, config.crop),
-        backends=choose(config.backend),
+        backends=resolve_backends(config.backend),
         threads=min(MAX_THREADS, num_cores()),
     )
     rows = Extractor(weights, device=choose_device(config.device))(video)
     facts = video.facts
     top = most_probable(weights, logits_of(weights, rows).mean(axis=0), config.top)
-    return Classified(
+    return ClassReport(
         str(config.video), weights.source, weights.is_random, fps, facts.num_frames, facts.duration_s, top, config.json
     )
 
@@ -109,17 +109,17 @@ def logits_of(weights: Weights, rows: np.ndarray) -> np.ndarray:
     return torch.nn.functional.linear(torch.from_numpy(rows).float(), weight.flatten(1), bias).numpy()
 
 
-def most_probable(weights: Weights, logits: np.ndarray, count: int) -> list[Seen]:
+def most_probable(weights: Weights, logits: np.ndarray, count: int) -> list[RankedClass]:
     """The `count` most probable classes of logits [classes], in order."""
     probabilities = torch.from_numpy(logits).double().softmax(0).numpy()
     names = weights.class_names
     return [
-        Seen(int(index), names[index] if names else None, float(logits[index]), float(probabilities[index]))
+        RankedClass(int(index), names[index] if names else None, float(logits[index]), float(probabilities[index]))
         for index in np.argsort(-logits, kind="stable")[:count]
     ]
 
 
-def show(classified: Classified) -> str:
+def show(classified: ClassReport) -> str:
     """The classes for people, or as JSON."""
     if classified.as_json:
         values = dataclasses.asdict(classified)
@@ -135,6 +135,6 @@ def show(classified: Classified) -> str:
     return "\n".join(lines)
 
 
-def class_lines(top: list[Seen]) -> list[str]:
+def class_lines(top: list[RankedClass]) -> list[str]:
     """One line a class: probability, logit, name."""
     return [f"{100 * one.probability:9.4f} %  {one.logit:9.4f}  {one.name or f'class {one.number}'}" for one in top]

@@ -14,14 +14,14 @@ from excl.datasets.parsing import printable
 from excl.datasets.text.glove import cut_short, peek
 from excl.datasets.text.glove_files import PUBLISHED, is_zip, published_file, texts_in
 from excl.pipeline.config import STRICT, WithoutPrefix, subcommand
-from excl.pipeline.queries.glove_download import cached_path, differs, fetch, wrong_bytes
+from excl.pipeline.queries.glove_download import cached_path, describe_wrong_file, fetch, mismatch
 from excl.pipeline.queries.vector_cache import checksums, text_sha1
 
 Name = Literal["6B", "840B"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class List:
+class ListGlove:
     """Show the published word vectors: where they are and whether they verify."""
 
     json: bool = False
@@ -29,7 +29,7 @@ class List:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Fetch:
+class FetchGlove:
     """Download published word vectors into the cache (EXCL_CACHE, or the platform's cache folder), and verify them.
 
     A download that was interrupted goes on from where it stopped."""
@@ -43,7 +43,7 @@ class Fetch:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Verify:
+class VerifyGlove:
     """Say of files what they are, or what is wrong with them. The exit code is 3 if something is wrong with one."""
 
     what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE_OR_NAME …")]
@@ -57,14 +57,14 @@ class Verify:
 
 
 Action = (
-    Annotated[List, subcommand(List, "list")]
-    | Annotated[Fetch, subcommand(Fetch, "fetch")]
-    | Annotated[Verify, subcommand(Verify, "verify")]
+    Annotated[ListGlove, subcommand(ListGlove, "list")]
+    | Annotated[FetchGlove, subcommand(FetchGlove, "fetch")]
+    | Annotated[VerifyGlove, subcommand(VerifyGlove, "verify")]
 )
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class GloveConfig:
     """Word vectors in GloVe's format: list the published ones, fetch them, say of files what they are."""
 
     action: WithoutPrefix[Action]
@@ -72,7 +72,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class GloveText:
     """A text of vectors: its name, how many numbers a word has, its first word, and which published text it is."""
 
     name: str
@@ -82,7 +82,7 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class GloveFinding:
     """One file: `wrong` says what is wrong with it, None if nothing is; `path` is None if there is no file."""
 
     name: str
@@ -91,39 +91,39 @@ class Finding:
     size: int | None = None
     wrong: str | None = None
     published: str | None = None
-    texts: tuple[Text, ...] = ()
+    texts: tuple[GloveText, ...] = ()
     sha1: str | None = None
     sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class GloveReport:
     """What there is to say: findings, or lines of what was done."""
 
-    findings: list[Finding]
+    findings: list[GloveFinding]
     kind: Literal["list", "verify", "done"]
     as_json: bool = False
     lines: tuple[str, ...] = ()
 
 
-def run(config: Config) -> Report:
+def run(config: GloveConfig) -> GloveReport:
     """Do what is asked for."""
     action = config.action
     match action:
-        case List():
-            return Report([_look_up(name) for name in PUBLISHED], "list", action.json)
-        case Verify():
-            return Report([_verify(what) for what in action.what], "verify", action.json)
-        case Fetch():
-            return Report([], "done", lines=tuple(f"{name}: verified, in {fetch(name)}" for name in action.names))
+        case ListGlove():
+            return GloveReport([_look_up(name) for name in PUBLISHED], "list", action.json)
+        case VerifyGlove():
+            return GloveReport([_verify(what) for what in action.what], "verify", action.json)
+        case FetchGlove():
+            return GloveReport([], "done", lines=tuple(f"{name}: verified, in {fetch(name)}" for name in action.names))
 
 
-def num_wrong(report: Report) -> int:
+def num_wrong(report: GloveReport) -> int:
     """How many of the files that were to be verified are wrong."""
     return sum(finding.wrong is not None for finding in report.findings) if report.kind == "verify" else 0
 
 
-def show(report: Report) -> str:
+def show(report: GloveReport) -> str:
     """A table, or a line for each, or JSON lines."""
     if report.as_json:
         return "\n".join(json.dumps(dataclasses.asdict(finding)) for finding in report.findings)
@@ -132,17 +132,17 @@ def show(report: Report) -> str:
     return "\n".join([*report.lines, *map(_line, report.findings)])
 
 
-def _look_up(name: str) -> Finding:
+def _look_up(name: str) -> GloveFinding:
     path, published = cached_path(name), PUBLISHED[name]
     if not path.is_file():
-        return Finding(name, published.file_name)
+        return GloveFinding(name, published.file_name)
     found = _verify_file(name, path)
-    if found.wrong is None and (differing := differs(path, published)) is not None:
+    if found.wrong is None and (differing := mismatch(path, published)) is not None:
         return dataclasses.replace(found, wrong=f"not the published {published.file_name}: {differing}")
     return found
 
 
-def _verify(what: str) -> Finding:
+def _verify(what: str) -> GloveFinding:
     if what not in PUBLISHED:
         return _verify_file(what, Path(what))
     found = _look_up(what)
@@ -151,13 +151,13 @@ def _verify(what: str) -> Finding:
     return found
 
 
-def _verify_file(name: str, path: Path) -> Finding:
-    found = Finding(name, path.name)
+def _verify_file(name: str, path: Path) -> GloveFinding:
+    found = GloveFinding(name, path.name)
     try:
         if not path.is_file():
             return dataclasses.replace(found, wrong="there is no such file")
         found = dataclasses.replace(found, path=str(path), size=path.stat().st_size)
-        if (wrong := wrong_bytes(path)) is not None:
+        if (wrong := describe_wrong_file(path)) is not None:
             return dataclasses.replace(found, wrong=wrong)
         sums = checksums(path)
         published = published_file(sums.sha1)
@@ -166,12 +166,12 @@ def _verify_file(name: str, path: Path) -> Finding:
             return dataclasses.replace(found, texts=_texts(path, hashed=published is None))
         first_word, dim = peek(path)
         wrong = "the last line lacks numbers: the file is cut short, or not of word vectors" if cut_short(path) else None
-        return dataclasses.replace(found, texts=(Text(path.name, dim, first_word, published),), wrong=wrong)
+        return dataclasses.replace(found, texts=(GloveText(path.name, dim, first_word, published),), wrong=wrong)
     except (ValueError, OSError) as error:
         return dataclasses.replace(found, wrong=str(error).removeprefix(f"{path}: "))
 
 
-def _texts(path: Path, *, hashed: bool) -> tuple[Text, ...]:
+def _texts(path: Path, *, hashed: bool) -> tuple[GloveText, ...]:
     """What is in a zip. Hashed, every text is read to its end, which also finds damage."""
     texts, others = [], []
     for member in texts_in(path):
@@ -181,13 +181,13 @@ def _texts(path: Path, *, hashed: bool) -> tuple[Text, ...]:
         except ValueError as error:
             others.append(error)
         else:
-            texts.append(Text(member, dim, first_word, known))
+            texts.append(GloveText(member, dim, first_word, known))
     if not texts:
         raise others[0] if others else ValueError("a zip without a .txt in it; wanted is one with GloVe's texts")
     return tuple(texts)
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: GloveFinding) -> str:
     if finding.wrong is not None:
         return f"{printable(finding.name)}: WRONG: {finding.wrong}"
     texts = ", ".join(map(_described, finding.texts))
@@ -201,13 +201,13 @@ def _line(finding: Finding) -> str:
     return f"{printable(finding.name)}: ok: {what}; sha1 {finding.sha1}"
 
 
-def _described(text: Text) -> str:
+def _described(text: GloveText) -> str:
     if text.published:
         return f"in it the published {text.published}, {text.dim} numbers a word"
     return f"{printable(text.name)} has {text.dim} numbers a word, the first word is {text.first_word!r}"
 
 
-def _table(findings: list[Finding]) -> str:
+def _table(findings: list[GloveFinding]) -> str:
     width = max(len(finding.file) for finding in findings)
     lines = [f"{'name':6}{'file':{width}}{'bytes':>16}  where"]
     for one in findings:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from excl.datasets.parsing import printable
-from excl.datasets.video.discovery import tell_left_out, video_files
+from excl.datasets.video.discovery import log_left_out, video_files
 from excl.datasets.video.errors import Reason
 from excl.datasets.video.probe import Probe
 from excl.pipeline.config import STRICT, WithoutPrefix
@@ -20,7 +20,7 @@ from excl.pipeline.execution.video_reading import ProbingSeveral, probe_all
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class ProbeConfig:
     """Look at videos before any work is done on them: codec, size, rate, duration, and what is wrong with them."""
 
     videos: Path
@@ -33,7 +33,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class ProbeFinding:
     """One file: its probe, or the reason and the sentence why there is none; `same_id` counts the files of its id."""
 
     video_id: str
@@ -45,18 +45,18 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Findings:
+class ProbeReport:
     """All files, and whether they are to be shown as JSON."""
 
-    files: list[Finding]
+    files: list[ProbeFinding]
     as_json: bool
 
 
-def run(config: Config) -> Findings:
+def run(config: ProbeConfig) -> ProbeReport:
     """A finding for every file that has the name of a video, sorted by path."""
     left_out: Counter[str] = Counter()
     paths = video_files(config.videos, left_out=left_out)
-    tell_left_out(config.videos, left_out)
+    log_left_out(config.videos, left_out)
     same_id = Counter(path.stem for path in paths)
 
     probes = probe_all(config.reading, paths, at_once=config.reading.decoders)
@@ -65,16 +65,16 @@ def run(config: Config) -> Findings:
         probe = found if isinstance(found, Probe) else None
         reason = None if isinstance(found, Probe) else found.reason
         message = "" if isinstance(found, Probe) else str(found)
-        files.append(Finding(path.stem, str(path), probe, reason, message, same_id[path.stem]))
-    return Findings(files, config.json)
+        files.append(ProbeFinding(path.stem, str(path), probe, reason, message, same_id[path.stem]))
+    return ProbeReport(files, config.json)
 
 
-def num_bad(findings: Findings) -> int:
+def num_bad(findings: ProbeReport) -> int:
     """How many files cannot be read, or share their id with another."""
     return sum(file.probe is None or file.same_id > 1 for file in findings.files)
 
 
-def show(findings: Findings) -> str:
+def show(findings: ProbeReport) -> str:
     """A table with a line that counts, or JSON lines."""
     if findings.as_json:
         return "\n".join(json.dumps(dataclasses.asdict(file)) for file in findings.files)
@@ -86,7 +86,7 @@ def show(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-def _line(file: Finding, width: int) -> str:
+def _line(file: ProbeFinding, width: int) -> str:
     shared = [f"{file.same_id} files share this id"] if file.same_id > 1 else []
     if file.probe is None:
         return f"{printable(file.video_id):{width}}  {file.reason}: {'; '.join([printable(file.message), *shared])}"

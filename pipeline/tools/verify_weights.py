@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from excl.models.i3d.published import PUBLISHED, class_names, git_blob_id
 from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline.config import STRICT, WithoutPrefix
-from excl.pipeline.execution.video_reading import Reading
+from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.tools import classify
 from excl.pipeline.tools.classify import class_lines
 
@@ -53,7 +53,7 @@ MAX_DIFFERENCE, MAX_RELATIVE_NORM = 2e-2, 1e-3
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class VerifyWeightsConfig:
     """Check Kinetics weights by the scores that were published for one clip. The exit code is 3 if they differ."""
 
     clip: Path | None = None
@@ -61,7 +61,7 @@ class Config:
     most probable class is checked. Without it only the file of the weights is verified."""
     weights: str = "kinetics"
     """The weights to check: kinetics, a file, or the name of an imported file."""
-    reading: WithoutPrefix[Reading] = field(default_factory=Reading)
+    reading: WithoutPrefix[VideoReading] = field(default_factory=VideoReading)
     """How the video is read."""
 
     def __post_init__(self) -> None:
@@ -71,14 +71,14 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
+class WeightsCheck:
     """What was found: lines for people, and whether something is not as published."""
 
     lines: list[str]
     wrong: bool
 
 
-def run(config: Config) -> Checked:
+def run(config: VerifyWeightsConfig) -> WeightsCheck:
     """Check the weights. ValueError for a clip that is none."""
     weights = load_weights(config.weights)
     published = weights.source in PUBLISHED
@@ -87,32 +87,32 @@ def run(config: Config) -> Checked:
     )
     if config.clip is None:
         hint = f"The clip is not at hand: {CLIP_URL} (git blob id {CLIP_BLOB_ID}); give it as --clip FILE"
-        return Checked([about, hint], wrong=False)
+        return WeightsCheck([about, hint], wrong=False)
     if config.clip.suffix.lower() != ".npy":
         return _check_video(config, about)
     return _check_array(config.clip, weights, about)
 
 
-def num_wrong(checked: Checked) -> int:
+def num_wrong(checked: WeightsCheck) -> int:
     """1 if something is not as published."""
     return int(checked.wrong)
 
 
-def show(checked: Checked) -> str:
+def show(checked: WeightsCheck) -> str:
     """What was found, for people."""
     return "\n".join(checked.lines)
 
 
-def _check_video(config: Config, about: str) -> Checked:
+def _check_video(config: VerifyWeightsConfig, about: str) -> WeightsCheck:
     assert config.clip is not None
-    seen = classify.run(classify.Config(video=config.clip, weights=config.weights, reading=config.reading)).top
+    seen = classify.run(classify.ClassifyConfig(video=config.clip, weights=config.weights, reading=config.reading)).top
     wanted = next(iter(LOGITS))
     right = seen[0].name == wanted
     verdict = f"its most probable class {'is' if right else 'is NOT'} {wanted!r}, as published"
-    return Checked([about, *class_lines(seen), f"{config.clip}: {verdict}"], wrong=not right)
+    return WeightsCheck([about, *class_lines(seen), f"{config.clip}: {verdict}"], wrong=not right)
 
 
-def _check_array(path: Path, weights: Weights, about: str) -> Checked:
+def _check_array(path: Path, weights: Weights, about: str) -> WeightsCheck:
     """The network on the clip as it is, without any padding of ours, against the published scores."""
     if weights.num_classes != NUM_CLASSES:
         raise ValueError(f"{weights.source}: has {weights.num_classes} classes; the check is for Kinetics' {NUM_CLASSES}")
@@ -134,7 +134,7 @@ def _check_array(path: Path, weights: Weights, about: str) -> Checked:
         f"norm of the logits {norm:.4f}, published {LOGITS_NORM:.4f}; largest difference of the twenty {worst:.4f}: "
         + ("as published" if right else f"NOT as published (allowed are {MAX_DIFFERENCE} and {MAX_RELATIVE_NORM:.1%})")
     )
-    return Checked(lines, wrong=not right)
+    return WeightsCheck(lines, wrong=not right)
 
 
 def _read_clip(path: Path) -> np.ndarray:

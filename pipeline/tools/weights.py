@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.parsing import printable
 from excl.models.i3d.download import cached_path, fetch
-from excl.models.i3d.published import PUBLISHED, differs, published_name
+from excl.models.i3d.published import PUBLISHED, mismatch, published_name
 from excl.models.i3d.weights import (
     check_free,
     check_name,
@@ -28,7 +28,7 @@ Name = Literal["kinetics", "charades"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class List:
+class ListWeights:
     """Show the weights that have a name, published and imported ones: where they are and whether they verify."""
 
     json: bool = False
@@ -36,7 +36,7 @@ class List:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Fetch:
+class FetchWeights:
     """Download published weights into the cache (EXCL_CACHE, or the platform's cache folder), and verify them.
 
     A download that was interrupted goes on from where it stopped."""
@@ -50,7 +50,7 @@ class Fetch:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Verify:
+class VerifyWeightFiles:
     """Say of files what they are, or what is wrong with them. The exit code is 3 if something is wrong with one."""
 
     what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE_OR_NAME …")]
@@ -66,7 +66,7 @@ class Verify:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Import:
+class ImportWeights:
     """Take a weight file that was got by hand. A published file goes into the cache, and its name then works offline.
 
     Weights of one's own are converted to safetensors: into the cache under --name, from then on a value of --weights, or to
@@ -93,15 +93,15 @@ class Import:
 
 
 Action = (
-    Annotated[List, subcommand(List, "list")]
-    | Annotated[Fetch, subcommand(Fetch, "fetch")]
-    | Annotated[Verify, subcommand(Verify, "verify")]
-    | Annotated[Import, subcommand(Import, "import")]
+    Annotated[ListWeights, subcommand(ListWeights, "list")]
+    | Annotated[FetchWeights, subcommand(FetchWeights, "fetch")]
+    | Annotated[VerifyWeightFiles, subcommand(VerifyWeightFiles, "verify")]
+    | Annotated[ImportWeights, subcommand(ImportWeights, "import")]
 )
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class WeightsConfig:
     """I3D's weights: list what there is, fetch the published ones, verify files, import files got by hand."""
 
     action: WithoutPrefix[Action]
@@ -109,7 +109,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class WeightsFinding:
     """One weight file: `wrong` says what is wrong with it, None if nothing is; `path` is None if there is no file."""
 
     name: str
@@ -124,35 +124,35 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class WeightsReport:
     """What there is to say: findings, or lines of what was done."""
 
-    findings: list[Finding]
+    findings: list[WeightsFinding]
     kind: Literal["list", "verify", "done"]
     as_json: bool = False
     lines: tuple[str, ...] = ()
 
 
-def run(config: Config) -> Report:
+def run(config: WeightsConfig) -> WeightsReport:
     """Do what is asked for."""
     action = config.action
     match action:
-        case List():
-            return Report([_look_up(name) for name in [*PUBLISHED, *imported_names()]], "list", action.json)
-        case Verify():
-            return Report([_verify(what, action.is_) for what in action.what], "verify", action.json)
-        case Fetch():
-            return Report([], "done", lines=tuple(f"{name}: verified, in {fetch(name)}" for name in action.names))
-        case Import():
-            return Report([], "done", lines=tuple(_import(action)))
+        case ListWeights():
+            return WeightsReport([_look_up(name) for name in [*PUBLISHED, *imported_names()]], "list", action.json)
+        case VerifyWeightFiles():
+            return WeightsReport([_verify(what, action.is_) for what in action.what], "verify", action.json)
+        case FetchWeights():
+            return WeightsReport([], "done", lines=tuple(f"{name}: verified, in {fetch(name)}" for name in action.names))
+        case ImportWeights():
+            return WeightsReport([], "done", lines=tuple(_import(action)))
 
 
-def num_wrong(report: Report) -> int:
+def num_wrong(report: WeightsReport) -> int:
     """How many of the files that were to be verified are wrong."""
     return sum(finding.wrong is not None for finding in report.findings) if report.kind == "verify" else 0
 
 
-def show(report: Report) -> str:
+def show(report: WeightsReport) -> str:
     """A table, or a line for each, or JSON lines."""
     if report.as_json:
         return "\n".join(json.dumps(dataclasses.asdict(finding)) for finding in report.findings)
@@ -161,15 +161,15 @@ def show(report: Report) -> str:
     return "\n".join([*report.lines, *map(_line, report.findings)])
 
 
-def _look_up(name: str) -> Finding:
+def _look_up(name: str) -> WeightsFinding:
     path = cached_path(name) if name in PUBLISHED else imported_path(name)
     if not path.is_file():
         published = PUBLISHED[name]
-        return Finding(name, published.file_name, None, published.num_classes, published.size)
+        return WeightsFinding(name, published.file_name, None, published.num_classes, published.size)
     return _verify_file(name, path, name if name in PUBLISHED else None)
 
 
-def _verify(what: str, wanted: str | None) -> Finding:
+def _verify(what: str, wanted: str | None) -> WeightsFinding:
     named = what in PUBLISHED or what in imported_names()
     if named and not Path(what).is_file():
         found = _look_up(what)
@@ -179,11 +179,11 @@ def _verify(what: str, wanted: str | None) -> Finding:
     return _verify_file(what, Path(what), wanted)
 
 
-def _verify_file(name: str, path: Path, wanted: str | None) -> Finding:
-    found = Finding(name, path.name, str(path), size=path.stat().st_size if path.is_file() else None)
+def _verify_file(name: str, path: Path, wanted: str | None) -> WeightsFinding:
+    found = WeightsFinding(name, path.name, str(path), size=path.stat().st_size if path.is_file() else None)
     try:
         weights = read_weights(path, source=name)
-        differing = differs(path, PUBLISHED[wanted]) if wanted else None
+        differing = mismatch(path, PUBLISHED[wanted]) if wanted else None
     except (ValueError, OSError) as error:
         return dataclasses.replace(found, wrong=str(error).removeprefix(f"{path}: "))
     return dataclasses.replace(
@@ -196,19 +196,19 @@ def _verify_file(name: str, path: Path, wanted: str | None) -> Finding:
     )
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: WeightsFinding) -> str:
     if finding.wrong is not None:
         return f"{printable(finding.name)}: WRONG: {finding.wrong}"
     return f"{printable(finding.name)}: ok: {_what(finding)}, tensors {(finding.sha256 or '')[:12]}"
 
 
-def _what(finding: Finding) -> str:
+def _what(finding: WeightsFinding) -> str:
     converted = ", converted" if finding.published and finding.file.endswith(".safetensors") else ""
     origin = f"the published {finding.published}{converted}" if finding.published else "none of the published files"
     return f"weights of RGB I3D, {finding.classes} classes, {origin}"
 
 
-def _table(findings: list[Finding]) -> str:
+def _table(findings: list[WeightsFinding]) -> str:
     width = max(len(finding.name) for finding in findings)
     file_width = max(len(finding.file) for finding in findings)
     lines = [f"{'name':{width}}  {'file':{file_width}}{'classes':>9}{'bytes':>13}  where"]
@@ -219,7 +219,7 @@ def _table(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _import(action: Import) -> list[str]:
+def _import(action: ImportWeights) -> list[str]:
     lines = []
     published = import_published(action.file) if action.name is None and action.to is None else None
     if published is not None:

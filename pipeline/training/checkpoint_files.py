@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from excl.pipeline.artifacts.atomic_files import atomic, sha256_file, write_json
+from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json
 
 TENSORS = ".safetensors"
 
@@ -25,7 +25,7 @@ def write_checkpoint(folder: Path, name: str, *, tensors: Mapping[str, Tensor], 
     """Write `tensors` to `file` and then `about`, JSON values, to `<name>.json`; other tensors of that name are removed."""
     # clones: safetensors refuses tensors that share memory, as tied weights do
     content = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    with atomic(folder / file) as temporary:
+    with atomic_write(folder / file) as temporary:
         temporary.write_bytes(safetensors.torch.save(content))
     write_json(folder / f"{name}.json", {"tensors": {"file": file, "sha256": sha256_file(folder / file)}, **about})
     for old in (*folder.glob(f"{name}-*{TENSORS}"), folder / f"{name}{TENSORS}"):

@@ -28,7 +28,7 @@ BEST, LAST = "best", "last"
 
 
 @dataclass
-class State:
+class TrainingState:
     """Where a training stands, besides its weights and its optimiser's state."""
 
     epoch: int = 0
@@ -42,14 +42,14 @@ class State:
     best: dict[str, Any] = field(default_factory=lambda: {"epoch": 0})
     """The best epoch and its line."""
 
-    def add_up(self, losses: list[Tensor]) -> None:
+    def add_losses(self, losses: list[Tensor]) -> None:
         """Move the losses of single steps into the sum, one by one, so that it is the same however often this is done."""
         for loss in losses:
             self.loss_sum += loss.item()
         losses.clear()
 
 
-class Keeper:
+class Checkpointer:
     """The checkpoints of a training: its model and optimiser on disk and back."""
 
     def __init__(
@@ -65,25 +65,25 @@ class Keeper:
         self.folder, self.model, self.optimizer, self.about = folder, model, optimizer, about
         self.steps_an_epoch = steps_an_epoch
 
-    def keep(self, state: State) -> None:
+    def save(self, state: TrainingState) -> None:
         """Keep where the training stands."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in optimizer_tensors(self.optimizer).items()}
         file = f"{LAST}-{state.epoch * self.steps_an_epoch + state.step}{TENSORS}"
         write_checkpoint(self.folder, LAST, tensors=tensors, about=dataclasses.asdict(state), file=file)
 
-    def keep_best(self, state: State) -> None:
+    def save_best(self, state: TrainingState) -> None:
         """Keep the model if it is the best. Comes after `keep`: whoever resumes there does it again, of the same weights."""
         if state.best["epoch"] == state.epoch:
             about = {"best": state.best, **self.about}
             write_checkpoint(self.folder, BEST, tensors=self.model.state_dict(), about=about, file=BEST + TENSORS)
 
-    def resume(self) -> State:
+    def resume(self) -> TrainingState:
         """Put model and optimiser back to where the training stood last, if it has begun."""
         if not exists(self.folder, LAST):
-            return State()
+            return TrainingState()
         tensors, stands = read_checkpoint(self.folder, LAST)
-        state = State(**stands)
+        state = TrainingState(**stands)
         log.info("train: going on after epoch %d and %d steps", state.epoch, state.step)
         self.model.load_state_dict(part(tensors, "model."))
         load_optimizer(self.optimizer, part(tensors, "optimizer."))

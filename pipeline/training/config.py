@@ -15,7 +15,7 @@ from excl.pipeline.training.lr_schedule import Schedule
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class TrainConfig:
     """Train ExCL on one or more training stores. Defaults are the paper's where it gives them."""
 
     store: OneOrMorePaths

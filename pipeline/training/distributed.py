@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankContext:
     """Which of how many processes this one is, and its device."""
 
     device: torch.device
@@ -37,7 +37,7 @@ class Ranks:
         """Whether this process validates and writes."""
         return self.rank == 0
 
-    def part(self, batch: Sequence[int]) -> tuple[list[int], float]:
+    def shard_batch(self, batch: Sequence[int]) -> tuple[list[int], float]:
         """This process's part of a batch, and by what its mean loss counts so that averaging gives the whole batch's.
 
         A batch too small for all leaves some with its first item, which counts nothing: all must take the step.
@@ -60,7 +60,7 @@ class Ranks:
             value /= self.world
         return value
 
-    def told_by_first(self, value: T) -> T:
+    def broadcast_from_first(self, value: T) -> T:
         """What the first process has as `value`."""
         if self.world == 1:
             return value
@@ -121,7 +121,7 @@ def _process(rank: int, names: list[str], folder: Path, work: Callable[..., Any]
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=len(names))
     try:
-        work(*arguments, Ranks(device, rank, len(names)))
+        work(*arguments, RankContext(device, rank, len(names)))
         gc.collect()  # of the wrapped model, whose threads must end before the group does
         dist.barrier()
     except (ValueError, OSError) as error:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from excl.pipeline.training.distributed import Ranks
+from excl.pipeline.training.distributed import RankContext
 from excl.pipeline.training.examples import Batch, Example, collate
-from excl.pipeline.training.samplers import BucketedBatches, ShuffledBatches
+from excl.pipeline.training.samplers import BucketBatchSampler, ShuffledBatchSampler
 
 
 class _Examples(Dataset[Any]):
@@ -25,7 +25,7 @@ class _Examples(Dataset[Any]):
         return self.examples[index]
 
 
-class _Plan(Sampler[list[int]]):
+class _FixedBatchSampler(Sampler[list[int]]):
     """Batches that are given to it."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class _Plan(Sampler[list[int]]):
 
 
 @dataclass(frozen=True)
-class Share:
+class RankBatch:
     """This process's part of a step's batch: the examples, by what their mean loss counts, and the size of the whole."""
 
     batch: Batch
@@ -47,15 +47,15 @@ class Share:
     whole_size: int
 
 
-class Batches:
+class TrainLoader:
     """The training examples in batches; which is in which is settled by seed and epoch alone."""
 
     def __init__(
-        self, examples: Sequence[Example], *, batch_size: int, seed: int, buckets: bool, workers: int, ranks: Ranks
+        self, examples: Sequence[Example], *, batch_size: int, seed: int, buckets: bool, workers: int, ranks: RankContext
     ) -> None:
         lengths = [len(example.features) for example in examples]
-        kind = BucketedBatches if buckets else ShuffledBatches
-        self.order, self.ranks, self.plan = kind(lengths, batch_size=batch_size, seed=seed), ranks, _Plan()
+        kind = BucketBatchSampler if buckets else ShuffledBatchSampler
+        self.order, self.ranks, self.plan = kind(lengths, batch_size=batch_size, seed=seed), ranks, _FixedBatchSampler()
         self.loader: DataLoader[Batch] = DataLoader(
             _Examples(examples),
             batch_sampler=self.plan,
@@ -69,11 +69,11 @@ class Batches:
     def __len__(self) -> int:
         return len(self.order)
 
-    def epoch(self, number: int, *, skip: int) -> Iterator[Share]:
+    def epoch(self, number: int, *, skip: int) -> Iterator[RankBatch]:
         """The batches of an epoch without the first `skip`."""
         self.order.set_epoch(number)
         whole = list(self.order)[skip:]
-        parts = [self.ranks.part(batch) for batch in whole]
+        parts = [self.ranks.shard_batch(batch) for batch in whole]
         self.plan.batches = [indices for indices, _ in parts]
         for batch, (_, weight), all_of_it in zip(self.loader, parts, whole, strict=True):
-            yield Share(batch, weight, len(all_of_it))
+            yield RankBatch(batch, weight, len(all_of_it))

@@ -17,7 +17,7 @@ def require_tensorboard() -> None:
         raise ValueError("--tensorboard: TensorBoard is not installed; `pip install 'excl[tensorboard]'` installs it")
 
 
-class Curves:
+class MetricsLog:
     """Writes the curve of a run after every epoch."""
 
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from excl.datasets.text.tokens import PAD, UNK, Vocabulary
-from excl.pipeline.artifacts.header import differing
+from excl.pipeline.artifacts.header import diff
 from excl.pipeline.store.feature_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
 
 
-class JointStore:
+class MultiStore:
     """Training stores by name: a store's data set, with a number where it has been before (`jsonl`, `jsonl-2`).
 
     Words are those of the first store, then the new ones of the second, and so on. Raises ValueError where recipes of
@@ -101,12 +101,12 @@ class JointStore:
         """The examples of a split by store, in order, those whose videos have no features left out."""
         found = {}
         for name, store in self.stores.items():
-            queries = with_ids(store.queries(split), store.vocabulary, self.vocabulary)
+            queries = remap_token_ids(store.queries(split), store.vocabulary, self.vocabulary)
             found[name] = load_examples(store, queries)
         return found
 
 
-def with_ids(queries: Sequence[Query], own: Vocabulary, wanted: Vocabulary) -> list[Query]:
+def remap_token_ids(queries: Sequence[Query], own: Vocabulary, wanted: Vocabulary) -> list[Query]:
     """The queries with the ids that their words have in another vocabulary; a word that is unknown in their own stays so."""
     if own == wanted:
         return list(queries)
@@ -115,7 +115,7 @@ def with_ids(queries: Sequence[Query], own: Vocabulary, wanted: Vocabulary) -> l
 
 
 def _lines(one: dict[str, Any], other: dict[str, Any], what: str) -> list[str]:
-    return [f"{what}: {key}: {a} there, {b} here" for key, (b, a) in differing(one, other).items()]
+    return [f"{what}: {key}: {a} there, {b} here" for key, (b, a) in diff(one, other).items()]
 
 
 def _require_equal_vectors(path: Path, words: list[str], known: np.ndarray, found: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset, Sampler
 from excl.pipeline.store.feature_store import TrainingStore
 from excl.pipeline.training.examples import Example, collate, load_examples
 
-__all__ = ["BucketedBatches", "QueryDataset", "ShuffledBatches", "collate"]
+__all__ = ["BucketBatchSampler", "QueryDataset", "ShuffledBatchSampler", "collate"]
 
 BATCHES_IN_POOL = 50  # so many batches are sorted by length at a time: little padding, and still another mix every epoch
 
@@ -43,7 +43,7 @@ class QueryDataset(Dataset[Example]):
         return load_examples(self.store, [self.queries[index]])[0]
 
 
-class ShuffledBatches(Sampler[list[int]]):
+class ShuffledBatchSampler(Sampler[list[int]]):
     """Batches of indices in an order by chance: every index once an epoch."""
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
@@ -69,7 +69,7 @@ class ShuffledBatches(Sampler[list[int]]):
         return [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
 
 
-class BucketedBatches(ShuffledBatches):
+class BucketBatchSampler(ShuffledBatchSampler):
     """Batches of indices in an order by chance, each of items of like length: every index once an epoch.
 
     The indices are shuffled, sorted by length in pools of some batches, cut into batches, and these shuffled.

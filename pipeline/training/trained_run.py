@@ -22,7 +22,7 @@ from excl.pipeline.store.feature_store import Query, TrainingStore
 from excl.pipeline.training.checkpoint_files import read_checkpoint
 from excl.pipeline.training.checkpointer import BEST
 from excl.pipeline.training.examples import Example, pad_features, pad_tokens
-from excl.pipeline.training.multi_store import with_ids
+from excl.pipeline.training.multi_store import remap_token_ids
 
 STAGE = "train"
 STORES = "stores.json"
@@ -52,14 +52,14 @@ class TrainedRun:
             f"The epoch was chosen on the {self.selected_on.upper()} split (--select-on-test): figures on it are too good."
         )
 
-    def knows(self, store: TrainingStore) -> bool:
+    def accepts(self, store: TrainingStore) -> bool:
         """Whether a store's words are those of the run, or it is one of the several stores that it was trained on."""
         same = self.words == list(store.vocabulary.words)
         return same or store.manifest.fingerprint() in self.stores.values()
 
-    def asked(self, store: TrainingStore, queries: Sequence[Query]) -> list[Query]:
+    def with_run_vocabulary(self, store: TrainingStore, queries: Sequence[Query]) -> list[Query]:
         """Queries of such a store with the run's token ids."""
-        return with_ids(queries, store.vocabulary, Vocabulary(tuple(self.words)))
+        return remap_token_ids(queries, store.vocabulary, Vocabulary(tuple(self.words)))
 
 
 def write_stores(run: Path, paths: Mapping[str, Path]) -> None:

@@ -14,26 +14,26 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.models.excl import ExCL, span_loss
-from excl.pipeline.training.checkpointer import Keeper, State
-from excl.pipeline.training.config import Config
-from excl.pipeline.training.distributed import Ranks
+from excl.pipeline.training.checkpointer import Checkpointer, TrainingState
+from excl.pipeline.training.config import TrainConfig
+from excl.pipeline.training.distributed import RankContext
 from excl.pipeline.training.examples import Example, normalisation
-from excl.pipeline.training.loader import Batches, Share
+from excl.pipeline.training.loader import RankBatch, TrainLoader
 from excl.pipeline.training.lr_schedule import learning_rate
-from excl.pipeline.training.metrics_log import Curves
-from excl.pipeline.training.multi_store import JointStore
-from excl.pipeline.training.validation import describe, selection, validate
+from excl.pipeline.training.metrics_log import MetricsLog
+from excl.pipeline.training.multi_store import MultiStore
+from excl.pipeline.training.validation import describe, selection_key, validate
 
 log = logging.getLogger(__name__)
 
 
-class Training:
+class Trainer:
     """One training: the model, its data in memory, and the loop."""
 
-    def __init__(self, config: Config, ranks: Ranks, *, identity: dict[str, Any]) -> None:
+    def __init__(self, config: TrainConfig, ranks: RankContext, *, identity: dict[str, Any]) -> None:
         """Take also what of the configuration the checkpoint is to tell."""
         self.config, self.ranks, self.device, self.folder = config, ranks, ranks.device, config.out
-        stores = JointStore(config.store)
+        stores = MultiStore(config.store)
         covered = [e for examples in stores.examples("train").values() for e in examples]
         training = [e for e in covered if e.query.start_s < e.row_end_s[-1]]
         if len(training) < len(covered) and ranks.is_first:
@@ -55,7 +55,7 @@ class Training:
             weight_decay=config.weight_decay,
             fused=self.device.type == "cpu" or None,  # a fifth of the time; None leaves the choice for a GPU to torch
         )
-        self.batches = Batches(
+        self.batches = TrainLoader(
             training,
             batch_size=config.batch_size,
             seed=config.seed,
@@ -64,7 +64,7 @@ class Training:
             ranks=ranks,
         )
         self.num_queries = len(training)
-        self.curves = Curves(self.folder, tensorboard=config.tensorboard) if ranks.is_first else None
+        self.metrics_log = MetricsLog(self.folder, tensorboard=config.tensorboard) if ranks.is_first else None
         about = {
             "config": identity,
             "selected_on": config.split,
@@ -73,7 +73,7 @@ class Training:
             "recipe": stores.recipe,
             "about_queries": stores.about_queries,
         }
-        self.kept = Keeper(self.folder, self.model, self.optimizer, about, steps_an_epoch=len(self.batches))
+        self.checkpointer = Checkpointer(self.folder, self.model, self.optimizer, about, steps_an_epoch=len(self.batches))
 
     def _require_queries(self, training: list[Example]) -> None:
         empty = [name for name, examples in self.validation.items() if not examples]
@@ -87,11 +87,11 @@ class Training:
 
     def run(self) -> None:
         """Train to the end."""
-        state = self.kept.resume()
-        if self.curves is not None and state.history:
+        state = self.checkpointer.resume()
+        if self.metrics_log is not None and state.history:
             if state.step == 0:
-                self.kept.keep_best(state)
-            self.curves.write(state.history)
+                self.checkpointer.save_best(state)
+            self.metrics_log.write(state.history)
         quiet = None if self.ranks.is_first else True
         with logging_redirect_tqdm(), tqdm(initial=state.epoch, total=self.config.epochs, desc="train", unit="epoch",
                                            disable=quiet) as bar:  # fmt: skip
@@ -103,7 +103,7 @@ class Training:
                 if bar.disable and self.ranks.is_first:
                     log.info("%s", describe(state.history[-1]))
 
-    def _train_epoch(self, state: State) -> None:
+    def _train_epoch(self, state: TrainingState) -> None:
         """The steps of the next epoch that are still to be done."""
         self.model.train()
         losses: list[Tensor] = []  # read at the end only, since a GPU is waited for when they are
@@ -112,14 +112,14 @@ class Training:
             losses.append(self._step(state, share))
             state.step += 1
             if state.step < len(self.batches) and self._is_due(state, kept_at):
-                state.add_up(losses)
+                state.add_losses(losses)
                 self._require_finite(state)
-                self.kept.keep(state)
+                self.checkpointer.save(state)
                 kept_at = time.monotonic()
-        state.add_up(losses)
+        state.add_losses(losses)
         self._require_finite(state)
 
-    def _require_finite(self, state: State) -> None:
+    def _require_finite(self, state: TrainingState) -> None:
         """ValueError where the training cannot go on from: such a state is not to be kept."""
         where = f"in epoch {state.epoch + 1}; is the learning rate too high?"
         if not np.isfinite(state.loss_sum):
@@ -128,7 +128,7 @@ class Training:
             if not torch.isfinite(values).all():
                 raise ValueError(f"train: the weights {name} are not finite {where}")
 
-    def _step(self, state: State, share: Share) -> Tensor:
+    def _step(self, state: TrainingState, share: RankBatch) -> Tensor:
         """One step; returns the sum of the loss over the batch's queries."""
         config = self.config
         torch.manual_seed(_dropout_seed(config.seed, state.epoch, state.step, self.ranks.rank))
@@ -146,13 +146,13 @@ class Training:
         self.optimizer.step()
         return self.ranks.mean(loss.detach()) * share.whole_size
 
-    def _is_due(self, state: State, kept_at: float) -> bool:
+    def _is_due(self, state: TrainingState, kept_at: float) -> bool:
         every, seconds = self.config.checkpoint_steps, self.config.checkpoint_seconds
         by_steps = every is not None and (state.epoch * len(self.batches) + state.step) % every == 0
         by_time = seconds is not None and self.ranks.is_first and time.monotonic() - kept_at >= seconds
         return self.ranks.is_first and (by_steps or by_time)
 
-    def _finish_epoch(self, state: State) -> None:
+    def _finish_epoch(self, state: TrainingState) -> None:
         """Validate, and keep where the training stands, and the model if it is the best yet."""
         line: dict[str, Any] = {}
         if self.ranks.is_first:
@@ -162,15 +162,15 @@ class Training:
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
                 **validate(self.model, self.validation, split=self.config.split, batch_size=self.config.batch_size),
             }
-        line = self.ranks.told_by_first(line)
+        line = self.ranks.broadcast_from_first(line)
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
         state.history.append(line)
-        if state.best["epoch"] == 0 or selection(line) > selection(state.best["metrics"]):
+        if state.best["epoch"] == 0 or selection_key(line) > selection_key(state.best["metrics"]):
             state.best = {"epoch": state.epoch, "metrics": line}
-        if self.curves is not None:
-            self.kept.keep(state)
-            self.kept.keep_best(state)
-            self.curves.write(state.history)
+        if self.metrics_log is not None:
+            self.checkpointer.save(state)
+            self.checkpointer.save_best(state)
+            self.metrics_log.write(state.history)
 
 
 def _dropout_seed(*of: int) -> int:

@@ -35,7 +35,7 @@ def split_of(line: Mapping[str, Any]) -> str:
     return "val" if f"val_{NUMBER}" in line else "test"
 
 
-def selection(line: Mapping[str, Any]) -> tuple[float, ...]:
+def selection_key(line: Mapping[str, Any]) -> tuple[float, ...]:
     """What an epoch is chosen by: the greater the better."""
     return tuple(line[f"{split_of(line)}_{name}"] for name in SELECT_BY)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import dask
 
-from excl.pipeline.execution.executor_settings import Running
+from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.workflows.cluster import dask_nanny
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ TELL_AFTER_S = 300.0  # without any worker
 
 
 @contextlib.contextmanager
-def submitted(running: Running, loop: Any) -> Iterator[Any]:
+def submitted(running: ExecutorSettings, loop: Any) -> Iterator[Any]:
     """A cluster whose workers are jobs, one each, submitted now; they are ended at the end.
 
     ValueError if settings are missing or wrong, OSError if the batch system refuses a job.
@@ -67,7 +67,7 @@ def submitted(running: Running, loop: Any) -> Iterator[Any]:
         raise ValueError(f"executor {running.executor}: there is no program {program} here to submit jobs with")
     with certificates(running) as security:
         try:
-            cluster = kind(loop=loop, security=security, **marked(running, settings(running), _folder(security)))
+            cluster = kind(loop=loop, security=security, **with_exit_markers(running, settings(running), _folder(security)))
         except (ValueError, TypeError, RuntimeError, OSError) as error:
             told = " ".join(str(error).split(". Very likely")[0].split())
             raise ValueError(
@@ -75,12 +75,12 @@ def submitted(running: Running, loop: Any) -> Iterator[Any]:
             ) from error
         with cluster:
             submit(cluster, running)
-            log.info("executor: %d jobs submitted to %s; the work begins when they do", wanted(running), running.executor)
+            log.info("executor: %d jobs submitted to %s; the work begins when they do", num_jobs(running), running.executor)
             yield cluster
 
 
 @contextlib.contextmanager
-def certificates(running: Running) -> Iterator[Any]:
+def certificates(running: ExecutorSettings) -> Iterator[Any]:
     """What all who connect to the scheduler must have, for this run alone: the scheduler has to listen where nodes reach it.
 
     The files are in a folder that nodes see: dask-jobqueue's shared_temp_directory, or the working directory.
@@ -113,7 +113,7 @@ def _folder(security: Any) -> str:
     return os.path.dirname(security.tls_ca_file)
 
 
-def marked(running: Running, given: dict[str, Any], folder: str) -> dict[str, Any]:
+def with_exit_markers(running: ExecutorSettings, given: dict[str, Any], folder: str) -> dict[str, Any]:
     """The settings, with which jobs also leave a file in a folder when they end, where they are scripts of a shell."""
     here = dask.config.get(f"jobqueue.{running.executor}", {})
     shebang = (given.get("shebang") or here.get("shebang") or "").split()
@@ -126,12 +126,12 @@ def marked(running: Running, given: dict[str, Any], folder: str) -> dict[str, An
     return {**given, PROLOGUE: [f"trap {trap} EXIT", *(given.get(PROLOGUE) or here.get("job-script-prologue") or [])]}
 
 
-def wanted(running: Running) -> int:
+def num_jobs(running: ExecutorSettings) -> int:
     """How many jobs there are to be."""
     return running.workers or 1
 
 
-def submit(cluster: Any, running: Running, ended: Collection[str] = ()) -> None:
+def submit(cluster: Any, running: ExecutorSettings, ended: Collection[str] = ()) -> None:
     """Submit as many jobs as are missing, and others for those of the ids `ended`; OSError if that fails."""
 
     async def missing() -> None:
@@ -141,7 +141,7 @@ def submit(cluster: Any, running: Running, ended: Collection[str] = ()) -> None:
                 del cluster.workers[name]
         await cluster
 
-    while len(cluster.worker_spec) < wanted(running):
+    while len(cluster.worker_spec) < num_jobs(running):
         cluster.worker_spec.update(cluster.new_worker_spec())
     try:
         cluster.sync(missing)
@@ -151,13 +151,13 @@ def submit(cluster: Any, running: Running, ended: Collection[str] = ()) -> None:
         raise OSError(f"executor {running.executor}: a job was not accepted: {' '.join(str(error).split())}") from error
 
 
-class Mending:
+class JobReplacer:
     """Submits jobs in place of those that are gone; a batch system that refuses them now is asked again later.
 
     A job that ends before its worker comes is tried so many times; OSError if no worker has come by then.
     """
 
-    def __init__(self, cluster: Any, running: Running) -> None:
+    def __init__(self, cluster: Any, running: ExecutorSettings) -> None:
         self.cluster, self.running = cluster, running
         self.num_lost, self.told = 0, False
         self.none_since = time.monotonic()
@@ -167,11 +167,11 @@ class Mending:
         """Called from time to time, with the number of workers that there are."""
         if number:
             self.num_lost, self.told, self.none_since = 0, False, time.monotonic()
-        if number >= wanted(self.running):
+        if number >= num_jobs(self.running):
             return
         lost = self._lost()
         self.num_lost += len(lost)
-        if not number and self.num_lost >= TRIES * wanted(self.running):
+        if not number and self.num_lost >= TRIES * num_jobs(self.running):
             raise OSError(
                 f"executor {self.running.executor}: {self.num_lost} jobs ended before their worker came, the last of them "
                 f"{', '.join(lost)}; {self._where_told()}"
@@ -205,7 +205,7 @@ class Mending:
         )
 
 
-def cores(running: Running) -> int | None:
+def cores(running: ExecutorSettings) -> int | None:
     """How many cores a job has, by --job or dask-jobqueue's own configuration; None where neither says a number.
 
     They are also the threads of its worker: many clusters do not bind a job to the cores that it has.
@@ -216,7 +216,7 @@ def cores(running: Running) -> int | None:
     return int(number) if number.isdigit() and int(number) > 0 else None
 
 
-def settings(running: Running) -> dict[str, Any]:
+def settings(running: ExecutorSettings) -> dict[str, Any]:
     """What dask-jobqueue is told: what was given, over what its own configuration says.
 
     One worker a job, with one thread: it takes one shard at a time and uses all the job's cores for that.

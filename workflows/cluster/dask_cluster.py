@@ -22,9 +22,9 @@ from distributed.utils import LoopRunner
 from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.record_log import Record
-from excl.pipeline.execution.executor_settings import JOBS, LOCAL, Running
-from excl.pipeline.execution.executors import Executor, ShardWork, Task
-from excl.pipeline.execution.interrupts import Stop
+from excl.pipeline.execution.executor_settings import JOBS, LOCAL, ExecutorSettings
+from excl.pipeline.execution.executors import Executor, ShardTask, ShardWork
+from excl.pipeline.execution.interrupts import Interrupt
 from excl.pipeline.execution.video_reading import num_cores
 from excl.workflows.cluster import batch_jobs
 from excl.workflows.cluster.dask_workers import DaskPool, threads_given, warnings_of_workers
@@ -57,10 +57,12 @@ def run_on_workers(run: Callable[..., Any], config: Any) -> Any:
     return run(config.elsewhere(), executor=once_needed(config.running, gpus=gpus(config)))
 
 
-def once_needed(running: Running, *, gpus: list[str]) -> Executor:
+def once_needed(running: ExecutorSettings, *, gpus: list[str]) -> Executor:
     """The executor of these settings, whose workers are found or started when there is a first task."""
 
-    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Generator[Record, None, None]:
+    def execute(
+        work: ShardWork, tasks: Iterable[ShardTask], manifest: Manifest, stop: Interrupt
+    ) -> Generator[Record, None, None]:
         left = iter(tasks)
         first = next(left, None)
         if first is not None:
@@ -86,7 +88,7 @@ def gpus(config: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
+def connected(running: ExecutorSettings, *, gpus: list[str]) -> Iterator[Executor]:
     """The executor of these settings, while its workers are held."""
     with contextlib.ExitStack() as held:
         held.enter_context(_quiet())
@@ -94,7 +96,7 @@ def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
         threads = cores = None
         if urlsplit(running.executor).scheme:
             client = held.enter_context(_existing(running))
-            _require_workers(DaskPool(client, running.needed()), running.executor)
+            _require_workers(DaskPool(client, running.required_resources()), running.executor)
         else:
             if running.executor == LOCAL:
                 threads = threads_given()  # before Dask says something there
@@ -112,7 +114,7 @@ def connected(running: Running, *, gpus: list[str]) -> Iterator[Executor]:
             if importlib.util.find_spec("bokeh"):
                 log.info("dashboard: %s", client.dashboard_link)
         held.enter_context(warnings_of_workers(client))
-        yield on_cluster(client, needed=running.needed(), mend=mend, threads=threads, cores=cores)
+        yield on_cluster(client, needed=running.required_resources(), mend=mend, threads=threads, cores=cores)
 
 
 def on_cluster(
@@ -169,18 +171,18 @@ def _loop() -> Iterator[Any]:
         runner.stop()
 
 
-def _mending(cluster: Any, running: Running) -> Callable[[int], None]:
+def _mending(cluster: Any, running: ExecutorSettings) -> Callable[[int], None]:
     """What to do where there are fewer workers than there should be: start those that the cluster has given up."""
 
     def mend(number: int) -> None:
         if number < len(cluster.worker_spec):
             cluster.scale(len(cluster.worker_spec))
 
-    return mend if running.executor == LOCAL else batch_jobs.Mending(cluster, running)
+    return mend if running.executor == LOCAL else batch_jobs.JobReplacer(cluster, running)
 
 
 @contextlib.contextmanager
-def _local(running: Running, gpus: list[str], loop: Any) -> Iterator[SpecCluster]:
+def _local(running: ExecutorSettings, gpus: list[str], loop: Any) -> Iterator[SpecCluster]:
     """Workers in processes of their own on this machine: one a GPU, which sees that alone, or one for some cores."""
     number = running.workers or len(gpus) or max(1, num_cores() // CORES_A_WORKER)
     scheduler = {
@@ -261,7 +263,7 @@ def _require_dashboard(address: str) -> None:
         ) from error
 
 
-def _existing(running: Running) -> Client:
+def _existing(running: ExecutorSettings) -> Client:
     """A client of a scheduler that runs already; OSError if none answers, ValueError for certificates that are not there."""
     security = None
     if running.tls_ca is not None:

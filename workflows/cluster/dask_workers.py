@@ -30,9 +30,9 @@ from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.journals import attempts
 from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.record_log import Record
-from excl.pipeline.execution.executors import ShardWork, Task, do_shard
+from excl.pipeline.execution.executors import ShardTask, ShardWork, run_shard
 from excl.pipeline.execution.video_reading import num_cores, use_cores
-from excl.pipeline.execution.work_items import Item
+from excl.pipeline.execution.work_items import VideoTask
 from excl.workflows.cluster.dispatch import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class DaskPool:
     ) -> None:
         self.client, self.needed, self.mend = client, needed, mend
         self.threads, self.cores = threads, cores
-        self.in_hand: dict[Future, Task] = {}
+        self.in_hand: dict[Future, ShardTask] = {}
         self._fit: set[str] = set()  # the addresses of workers that have our code
         self._capacity, self._asked_at = 0, float("-inf")
         self._mended_at = time.monotonic()
@@ -104,7 +104,7 @@ class DaskPool:
                 raise ValueError(f"worker {address} has excl {found}, this process {version_here()}; install the same")
             self._fit.add(address)
 
-    def submit(self, work: ShardWork, task: Task) -> None:
+    def submit(self, work: ShardWork, task: ShardTask) -> None:
         """Have a task done by some worker."""
         seen_here = next((item.path for item in task.todo if item.path.exists()), None)
         needed = self.needed or None
@@ -112,7 +112,7 @@ class DaskPool:
         future = self.client.submit(do_task, *arguments, resources=needed, pure=False, key=task.journal)
         self.in_hand[future] = task
 
-    def wait(self, timeout_s: float) -> list[tuple[Task, list[Record] | Exception]]:
+    def wait(self, timeout_s: float) -> list[tuple[ShardTask, list[Record] | Exception]]:
         """The tasks that have ended. OSError if the scheduler is gone."""
         if not self.in_hand:
             time.sleep(timeout_s)
@@ -172,7 +172,7 @@ def _threads_here() -> int:
 
 
 def do_task(
-    work: ShardWork, task: Task, seen: Path | None, threads: int | None = None, cores: int | None = None
+    work: ShardWork, task: ShardTask, seen: Path | None, threads: int | None = None, cores: int | None = None
 ) -> list[Record]:
     """One task, in the worker's process. ValueError if the folders are not there.
 
@@ -189,13 +189,13 @@ def do_task(
         use_cores(cores)
     torch.set_num_threads(threads or cores or _threads_here())
 
-    def unless_cancelled(item: Item) -> Record:
+    def unless_cancelled(item: VideoTask) -> Record:
         state = tasks.get(task.journal)
         if state is None or state.state == "cancelled":
             raise RuntimeError(f"shard {task.shard}: nobody waits for it any more")
         return work.work(item)
 
-    return do_shard(dataclasses.replace(work, work=unless_cancelled), task)
+    return run_shard(dataclasses.replace(work, work=unless_cancelled), task)
 
 
 def version_here() -> str:

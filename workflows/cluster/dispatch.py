@@ -19,9 +19,9 @@ from excl.pipeline.artifacts.journals import Tail, attempts
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.record_log import Record
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import Executor, ShardWork, Task, is_shard, shard_key, until
-from excl.pipeline.execution.interrupts import Stop
-from excl.pipeline.execution.work_items import Item
+from excl.pipeline.execution.executors import Executor, ShardTask, ShardWork, is_shard, shard_key, take_until_stopped
+from excl.pipeline.execution.interrupts import Interrupt
+from excl.pipeline.execution.work_items import VideoTask
 
 log = logging.getLogger(__name__)
 
@@ -35,43 +35,45 @@ class WorkerDiedError(RuntimeError):
     """The worker that had a task is gone."""
 
 
-class Pool(Protocol):
+class WorkerPool(Protocol):
     """Workers, each of which does one task at a time."""
 
     def capacity(self) -> int:
         """How many tasks can be worked on now."""
         ...
 
-    def submit(self, work: ShardWork, task: Task) -> None:
+    def submit(self, work: ShardWork, task: ShardTask) -> None:
         """Have `executors.do_shard` done somewhere."""
         ...
 
-    def wait(self, timeout_s: float) -> list[tuple[Task, list[Record] | Exception]]:
+    def wait(self, timeout_s: float) -> list[tuple[ShardTask, list[Record] | Exception]]:
         """Tasks that have ended, with the records that are new or the error; maybe none after the time-out."""
         ...
 
 
-def dispatched(pool: Callable[[], AbstractContextManager[Pool]]) -> Executor:
+def dispatched(pool: Callable[[], AbstractContextManager[WorkerPool]]) -> Executor:
     """An executor over the workers of a pool, which is made for each stage that is run."""
 
-    def execute(work: ShardWork, tasks: Iterable[Task], manifest: Manifest, stop: Stop) -> Generator[Record, None, None]:
+    def execute(
+        work: ShardWork, tasks: Iterable[ShardTask], manifest: Manifest, stop: Interrupt
+    ) -> Generator[Record, None, None]:
         with pool() as workers:
-            yield from _Dispatch(workers, work, manifest, stop).run(until(stop, tasks))
+            yield from _Dispatch(workers, work, manifest, stop).run(take_until_stopped(stop, tasks))
 
     return execute
 
 
 class _Dispatch:
-    def __init__(self, pool: Pool, work: ShardWork, manifest: Manifest, stop: Stop) -> None:
+    def __init__(self, pool: WorkerPool, work: ShardWork, manifest: Manifest, stop: Interrupt) -> None:
         self.pool, self.work, self.manifest, self.stop = pool, work, manifest, stop
-        self.again: deque[Task] = deque()
+        self.again: deque[ShardTask] = deque()
         self.failures: dict[str, int] = {}  # of the attempts at a task, by its token
         self.in_hand = 0
         self.tail: Tail | None = None
         self.told: set[str] = set()  # ids of what was seen in journals, and yielded, before its task ended
         self.followed_at = time.monotonic()
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[Record]:
+    def run(self, tasks: Iterator[ShardTask]) -> Iterator[Record]:
         """Keep all workers busy until there is nothing left; yields what workers commit, once, and soon."""
         tell_at = time.monotonic() + TELL_AFTER_S
         while self._give_out(tasks) or self.in_hand:
@@ -87,7 +89,7 @@ class _Dispatch:
                 tell_at = time.monotonic() + TELL_EVERY_S
                 log.warning("%s: there are no workers; waiting for some", self.work.name)
 
-    def _give_out(self, tasks: Iterator[Task]) -> bool:
+    def _give_out(self, tasks: Iterator[ShardTask]) -> bool:
         """Give out as many tasks as there are workers for, if no stop is asked for; returns whether more may be left."""
         if self.stop.asked:  # also where there are no workers, or what a worker that died had in hand is left
             return False
@@ -112,13 +114,13 @@ class _Dispatch:
                 self.told.add(record["id"])
                 yield record
 
-    def _end(self, task: Task, outcome: list[Record] | Exception) -> Iterator[Record]:
+    def _end(self, task: ShardTask, outcome: list[Record] | Exception) -> Iterator[Record]:
         """Commit what came of a task, and see to what did not."""
         failures = self.failures.pop(task.token, 0)
         if isinstance(outcome, list):
             yield from self._commit(task, outcome)
             return
-        kept = self.work.standing(attempts(self.work.out, task.journal)[1], task.shard)
+        kept = self.work.surviving_records(attempts(self.work.out, task.journal)[1], task.shard)
         yield from self._commit(task, list(kept.values()))
         left = tuple(item for item in task.todo if work_items.key(item.video_id) not in kept)
         if not isinstance(outcome, WorkerDiedError | OSError):
@@ -130,10 +132,10 @@ class _Dispatch:
             yield self._blame(left[0])
         elif left:
             self._do_again(task, left, failures + 1)
-        elif self.work.lacking(self.manifest.records, task.shard, task.members) is not None:
+        elif self.work.videos_to_join(self.manifest.records, task.shard, task.members) is not None:
             self._write_again(task, failures if not task.todo else 0)
 
-    def _write_again(self, task: Task, failures: int) -> None:
+    def _write_again(self, task: ShardTask, failures: int) -> None:
         """Have a shard written whose videos are all done; OSError if that has killed enough workers."""
         if failures + 1 >= TRIES_ALONE:
             raise OSError(
@@ -141,7 +143,7 @@ class _Dispatch:
             )
         self._do_again(task, (), failures + 1)
 
-    def _commit(self, task: Task, records: list[Record]) -> Iterator[Record]:
+    def _commit(self, task: ShardTask, records: list[Record]) -> Iterator[Record]:
         """Commit records unless they are, and remove the journals that had them."""
         known = self.manifest.records
         new = [record for record in records if record["id"] not in known or known[record["id"]] != record]
@@ -154,18 +156,18 @@ class _Dispatch:
         yield from (record for record in new if record["id"] not in self.told)
         self.told.difference_update(record["id"] for record in records)
 
-    def _do_again(self, task: Task, left: tuple[Item, ...], failures: int) -> None:
+    def _do_again(self, task: ShardTask, left: tuple[VideoTask, ...], failures: int) -> None:
         """Put what is left of a task at the head of the queue: as it is, or in halves after some failures."""
         names = [shard_key(task.shard), *map(work_items.key, task.members)]
         known = tuple(self.manifest.records[name] for name in names if name in self.manifest.records)
         middle = len(left) // 2
         pieces = [left[:middle], left[middle:]] if len(left) > 1 and failures >= TRIES else [left]
         for piece in reversed(pieces):
-            again = Task(task.shard, task.members, piece, known, task.run)
+            again = ShardTask(task.shard, task.members, piece, known, task.run)
             self.failures[again.token] = failures if len(piece) in {0, len(task.todo)} else 0
             self.again.appendleft(again)
 
-    def _blame(self, item: Item) -> Record:
+    def _blame(self, item: VideoTask) -> Record:
         """Record a video as one that kills its worker."""
         message = f"{item.path}: {TRIES_ALONE} workers died that had this video alone in hand"
         record = work_items.failure(item.video_id, VideoError("crashed", message), item.file)

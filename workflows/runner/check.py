@@ -15,7 +15,7 @@ from excl.datasets.annotations.cleaning import names
 from excl.datasets.text.glove import load_vectors
 from excl.datasets.text.glove_files import PUBLISHED as PUBLISHED_GLOVE
 from excl.datasets.text.tokens import Vocabulary
-from excl.datasets.video.discovery import find_videos, tell_left_out
+from excl.datasets.video.discovery import find_videos, log_left_out
 from excl.datasets.video.probe import Probe
 from excl.models.i3d.download import cached_path
 from excl.models.i3d.published import PUBLISHED
@@ -25,7 +25,7 @@ from excl.pipeline.config import STRICT, existing_file
 from excl.pipeline.execution.video_reading import probe_all
 from excl.pipeline.queries import glove_download
 from excl.pipeline.queries import report as annotation_report
-from excl.pipeline.queries.preparation import Queries
+from excl.pipeline.queries.preparation import QueryPreparation
 from excl.pipeline.queries.word_vectors import local_file
 from excl.workflows.runner.estimates import Lengths, cost_of, hours
 from excl.workflows.runner.output_folders import free_bytes
@@ -36,7 +36,7 @@ DURATION_TOLERANCE_S = 1.0
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class CheckConfig:
     """Check a recipe before any work is done: videos, annotations, weights, word vectors, and what it will take."""
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -52,7 +52,7 @@ class Config:
 
 
 @dataclasses.dataclass
-class Findings:
+class CheckReport:
     """What was found, as lines for people, and how much of it is wrong."""
 
     lines: list[str] = dataclasses.field(default_factory=list)
@@ -72,10 +72,10 @@ class Findings:
         self.lines.append(f"PROBLEM  {line}")
 
 
-def run(config: Config) -> Findings:
+def run(config: CheckConfig) -> CheckReport:
     """Everything that is found; nothing is written."""
     recipe = load_recipe(config.recipe, config.root, variant=config.variant, settings=config.set)
-    findings = Findings()
+    findings = CheckReport()
     with recipe.inside() as root:
         configs, problems = parse(recipe.name, recipe.tables)
         for problem in "\n".join(problems).splitlines():
@@ -97,7 +97,7 @@ def run(config: Config) -> Findings:
     return findings
 
 
-def _videos(configs: Mapping[str, Any], findings: Findings) -> dict[str, tuple[Path, Probe]] | None:
+def _videos(configs: Mapping[str, Any], findings: CheckReport) -> dict[str, tuple[Path, Probe]] | None:
     """Path and probe of every video that can be read; None where the videos are still to be made."""
     reader = next((configs[step] for step in ("decode", "extract") if getattr(configs.get(step), "videos", None)), None)
     if reader is None or not reader.videos.exists():
@@ -109,7 +109,7 @@ def _videos(configs: Mapping[str, Any], findings: Findings) -> dict[str, tuple[P
     try:
         left_out: Counter[str] = Counter()
         paths = find_videos(reader.videos, left_out=left_out)
-        tell_left_out(reader.videos, left_out)
+        log_left_out(reader.videos, left_out)
     except (ValueError, OSError) as error:
         findings.bad(str(error))
         return None
@@ -131,7 +131,7 @@ def _videos(configs: Mapping[str, Any], findings: Findings) -> dict[str, tuple[P
     return {video_id: probes[video_id] for video_id in sorted(probes)}
 
 
-def _weights(spec: str, findings: Findings) -> None:
+def _weights(spec: str, findings: CheckReport) -> None:
     """Whether I3D's weights are at hand."""
     if spec.startswith("random:"):
         findings.told(f"weights {spec}: RANDOM, for trying things out; features mean nothing")
@@ -149,10 +149,10 @@ def _weights(spec: str, findings: Findings) -> None:
         findings.good(f"weights {spec}")
 
 
-def _queries(configs: Mapping[str, Any], probes: Mapping[str, tuple[Path, Probe]] | None, findings: Findings) -> None:
+def _queries(configs: Mapping[str, Any], probes: Mapping[str, tuple[Path, Probe]] | None, findings: CheckReport) -> None:
     """What the annotations hold, whether their videos are there and as long, and whether there are word vectors."""
-    config: tokenise.Config = configs["tokenise"]
-    queries = Queries(dataclasses.replace(config, glove=None, report=True))
+    config: tokenise.TokeniseConfig = configs["tokenise"]
+    queries = QueryPreparation(dataclasses.replace(config, glove=None, report=True))
     try:
         report = queries.report
     except (ValueError, OSError) as error:
@@ -167,7 +167,7 @@ def _queries(configs: Mapping[str, Any], probes: Mapping[str, tuple[Path, Probe]
         _word_vectors(config.glove, config.glove_member, findings)
 
 
-def _word_vectors(glove: str, member: str | None, findings: Findings) -> None:
+def _word_vectors(glove: str, member: str | None, findings: CheckReport) -> None:
     """Whether the word vectors are at hand, and what they are."""
     try:
         path = local_file(glove)
@@ -183,7 +183,7 @@ def _word_vectors(glove: str, member: str | None, findings: Findings) -> None:
         findings.bad(str(error))
 
 
-def _splits(configs: Mapping[str, Any], there: set[str], findings: Findings) -> None:
+def _splits(configs: Mapping[str, Any], there: set[str], findings: CheckReport) -> None:
     """Whether the splits that later steps ask for have any moments."""
     wanted = {"train": {"train", "val"}, "evaluate": {configs["evaluate"].split} if "evaluate" in configs else set()}
     for step, splits in wanted.items():
@@ -194,7 +194,10 @@ def _splits(configs: Mapping[str, Any], there: set[str], findings: Findings) -> 
 
 
 def _match(
-    queries: Queries, probes: Mapping[str, tuple[Path, Probe]], packing: pack.Config | None, findings: Findings
+    queries: QueryPreparation,
+    probes: Mapping[str, tuple[Path, Probe]],
+    packing: pack.PackConfig | None,
+    findings: CheckReport,
 ) -> None:
     """Whether annotations and videos are of the same videos."""
     asked = {moment.video_id for moment in queries.moments}
@@ -215,7 +218,10 @@ def _match(
 
 
 def _durations(
-    queries: Queries, probes: Mapping[str, tuple[Path, Probe]], packing: pack.Config | None, findings: Findings
+    queries: QueryPreparation,
+    probes: Mapping[str, tuple[Path, Probe]],
+    packing: pack.PackConfig | None,
+    findings: CheckReport,
 ) -> None:
     """Whether videos are as long as annotated, and moments within them, as far as headers tell."""
     found_s = {video_id: probe.duration_s for video_id, (_, probe) in probes.items() if probe.duration_s is not None}
@@ -249,7 +255,12 @@ def dimension(path: Path, member: str | None) -> int:
 
 
 def _cost(
-    config: extract.Config, probes: Mapping[str, tuple[Path, Probe]], findings: Findings, *, root: Path, measure: bool
+    config: extract.ExtractConfig,
+    probes: Mapping[str, tuple[Path, Probe]],
+    findings: CheckReport,
+    *,
+    root: Path,
+    measure: bool,
 ) -> None:
     """Frames, rows, shards, bytes and rough hours."""
     lengths = [(probe.duration_s or 0.0, probe.rate or 0.0) for _, probe in probes.values()]
@@ -262,12 +273,12 @@ def _cost(
         findings.told(f"extract {hours(config, [path for path, _ in probes.values()], cost.frames)}")
 
 
-def show(findings: Findings) -> str:
+def show(findings: CheckReport) -> str:
     """The findings as lines, the last of which counts the problems."""
     end = f"{findings.problems:,} problems to mend" if findings.problems else "nothing stands in the way"
     return "\n".join([*findings.lines, end])
 
 
-def num_problems(findings: Findings) -> int:
+def num_problems(findings: CheckReport) -> int:
     """How much has to be mended."""
     return findings.problems

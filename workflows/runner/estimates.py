@@ -22,8 +22,8 @@ from excl.models.i3d.row_layout import NoRowsError
 from excl.models.i3d.runner import flops_of_clip, keep_freed_memory
 from excl.models.i3d.weights import load_weights
 from excl.pipeline import decode, extract
-from excl.pipeline.execution.executor_settings import INLINE, LOCAL, Running
-from excl.pipeline.execution.progress import duration
+from excl.pipeline.execution.executor_settings import INLINE, LOCAL, ExecutorSettings
+from excl.pipeline.execution.progress import format_duration
 from excl.pipeline.execution.video_reading import num_cores, stop_decoders
 
 SECONDS_TO_DECODE, VIDEOS_TO_DECODE = 8.0, 3  # of presentation, to see how fast it goes
@@ -70,7 +70,7 @@ class Cost:
         return f"about {self.frames:,} frames, {self.rows:,} rows, {self.shards:,} shards, {self.num_bytes / 1e6:,.1f} MB"
 
 
-def cost_of(config: extract.Config, lengths: Lengths) -> Cost:
+def cost_of(config: extract.ExtractConfig, lengths: Lengths) -> Cost:
     """Frames, rows and bytes, by the headers alone."""
     made = config.making()
     frames, rows, too_short = 0, 0, 0
@@ -85,7 +85,7 @@ def cost_of(config: extract.Config, lengths: Lengths) -> Cost:
     return Cost(frames, rows, -(-lengths.count // config.shard_videos), rows * bytes_of_row, too_short)
 
 
-def hours(config: extract.Config | decode.Config, paths: Sequence[Path], num_frames: int) -> str:
+def hours(config: extract.ExtractConfig | decode.DecodeConfig, paths: Sequence[Path], num_frames: int) -> str:
     """How long it takes, in words: measured on a little of it, assumed where there is a GPU.
 
     `paths` are the videos, none where stored frames are read. Of other machines nothing is known here.
@@ -98,25 +98,25 @@ def hours(config: extract.Config | decode.Config, paths: Sequence[Path], num_fra
         if not rates:
             return "how long it takes cannot be said: none of the first videos could be decoded"
         decoding_s = num_frames / (statistics.median(rates) * num_cores())
-        parts.append(f"{duration(decoding_s)} of decoding on {num_cores()} cores")
-    if isinstance(config, extract.Config):
+        parts.append(f"{format_duration(decoding_s)} of decoding on {num_cores()} cores")
+    if isinstance(config, extract.ExtractConfig):
         device = choose_devices(config.device)[0]
         together = device.type == "cpu"  # they share the cores
         if together:
             network_s = num_frames / _network_rate(config)
-            parts.append(f"{duration(network_s)} of I3D on the CPU, by a short measurement")
+            parts.append(f"{format_duration(network_s)} of I3D on the CPU, by a short measurement")
         else:
             flops = flops_of_clip(CLIP_FRAMES, config.making().crop) / CLIP_FRAMES * num_frames
             network_s = flops / (ASSUMED_GPU_TFLOPS * 1e12)
             how = f"if that does {ASSUMED_GPU_TFLOPS:g} TFLOP/s, which was not measured"
-            parts.append(f"{duration(network_s)} of I3D on {device}, {how}")
+            parts.append(f"{format_duration(network_s)} of I3D on {device}, {how}")
     if not parts:
         return "how long it takes cannot be said before the videos are there"
     total_s = decoding_s + network_s if together else max(decoding_s, network_s)
-    return f"will take roughly {duration(total_s)}: {', '.join(parts)}{_for_whom(config.running)}"
+    return f"will take roughly {format_duration(total_s)}: {', '.join(parts)}{_for_whom(config.running)}"
 
 
-def _for_whom(running: Running) -> str:
+def _for_whom(running: ExecutorSettings) -> str:
     """For which part of the work, and which workers, the figure is, where that is not plain."""
     if running.share is not None:
         return f"; all shards by this machine alone, of which the share {running.shard_range} is one in {running.share.of}"
@@ -125,9 +125,9 @@ def _for_whom(running: Running) -> str:
     return ""
 
 
-def _decoding_rate(config: extract.Config | decode.Config, path: Path) -> float | None:
+def _decoding_rate(config: extract.ExtractConfig | decode.DecodeConfig, path: Path) -> float | None:
     """Sampled frames a second that one core decodes from the video's beginning; None if it cannot."""
-    if isinstance(config, extract.Config):
+    if isinstance(config, extract.ExtractConfig):
         made = config.making()
         fps, geometry = made.fps, made.geometry
     else:
@@ -160,7 +160,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _network_rate(config: extract.Config) -> float:
+def _network_rate(config: extract.ExtractConfig) -> float:
     """Frames a second of I3D on the CPU, by the better of two clips."""
     keep_freed_memory()
     made = config.making()

@@ -22,10 +22,10 @@ from excl.datasets.video.errors import VideoError
 from excl.models.i3d.download import cached_path
 from excl.models.i3d.published import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
-from excl.pipeline.artifacts.header import HEADER, differing
-from excl.pipeline.artifacts.manifest import Manifest, held, is_barren
+from excl.pipeline.artifacts.header import HEADER, diff
+from excl.pipeline.artifacts.manifest import Manifest, exclusive_folder, has_no_results
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.sharded_stage import whereabouts
+from excl.pipeline.execution.sharded_stage import video_files
 from excl.pipeline.queries import glove_download
 from excl.pipeline.store.frame_store import LOSSLESS
 from excl.pipeline.sweep import reproduce
@@ -39,7 +39,7 @@ SHA256_DIGITS = 64
 READ_VIDEOS = (decode.STAGE, extract.STAGE)
 
 
-def _extract(config: extract.Config, configs: Mapping[str, Any]) -> dict[str, Any]:
+def _extract(config: extract.ExtractConfig, configs: Mapping[str, Any]) -> dict[str, Any]:
     pictures, decoded = LOSSLESS, configs.get(decode.STAGE)
     if config.frames is not None and decoded is not None and decoded.out == config.frames:
         pictures = decoded.pictures  # whether the frames are there already or not
@@ -50,7 +50,7 @@ def _extract(config: extract.Config, configs: Mapping[str, Any]) -> dict[str, An
     return extract.recipe(config, pictures)
 
 
-def _tokenise(config: tokenise.Config) -> dict[str, Any]:
+def _tokenise(config: tokenise.TokeniseConfig) -> dict[str, Any]:
     if config.glove in PUBLISHED_GLOVE and not glove_download.cached_path(config.glove).is_file():
         raise ValueError(f"the word vectors {config.glove} are not in the cache and are downloaded first")
     return tokenise.made_by(config)
@@ -87,7 +87,7 @@ def wanted_header(step: str, config: Any, configs: Mapping[str, Any]) -> dict[st
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderState:
     """A folder of a step: its manifest, and in what its header is not the one wanted, as `key: (there, wanted)`."""
 
     manifest: Manifest
@@ -107,24 +107,24 @@ def _reason(step: str, key: str, old: object, new: object) -> str:
     return f"{name} was {old} and is {new}"
 
 
-def look(folder: Path, wanted: Mapping[str, Any]) -> Found | None:
+def inspect_folder(folder: Path, wanted: Mapping[str, Any]) -> FolderState | None:
     """What is in a folder; None where nothing was made yet. ValueError if its manifest is damaged."""
     if not (folder / HEADER).is_file():
         return None
-    if is_barren(folder):
+    if has_no_results(folder):
         return None  # which takes any settings
     manifest = Manifest.read(folder)
-    return Found(manifest, differing(manifest.header, wanted))
+    return FolderState(manifest, diff(manifest.header, wanted))
 
 
-def where(folder: Path) -> Path:
+def resolve_link(folder: Path) -> Path:
     """Where a folder is: what a link points to, on a larger disk perhaps, stays there when it is moved aside."""
     return folder.resolve() if folder.is_symlink() else folder
 
 
 def old_folders(folder: Path) -> Iterator[Path]:
     """The folders that were moved aside, the latest first."""
-    folder = where(folder)
+    folder = resolve_link(folder)
     numbered = {path: path.name.rpartition(".old-")[2] for path in folder.parent.glob(f"{folder.name}.old-*")}
     found = [(int(number), path) for path, number in numbered.items() if number.isdecimal() and path.is_dir()]
     return (path for _, path in sorted(found, reverse=True))
@@ -132,10 +132,10 @@ def old_folders(folder: Path) -> Iterator[Path]:
 
 def is_new(folder: Path) -> bool:
     """Whether nothing was made in a folder yet, and none like it was moved aside."""
-    return look(folder, {}) is None and not any(old_folders(folder))
+    return inspect_folder(folder, {}) is None and not any(old_folders(folder))
 
 
-def kept_for(step: str, config: Any, wanted: Mapping[str, Any]) -> Path | None:
+def matching_old_folder(step: str, config: Any, wanted: Mapping[str, Any]) -> Path | None:
     """The folder that was moved aside and was made from just what is wanted now; None if there is none."""
     for path in old_folders(config.out):
         if step == reproduce.STEP:
@@ -143,7 +143,7 @@ def kept_for(step: str, config: Any, wanted: Mapping[str, Any]) -> Path | None:
                 return path
             continue
         try:
-            found = look(path, wanted)
+            found = inspect_folder(path, wanted)
         except ValueError:
             continue  # damaged: nothing to take back
         if found is not None and not found.differences and not changed_video(step, config, found.manifest):
@@ -156,7 +156,7 @@ def changed_video(step: str, config: Any, manifest: Manifest) -> str:
     if step not in READ_VIDEOS:
         return ""
     for video_id, path in videos_of(config).items():
-        item = work_items.Item(video_id, path, 0)
+        item = work_items.VideoTask(video_id, path, 0)
         if manifest.has_failed(work_items.key(video_id)) or work_items.is_as_recorded(manifest, item):
             continue  # and nothing is parsed
         record = manifest.records.get(work_items.key(video_id), {})
@@ -180,21 +180,21 @@ def videos_of(config: Any) -> Mapping[str, Path]:
     if reads_files(config):
         return find_videos(config.videos)
     manifest = Manifest.read(config.frames, stage=decode.STAGE)
-    return {video_id: config.frames / file for video_id, file in sorted(whereabouts(manifest).items())}
+    return {video_id: config.frames / file for video_id, file in sorted(video_files(manifest).items())}
 
 
-def make_way(step: str, config: Any, configs: Mapping[str, Any]) -> None:
+def move_aside(step: str, config: Any, configs: Mapping[str, Any]) -> None:
     """Move a folder of other settings or inputs aside, and take back one of these, if there is one.
 
     BusyError if somebody works on it. Nothing is done if another run has made way meanwhile.
     """
     wanted = wanted_header(step, config, configs) if has_header(step) else {}
-    out, kept = where(config.out), kept_for(step, config, wanted)
+    out, kept = resolve_link(config.out), matching_old_folder(step, config, wanted)
     if out.exists():
-        with held(out):
+        with exclusive_folder(out):
             if _is_as_wanted(step, config, configs, wanted):
                 return
-            if is_barren(out):
+            if has_no_results(out):
                 shutil.rmtree(out)
             else:
                 free = next(path for n in itertools.count(1) if not (path := out.with_name(f"{out.name}.old-{n}")).exists())
@@ -213,11 +213,11 @@ def _is_as_wanted(step: str, config: Any, configs: Mapping[str, Any], wanted: Ma
     """Whether a folder holds, in part at least, what is asked for."""
     if step == reproduce.STEP:
         return reproduce.is_of(config)
-    found = look(config.out, wanted)
+    found = inspect_folder(config.out, wanted)
     return found is not None and not found.differences and not _has_changed_videos(step, config, configs, found)
 
 
-def _has_changed_videos(step: str, config: Any, configs: Mapping[str, Any], found: Found) -> bool:
+def _has_changed_videos(step: str, config: Any, configs: Mapping[str, Any], found: FolderState) -> bool:
     """Whether the videos that a folder was made from are others now, which only those that the recipe makes may be."""
     return step in READ_VIDEOS and made_by_recipe(config, configs) and bool(changed_video(step, config, found.manifest))
 
@@ -230,14 +230,14 @@ def prepare(step: str, config: Any, configs: Mapping[str, Any]) -> None:
     """
     if config.out is None or not has_header(step) or is_new(config.out):
         return
-    found = look(config.out, {})
+    found = inspect_folder(config.out, {})
     if found is None:
-        if kept_for(step, config, wanted_header(step, config, configs)):
-            make_way(step, config, configs)
+        if matching_old_folder(step, config, wanted_header(step, config, configs)):
+            move_aside(step, config, configs)
     elif step in READ_VIDEOS and made_by_recipe(config, configs):
-        found = look(config.out, wanted_header(step, config, configs))
+        found = inspect_folder(config.out, wanted_header(step, config, configs))
         if found is not None and not found.differences and _has_changed_videos(step, config, configs, found):
-            make_way(step, config, configs)
+            move_aside(step, config, configs)
 
 
 def made_by_recipe(config: Any, configs: Mapping[str, Any]) -> bool:
@@ -251,7 +251,7 @@ def free_bytes(root: Path) -> int:
     return shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free
 
 
-def at(config: Any, moved: Mapping[Path, Path]) -> Any:
+def with_moved_inputs(config: Any, moved: Mapping[Path, Path]) -> Any:
     """A configuration that reads from where its inputs lie now: those that will be taken back lie elsewhere."""
 
     def place(given: Any) -> Any:

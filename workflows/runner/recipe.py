@@ -24,7 +24,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from excl.datasets.parsing import read_text
-from excl.datasets.video.backends import choose
+from excl.datasets.video.backends import resolve_backends
 from excl.pipeline.config import parse_section
 from excl.workflows.steps import STEPS
 
@@ -264,7 +264,7 @@ def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
         return []
     asked = extracted.making().to_json()
     made = {"fps": decoded.fps, "short_side": decoded.short_side, "crop": decoded.crop}
-    made["backend"] = list(choose(decoded.backend))
+    made["backend"] = list(resolve_backends(decoded.backend))
     return [
         f"{name}: [extract]: {key}: {asked[key]}, but [decode] has {value}; give both the same"
         for key, value in made.items()

@@ -13,18 +13,18 @@ from excl.pipeline import pack
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
-from excl.pipeline.execution.progress import duration
+from excl.pipeline.execution.progress import format_duration
 from excl.workflows.runner.output_folders import READ_VIDEOS
-from excl.workflows.runner.plan import Planned
+from excl.workflows.runner.plan import StepPlan
 from excl.workflows.runner.recipe import Recipe
-from excl.workflows.runner.summary import State, coverage, failures, summary, table
+from excl.workflows.runner.summary import FolderSnapshot, coverage, failures, summary, table
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedStep:
     """One step of this run: what was planned for it, and how long it took."""
 
-    planned: Planned
+    planned: StepPlan
     wall_s: float
 
 
@@ -34,7 +34,13 @@ def report_path(variant: str | None) -> Path:
 
 
 def write_report(
-    path: Path, recipe: Recipe, configs: Mapping[str, Any], done: Sequence[Done], *, chosen: Sequence[str], log: Path | None
+    path: Path,
+    recipe: Recipe,
+    configs: Mapping[str, Any],
+    done: Sequence[FinishedStep],
+    *,
+    chosen: Sequence[str],
+    log: Path | None,
 ) -> None:
     """Write what was done and what there is now, as Markdown."""
     folders = {step: Manifest.read(configs[step].out) for step in chosen if _has_manifest(configs[step].out)}
@@ -64,13 +70,13 @@ def _section(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"## {title}", "", *lines, ""])
 
 
-def _head(recipe: Recipe, done: Sequence[Done], chosen: Sequence[str], log: Path | None) -> str:
+def _head(recipe: Recipe, done: Sequence[FinishedStep], chosen: Sequence[str], log: Path | None) -> str:
     total_s = sum(one.wall_s for one in done)
     lines = [
         f"# {recipe.name}",
         "",
         f"excl {importlib.metadata.version('excl')}, {time.strftime('%Y-%m-%d %H:%M:%S')}: "
-        f"{len(chosen)} steps in {duration(total_s)}.",
+        f"{len(chosen)} steps in {format_duration(total_s)}.",
     ]
     if recipe.chosen:
         lines.append(f"Variant: {recipe.chosen}.")
@@ -81,24 +87,28 @@ def _head(recipe: Recipe, done: Sequence[Done], chosen: Sequence[str], log: Path
     return "\n".join([*lines, ""])
 
 
-def _steps(done: Sequence[Done], folders: Mapping[str, Manifest], configs: Mapping[str, Any]) -> str:
+def _steps(done: Sequence[FinishedStep], folders: Mapping[str, Manifest], configs: Mapping[str, Any]) -> str:
     rows = [
-        f"| {one.planned.step} | {_became(one.planned, configs[one.planned.step].out)} | {duration(one.wall_s)} | "
+        f"| {one.planned.step} | {_became(one.planned, configs[one.planned.step].out)} | {format_duration(one.wall_s)} | "
         f"{summary(one.planned.step, folders[one.planned.step]) if one.planned.step in folders else ''} |"
         for one in done
     ]
     return "\n".join(["| step | this run | took | what is there |", "|---|---|---|---|", *rows, ""])
 
 
-def _became(planned: Planned, folder: Path | None) -> str:
+def _became(planned: StepPlan, folder: Path | None) -> str:
     """What the run has made of a step's folder, whatever was planned."""
-    return "done" if folder is None or planned.before is None else planned.before.became(State.of(folder), planned.kind)
+    return (
+        "done"
+        if folder is None or planned.before is None
+        else planned.before.change_since(FolderSnapshot.of(folder), planned.kind)
+    )
 
 
-def end_line(done: Sequence[Done], failed: int) -> str:
+def end_line(done: Sequence[FinishedStep], failed: int) -> str:
     """The run in a line: how long it took, and which steps took it."""
     videos = f"; {failed:,} videos failed" if failed else ""
-    slow = [f"{one.planned.step} {duration(one.wall_s)}" for one in done if one.planned.to_do]
+    slow = [f"{one.planned.step} {format_duration(one.wall_s)}" for one in done if one.planned.to_do]
     if not slow:
         return f"all was done already{videos}"
-    return f"done in {duration(sum(one.wall_s for one in done))}: {', '.join(slow)}{videos}"
+    return f"done in {format_duration(sum(one.wall_s for one in done))}: {', '.join(slow)}{videos}"

@@ -20,12 +20,12 @@ from excl.pipeline.artifacts.manifest import RECORDS, Manifest
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.circuit_breaker import SystemicError
-from excl.pipeline.execution.executor_settings import Given, merged
-from excl.workflows.runner.output_folders import READ_VIDEOS, make_way, prepare
-from excl.workflows.runner.plan import Planned, Planner
+from excl.pipeline.execution.executor_settings import Given, apply_overrides
+from excl.workflows.runner.output_folders import READ_VIDEOS, move_aside, prepare
+from excl.workflows.runner.plan import Planner, StepPlan
 from excl.workflows.runner.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
-from excl.workflows.runner.report import Done, end_line, report_path, write_report
-from excl.workflows.runner.run_log import logged
+from excl.workflows.runner.report import FinishedStep, end_line, report_path, write_report
+from excl.workflows.runner.run_log import buffered_run_log
 from excl.workflows.steps import STEPS, run_step
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ Held = Callable[[], AbstractContextManager[None]]
 
 
 @checked_dataclass(frozen=True, config=STRICT)
-class Config:
+class RunConfig:
     """Run all steps of a recipe: what is done already is not done again, what was made from other settings is.
 
     It says first what it will do, and leaves a log of the run in logs/ and a report in excl-report.md.
@@ -80,10 +80,10 @@ class Outcome:
     failed: int
 
 
-def run(config: Config) -> Outcome:
+def run(config: RunConfig) -> Outcome:
     """Run the recipe's steps in order, or with `dry_run` say what they would do. What is found on the way is printed."""
     recipe = load_recipe(config.recipe, config.root, variant=config.variant, settings=config.set)
-    with logged(recipe.root) as begin_log:
+    with buffered_run_log(recipe.root) as begin_log:
         with recipe.inside() as root:
             configs, chosen = _read(recipe, config)
             planner = Planner(configs, root)
@@ -124,13 +124,13 @@ def _alone(recipe: Recipe, root: Path, *, wait_s: float = 0.0) -> Iterator[None]
         yield
 
 
-def _read(recipe: Recipe, config: Config) -> tuple[dict[str, Any], list[str]]:
+def _read(recipe: Recipe, config: RunConfig) -> tuple[dict[str, Any], list[str]]:
     """All configurations, and the steps to run; ValueError says all that is wrong, and where missing data is to be had."""
     chosen = _chosen(recipe.name, [step for step in STEPS if step in recipe.tables], config)
     tables = dict(recipe.tables)
     for step in READ_VIDEOS:
         if isinstance(tables.get(step), Mapping):
-            tables[step] = {**tables[step], "running": merged(tables[step].get("running", {}), config.running)}
+            tables[step] = {**tables[step], "running": apply_overrides(tables[step].get("running", {}), config.running)}
     configs, problems = parse(recipe.name, tables, chosen=chosen)
     if problems and recipe.about and missing_inputs(recipe.name, configs, chosen=chosen):
         problems += ["", f"{recipe.name} says:", recipe.about]
@@ -139,7 +139,7 @@ def _read(recipe: Recipe, config: Config) -> tuple[dict[str, Any], list[str]]:
     return configs, chosen
 
 
-def _chosen(name: str, steps: list[str], config: Config) -> list[str]:
+def _chosen(name: str, steps: list[str], config: RunConfig) -> list[str]:
     """The steps to run, of those that the recipe has."""
     last = config.only or config.until
     if last is not None and last not in steps:
@@ -149,7 +149,7 @@ def _chosen(name: str, steps: list[str], config: Config) -> list[str]:
     return steps[: steps.index(last) + 1 if last else None]
 
 
-def plan_lines(recipe: Recipe, planned: Sequence[Planned], root: Path) -> list[str]:
+def plan_lines(recipe: Recipe, planned: Sequence[StepPlan], root: Path) -> list[str]:
     """The plan for people."""
     of = ""
     if recipe.variants:
@@ -158,7 +158,7 @@ def plan_lines(recipe: Recipe, planned: Sequence[Planned], root: Path) -> list[s
 
 
 def _run(
-    recipe: Recipe, configs: Mapping[str, Any], planned: Sequence[Planned], *, log_path: Path | None, moving: Held
+    recipe: Recipe, configs: Mapping[str, Any], planned: Sequence[StepPlan], *, log_path: Path | None, moving: Held
 ) -> Outcome:
     """Run the planned steps, and report; `moving` is held while folders are moved."""
     failed, done = 0, []
@@ -169,7 +169,7 @@ def _run(
         if failed_here and one.step in READ_VIDEOS and number < len(planned):
             _require_some(one.step, configs[one.step].out)
         failed += failed_here
-        done.append(Done(one, time.monotonic() - began))
+        done.append(FinishedStep(one, time.monotonic() - began))
     report = report_path(recipe.chosen)
     if any(one.to_do for one in planned) or not report.is_file():
         write_report(report, recipe, configs, done, chosen=[one.step for one in planned], log=log_path)
@@ -199,7 +199,7 @@ def _run_fitting(name: str, configs: Mapping[str, Any], moving: Held) -> int:
     except RecipeMismatchError as error:
         log.warning("%s", str(error).rpartition("\n")[0] or error)
     with moving():
-        make_way(name, config, configs)
+        move_aside(name, config, configs)
     return run_step(step, config)
 
 

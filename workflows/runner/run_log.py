@@ -15,7 +15,7 @@ PATIENCE = 1_000_000  # lines that wait for the decision whether the run is wort
 
 
 @contextlib.contextmanager
-def logged(root: Path) -> Iterator[Callable[[], Path]]:
+def buffered_run_log(root: Path) -> Iterator[Callable[[], Path]]:
     """Meanwhile messages are kept; from when what is yielded is called, and also those before it, in a file of their own.
 
     It returns the file's path. So a run that finds nothing to do leaves no file. Of an error that ends the run the file has

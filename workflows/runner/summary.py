@@ -20,14 +20,14 @@ NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class State:
+class FolderSnapshot:
     """Which folder is at the place of a step, if any is, and the size and time of its records, or of those in a sweep."""
 
     inode: int | None = None
     records: frozenset[tuple[str, int, int]] = frozenset()
 
     @classmethod
-    def of(cls, folder: Path) -> State:
+    def of(cls, folder: Path) -> FolderSnapshot:
         """The state now."""
         if not folder.is_dir():
             return cls()
@@ -37,19 +37,19 @@ class State:
 
 
 @dataclass(frozen=True)
-class Before:
+class StepSnapshot:
     """What there was of a step before a run."""
 
-    state: State
-    kept: tuple[State, ...]
+    state: FolderSnapshot
+    kept: tuple[FolderSnapshot, ...]
     """Of the folders that had been moved aside."""
 
     @classmethod
-    def of(cls, folder: Path) -> Before:
+    def of(cls, folder: Path) -> StepSnapshot:
         """What there is now."""
-        return cls(State.of(folder), tuple(map(State.of, old_folders(folder))))
+        return cls(FolderSnapshot.of(folder), tuple(map(FolderSnapshot.of, old_folders(folder))))
 
-    def became(self, now: State, planned: str) -> str:
+    def change_since(self, now: FolderSnapshot, planned: str) -> str:
         """What has become of it, in words; `planned` is the kind of what was to become of it."""
         if now == self.state:
             return "unchanged"
