@@ -16,7 +16,7 @@ TESTS ?=
 
 help:
 	@echo "make demo   a small data set made here, through the whole chain, to a table of results (in demo/)"
-	@echo "make test   the tests (TESTS=tests/test_store.py for some of them)"
+	@echo "make test   the tests (TESTS=tests/store for some of them)"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  remove the virtual environment, the demo and caches"
 	@echo "PYTHON=python3.13 chooses another Python than python3"

@@ -19,7 +19,7 @@ from excl.datasets.video.sampling import Sampling
 
 BACKENDS = ("pyav", "decord", "torchcodec", "torchcodec-cuda")
 WHOLE = Geometry(HEIGHT, HEIGHT)
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "decoding.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "decoding.md"
 
 
 @pytest.fixture(scope="module")

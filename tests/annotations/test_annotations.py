@@ -14,7 +14,7 @@ import pytest
 from excl.datasets.annotations import activitynet_captions, charades_sta, csv_table, jsonl, moment_detr, tacos, tacos_tall
 from excl.datasets.annotations.cleaning import clean, find_flaws
 
-ANNOTATIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "annotations"
+ANNOTATIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations"
 needs_official_files = pytest.mark.skipif(
     not ANNOTATIONS.is_dir(), reason=f"the official annotation files are not at {ANNOTATIONS}"
 )

@@ -305,7 +305,7 @@ stage(out, slow_s=0.05).run(files, retry_failed=False, share=ShardRange.parse(sy
 
 
 def share_of(tmp_path, out, text):
-    script = SHARE.format(tests=str(Path(__file__).parent), files=str(tmp_path / "files"), out=str(out))
+    script = SHARE.format(tests=str(Path(__file__).parents[1]), files=str(tmp_path / "files"), out=str(out))
     return subprocess.Popen([sys.executable, "-c", script, text], stderr=subprocess.PIPE, text=True)
 
 

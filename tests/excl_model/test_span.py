@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from excl.models.excl import best_span, moment_to_rows, rows_to_moment, temporal_iou
 from excl.models.i3d.row_layout import Continuous
 
-CHARADES = Path(__file__).resolve().parents[2] / "shared" / "data" / "annotations" / "charades"
+CHARADES = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations" / "charades"
 
 # best_span
 

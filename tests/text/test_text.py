@@ -12,7 +12,7 @@ from nltk.tokenize import NLTKWordTokenizer
 
 from excl.datasets.text.tokens import MAX_QUERY_CHARS, PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary, tokenise
 
-CHARADES = Path(__file__).resolve().parents[2] / "shared" / "data" / "annotations" / "charades"
+CHARADES = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations" / "charades"
 
 # tokenise
 

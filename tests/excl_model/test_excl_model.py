@@ -31,7 +31,7 @@ from excl.models.excl.encoders import IdentityVideo
 from excl.models.excl.predictors import ConditionedPredictor
 from excl.pipeline.training.distributed import cpu_has_bfloat16_lstm
 
-TABLE_1 = Path(__file__).resolve().parents[2] / "shared" / "data" / "paper" / "excl_table1.csv"
+TABLE_1 = Path(__file__).resolve().parents[3] / "shared" / "data" / "paper" / "excl_table1.csv"
 FEATURE_DIM, WORD_DIM, NUM_WORDS = 6, 5, 20
 SMALL = ExCLConfig(text_hidden=4, video_hidden=3, predictor_hidden=2, mlp_hidden=7, heads=2, dropout=0.5)
 COMBINATIONS = [
