@@ -260,8 +260,8 @@ def scale(path: Path, rounds: int) -> None:
     def one(threads: int) -> None:
         assert list(PyAVVideo(path, Sampling(FPS, geometry, threads=threads)))
 
-    def sparse(whole: bool) -> None:
-        assert list(PyAVVideo(path, Sampling(0.1, geometry), whole=whole))
+    def sparse(decode_all: bool) -> None:
+        assert list(PyAVVideo(path, Sampling(0.1, geometry), decode_all=decode_all))
 
     def null(workers: int) -> None:
         with ThreadPoolExecutor(workers) as pool:

@@ -11,7 +11,6 @@ import itertools
 import logging
 import shutil
 import time
-from collections import Counter
 from dataclasses import field
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.video.backends import Choice, resolve_backends
-from excl.datasets.video.discovery import find_videos, log_left_out
+from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.pipeline.artifacts.atomic_files import sha256_file
@@ -98,9 +97,7 @@ def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
         at_once=partial(_at_once, config),
         before=partial(_predict, config),
     )
-    left_out: Counter[str] = Counter()
-    videos = find_videos(config.videos, left_out=left_out)
-    log_left_out(config.videos, left_out)
+    videos = find_videos(config.videos, warn=True)
     stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)
     return config.out
 

@@ -13,7 +13,6 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -24,7 +23,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.video.backends import Choice
-from excl.datasets.video.discovery import find_videos, log_left_out
+from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.sampling import Video
 from excl.models.i3d.compile_policy import Compile
@@ -168,9 +167,7 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
         identify = source_of
     else:
         assert config.videos is not None
-        left_out: Counter[str] = Counter()
-        videos = find_videos(config.videos, left_out=left_out)
-        log_left_out(config.videos, left_out)
+        videos = find_videos(config.videos, warn=True)
     made_by = recipe(config, pictures)
     if config.new_version:
         out = Manifest.version(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION)

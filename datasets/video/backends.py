@@ -1,4 +1,4 @@
-"""Which decoder reads a video: one contract, `sample_frames`, whichever it is.
+"""The decoders of videos under one contract, `sample_frames`.
 
 `pyav` is the reference and the default. `decord` and `torchcodec` (and `torchcodec-cuda`, which decodes on an NVIDIA GPU)
 give the same frames with slightly other pixels, or refuse the file; `auto` is the GPU's decoder where there is one, with
@@ -17,11 +17,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from excl.datasets.video.errors import VideoError
+from excl.datasets.video.errors import VideoError, error_line
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.indexed_backend import IndexedVideo
 from excl.datasets.video.pyav_backend import PyAVVideo
-from excl.datasets.video.sampling import OnDamage, Sampling, Video, VideoFacts
+from excl.datasets.video.sampling import OnDamage, Sampling, Video
 
 Backend = Literal["pyav", "decord", "torchcodec", "torchcodec-cuda"]
 Choice = Literal["auto", "pyav", "decord", "torchcodec", "torchcodec-cuda"]
@@ -35,7 +35,7 @@ CHUNK_FRAMES = 32
 
 @dataclass(frozen=True)
 class SampledFrames:
-    """Some frames in a row: uint8 RGB [n, crop, crop, 3], and the seconds at which they are sampled, float64 [n]."""
+    """A chunk of frames in a row: uint8 RGB [n, crop, crop, 3], and the seconds at which they are sampled, float64 [n]."""
 
     frames: np.ndarray
     times_s: np.ndarray
@@ -50,37 +50,36 @@ def sample_frames(
     backend: Choice = "pyav",
     on_damage: OnDamage = "fail",
 ) -> Iterator[SampledFrames]:
-    """The frames on screen at 0, 1/fps, 2/fps, … seconds of a video's presentation, in chunks, with these seconds.
+    """Yield the frames on screen at 0, 1/fps, 2/fps, … seconds of a video's presentation, in chunks, with these seconds.
 
     `size` is the short side's pixels (or like "226-upscale-only"), of which the centred square of `crop` pixels is kept.
-    `on_damage` "keep" uses what can be decoded of a damaged file. Reads in this process: for files that nobody vouches for
-    see `isolated.DecoderProcess`. Raises VideoError (a ValueError with a `reason`) for a file that cannot be read, or not by
-    this backend, ValueError for a backend that is not installed and for a rate that is none.
+    `on_damage` "keep" uses what can be decoded of a damaged file. The file is read in this process: for files that nobody
+    vouches for see `decoder_process.DecoderProcess`. Raises VideoError (a ValueError with a `reason`) for a file that cannot
+    be read, or not by this backend, ValueError for a backend that is not installed and for a rate that is not above 0.
     """
     if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps: {fps} is no rate; wanted is a number above 0")
+        raise ValueError(f"fps: {fps} is no rate; give a number above 0")
     sampling = Sampling(fps, Geometry.of(size, crop), on_damage=on_damage, backends=resolve_backends(backend))
-    number = 0
+    num_frames = 0
     frames = iter(open_sampled(Path(path), sampling))
     while chunk := list(itertools.islice(frames, CHUNK_FRAMES)):
-        yield SampledFrames(np.stack(chunk), np.arange(number, number + len(chunk)) / fps)
-        number += len(chunk)
+        yield SampledFrames(np.stack(chunk), np.arange(num_frames, num_frames + len(chunk)) / fps)
+        num_frames += len(chunk)
 
 
 def resolve_backends(choice: str) -> tuple[Backend, ...]:
-    """The backends to try in turn; ValueError for one that is not to be had on this machine."""
+    """Return the backends to try in turn; raises ValueError for one that is not available on this machine."""
     if choice == "auto":
         return ("pyav",) if missing_reason("torchcodec-cuda") else ("torchcodec-cuda", "pyav")
     if choice not in get_args(Backend):
         raise ValueError(f"backend {choice!r}: there are {', '.join(get_args(Choice))}")
-    missing = missing_reason(choice)
-    if missing:
-        raise ValueError(f"backend {choice}: not to be had here ({missing}); it needs: {INSTALL[choice]}")
+    if reason := missing_reason(choice):
+        raise ValueError(f"backend {choice}: not available here ({reason}); it needs: {INSTALL[choice]}")
     return (choice,)  # type: ignore[return-value]
 
 
 def missing_reason(backend: str) -> str | None:
-    """Why a backend cannot be used on this machine; None if it can. Imports it."""
+    """Import a backend; returns why it cannot be used on this machine, or None if it can."""
     try:
         if backend == "decord":
             import decord  # noqa: F401, PLC0415
@@ -93,12 +92,12 @@ def missing_reason(backend: str) -> str | None:
             if backend == "torchcodec-cuda" and not torch.cuda.is_available():
                 return "no GPU"
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: torchcodec without FFmpeg's libraries
-        return f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:120]}"
+        return error_line(error)
     return None
 
 
 def _require_libraries(decoder: Callable[[bytes], object]) -> None:
-    """RuntimeError if torchcodec, which looks for FFmpeg's libraries when it is first used, finds none."""
+    """Raise RuntimeError if torchcodec, which looks for FFmpeg's libraries when it is first used, finds none."""
     try:
         decoder(b"")  # no video, which is another RuntimeError
     except RuntimeError as error:
@@ -107,38 +106,30 @@ def _require_libraries(decoder: Callable[[bytes], object]) -> None:
 
 
 def open_sampled(path: Path, sampling: Sampling) -> Video:
-    """One pass over a video with the first of the sampling's backends that does not refuse it."""
-    videos = [_open(path, sampling, backend) for backend in sampling.backends]
+    """Return one pass over a video with the first of the sampling's backends that does not refuse it."""
+    videos: list[Video] = [
+        PyAVVideo(path, sampling) if backend == "pyav" else IndexedVideo(path, sampling, backend)
+        for backend in sampling.backends
+    ]
     return videos[0] if len(videos) == 1 else FallbackVideo(path, videos)
 
 
-def _open(path: Path, sampling: Sampling, backend: str) -> Video:
-    return PyAVVideo(path, sampling) if backend == "pyav" else IndexedVideo(path, sampling, backend)
-
-
-class FallbackVideo:
-    """A video read by the first that does not refuse it; should one refuse it on the way, the next gives the rest."""
+class FallbackVideo(Video):
+    """A video read by the first decoder that does not refuse it; should one refuse it on the way, the next goes on."""
 
     def __init__(self, path: Path, videos: list[Video]) -> None:
         self.path, self.videos = path, videos
-        self._read_by: Video | None = None
-
-    @property
-    def facts(self) -> VideoFacts:
-        """The facts, known once iteration has come to its end."""
-        assert self._read_by is not None, "the video has not been read to its end"
-        return self._read_by.facts
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        given = 0
+        num_frames = 0
         for video in self.videos:
             try:
-                for frame in itertools.islice(video, given, None):
+                for frame in itertools.islice(video, num_frames, None):
                     yield frame
-                    given += 1
+                    num_frames += 1
             except VideoError as error:
                 if error.reason != "unsupported" or video is self.videos[-1]:
                     raise
                 continue
-            self._read_by = video
+            self.facts = video.facts
             return

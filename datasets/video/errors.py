@@ -1,6 +1,6 @@
-"""What can be wrong with a video: one closed list of reasons, and the error that carries one of them.
+"""The reasons why a video cannot be read, as one closed list, and the error that carries one of them.
 
-What is wrong with excl, with a library or with the machine is another error: no video is to blame for it.
+An error of excl, of a library or of the machine is another one: no video is to blame for it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import Literal
 
-# What the system says when it has run out of files, memory or room: not of one file, and so of no video.
+# The system's errors when it has run out of files, memory or room, for which no single video is to blame.
 OF_THE_MACHINE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT))
 
 Reason = Literal[
@@ -54,3 +54,8 @@ class InternalError(RuntimeError):
         self.cause, self.details = cause, details
         if details:
             self.add_note(details)
+
+
+def error_line(error: Exception) -> str:
+    """Return the class of an error and the first line of its message, cut short."""
+    return f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:120]}"

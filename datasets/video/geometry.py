@@ -1,8 +1,9 @@
 """From a decoded frame to the picture that the network sees: cropped, scaled, upright, in RGB.
 
-What is kept is a centred square, `crop / short_side` of the picture's short side, scaled to crop x crop pixels. Cropping
-before scaling is what scaling the short side to `short_side` and cropping then would give, but for the border: the square's
-edges lie on even pixels of the source (its colours have half the resolution), at most one pixel from the exact place.
+Of each frame a centred square is kept, `crop / short_side` of the picture's short side, scaled to crop x crop pixels.
+Cropping before scaling is what scaling the short side to `short_side` and cropping then would give, but for the border: the
+square's edges lie on even pixels of the source (its colours have half the resolution), at most one pixel from the exact
+place.
 
 Scaling is swscale's bilinear filter, which averages when it makes smaller; colours are converted by what the stream says of
 its matrix and range (BT.601 and limited range where it says nothing). The result is asked for as planes: straight to packed
@@ -28,7 +29,7 @@ UPSCALE_ONLY = "-upscale-only"
 
 @dataclass(frozen=True)
 class Geometry:
-    """What of a picture is kept: its short side scaled to `short_side` pixels, then a centred square of `crop` pixels.
+    """The part of a picture that is kept: its short side scaled to `short_side`, then a centred square of `crop` pixels.
 
     With `upscale_only` pictures are made larger where they are too small and never smaller, so of large ones the square is
     the middle `crop` x `crop` pixels as they are.
@@ -44,27 +45,26 @@ class Geometry:
 
     @classmethod
     def of(cls, short_side: int | str, crop: int) -> Geometry:
-        """From a setting: a number of pixels, or "226-upscale-only" and the like; ValueError for anything else."""
-        number, end, rest = str(short_side).partition(UPSCALE_ONLY)
-        if rest or not number.isdecimal():
+        """Parse a setting: a number of pixels, or "226-upscale-only" and the like; raises ValueError for anything else."""
+        number = str(short_side).removesuffix(UPSCALE_ONLY)
+        if not number.isdecimal():
             raise ValueError(f"short_side: {short_side!r} is neither a number of pixels nor like '226{UPSCALE_ONLY}'")
-        return cls(int(number), crop, upscale_only=bool(end))
+        return cls(int(number), crop, upscale_only=number != str(short_side))
 
 
 class FrameConverter:
-    """A decoded frame to uint8 RGB [crop, crop, 3], with pixels made square and the display matrix's rotation applied."""
+    """A converter of frames to uint8 RGB [crop, crop, 3], with square pixels, turned as the display matrix says."""
 
     def __init__(self, geometry: Geometry, *, pixel_aspect: Fraction) -> None:
-        self.geometry = geometry
-        self.pixel_aspect = pixel_aspect
-        self._made_for: tuple[int, int, str] | None = None  # None also after an interlaced frame: its graph is used once
+        self.geometry, self.pixel_aspect = geometry, pixel_aspect
+        self._graph_kind: tuple[int, int, str] | None = None  # None also after an interlaced frame: its graph is used once
         self._graph = av.filter.Graph()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         kind = (frame.width, frame.height, frame.format.name)
-        if kind != self._made_for or frame.interlaced_frame:  # the first frame, or a change in mid-stream
+        if kind != self._graph_kind or frame.interlaced_frame:  # the first frame, or a change in mid-stream
             self._graph = self._make_graph(frame)
-            self._made_for = None if frame.interlaced_frame else kind
+            self._graph_kind = None if frame.interlaced_frame else kind
         self._graph.push(frame)
         picture = self._graph.pull()
         assert isinstance(picture, av.VideoFrame)
@@ -98,15 +98,15 @@ class FrameConverter:
 def kept_region(
     width: int, height: int, pixel_aspect: Fraction, geometry: Geometry, *, line_height: int = 1
 ) -> tuple[int, int, int, int]:
-    """The source pixels that are kept of a picture: width, height, left and top, all even (unless a side has one pixel).
+    """Return the source pixels that are kept: width, height, left and top, all even (unless a side has one pixel).
 
     `line_height` is how many of the video's lines one line of the picture is high.
     """
     short_side = min(width * pixel_aspect, Fraction(height))  # in pixels as high as the source's, which are then square
-    scaled_to = Fraction(geometry.short_side)
+    scaled_side = Fraction(geometry.short_side)
     if geometry.upscale_only:
-        scaled_to = max(scaled_to, short_side * line_height)
-    side = short_side * geometry.crop / scaled_to
+        scaled_side = max(scaled_side, short_side * line_height)
+    side = short_side * geometry.crop / scaled_side
     kept_width, kept_height = _even(side / pixel_aspect, width), _even(side, height)
     left = min(2 * round(Fraction(width - kept_width, 4)), width - kept_width)
     top = min(2 * round(Fraction(height - kept_height, 4)), height - kept_height)
@@ -114,5 +114,5 @@ def kept_region(
 
 
 def _even(length: Fraction, available: int) -> int:
-    """The even number nearest to `length` that is above 0 and no more than `available`."""
+    """Return the even number nearest to `length` that is above 0 and no more than `available`."""
     return max(min(2, available), min(2 * round(length / 2), available // 2 * 2))

@@ -1,4 +1,4 @@
-"""decord and torchcodec: which files they would get wrong, and how `indexed_backend.py` asks them for frames."""
+"""decord and torchcodec: the files that they would get wrong, and readers that give frames by number."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ DECORD_CONTAINERS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))
 
 @dataclass(frozen=True)
 class VideoLayout:
-    """What a video is, for a decoder to say whether it can read it; the last four by its first frame."""
+    """The properties of a video that tell whether a decoder reads it right; the last four are those of its first frame."""
 
     path: Path
     container: str
@@ -41,13 +42,13 @@ class VideoLayout:
     rotation: int
 
     def seconds(self, index: int) -> float:
-        """When frame `index` is shown, on the container's clock."""
+        """Return when frame `index` is shown, on the container's clock."""
         return float(self.presentation[index] * self.time_base)
 
     def half_gap_s(self, index: int) -> float:
-        """Half the time to the nearest other frame: any frame whose time is nearer than this is the same one."""
-        around = self.presentation[max(0, index - 1) : index + 2]
-        gaps = [after - before for before, after in itertools.pairwise(around)]
+        """Return half the time to the nearest other frame: a frame whose time is nearer than this is the same one."""
+        neighbours = self.presentation[max(0, index - 1) : index + 2]
+        gaps = [after - before for before, after in itertools.pairwise(neighbours)]
         return float(min(gaps, default=1) * self.time_base / 2)
 
 
@@ -57,27 +58,33 @@ class Reader(Protocol):
     def __call__(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-def decord_unsupported_reason(layout: VideoLayout) -> str | None:
-    """Why decord 0.6 would not return the right frames in the right colours; None if it does."""
-    keys = [pts for pts, is_key in zip(layout.table.pts, layout.table.keys, strict=True) if is_key]
-    flaws = {
+def decord_flaws(layout: VideoLayout) -> dict[str, bool]:
+    """Return what makes decord 0.6 give wrong frames or colours, each with whether the video has it."""
+    return {
         f"the container {layout.container}": layout.container not in DECORD_CONTAINERS,
         f"the codec {layout.codec}": layout.codec not in DECORD_CODECS,
         f"{layout.num_video_streams} video streams, of which it chooses by itself": layout.num_video_streams > 1,
         "an edit list that hides frames": not all(layout.table.shown),
         "a size or kind of picture that changes": not layout.table.is_steady,
         "no key frame at the beginning": not layout.table.keys[0],
-        "frames that are shown before their key frame (open groups of pictures)": _has_leading_frames(layout, keys),
+        "frames that are shown before their key frame (open groups of pictures)": _has_leading_frames(layout.table),
+        **torchcodec_flaws(layout),
+        "a rotation to the side": layout.rotation % 180 != 0,
+    }
+
+
+def torchcodec_flaws(layout: VideoLayout) -> dict[str, bool]:
+    """Return what makes torchcodec give wrong pictures, as far as that can be known beforehand."""
+    return {
+        "a size or kind of picture that changes": not layout.table.is_steady,
         "interlaced pictures": layout.interlaced,
         "key frames that are none": _has_false_keys(layout.table),
-        "a rotation to the side": layout.rotation % 180 != 0,
         "a name that is not UTF-8": not _is_utf8(layout.path),
     }
-    return next((flaw for flaw, is_there in flaws.items() if is_there), None)
 
 
 def _has_false_keys(table: PacketTable) -> bool:
-    """Whether the container calls frames key frames that are none: seeking to one gives broken pictures.
+    """Return whether the container calls frames key frames that are none: seeking to one gives broken pictures.
 
     Some key frames are no restart (in open groups, and in codecs whose headers are not read here), but never most frames.
     """
@@ -85,9 +92,9 @@ def _has_false_keys(table: PacketTable) -> bool:
     return 2 * doubtful > len(table.keys)
 
 
-def _has_leading_frames(layout: VideoLayout, keys: list[int]) -> bool:
-    latest_key = min(keys, default=0)
-    for pts, is_key in zip(layout.table.pts, layout.table.keys, strict=True):
+def _has_leading_frames(table: PacketTable) -> bool:
+    latest_key = min((pts for pts, is_key in zip(table.pts, table.keys, strict=True) if is_key), default=0)
+    for pts, is_key in zip(table.pts, table.keys, strict=True):
         if is_key:
             latest_key = pts
         elif pts < latest_key:
@@ -101,17 +108,6 @@ def _is_utf8(path: Path) -> bool:
     return False
 
 
-def torchcodec_unsupported_reason(layout: VideoLayout) -> str | None:
-    """Why torchcodec would not return the right pictures; None if it does, as far as can be known beforehand."""
-    flaws = {
-        "a size or kind of picture that changes": not layout.table.is_steady,
-        "interlaced pictures": layout.interlaced,
-        "key frames that are none": _has_false_keys(layout.table),
-        "a name that is not UTF-8": not _is_utf8(layout.path),
-    }
-    return next((flaw for flaw, is_there in flaws.items() if is_there), None)
-
-
 class DecordReader:
     """decord, asked for whole pictures in RGB."""
 
@@ -120,22 +116,21 @@ class DecordReader:
 
         self.convert = FrameConverter(sampling.geometry, pixel_aspect=layout.pixel_aspect)
         self.reader = decord.VideoReader(str(layout.path.absolute()), num_threads=sampling.threads)
-        _require_as_many(len(self.reader), layout)
+        _require_num_frames(len(self.reader), layout)
         starts_s = self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0].astype(np.float64)
         self.starts_s = starts_s - starts_s[0] + layout.seconds(0)  # its clock starts with its first frame
 
     def __call__(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The pictures of some frames, and their seconds."""
-        return _small(self.reader.get_batch(indices).asnumpy(), self.convert), self.starts_s[indices]
+        return _crop(self.reader.get_batch(indices).asnumpy(), self.convert), self.starts_s[indices]
 
 
-def _require_as_many(count: int, layout: VideoLayout) -> None:
-    if count != len(layout.presentation):
-        raise ValueError(f"it counts {count} frames, the packets {len(layout.presentation)}")
+def _require_num_frames(num_frames: int, layout: VideoLayout) -> None:
+    if num_frames != len(layout.presentation):
+        raise ValueError(f"it counts {num_frames} frames, the packets {len(layout.presentation)}")
 
 
-def _small(pictures: np.ndarray, convert: FrameConverter) -> np.ndarray:
-    """Whole pictures, uint8 RGB [n, rows, columns, 3], to what is kept of them, uint8 [n, crop, crop, 3]."""
+def _crop(pictures: np.ndarray, convert: FrameConverter) -> np.ndarray:
+    """Convert full pictures, uint8 RGB [n, rows, columns, 3], to their cropped squares, uint8 [n, crop, crop, 3]."""
     return np.stack([convert(av.VideoFrame.from_ndarray(picture, "rgb24")) for picture in pictures])
 
 
@@ -156,37 +151,31 @@ class TorchcodecReader:
             num_ffmpeg_threads=sampling.threads,
             seek_mode="exact",
         )
-        _require_as_many(len(self.decoder), layout)
+        _require_num_frames(len(self.decoder), layout)
 
     def __call__(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The pictures of some frames, and their seconds."""
         batch = self.decoder.get_frames_at(indices)
-        pictures = _small(batch.data.numpy(), self.convert) if self.device == "cpu" else self._small_on_gpu(batch.data)
+        pictures = _crop(batch.data.numpy(), self.convert) if self.device == "cpu" else self._crop_on_gpu(batch.data)
         return pictures, batch.pts_seconds.cpu().numpy()
 
-    def _small_on_gpu(self, pictures: Any) -> np.ndarray:
-        """`_small` for a tensor [n, 3, rows, columns], made small where it is."""
+    def _crop_on_gpu(self, pictures: Any) -> np.ndarray:
+        """Do what `_crop` does for a tensor [n, 3, rows, columns], on its device."""
         from torchvision.transforms.v2 import functional  # noqa: PLC0415  (slow to import, and only needed here)
 
         rows, columns = pictures.shape[-2:]
         width, height, left, top = kept_region(columns, rows, self.pixel_aspect, self.geometry)
         side = self.geometry.crop
-        small = functional.resized_crop(pictures, top, left, height, width, [side, side], antialias=True)
-        return small.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        cropped = functional.resized_crop(pictures, top, left, height, width, [side, side], antialias=True)
+        return cropped.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def torchcodec_cuda(layout: VideoLayout, sampling: Sampling) -> TorchcodecReader:
-    """torchcodec with NVDEC."""
-    return TorchcodecReader(layout, sampling, device="cuda")
-
-
-FLAWS: dict[str, Callable[[VideoLayout], str | None]] = {
-    "decord": decord_unsupported_reason,
-    "torchcodec": torchcodec_unsupported_reason,
-    "torchcodec-cuda": torchcodec_unsupported_reason,
+FLAWS: dict[str, Callable[[VideoLayout], dict[str, bool]]] = {
+    "decord": decord_flaws,
+    "torchcodec": torchcodec_flaws,
+    "torchcodec-cuda": torchcodec_flaws,
 }
-READERS: dict[str, Callable[[VideoLayout, Sampling], Any]] = {
+READERS: dict[str, Callable[[VideoLayout, Sampling], Reader]] = {
     "decord": DecordReader,
     "torchcodec": TorchcodecReader,
-    "torchcodec-cuda": torchcodec_cuda,
+    "torchcodec-cuda": partial(TorchcodecReader, device="cuda"),
 }

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import av
-import av.container
 import numpy as np
 
-from excl.datasets.video.container import codec_name, demux
+from excl.datasets.video.container import OpenVideo
 from excl.datasets.video.sampling import Clock
 from excl.datasets.video.timeline import Places
 
@@ -48,20 +49,20 @@ class PacketTable:
 
     @property
     def is_steady(self) -> bool:
-        """Whether size and kind of the pictures stay as they are from the first packet on, as far as packets tell."""
+        """True if size and kind of the pictures stay as they are from the first packet on, as far as packets tell."""
         return list(self.parameter_sets.values()) in ([], [0])
 
     def order(self) -> np.ndarray:
-        """The positions of the packets whose frames are shown, in the order of presentation, int64 [F]."""
+        """Return the positions of the packets whose frames are shown, in the order of presentation, int64 [F]."""
         positions = np.flatnonzero(np.frombuffer(self.shown, bool))
         return positions[np.argsort(np.frombuffer(self.pts, np.int64)[positions])]
 
     def presentation(self) -> list[int]:
-        """The pts of the frames that are shown, in order."""
+        """Return the pts of the frames that are shown, in order."""
         return np.frombuffer(self.pts, np.int64)[self.order()].tolist()
 
     def is_ordered(self, depth: int) -> bool:
-        """Whether the times tell in which order frames come from a decoder that puts them `depth` places back at most.
+        """Return whether the times tell the order of frames from a decoder that moves them `depth` places at most.
 
         They do not where two are the same, a frame comes late, or the clock starts again.
         """
@@ -69,21 +70,23 @@ class PacketTable:
         return len(set(self.pts)) == len(self.pts) and all(places.allow(pts) for pts in self.pts)
 
 
-def read_packets(container: av.container.InputContainer, stream: av.VideoStream, *, max_packets: int) -> PacketTable | None:
-    """The table of a stream's packets, from a file that is read to its end.
+def read_packets(video: OpenVideo) -> PacketTable | None:
+    """Read the file to its end and return the table of its packets.
 
-    None if they do not tell when each frame is shown, or are more than `max_packets`.
+    None if they do not tell when each frame is shown, or are more than the frames that are allowed.
     """
-    if container.format.name in ONLY_DECODING_TIMES:
+    if video.container.format.name in ONLY_DECODING_TIMES:
         return None
-    kinds = _reader_of_kinds(stream)
+    inspect = _inspector(video)
     table = PacketTable()
-    for packet in demux(container, stream):
+    for packet in video.demux():
         if packet.size == 0:  # the end
             continue
-        if packet.pts is None or packet.is_corrupt or len(table.pts) >= max_packets:
+        if packet.pts is None or packet.is_corrupt or len(table.pts) >= video.limits.max_frames:
             return None
-        restarts, disposable = kinds(packet, table)
+        restarts, disposable, parameters = inspect(packet)
+        if parameters:
+            table.parameter_sets.setdefault(parameters, len(table.pts))
         table.pts.append(packet.pts)
         table.duration.append(packet.duration or 0)
         table.shown.append(not packet.is_discard)
@@ -94,12 +97,12 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream,
 
 
 class PlanError(Exception):
-    """The packets said something else than what comes now."""
+    """What is decoded is not what the packets said before."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which packets are not decoded, and what must come of the rest.
+    """The packets that are not decoded, and what must come of the others.
 
     `pts` and `skip` are of all packets; `frames` are the pts of the frames that must come, in order, and `samples` how many
     samples each but the last stands for. `num_expected` counts all frames that are shown, decoded or not; `last_gap` and
@@ -116,37 +119,38 @@ class Plan:
 
     @property
     def num_skipped(self) -> int:
-        """How many packets are left out."""
+        """The number of packets that are left out."""
         return sum(self.skip)
 
-    def require(self, index: int, *, pts: int, samples: int) -> None:
-        """PlanError if the decoded frame number `index` is not at `pts` and stands for so many samples."""
+    def require_frame(self, index: int, *, pts: int, samples: int) -> None:
+        """Raise PlanError unless the decoded frame number `index` is planned at `pts` and for so many samples."""
         if index >= len(self.samples) or (self.frames[index], self.samples[index]) != (pts, samples):
             raise PlanError(f"decoded frame {index}, at pts {pts}, stands for {samples} samples")
 
-    def kept(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-        """Of the stream's packets those to decode; PlanError where they are not the ones of the plan."""
-        expected = len(self.pts)
+    def select(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """Yield those of the stream's packets that are decoded; raises PlanError where they are not the plan's."""
         for number, packet in enumerate(packets):
-            if packet.size and (number >= expected or packet.pts != self.pts[number]):
+            if packet.size and (number >= len(self.pts) or packet.pts != self.pts[number]):
                 raise PlanError(f"packet {number} has another time than before")
             if packet.size == 0 or not self.skip[number]:
                 yield packet
 
 
-def rewind(container: av.container.InputContainer, stream: av.VideoStream, table: PacketTable) -> bool:
-    """Back to the first packet, which is faster than to open the file again; whether that can be done."""
-    if container.format.name not in SEEKABLE:
+def rewind(video: OpenVideo, table: PacketTable) -> bool:
+    """Go back to the first packet, which is faster than to open the file again; returns whether that can be done."""
+    if video.container.format.name not in SEEKABLE:
         return False
     try:
-        container.seek(min(table.pts), stream=stream)
+        video.container.seek(min(table.pts), stream=video.stream)
     except av.FFmpegError:
         return False
     return True
 
 
 def make_plan(table: PacketTable, clock: Clock) -> Plan:
-    """The plan that decodes as little as gives the same samples. The last frame is always decoded: its end is the video's.
+    """Return the plan that decodes as little as gives the same samples.
+
+    The last frame is always decoded: its end is the video's.
 
     Where parameter sets change on the way everything is decoded: what is left out might carry them.
     """
@@ -154,15 +158,15 @@ def make_plan(table: PacketTable, clock: Clock) -> Plan:
     times = np.frombuffer(table.pts, np.int64)[order]
     first_samples = np.array([clock.first_sample_at(pts) for pts in times.tolist()], np.int64)
     samples = np.diff(np.concatenate([[0], first_samples[1:]]))  # of each frame but the last
-    wanted = np.zeros(len(table.pts), bool)
-    wanted[order[:-1][samples > 0]] = wanted[order[-1]] = True
+    is_needed = np.zeros(len(table.pts), bool)
+    is_needed[order[:-1][samples > 0]] = is_needed[order[-1]] = True
     disposable = np.frombuffer(table.disposable, bool)
     skip = np.zeros(len(table.pts), bool)
     for segment in _segments(table) if table.is_steady else ():
         run = slice(segment.start, segment.stop)
-        skip[run] = disposable[run] & ~wanted[run]
-        last_wanted = np.flatnonzero(wanted[run])[-1:] + segment.start
-        skip[(last_wanted[0] + 1 if len(last_wanted) else segment.start) : segment.stop] = True
+        skip[run] = disposable[run] & ~is_needed[run]
+        last_needed = np.flatnonzero(is_needed[run])[-1:] + segment.start
+        skip[(last_needed[0] + 1 if len(last_needed) else segment.start) : segment.stop] = True
     decoded = ~skip[order]
     gaps = np.diff(times)
     return Plan(
@@ -177,7 +181,7 @@ def make_plan(table: PacketTable, clock: Clock) -> Plan:
 
 
 def _segments(table: PacketTable) -> Iterator[range]:
-    """Runs of packets that need nothing from before them, in the file's order."""
+    """Yield the runs of packets that need nothing from before them, in the file's order."""
     starts = [0, *(position for position, restarts in enumerate(table.restarts) if restarts and position)]
     begin = 0
     for start, end in itertools.pairwise([*starts[1:], len(table.pts)]):
@@ -188,29 +192,16 @@ def _segments(table: PacketTable) -> Iterator[range]:
     yield range(begin, len(table.pts))
 
 
-class _Kinds:
-    """Tells of a packet whether decoding restarts at it and whether no other needs it; for a stream without NAL units.
-
-    The container's word for a key frame is not enough: some files call every frame one.
-    """
-
-    def __init__(self, codec: str) -> None:
-        self.codec = codec
-
-    def __call__(self, packet: av.Packet, table: PacketTable) -> tuple[bool, bool]:  # noqa: ARG002
-        return packet.is_keyframe and _is_intra(self.codec, bytes(packet)), False
-
-
 def _is_intra(codec: str, content: bytes) -> bool:
-    """Whether the picture refers to no other, by its own header; False for codecs of which this is not known here."""
+    """Return whether a picture refers to no other, by its own header; False for codecs whose headers are not read here."""
     if codec in INTRA_ONLY:
         return True
     if codec == "mpeg4":  # vop_start_code, then vop_coding_type: ISO/IEC 14496-2, 6.2.5
-        at = content.find(b"\0\0\1\xb6")
-        return 0 <= at < len(content) - 4 and content[at + 4] >> 6 == 0
+        begin = content.find(b"\0\0\1\xb6")
+        return 0 <= begin < len(content) - 4 and content[begin + 4] >> 6 == 0
     if codec in {"mpeg1video", "mpeg2video"}:  # picture_start_code, temporal_reference, type 1: ISO/IEC 13818-2, 6.2.3
-        at = content.find(b"\0\0\1\0")
-        return 0 <= at < len(content) - 5 and content[at + 5] >> 3 & 7 == 1
+        begin = content.find(b"\0\0\1\0")
+        return 0 <= begin < len(content) - 5 and content[begin + 5] >> 3 & 7 == 1
     if codec == "vp8":  # RFC 6386, 9.1
         return bool(content) and content[0] & 1 == 0
     if codec == "vp9":  # frame_marker 2, two bits of the profile (a third if both are set), show_existing_frame, frame_type
@@ -219,46 +210,47 @@ def _is_intra(codec: str, content: bytes) -> bool:
     return False
 
 
-class _KindsByUnits:
-    """The same for H.264 and HEVC, by the headers of the NAL units in the packet."""
+class _Unit(NamedTuple):
+    """A NAL unit by its header."""
 
-    def __init__(self, *, length_size: int, hevc: bool, one_sublayer: bool) -> None:
-        self.length_size, self.hevc, self.one_sublayer = length_size, hevc, one_sublayer
+    is_slice: bool
+    is_idr: bool
+    is_reference: bool
+    is_parameters: bool
 
-    def __call__(self, packet: av.Packet, table: PacketTable) -> tuple[bool, bool]:
-        content = bytes(packet)
-        restarts = False
-        slices = references = 0
-        parameters = b""
-        for begin, end in _units(content, self.length_size):
-            header = content[begin]
-            if self.hevc:
-                kind = header >> 1 & 0x3F
-                is_slice, is_idr = kind <= HEVC_LAST_SLICE, kind in HEVC_IDR
-                is_reference = not (self.one_sublayer and kind <= HEVC_LAST_SUBLAYER_NON_REFERENCE and kind % 2 == 0)
-                is_parameters = kind in HEVC_PARAMETERS
-            else:
-                kind = header & 0x1F
-                is_slice, is_idr, is_parameters = kind in H264_SLICES, kind == H264_IDR, kind in H264_PARAMETERS
-                is_reference = header & 0x60 != 0
-            slices += is_slice
-            references += is_slice and is_reference
-            restarts |= is_idr
-            if is_parameters:
-                parameters += content[begin:end].rstrip(b"\0")
-        if parameters:
-            table.parameter_sets.setdefault(parameters, len(table.pts))
-        return restarts, slices > 0 and references == 0 and not parameters
+
+def _h264_unit(header: int) -> _Unit:
+    kind = header & 0x1F
+    return _Unit(kind in H264_SLICES, kind == H264_IDR, header & 0x60 != 0, kind in H264_PARAMETERS)
+
+
+def _hevc_unit(header: int, *, one_sublayer: bool) -> _Unit:
+    kind = header >> 1 & 0x3F
+    is_reference = not (one_sublayer and kind <= HEVC_LAST_SUBLAYER_NON_REFERENCE and kind % 2 == 0)
+    return _Unit(kind <= HEVC_LAST_SLICE, kind in HEVC_IDR, is_reference, kind in HEVC_PARAMETERS)
+
+
+def _inspect_units(packet: av.Packet, *, length_size: int, read_header: Callable[[int], _Unit]) -> tuple[bool, bool, bytes]:
+    content, parameters = bytes(packet), b""
+    restarts = has_slice = has_reference = False
+    for begin, end in _units(content, length_size):
+        unit = read_header(content[begin])
+        has_slice |= unit.is_slice
+        has_reference |= unit.is_slice and unit.is_reference
+        restarts |= unit.is_idr
+        if unit.is_parameters:
+            parameters += content[begin:end].rstrip(b"\0")
+    return restarts, has_slice and not has_reference and not parameters, parameters
 
 
 def _units(content: bytes, length_size: int) -> Iterator[tuple[int, int]]:
-    """Where the NAL units of a packet are: each after its length, or (`length_size` 0) after a start code 00 00 01."""
+    """Yield the places of a packet's NAL units: each after its length, or (`length_size` 0) after a start code 00 00 01."""
     if length_size:
-        at = 0
-        while at + length_size < len(content):
-            begin = at + length_size
-            at = begin + int.from_bytes(content[at:begin], "big")
-            yield begin, at
+        end = 0
+        while end + length_size < len(content):
+            begin = end + length_size
+            end = begin + int.from_bytes(content[end:begin], "big")
+            yield begin, end
         return
     begin = content.find(b"\0\0\1") + 3
     while 3 <= begin < len(content):
@@ -268,13 +260,20 @@ def _units(content: bytes, length_size: int) -> Iterator[tuple[int, int]]:
         begin = following + 3
 
 
-def _reader_of_kinds(stream: av.VideoStream) -> _Kinds | _KindsByUnits:
-    codec, head = codec_name(stream), stream.codec_context.extradata or b""
-    boxed = len(head) > 22 and head[0] == 1  # avcC or hvcC, ISO/IEC 14496-15; otherwise start codes
+def _inspect_picture(packet: av.Packet, *, codec: str) -> tuple[bool, bool, bytes]:
+    # The container's word for a key frame is not enough: some files call every frame one.
+    return packet.is_keyframe and _is_intra(codec, bytes(packet)), False, b""
+
+
+def _inspector(video: OpenVideo) -> Callable[[av.Packet], tuple[bool, bool, bytes]]:
+    """Return a function that tells whether decoding restarts at a packet, whether no other needs it, and its parameters."""
+    codec, head = video.codec, video.stream.codec_context.extradata or b""
     if codec == "h264":
-        boxed = len(head) > 6 and head[0] == 1
-        return _KindsByUnits(length_size=(head[4] & 3) + 1 if boxed else 0, hevc=False, one_sublayer=True)
+        boxed = len(head) > 6 and head[0] == 1  # avcC, ISO/IEC 14496-15; otherwise start codes
+        return partial(_inspect_units, length_size=(head[4] & 3) + 1 if boxed else 0, read_header=_h264_unit)
     if codec == "hevc":
+        boxed = len(head) > 22 and head[0] == 1  # hvcC
         length_size, sublayers = ((head[21] & 3) + 1, head[21] >> 3 & 7) if boxed else (0, 0)
-        return _KindsByUnits(length_size=length_size, hevc=True, one_sublayer=sublayers == 1)
-    return _Kinds(codec)
+        read_header = partial(_hevc_unit, one_sublayer=sublayers == 1)
+        return partial(_inspect_units, length_size=length_size, read_header=read_header)
+    return partial(_inspect_picture, codec=codec)

@@ -1,4 +1,4 @@
-"""What PyAV does differently from version to version, so that nothing else has to know which one is installed.
+"""The differences between PyAV's versions, so that nothing else has to know which one is installed.
 
 Versions 17.1 to 19 were run (older ones crash on some files). Up to 18, rates and time bases are `Fraction`s, and `av.open`
 raises UnicodeDecodeError for metadata that are not UTF-8 unless it is told to replace them. From 19 on, rates and time bases
@@ -24,20 +24,13 @@ def open_input(url: str, *, options: dict[str, str]) -> av.container.InputContai
 
 
 def exact(value: Any) -> Fraction | None:
-    """A rate, a time base or an aspect ratio that PyAV gave, as a `Fraction`; None where the file says none."""
+    """Return a rate, a time base or an aspect ratio that PyAV gave as a `Fraction`; None where the file says none."""
     if value is None or not value.numerator or not value.denominator:
         return None
     return Fraction(value.numerator, value.denominator)
 
 
-def time_base(stream: av.VideoStream) -> Fraction:
-    """The unit of a stream's times, in seconds. The stream must have one, as `container.choose_stream` requires."""
-    unit = exact(stream.time_base)
-    assert unit is not None
-    return unit
-
-
 def reorder_depth(stream: av.VideoStream) -> int:
-    """How many places the decoder moves a frame at most, as far as the file's beginning tells."""
+    """Return how many places the decoder moves a frame at most, as far as the file's beginning tells."""
     context = stream.codec_context
     return int(getattr(context, "reorder_depth", MOST_REORDERED if context.has_b_frames else 0))

@@ -1,6 +1,6 @@
-"""The commands that mend or convert a video which is not read as it is, for the messages that say so.
+"""The commands that mend or convert a video which is not read as it is, for error messages.
 
-Those of ffmpeg were run with version 5.1 (`tests/test_odd_files.py`): what they write has every frame of the file at its
+Those of ffmpeg were run with version 5.1 (`tests/video/test_odd_files.py`): they write every frame of the file at its
 time, to a millisecond, but for frames that come late and are said to be left out. The output is a file that is not there
 yet.
 """
@@ -20,10 +20,10 @@ COPY_TO_MATROSKA = "-map 0:V -map '0:a?' -c copy"
 EVERY_FRAME = "-fps_mode passthrough -enc_time_base 1/1000 -c:v libx264 -crf 12"
 
 
-def continues_clock(
+def with_continued_clock(
     path: Path, stream_index: int, *, rate: Fraction, late_s: Fraction, back_s: Fraction, max_gap_s: float, interlaced: bool
 ) -> str:
-    """The command by which the clock of a video goes on where it starts again `back_s` earlier.
+    """Return the command by which the clock of a video goes on where it starts again `back_s` earlier.
 
     The frame before the restart then lasts one period of `rate`. `late_s` is how long after the start of the container the
     first frame comes: without the sound that started it, that frame has to stand from the beginning. Smaller steps back
@@ -33,21 +33,21 @@ def continues_clock(
     goes_on = f"gte(PTS-PREV_INPTS,-{float(touched_s):g}/TB)*lte(PTS-PREV_INPTS,{max_gap_s:.15g}/TB)"
     shift = f"st(0,ld(0)+if(not(N)+{goes_on},0,PREV_INPTS-PTS+1/({rate}*TB)))"
     times = f"setpts='{shift};if(N,PTS-STARTPTS+ld(0)+{_seconds(late_s)}/TB,0)'"
-    return _coded_anew(path, stream_index, times, interlaced=interlaced)
+    return _recode(path, stream_index, times, interlaced=interlaced)
 
 
-def leaves_out_late(path: Path, stream_index: int, *, late_s: Fraction, interlaced: bool) -> str:
-    """The command that leaves out frames which come at most a second late, and no other frame."""
+def without_late_frames(path: Path, stream_index: int, *, late_s: Fraction, interlaced: bool) -> str:
+    """Return the command that leaves out frames which come at most a second late, and no other frame."""
     in_time = "isnan(prev_selected_pts)+gt(pts,prev_selected_pts)+lt(pts,prev_selected_pts-1/TB)"
     filters = f"select='{in_time}',setpts='if(N,PTS-STARTPTS+{_seconds(late_s)}/TB,0)'"
-    return _coded_anew(path, stream_index, filters, interlaced=interlaced)
+    return _recode(path, stream_index, filters, interlaced=interlaced)
 
 
 def _seconds(late_s: Fraction) -> str:
     return f"{max(0.0, float(late_s)):.9g}"
 
 
-def _coded_anew(path: Path, stream_index: int, filters: str, *, interlaced: bool) -> str:
+def _recode(path: Path, stream_index: int, filters: str, *, interlaced: bool) -> str:
     fields = " -flags +ildct+ilme" if interlaced else ""
     # Without these two options ffmpeg corrects the clock itself, by which two frames come to have one time.
     return (
@@ -56,12 +56,12 @@ def _coded_anew(path: Path, stream_index: int, filters: str, *, interlaced: bool
     )
 
 
-def converts(path: Path, container: str) -> tuple[str, str]:
-    """The command that makes of a file in a container that is not read one that is, and what else is to be said of it."""
+def conversion(path: Path, container: str) -> tuple[str, str]:
+    """Return the command that converts a file whose container is not read, and a remark on it."""
     source, target = _url(path), _url(_unused(path, ".mkv"))
     if container == "webp_anim":
-        own, gif = (shlex.quote(str(name.absolute())) for name in (path, _unused(path, ".gif")))
-        return f"convert {own} {gif}", " to hundredths of a second (of ImageMagick: few versions of FFmpeg read it)"
+        webp, gif = (shlex.quote(str(name.absolute())) for name in (path, _unused(path, ".gif")))
+        return f"convert {webp} {gif}", " to hundredths of a second (of ImageMagick: few versions of FFmpeg read it)"
     if container in WITHOUT_TIMES:
         times = "-vf 'settb=1/90000,setpts=N/(RATE*TB)'"
         return f"ffmpeg -i {source} {times} {EVERY_FRAME} {target}", ", where RATE is its frames a second"
@@ -71,11 +71,11 @@ def converts(path: Path, container: str) -> tuple[str, str]:
 
 
 def _url(path: Path) -> str:
-    """The path as ffmpeg takes it, whatever it begins with, quoted for a shell."""
+    """Return the path as ffmpeg takes it, whatever it begins with, quoted for a shell."""
     return shlex.quote(f"file:{path}")
 
 
 def _unused(path: Path, end: str) -> Path:
-    """A path beside `path` with another end, of a file that is not there."""
-    names = (f"{path.stem}{number or ''}{end}" for number in itertools.count())
-    return next(found for name in names if not os.path.lexists(found := path.with_name(name)))
+    """Return a path next to `path` with another end, of a file that does not exist."""
+    paths = (path.with_name(f"{path.stem}{number or ''}{end}") for number in itertools.count())
+    return next(path for path in paths if not os.path.lexists(path))

@@ -1,4 +1,4 @@
-"""What sampling a video in time means, and what is known of the video afterwards; the same for every decoder.
+"""The rule for sampling a video in time, and the facts that are known of the video afterwards; the same for every decoder.
 
 Frame k is the last frame whose presentation time is at or before k/fps on the player's clock: the clock starts at t0, the
 container's start time. Before the first frame's own time the first frame stands. There are T = ceil(fps · (end - t0)) of
@@ -15,24 +15,24 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import av
 import numpy as np
 
-from excl.datasets.video.container import Limits, native_fps, start_time
+from excl.datasets.video.container import Limits, OpenVideo
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
-from excl.datasets.video.pyav import time_base
 
 MAX_SHARE_MISSING = 0.1  # of the claimed duration; containers round, and some are wrong by a little
 
 MENDED = ("reordered_frames", "clock_restarts", "first_restart_s")  # facts that most videos do not have
+
+USE_DAMAGED = "--on-damage keep uses what there is; of a video that failed before, with --retry-failed"
 
 OnDamage = Literal["fail", "keep"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a video is read: samples a second, geometry, what is allowed, and what becomes of a damaged video.
+    """The way to read a video: samples a second, geometry, what is allowed, and what becomes of a damaged video.
 
     Without `fps` it is the video's own rate, and sample k is the frame on screen in the middle of period k: of a video of
     constant rate every frame is then one sample, however its times were rounded.
@@ -51,7 +51,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What is known of a video once all of it was sampled.
+    """The facts that are known of a video once all of it was sampled.
 
     `t0_s` is the container's start time, from which all other times count; `duration_s` the end of the last frame;
     `claimed_duration_s` what the container says of the pictures (None if nothing); `num_frames` the number of samples;
@@ -82,37 +82,20 @@ class VideoFacts:
     first_restart_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The facts by name; what says that nothing was mended is left out."""
+        """Return the facts by name, without those which say that nothing was mended."""
         return {name: value for name, value in vars(self).items() if value or name not in MENDED}
 
 
 class Video(Protocol):
     """One pass over a video: iterating gives uint8 RGB frames [crop, crop, 3]; `facts` is there when the pass is over.
 
-    Iterating raises VideoError for what is no readable file, no video, damaged, or beyond the limits.
+    Iterating raises VideoError for a file that is no readable video, is damaged, or goes beyond the limits.
     """
 
     path: Path
-
-    @property
-    def facts(self) -> VideoFacts:
-        """The facts, known once iteration has come to its end."""
+    facts: VideoFacts
 
     def __iter__(self) -> Iterator[np.ndarray]: ...
-
-
-class SinglePassVideo:
-    """What every `Video` has: the path, the sampling, and the facts once iteration has come to its end."""
-
-    def __init__(self, path: Path, sampling: Sampling) -> None:
-        self.path, self.sampling = path, sampling
-        self._facts: VideoFacts | None = None
-
-    @property
-    def facts(self) -> VideoFacts:
-        """The facts, known once iteration has come to its end."""
-        assert self._facts is not None, "the video has not been read to its end"
-        return self._facts
 
 
 class Clock:
@@ -127,33 +110,29 @@ class Clock:
         self._offset = offset.numerator * factor.denominator
 
     def first_sample_at(self, pts: int) -> int:
-        """The least sample k >= 0 at or after the time of `pts`: the first for which such a frame can stand."""
+        """Return the least sample k >= 0 at or after the time of `pts`: the first for which such a frame can stand."""
         return max(0, -((self._offset - self._per_pts * pts) // self._denominator))
 
     def num_samples(self, end: Fraction) -> int:
-        """How many samples are taken before `end`, in seconds from the start; at least one."""
+        """Return how many samples are taken before `end`, in seconds from the start; at least one."""
         return max(1, math.ceil(self.fps * end - self.phase))
 
     def seconds(self, pts: int) -> Fraction:
-        """Seconds from the start of the presentation."""
+        """Return the seconds from the start of the presentation."""
         return pts * self.time_base - self.t0
 
 
-def clock_of(container: av.container.InputContainer, stream: av.VideoStream, path: Path, fps: float | None) -> Clock:
-    """The clock by which a stream is sampled; VideoError if it has no rate of its own and `fps` is None."""
-    t0 = start_time(container)
+def make_clock(video: OpenVideo, fps: float | None) -> Clock:
+    """Return the clock by which a video is sampled; raises VideoError if `fps` is None and the video has no rate."""
     if fps is None:
-        return Clock(native_fps(stream, path), t0, time_base(stream), phase=Fraction(1, 2))
-    return Clock(Fraction(str(fps)), t0, time_base(stream))
+        return Clock(video.native_fps, video.start_s, video.time_base, phase=Fraction(1, 2))
+    return Clock(Fraction(str(fps)), video.start_s, video.time_base)
 
 
 def require_sound(path: Path, sampling: Sampling, *, end: Fraction, claimed_s: float | None) -> None:
-    """VideoError for pictures that end before they begin, or (unless damage is kept) long before they should."""
+    """Raise VideoError for pictures that end before they begin, or (unless damage is kept) long before they should."""
     if end <= 0:
         raise VideoError("bad_times", f"{path}: the pictures end {float(end):.3f} s after the presentation's start")
     if sampling.on_damage == "fail" and claimed_s is not None and end < (1 - MAX_SHARE_MISSING) * claimed_s:
-        raise VideoError(
-            "truncated",
-            f"{path}: decoded {float(end):.1f} s of pictures, the file says {claimed_s:.1f} s; it may be cut "
-            "short (--on-damage keep uses what there is; of a video that failed before, with --retry-failed)",
-        )
+        lengths = f"decoded {float(end):.1f} s of pictures, the file says {claimed_s:.1f} s"
+        raise VideoError("truncated", f"{path}: {lengths}; it may be cut short ({USE_DAMAGED})")

@@ -1,4 +1,4 @@
-"""Whether videos can be decoded at all on this machine: a small one is made and read, in a process of its own.
+"""A check that videos can be decoded at all on this machine: a process makes a small one and reads it.
 
 `python -m excl.datasets.video.self_check` ends with exit code 0 if its frames came back.
 """
@@ -16,7 +16,7 @@ NUM_FRAMES, RATE, SIDE = 10, 5, 64
 
 
 def decoder_works() -> bool:
-    """Whether the check ends well; it does not if the library that decodes is missing, raises or crashes."""
+    """Run the check; returns False if the library that decodes is missing, raises or crashes."""
     command = [sys.executable, "-m", "excl.datasets.video.self_check"]
     try:
         return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
@@ -24,7 +24,7 @@ def decoder_works() -> bool:
         return False
 
 
-def _make(path: Path) -> None:
+def _write_video(path: Path) -> None:
     """Write a video of grey frames, each lighter than the one before."""
     import av  # noqa: PLC0415  (the libraries are imported in the child process alone)
     import numpy as np  # noqa: PLC0415
@@ -47,7 +47,7 @@ def _check() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "check.mp4"
-        _make(path)
+        _write_video(path)
         frames = np.concatenate([chunk.frames for chunk in sample_frames(path, fps=RATE, size=SIDE, crop=SIDE)])
     levels = frames.mean(axis=(1, 2, 3))
     if len(frames) != NUM_FRAMES or not (np.diff(levels) > 0).all():

@@ -1,4 +1,4 @@
-"""The rule for times that go back: which frame comes late, and where the clock starts again.
+"""The rule for times that go back, by which a frame comes late or the clock starts again.
 
 A frame comes late if its time is not after the latest so far, but at most a second before it, and if at most 16 frames
 that came earlier are shown at its time or after it. Any other time that goes back is of a clock that starts again. So a
@@ -21,14 +21,14 @@ Order = Literal["next", "late", "restart"]
 
 
 class Places:
-    """How many places late a time comes; `most` are allowed."""
+    """A check of how many places late each time comes; `most` are allowed."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._greatest: list[int] = []  # a heap of the `most` + 1 greatest times so far
 
     def allow(self, pts: int) -> bool:
-        """Take the next time; False if more than `most` earlier ones are equal to it or greater."""
+        """Take the next time; returns False if more than `most` earlier ones are equal to it or greater."""
         if len(self._greatest) <= self.most:
             heapq.heappush(self._greatest, pts)
             return True
@@ -38,7 +38,7 @@ class Places:
 class Timeline:
     """The clock of a video, which goes on where the file's own clock starts again.
 
-    `unit` is a tick in seconds, `step` how many ticks a frame lasts that does not say it, `container` FFmpeg's name.
+    `unit` is a tick in seconds, `step` how many ticks a frame lasts that does not say it, `container` FFmpeg's name of it.
     `latest` is the greatest time so far and `leap` how far after it (or before it) the last frame came, both in ticks.
     """
 
@@ -46,21 +46,21 @@ class Timeline:
         self._range = 1 << CLOCK_BITS[container] if container in CLOCK_BITS else 0
         self._max_late, self._max_gap = MAX_LATE_S / unit, max_gap_s / unit
         self._places = Places(MAX_REORDERED)
-        self._own: int | None = None
+        self._file_pts: int | None = None
         self._offset, self._lasts = 0, step
         self.latest = self.leap = 0
 
-    def place(self, own: int, duration: int) -> tuple[int, Order]:
-        """When a frame is shown whose time in the file is `own`, and what it is by the rule; frames as the file has them."""
-        if self._own is None:
-            self._own = self.latest = own
+    def place(self, file_pts: int, duration: int) -> tuple[int, Order]:
+        """Return when a frame is shown that the file has at `file_pts`, and its order; takes frames as the file has them."""
+        if self._file_pts is None:
+            self._file_pts = self.latest = file_pts
             self._lasts = duration or self._lasts
-            self._places.allow(own)
-            return own, "next"
+            self._places.allow(file_pts)
+            return file_pts, "next"
         if self._range:  # of the times that the clock's bits leave open the nearest to that of the frame before
-            own += round(Fraction(self._own - own, self._range)) * self._range
-        self._own = own
-        pts = own + self._offset
+            file_pts += round(Fraction(self._file_pts - file_pts, self._range)) * self._range
+        self._file_pts = file_pts
+        pts = file_pts + self._offset
         self.leap = pts - self.latest
         if self._starts_again(pts):
             self._offset -= self.leap - self._lasts

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from excl.datasets.parsing import printable
-from excl.datasets.video.discovery import log_left_out, video_files
+from excl.datasets.video.discovery import video_files
 from excl.datasets.video.errors import Reason
 from excl.datasets.video.probe import Probe
 from excl.pipeline.config import STRICT, WithoutPrefix
@@ -54,9 +54,7 @@ class ProbeReport:
 
 def run(config: ProbeConfig) -> ProbeReport:
     """A finding for every file that has the name of a video, sorted by path."""
-    left_out: Counter[str] = Counter()
-    paths = video_files(config.videos, left_out=left_out)
-    log_left_out(config.videos, left_out)
+    paths = video_files(config.videos, warn=True)
     same_id = Counter(path.stem for path in paths)
 
     probes = probe_all(config.reading, paths, at_once=config.reading.decoders)

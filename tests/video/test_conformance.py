@@ -120,5 +120,5 @@ def test_decoders_that_are_not_there_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="there are auto, pyav"):
         next(sample_frames(tmp_path / "a.mp4", backend="opencv"))
     if missing_reason("torchcodec-cuda"):
-        with pytest.raises(ValueError, match="not to be had here"):
+        with pytest.raises(ValueError, match="not available here"):
             next(sample_frames(tmp_path / "a.mp4", backend="torchcodec-cuda"))

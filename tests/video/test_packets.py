@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 from coded_videos import KINDS, X264, moving
@@ -14,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from excl.datasets.video import pyav_backend
+from excl.datasets.video.container import Limits, open_video
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.packets import PacketTable, make_plan, read_packets
 from excl.datasets.video.pyav_backend import PyAVVideo
@@ -22,8 +22,8 @@ from excl.datasets.video.sampling import Clock, Sampling
 SMALL = Geometry(48, 48)
 
 
-def read(path, *, whole, fps, threads=1):
-    video = PyAVVideo(path, Sampling(fps, SMALL, threads=threads), whole=whole)
+def read(path, *, decode_all, fps, threads=1):
+    video = PyAVVideo(path, Sampling(fps, SMALL, threads=threads), decode_all=decode_all)
     return np.stack(list(video)), video.facts
 
 
@@ -32,9 +32,9 @@ def test_the_same_bits_for_less_work(kind, tmp_path):
     name, codec, options = KINDS[kind]
     path = moving(tmp_path / name, codec, options)
     for fps in (0.7, 5, 12):
-        wanted, all_facts = read(path, whole=True, fps=fps)
+        wanted, all_facts = read(path, decode_all=True, fps=fps)
         for threads in (1, 3):
-            found, facts = read(path, whole=False, fps=fps, threads=threads)
+            found, facts = read(path, decode_all=False, fps=fps, threads=threads)
             np.testing.assert_array_equal(found, wanted)
             assert facts.frames_decoded + facts.frames_skipped == all_facts.frames_decoded == 90
             same = {"frames_decoded": 0, "frames_skipped": 0, "frames_expected": 90}
@@ -44,8 +44,8 @@ def test_the_same_bits_for_less_work(kind, tmp_path):
 
 def test_real_videos(shared):
     for path in sorted((shared / "videos").iterdir()):
-        wanted, _ = read(path, whole=True, fps=5)
-        found, facts = read(path, whole=False, fps=5)
+        wanted, _ = read(path, decode_all=True, fps=5)
+        found, facts = read(path, decode_all=False, fps=5)
         np.testing.assert_array_equal(found, wanted)
         assert facts.frames_skipped > 0
 
@@ -53,16 +53,16 @@ def test_real_videos(shared):
 def test_packets_that_lie_are_found_out(tmp_path, monkeypatch):
     """A table whose times are not the frames' from 2 s on: all is decoded then, and every sample given once."""
     path = moving(tmp_path / "a.mp4", "libx264", X264)
-    wanted, facts = read(path, whole=True, fps=7)
+    wanted, facts = read(path, decode_all=True, fps=7)
 
-    def lying(container, stream, *, max_packets):
-        table = read_packets(container, stream, max_packets=max_packets)
+    def lying(video):
+        table = read_packets(video)
         for position, pts in enumerate(table.pts):
-            table.pts[position] += pts * stream.time_base > 2
+            table.pts[position] += pts * video.time_base > 2
         return table
 
     monkeypatch.setattr(pyav_backend, "read_packets", lying)
-    found, found_facts = read(path, whole=False, fps=7)
+    found, found_facts = read(path, decode_all=False, fps=7)
     np.testing.assert_array_equal(found, wanted)
     assert found_facts == dataclasses.replace(facts, frames_expected=90)  # nothing skipped
 
@@ -104,5 +104,5 @@ def _next_restart(table, position):
 
 def test_what_does_not_tell_its_times_has_no_plan(tmp_path):
     path = write_video(tmp_path / "old.avi", list(range(20)), time_base=Fraction(1, 25), rate=25, options={"bf": "2"})
-    with av.open(str(path)) as container:
-        assert read_packets(container, container.streams.video[0], max_packets=100) is None
+    with open_video(path, Limits()) as video:
+        assert read_packets(video) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from excl.datasets.annotations.cleaning import names
 from excl.datasets.text.glove import load_vectors
 from excl.datasets.text.glove_files import PUBLISHED as PUBLISHED_GLOVE
 from excl.datasets.text.tokens import Vocabulary
-from excl.datasets.video.discovery import find_videos, log_left_out
+from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.probe import Probe
 from excl.models.i3d.download import cached_path
 from excl.models.i3d.published import PUBLISHED
@@ -107,9 +106,7 @@ def _videos(configs: Mapping[str, Any], findings: CheckReport) -> dict[str, tupl
             )
         return None
     try:
-        left_out: Counter[str] = Counter()
-        paths = find_videos(reader.videos, left_out=left_out)
-        log_left_out(reader.videos, left_out)
+        paths = find_videos(reader.videos, warn=True)
     except (ValueError, OSError) as error:
         findings.bad(str(error))
         return None
