@@ -1,12 +1,14 @@
-"""Reading annotation files: what the adapters share. Every error names the file and the place in it."""
+"""The parts that all readers of annotation files share. Every error names the file and the place in it."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,33 +18,33 @@ T = TypeVar("T")
 
 
 def annotation_id(split: str, path: Path, row: object) -> str:
-    """The id of a row by the rule in `moments.py`."""
+    """Return the id of a row by the rule in `moments.py`."""
     return f"{split}:{path.stem}:{row}"
 
 
 def one_line(query: str) -> str:
-    """The query without surrounding whitespace, every line break and the whitespace around it folded to one space."""
+    """Return the query without surrounding whitespace, each line break and the whitespace around it folded to one space."""
     return re.sub(r"\s*[\r\n]\s*", " ", query.strip())
 
 
 def query_fields(text: str) -> dict[str, str]:
-    """A query as a file has it as the fields of a moment: `query` in one line, `raw_query` where that changes it."""
+    """Return the fields of a moment for a query in a file: `query` in one line, `raw_query` where that changes it."""
     query = one_line(text)
     return {"query": query} if query == text else {"query": query, "raw_query": text}
 
 
 def printable(text: str) -> str:
-    """A name or a text from a file for a terminal: what cannot be printed as an escape."""
+    """Return a name or a text from a file for a terminal, with escapes for characters that cannot be printed."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def storable(text: str) -> bool:
-    """Whether a text can be written as UTF-8 and as an HDF5 string."""
+    """Return whether a text can be written as UTF-8 and as an HDF5 string."""
     return _NOT_STORABLE.search(text) is None
 
 
 def read_text(path: Path) -> str:
-    """The whole file, a byte order mark removed; ValueError with the line where it is not UTF-8."""
+    """Return the text of a file without a byte order mark; raises ValueError with the line where it is not UTF-8."""
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -54,22 +56,38 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path, *, comment: str | None = None) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of every line that is not blank; only line feeds end a line, not U+2028 and its kin.
+    """Yield number (from 1) and text of every line that is not blank; only line feeds end a line, not U+2028 and its kin.
 
-    Lines that begin with `comment`, where there is such a thing, are left out too.
+    Lines that begin with `comment`, if that is given, are left out too.
     """
     for line_number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip() and not (comment and line.lstrip().startswith(comment)):
             yield line_number, line.rstrip("\r")
 
 
+def read_table(path: Path, check_columns: Callable[[list[str]], object]) -> Iterator[tuple[int, dict[Any, Any]]]:
+    """Yield line number (from 1, the last one of the row) and fields of every row of a table with a line of column names.
+
+    Fields are separated by commas, semicolons or tabs. `check_columns` is called with the names before the first row.
+    """
+    text = read_text(path)
+    header = text.split("\n", 1)[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    try:
+        check_columns(list(reader.fieldnames or ()))
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num}: cannot be read as a table: {error}") from error
+
+
 def parse_object(text: str, path: Path, line_number: int = 1) -> dict[str, Any]:
-    """The JSON object in a text that begins on that line; ValueError where it is none, or names a key twice."""
+    """Return the JSON object in a text that begins on that line; raises ValueError if it is none, or has a key twice."""
     try:
         value = json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
-        where = f"{path}:{line_number - 1 + error.lineno}"
-        raise ValueError(f"{where}: cannot be read as JSON: {error.msg} at column {error.colno}") from error
+        place = f"{path}:{line_number - 1 + error.lineno}"
+        raise ValueError(f"{place}: cannot be read as JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:  # a repeated key; a number of 5,000 digits; 10,000 brackets
         raise ValueError(f"{path}:{line_number}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
@@ -78,7 +96,7 @@ def parse_object(text: str, path: Path, line_number: int = 1) -> dict[str, Any]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs as a dict; ValueError for a repeated key, of which Python's reader would silently keep the last."""
+    """Return the pairs as a dict; raises ValueError for a repeated key, of which Python would silently keep the last."""
     result = dict(pairs)
     if len(result) < len(pairs):
         key, count = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -86,66 +104,89 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def get(record: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
-    """The value of a key, of that very type; ValueError where it is missing or of another type."""
+def get(record: Mapping[str, Any], key: str, kind: type[T], place: str) -> T:
+    """Return the value of a key, of that very type; raises ValueError if it is missing or of another type."""
     if key not in record:
-        raise ValueError(f"{where}: no {key!r}; found the keys {shortened(sorted(record))}")
+        raise ValueError(f"{place}: no {key!r}; found the keys {shortened(sorted(record))}")
     value = record[key]
     if not isinstance(value, kind):
-        raise ValueError(f"{where}: {key!r} is {describe(value)}; wanted {kind.__name__}")
+        raise ValueError(f"{place}: {key!r} is {describe(value)}; wanted {kind.__name__}")
     return value
 
 
-def shortened(names: list[str]) -> str:
-    """The first names of a list for an error message."""
-    return ", ".join(repr(name) for name in names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
+def get_number(record: Mapping[str, Any], key: str, place: str) -> float:
+    """Return the value of a key by the rule of `number`."""
+    return number(get(record, key, object, place), repr(key), place)
 
 
-def number(value: object, what: str, where: str) -> float:
-    """A JSON number as a float, NaN and infinities included; ValueError for anything else, true and false among it."""
+def get_positive(record: Mapping[str, Any], key: str, place: str) -> float:
+    """Return the value of a key by the rule of `positive`."""
+    return positive(get(record, key, object, place), repr(key), place)
+
+
+def shortened(items: Sequence[T], *, most: int = 6, describe: Callable[[T], str] = repr) -> str:
+    """Return the first items of a list in words, for a message, and how many more there are."""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(map(describe, items[:most])) + more
+
+
+def number(value: object, name: str, place: str) -> float:
+    """Return a JSON number as a float, NaN and infinities included; raises ValueError for anything else, even true."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{where}: {what} is {describe(value)}; wanted a number")
+        raise ValueError(f"{place}: {name} is {describe(value)}; wanted a number")
     try:
         return float(value)
     except OverflowError as error:
-        raise ValueError(f"{where}: {what} has {len(str(value))} digits; wanted a number of seconds or frames") from error
+        raise ValueError(f"{place}: {name} has {len(str(value))} digits; wanted a number of seconds or frames") from error
 
 
-def positive(value: object, what: str, where: str) -> float:
-    """A JSON number that is finite and above 0; ValueError for anything else."""
-    result = number(value, what, where)
+def positive(value: object, name: str, place: str) -> float:
+    """Return a JSON number that is finite and above 0; raises ValueError for anything else."""
+    result = number(value, name, place)
     if not (math.isfinite(result) and result > 0):
-        raise ValueError(f"{where}: {what} is {result:g}; wanted a finite number above 0")
+        raise ValueError(f"{place}: {name} is {result:g}; wanted a finite number above 0")
     return result
 
 
+def parse_seconds(text: str, name: str, place: str) -> float:
+    """Return the number in a text; raises ValueError if it is none."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: {name} is {text[:60]!r}; wanted a number of seconds, such as 12.5") from error
+
+
 def read_videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Key, place for messages, and record of every video in a file `{video: {...}, ...}`."""
+    """Yield key, place for messages, and record of every video in a file `{video: {...}, ...}`."""
     for key, record in parse_object(read_text(path), path).items():
-        where = f"{path}: {key}"
+        place = f"{path}: {key}"
         if not isinstance(record, dict):
-            raise ValueError(f"{where}: found {describe(record)} where an object with timestamps and sentences is wanted")
-        yield key, where, record
+            raise ValueError(f"{place}: found {describe(record)} where an object with timestamps and sentences is wanted")
+        yield key, place, record
 
 
-def annotated_spans(record: Mapping[str, Any], where: str) -> list[tuple[float, float, str]]:
-    """Start, end (in the file's unit) and sentence of every annotation in a record with `timestamps` and `sentences`."""
-    pairs = get(record, "timestamps", list, where)
-    sentences = get(record, "sentences", list, where)
+def annotated_spans(record: Mapping[str, Any], place: str) -> list[tuple[float, float, str]]:
+    """Return start, end (in the file's unit) and sentence of all annotations in a record's `timestamps` and `sentences`."""
+    pairs = get(record, "timestamps", list, place)
+    sentences = get(record, "sentences", list, place)
     if len(pairs) != len(sentences):
-        raise ValueError(f"{where}: {len(pairs)} timestamps but {len(sentences)} sentences; wanted one of each a moment")
+        raise ValueError(f"{place}: {len(pairs)} timestamps but {len(sentences)} sentences; wanted one of each a moment")
     spans = []
     for index, (pair, sentence) in enumerate(zip(pairs, sentences, strict=True)):
-        here = f"{where}[{index}]"
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise ValueError(f"{here}: the timestamp is {describe(pair)}; wanted [start, end]")
         if not isinstance(sentence, str):
-            raise ValueError(f"{here}: the sentence is {describe(sentence)}; wanted a string")
-        spans.append((number(pair[0], "the start", here), number(pair[1], "the end", here), sentence))
+            raise ValueError(f"{place}[{index}]: the sentence is {describe(sentence)}; wanted a string")
+        spans.append((*start_and_end(pair, "the timestamp", f"{place}[{index}]"), sentence))
     return spans
 
 
+def start_and_end(value: object, name: str, place: str) -> tuple[float, float]:
+    """Return the two numbers of a JSON list; raises ValueError if it is none."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{place}: {name} is {describe(value)}; wanted [start, end]")
+    return number(value[0], "the start", place), number(value[1], "the end", place)
+
+
 def describe(value: object) -> str:
-    """A value from a file for an error message, cut short."""
+    """Return a value from a file for an error message, cut short."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

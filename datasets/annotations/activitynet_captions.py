@@ -7,31 +7,45 @@ val_2 are a subset of those of val_1, annotated by others: never train on the on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from excl.datasets.annotations.moments import Moment
-from excl.datasets.parsing import annotated_spans, annotation_id, get, positive, query_fields, read_videos
+from excl.datasets.parsing import annotated_spans, annotation_id, get_positive, query_fields, read_videos
 
 
 def load(path: Path, *, split: str) -> list[Moment]:
-    """Every sentence as a moment, unfiltered, in the file's order; ValueError names the file and video it cannot read.
+    """Return every sentence as a moment, unfiltered, in the file's order; ValueErrors name the file and the video.
 
     Queries lose surrounding whitespace (25,731 sentences of train have some), line breaks in them become spaces.
     """
+    return load_videos(path, split, lambda record, place: (1.0, get_positive(record, "duration", place)))
+
+
+def load_videos(
+    path: Path, split: str, read_units: Callable[[dict[str, Any], str], tuple[float, float]], *, suffix: str = ""
+) -> list[Moment]:
+    """Return the moments of a file by video. Ids are the videos' names without `suffix`.
+
+    `read_units` returns, for a video's record and its place, how many units of its timestamps a second has and how many the
+    video has.
+    """
     moments = []
-    for video_id, where, record in read_videos(path):
-        duration_s = positive(get(record, "duration", object, where), "'duration'", where)
-        for index, (start_s, end_s, query) in enumerate(annotated_spans(record, where)):
+    for name, place, record in read_videos(path):
+        video_id = name.removesuffix(suffix)
+        units_per_s, num_units = read_units(record, place)
+        for index, (start, end, query) in enumerate(annotated_spans(record, place)):
             moments.append(
                 Moment(
                     annotation_id=annotation_id(split, path, f"{video_id}:{index}"),
                     video_id=video_id,
                     **query_fields(query),
-                    start_s=start_s,
-                    end_s=end_s,
-                    duration_s=duration_s,
+                    start_s=start / units_per_s,
+                    end_s=end / units_per_s,
+                    duration_s=num_units / units_per_s,
                     split=split,
-                    source=f"{path.name}: {video_id}[{index}]",
+                    source=f"{path.name}: {name}[{index}]",
                 )
             )
     return moments

@@ -1,4 +1,4 @@
-"""The data sets that are known by name: their official files, what is in these, and which parts are which split.
+"""The data sets that are known by name: their official files, the counts of these, and the parts of each split.
 
 A split (train, val, test) is made of parts of a data set. Which parts is a choice, and papers differ in it, above all for
 ActivityNet Captions; so it is named wherever a result stands.

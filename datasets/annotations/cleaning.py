@@ -1,4 +1,4 @@
-"""What is wrong with annotations, and what becomes of it: finds flaws, applies a policy to each, says what was done.
+"""The cleaning of annotations: finds flaws, applies a policy to each, reports what was done.
 
 Every data set has such rows, and every code base treats them by a rule of its own, mostly unsaid. The defaults here keep
 the numbers of queries that others report, and touch nothing that is sound but for rounding.
@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.annotations.moments import Moment
-from excl.datasets.parsing import printable
+from excl.datasets.parsing import printable, shortened
 
 NAMES_IN_REPORT = 3  # enough to go and look, few enough to read
 NOT_FINITE, ENDS_TOO_EARLY = "a time is not a finite number", "it does not start before it ends"
@@ -32,7 +32,7 @@ FLAWS: dict[Flaw, str] = {
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class CleaningPolicy:
-    """What becomes of annotations that are wrong."""
+    """The policies for annotations that are wrong."""
 
     unordered: Literal["drop", "swap", "fail"] = "drop"
     """Moments that do not start before they end, or whose times are no finite numbers. swap exchanges a start that is
@@ -51,7 +51,7 @@ class CleaningPolicy:
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
-    """What `clean` did: the moments to use, those it changed (as they were, and how), those it dropped, with why."""
+    """The result of `clean`: the moments to use, those changed (as they were, and how), those dropped, and the reason."""
 
     kept: list[Moment]
     changed: list[tuple[Moment, Literal["clipped", "swapped"]]]
@@ -59,49 +59,49 @@ class Cleaning:
 
 
 def no_word(moment: Moment) -> str:
-    """Why a moment's query cannot be used, as far as its characters tell; empty where it can."""
+    """Return why a moment's query cannot be used, as far as its characters tell; empty if it can."""
     return "" if moment.query.strip() else "the query is empty"
 
 
 def find_flaws(moments: Iterable[Moment], *, why_unusable: Callable[[Moment], str] = no_word) -> dict[Flaw, list[Moment]]:
-    """The moments with each flaw, in order, before anything is done about it; one may have several."""
-    found: dict[Flaw, list[Moment]] = {flaw: [] for flaw in FLAWS}
+    """Return the moments with each flaw, in order, before anything is done about it; one may have several."""
+    flawed: dict[Flaw, list[Moment]] = {flaw: [] for flaw in FLAWS}
     seen: set[tuple[object, ...]] = set()
     for moment in moments:
         if not _finite(moment) or moment.start_s >= moment.end_s:
-            found["unordered"].append(moment)
+            flawed["unordered"].append(moment)
         if _finite(moment) and _leaves_video(moment):
-            found["beyond_video"].append(moment)
+            flawed["beyond_video"].append(moment)
         if (content := _content(moment)) in seen:
-            found["duplicates"].append(moment)
+            flawed["duplicates"].append(moment)
         seen.add(content)
         if why_unusable(moment):
-            found["unusable_query"].append(moment)
-    return found
+            flawed["unusable_query"].append(moment)
+    return flawed
 
 
 def clean(
-    moments: Sequence[Moment], hygiene: CleaningPolicy | None = None, *, why_unusable: Callable[[Moment], str] = no_word
+    moments: Sequence[Moment], policy: CleaningPolicy | None = None, *, why_unusable: Callable[[Moment], str] = no_word
 ) -> Cleaning:
-    """The moments that can be used, in order, by the policies. `why_unusable` gives the reason why a query is none.
+    """Return the moments that can be used, in order, by the policy. `why_unusable` gives the reason why a query is none.
 
-    ValueError names the first rows with a flaw whose policy is `fail`.
+    Raises ValueError, naming the first rows, for a flaw whose policy is `fail`.
     """
-    hygiene = hygiene or CleaningPolicy()
-    _fail(find_flaws(moments, why_unusable=why_unusable), hygiene)
+    policy = policy or CleaningPolicy()
+    _require_allowed(find_flaws(moments, why_unusable=why_unusable), policy)
     result = Cleaning([], [], [])
     seen: set[tuple[object, ...]] = set()
     for moment in moments:
         repeated = _content(moment) in seen
         seen.add(_content(moment))
-        ordered = _ordered(moment, hygiene)
-        fits = ordered if ordered is None or hygiene.beyond_video == "keep" else _clipped(ordered)
+        ordered = _ordered(moment, policy)
+        fits = ordered if ordered is None or policy.beyond_video == "keep" else _clipped(ordered)
         reason = why_unusable(moment)
         if ordered is None:
             reason = ENDS_TOO_EARLY if _finite(moment) else NOT_FINITE
-        elif fits is None or (fits is not ordered and hygiene.beyond_video == "drop"):
+        elif fits is None or (fits is not ordered and policy.beyond_video == "drop"):
             reason = BEYOND
-        elif repeated and hygiene.duplicates == "drop":
+        elif repeated and policy.duplicates == "drop":
             reason = DUPLICATE
         if reason or fits is None:
             result.dropped.append((moment, reason))
@@ -112,8 +112,8 @@ def clean(
     return result
 
 
-def _fail(found: Mapping[Flaw, list[Moment]], hygiene: CleaningPolicy) -> None:
-    bad = {flaw: rows for flaw, rows in found.items() if rows and getattr(hygiene, flaw) == "fail"}
+def _require_allowed(flawed: Mapping[Flaw, list[Moment]], policy: CleaningPolicy) -> None:
+    bad = {flaw: rows for flaw, rows in flawed.items() if rows and getattr(policy, flaw) == "fail"}
     if bad:
         lines = [f"{len(rows):,} rows: {FLAWS[flaw]}: {names(rows)}" for flaw, rows in bad.items()]
         settings = ", ".join(f"--hygiene.{flaw.replace('_', '-')}" for flaw in bad)
@@ -128,29 +128,29 @@ def _content(moment: Moment) -> tuple[object, ...]:
     return moment.split, moment.video_id, moment.start_s, moment.end_s, moment.raw_query or moment.query
 
 
-def _ordered(moment: Moment, hygiene: CleaningPolicy) -> Moment | None:
-    """The moment with its start before its end, if it is or can be brought to that; the very same where it is."""
+def _ordered(moment: Moment, policy: CleaningPolicy) -> Moment | None:
+    """Return the moment itself if its start is before its end, else one brought to that, or None."""
     if not _finite(moment) or moment.start_s == moment.end_s:
         return None
     if moment.start_s < moment.end_s:
         return moment
-    return replace(moment, start_s=moment.end_s, end_s=moment.start_s) if hygiene.unordered == "swap" else None
+    return replace(moment, start_s=moment.end_s, end_s=moment.start_s) if policy.unordered == "swap" else None
 
 
 def fitted(moment: Moment) -> tuple[float, float]:
-    """Start and end within [0, duration]."""
+    """Return start and end within [0, duration]."""
     end_s = moment.end_s if moment.duration_s is None else min(moment.end_s, moment.duration_s)
     return max(moment.start_s, 0.0), end_s
 
 
 def _leaves_video(moment: Moment) -> bool:
-    """Whether either time is outside [0, duration], in whatever order they stand."""
-    first, last = sorted((moment.start_s, moment.end_s))
-    return first < 0 or (moment.duration_s is not None and last > moment.duration_s)
+    """Return whether either time is outside [0, duration], in whatever order they stand."""
+    earlier_s, later_s = sorted((moment.start_s, moment.end_s))
+    return earlier_s < 0 or (moment.duration_s is not None and later_s > moment.duration_s)
 
 
 def _clipped(moment: Moment) -> Moment | None:
-    """The moment within [0, duration], None if nothing of it is; the very same where it was within."""
+    """Return the moment itself if it is within [0, duration], else the part of it that is, or None."""
     start_s, end_s = fitted(moment)
     if (start_s, end_s) == (moment.start_s, moment.end_s):
         return moment
@@ -158,7 +158,9 @@ def _clipped(moment: Moment) -> Moment | None:
 
 
 def names(moments: Sequence[Moment]) -> str:
-    """The first moments by source, video and times."""
-    shown = [printable(f"{m.source} ({m.video_id} {m.start_s:g}-{m.end_s:g} s)") for m in moments[:NAMES_IN_REPORT]]
-    more = len(moments) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+    """Return the first moments by source, video and times."""
+    return shortened(
+        moments,
+        most=NAMES_IN_REPORT,
+        describe=lambda m: printable(f"{m.source} ({m.video_id} {m.start_s:g}-{m.end_s:g} s)"),
+    )

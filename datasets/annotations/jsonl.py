@@ -15,24 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from excl.datasets.annotations.moments import Moment
-from excl.datasets.parsing import annotation_id, get, number, parse_object, positive, query_fields, read_lines, shortened
+from excl.datasets.parsing import (
+    annotation_id,
+    get,
+    get_number,
+    get_positive,
+    parse_object,
+    query_fields,
+    read_lines,
+    shortened,
+)
 
 REQUIRED = ("video_id", "query", "start_s", "end_s")
 OPTIONAL = ("duration_s", "annotation_id", "split", "group", "query_id")
 
 
 def load(path: Path, *, split: str | None) -> list[Moment]:
-    """Every row as a moment, unfiltered, in the file's order; blank lines and comments are no rows.
+    """Return every row as a moment, unfiltered, in the file's order; blank lines and comments are no rows.
 
     With a `split`, all rows belong to it and a row that names another one is an error; with None every row may name its own,
-    and is of `train` if it does not. ValueError names the file and line it cannot read, or that repeats an `annotation_id`.
+    and is of `train` if it does not. Raises ValueError, naming file and line, for a row that cannot be read, or that repeats
+    an `annotation_id`.
     """
     rows = ((number, parse_object(line, path, number)) for number, line in read_lines(path, comment="#"))
-    return moments_of(rows, path, split)
+    return make_moments(rows, path, split)
 
 
-def moments_of(rows: Iterable[tuple[int, dict[str, Any]]], path: Path, split: str | None) -> list[Moment]:
-    """A moment for every numbered row of a file with the keys above; ValueError as `load`."""
+def make_moments(rows: Iterable[tuple[int, dict[str, Any]]], path: Path, split: str | None) -> list[Moment]:
+    """Return a moment for every numbered row of a file with the keys above; raises ValueError as `load` does."""
     moments = []
     line_by_id: dict[str, int] = {}
     for line_number, row in rows:
@@ -48,39 +58,38 @@ def moments_of(rows: Iterable[tuple[int, dict[str, Any]]], path: Path, split: st
 
 
 def _moment(record: dict[str, Any], split: str | None, path: Path, line_number: int) -> Moment:
-    """The moment of one line."""
-    where = f"{path}:{line_number}"
+    """Return the moment of one line."""
+    place = f"{path}:{line_number}"
     unknown = sorted(set(record) - {*REQUIRED, *OPTIONAL})
     if unknown:
         hint = "; Moment-DETR's format is --dataset moment-detr" if "relevant_windows" in record else ""
         raise ValueError(
-            f"{where}: unknown keys {shortened(unknown)}; wanted {[*REQUIRED]} and, if any, of {[*OPTIONAL]}{hint}"
+            f"{place}: unknown keys {shortened(unknown)}; wanted {[*REQUIRED]} and, if any, of {[*OPTIONAL]}{hint}"
         )
-    row_split = _split_of(record, split, where)
-    duration = record.get("duration_s")
-    own_id = "annotation_id" in record
+    row_split = _find_split(record, split, place)
+    has_id, has_duration = "annotation_id" in record, record.get("duration_s") is not None
     return Moment(
-        annotation_id=get(record, "annotation_id", str, where) if own_id else annotation_id(row_split, path, line_number),
-        video_id=get(record, "video_id", str, where),
-        **query_fields(get(record, "query", str, where)),
-        start_s=number(get(record, "start_s", object, where), "'start_s'", where),
-        end_s=number(get(record, "end_s", object, where), "'end_s'", where),
-        duration_s=None if duration is None else positive(duration, "'duration_s'", where),
+        annotation_id=get(record, "annotation_id", str, place) if has_id else annotation_id(row_split, path, line_number),
+        video_id=get(record, "video_id", str, place),
+        **query_fields(get(record, "query", str, place)),
+        start_s=get_number(record, "start_s", place),
+        end_s=get_number(record, "end_s", place),
+        duration_s=get_positive(record, "duration_s", place) if has_duration else None,
         split=row_split,
         source=f"{path.name}:{line_number}",
-        group=get(record, "group", str, where) if "group" in record else "",
-        query_id=get(record, "query_id", str, where) if "query_id" in record else "",
+        group=get(record, "group", str, place) if "group" in record else "",
+        query_id=get(record, "query_id", str, place) if "query_id" in record else "",
     )
 
 
-def _split_of(record: dict[str, Any], split: str | None, where: str) -> str:
-    """The split of a row, which the caller and the row may both name if they agree."""
+def _find_split(record: dict[str, Any], split: str | None, place: str) -> str:
+    """Return the split of a row, which the caller and the row may both name if they agree."""
     if "split" not in record:
         return split or "train"
-    row_split = get(record, "split", str, where)
+    row_split = get(record, "split", str, place)
     if split is not None and row_split != split:
         raise ValueError(
-            f"{where}: the row says split {row_split!r}, but the file is read as {split!r}; "
-            "make it a file a split, or let every row name its own and give none"
+            f"{place}: the row says split {row_split!r}, but the file is read as {split!r}; "
+            "make one file for each split, or let every row name its own and give none"
         )
     return row_split

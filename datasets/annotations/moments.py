@@ -1,8 +1,8 @@
-"""Moments, annotated spans of videos: what every adapter returns, and a split by video.
+"""Moments, the annotated spans of videos that every adapter returns, and a split by video.
 
-The adapters beside this file (`charades_sta`, `tacos`, `tacos_tall`, `activitynet_captions`, `moment_detr`, `jsonl`,
+The adapters next to this file (`charades_sta`, `tacos`, `tacos_tall`, `activitynet_captions`, `moment_detr`, `jsonl`,
 `csv_table`) return every row of their file, unfiltered and in the file's order, so that official counts can be checked, and
-leave bad rows to `hygiene`.
+leave bad rows to `cleaning`.
 
 One rule for ids: `annotation_id` is `<split>:<stem of the file>:<row>`, the row a line number (from 1), `<video>:<index>`
 (from 0) or a query's own id; the split is the one given to the adapter. It is unique over all files of a data set that
@@ -21,9 +21,9 @@ from excl.datasets.parsing import storable
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """One annotated span of a video; ValueError where a name is empty, a text cannot be kept, a duration is no length.
+    """An annotated span of a video; raises ValueError for an empty name, a text that cannot be stored, a bad duration.
 
-    Start and end may be wrong (swapped, beyond the video, not finite): files have such rows, `hygiene` judges them.
+    Start and end may be wrong (swapped, beyond the video, not finite): files have such rows, `cleaning` judges them.
     """
 
     annotation_id: str
@@ -35,13 +35,13 @@ class Moment:
     """Length of the whole video, None where the annotations do not know it."""
     split: str
     source: str
-    """Where it was read, for messages: `charades_sta_train.txt:17` or `train.json: v_abc[2]`."""
+    """The place where the moment was read, for messages: `charades_sta_train.txt:17` or `train.json: v_abc[2]`."""
     group: str = ""
     """A label by which tables of results are split."""
     query_id: str = ""
     """Moments with the same one are alternative answers to one query; empty where the moment is the only answer."""
     raw_query: str = ""
-    """The query as the file has it, where its whitespace is other than that of `query`."""
+    """The query as the file has it, if its whitespace differs from that of `query`; otherwise empty."""
 
     def __post_init__(self) -> None:
         for name in ("annotation_id", "video_id", "split"):
@@ -56,18 +56,18 @@ class Moment:
         if self.duration_s is not None and not (math.isfinite(self.duration_s) and self.duration_s > 0):
             raise ValueError(
                 f"{self.source}: the duration of video {self.video_id} is {self.duration_s} s; "
-                "a finite number above 0 is wanted, or none at all"
+                "wanted a finite number above 0, or none at all"
             )
 
 
 def carve_validation(moments: Sequence[Moment], *, fraction: float, seed: int, split: str = "val") -> list[Moment]:
-    """The training moments in order, those of `fraction` of the videos (at least one, never all) moved to `split`.
+    """Return the training moments in order, those of `fraction` of the videos (at least one, never all) moved to `split`.
 
     Whole videos move, so that no video is on both sides. The choice depends on the seed and the set of video ids alone:
     not on the order of the input, not on Python's hash seed. Ids of annotations stay as they were.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"the fraction of videos for validation is {fraction}; a number between 0 and 1 is wanted")
+        raise ValueError(f"the fraction of videos for validation is {fraction}; wanted a number between 0 and 1")
     splits = {moment.split for moment in moments}
     if len(splits) > 1 or split in splits:
         raise ValueError(

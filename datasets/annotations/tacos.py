@@ -9,31 +9,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from excl.datasets.annotations.activitynet_captions import load_videos
 from excl.datasets.annotations.moments import Moment
-from excl.datasets.parsing import annotated_spans, annotation_id, get, positive, query_fields, read_videos
+from excl.datasets.parsing import get_positive
 
 
 def load(path: Path, *, split: str) -> list[Moment]:
-    """Every sentence as a moment, unfiltered, in the file's order; ValueError names the file and video it cannot read.
+    """Return every sentence as a moment, unfiltered, in the file's order; ValueErrors name the file and the video.
 
     Seconds are frames divided by the record's fps; the suffix `.avi` of the video's name is no part of its id.
     """
-    moments = []
-    for key, where, record in read_videos(path):
-        video_id = key.removesuffix(".avi")
-        fps = positive(get(record, "fps", object, where), "'fps'", where)
-        num_frames = positive(get(record, "num_frames", object, where), "'num_frames'", where)
-        for index, (start_frame, end_frame, query) in enumerate(annotated_spans(record, where)):
-            moments.append(
-                Moment(
-                    annotation_id=annotation_id(split, path, f"{video_id}:{index}"),
-                    video_id=video_id,
-                    **query_fields(query),
-                    start_s=start_frame / fps,
-                    end_s=end_frame / fps,
-                    duration_s=num_frames / fps,
-                    split=split,
-                    source=f"{path.name}: {key}[{index}]",
-                )
-            )
-    return moments
+    return load_videos(
+        path,
+        split,
+        lambda record, place: (get_positive(record, "fps", place), get_positive(record, "num_frames", place)),
+        suffix=".avi",
+    )

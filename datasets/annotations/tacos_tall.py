@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import pickletools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from excl.datasets.annotations.durations import find_length, merge_lengths
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.parsing import annotation_id, parse_object, positive, query_fields, read_lines, read_text
 
@@ -23,25 +25,19 @@ NUMBERS = {"INT", "LONG", "BININT", "BININT1", "BININT2"}
 
 
 def load(path: Path, *, split: str, durations: Sequence[Path] = ()) -> list[Moment]:
-    """Every line as a moment, unfiltered, in the file's order; the suffix `.avi` of a video's name is no part of its id.
+    """Return every line as a moment, unfiltered, in the file's order; the suffix `.avi` of a video is no part of its id.
 
     `durations` are files with the videos' lengths in frames, JSON or TALL's pickle; without them durations are unknown.
-    ValueError names the file and line that cannot be read, or whose video has no length in them.
+    Raises ValueError, naming file and line, where a line cannot be read or its video has no length in these files.
     """
-    frames_by_video: dict[str, float] = {}
-    for file in durations:
-        for video, frames in read_frame_counts(file).items():
-            if frames_by_video.setdefault(video, frames) != frames:
-                raise ValueError(f"{file}: video {video} has {frames:g} frames here and {frames_by_video[video]:g} before")
+    num_frames = merge_lengths((row for file in durations for row in read_frame_counts(file)), unit="frames")
     moments = []
     for line_number, line in read_lines(path):
-        where = f"{path}:{line_number}"
+        place = f"{path}:{line_number}"
         head, separator, sentence = line.partition("##") if "##" in line else line.partition("\t")
         clip = CLIP.fullmatch(head.strip())
         if not separator or clip is None:
-            raise ValueError(f"{where}: found {line[:60]!r}; wanted `video_start_end##sentence`, the times in frames")
-        if durations and clip["video"] not in frames_by_video:
-            raise ValueError(f"{where}: video {clip['video']} has no length in {', '.join(map(str, durations))}")
+            raise ValueError(f"{place}: found {line[:60]!r}; wanted `video_start_end##sentence`, the times in frames")
         moments.append(
             Moment(
                 annotation_id=annotation_id(split, path, line_number),
@@ -49,7 +45,7 @@ def load(path: Path, *, split: str, durations: Sequence[Path] = ()) -> list[Mome
                 **query_fields(sentence),
                 start_s=int(clip["start"]) / FPS,
                 end_s=int(clip["end"]) / FPS,
-                duration_s=frames_by_video[clip["video"]] / FPS if durations else None,
+                duration_s=find_length(num_frames, clip["video"], durations, place) / FPS if durations else None,
                 split=split,
                 source=f"{path.name}:{line_number}",
             )
@@ -57,27 +53,25 @@ def load(path: Path, *, split: str, durations: Sequence[Path] = ()) -> list[Mome
     return moments
 
 
-def read_frame_counts(path: Path) -> dict[str, float]:
-    """Length in frames by video: `{"s13-d21": 12438, ...}` as JSON, or as a pickle of a flat dictionary.
+def read_frame_counts(path: Path) -> Iterator[tuple[str, float, str]]:
+    """Yield video, length in frames and place: of `{"s13-d21": 12438, ...}` as JSON, or a pickle of a flat dictionary.
 
     A pickle is a program; this one is not run: its names and numbers are read off in turn.
     """
-    if path.suffix.lower() == ".json":
-        return {
-            _plain(v): positive(n, f"the length of {v}", str(path)) for v, n in parse_object(read_text(path), path).items()
-        }
-    values: list[object] = []
+    pairs = parse_object(read_text(path), path) if path.suffix.lower() == ".json" else _read_pickle(path)
+    for video, count in pairs.items():
+        yield video.removesuffix(".avi"), positive(count, f"the length of {video}", str(path)), str(path)
+
+
+def _read_pickle(path: Path) -> dict[str, object]:
+    values: list[Any] = []
     try:
         for code, value, _ in pickletools.genops(path.read_bytes()):
             if code.name in NUMBERS or code.name.endswith(("STRING", "UNICODE")):
                 values.append(value)
     except ValueError as error:
         raise ValueError(f"{path}: cannot be read as a pickle of frame counts: {error}") from error
-    names, counts = values[::2], values[1::2]
-    if not values or len(values) % 2 or not all(isinstance(name, str) for name in names):
+    videos, counts = values[::2], values[1::2]
+    if not values or len(values) % 2 or not all(isinstance(video, str) for video in videos):
         raise ValueError(f"{path}: wanted is a pickle of a dictionary of videos and their lengths in frames")
-    return {_plain(str(v)): positive(n, f"the length of {v}", str(path)) for v, n in zip(names, counts, strict=True)}
-
-
-def _plain(video: str) -> str:
-    return video.removesuffix(".avi")
+    return dict(zip(videos, counts, strict=True))

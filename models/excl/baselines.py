@@ -1,4 +1,4 @@
-"""Baselines without a look at the video: they know only when the moments of the training split happen."""
+"""Baselines that do not look at the video: they know only when the moments of the training split happen."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from excl.models.excl.metrics import interval_iou, temporal_iou
 
 _MOMENTS_A_BIN = 50
-"""A time prior has as many bins of durations as there are so many training moments for."""
+"""The training moments that each bin of durations in a time prior needs."""
 
 
 def best_fixed_span(
@@ -23,18 +23,17 @@ def best_fixed_span(
     """
     durations_s = _checked_durations(durations_s)
     truth = np.stack([starts_s, ends_s], axis=1)  # [N, 2]
-    best, best_score = (0.0, 1.0), (-1, -1.0)
-    for span in _grid(steps):
+
+    def score(span: tuple[float, float]) -> tuple[int, float]:
         iou = temporal_iou(durations_s[:, None] * np.array(span), truth)
-        score = (int(np.count_nonzero(iou >= threshold)), float(iou.mean()))
-        if score > best_score:
-            best, best_score = span, score
-    return best
+        return int(np.count_nonzero(iou >= threshold)), float(iou.mean())
+
+    return max(_grid(steps), key=score)  # the first of equal ones
 
 
 @dataclass(frozen=True)
 class TimePrior:
-    """When moments happen in videos of about the same duration: spans to answer with, as parts of the duration.
+    """The spans of most moments in videos of about the same duration, as parts of the duration.
 
     `up_to_s` [bins - 1] are the durations that separate the bins, `spans` [bins, k, 2] the answers in each, best first.
     """
@@ -69,8 +68,8 @@ class TimePrior:
         bins = max(1, min(max_bins, len(truth) // _MOMENTS_A_BIN))
         up_to_s = np.unique(np.quantile(durations_s, np.arange(1, bins) / bins, method="inverted_cdf"))
         up_to_s = up_to_s[up_to_s < durations_s.max()]  # equal durations are of one bin, and no bin is empty
-        bin_of = np.searchsorted(up_to_s, durations_s)
-        spans = [_covering_spans(truth[bin_of == one], k, steps) for one in range(len(up_to_s) + 1)]
+        bins_of_moments = np.searchsorted(up_to_s, durations_s)
+        spans = [_covering_spans(truth[bins_of_moments == number], k, steps) for number in range(len(up_to_s) + 1)]
         return cls(up_to_s, np.array(spans))
 
     def predict(self, durations_s: np.ndarray) -> np.ndarray:
@@ -99,9 +98,9 @@ def _iou_with(span: tuple[float, float], truth: np.ndarray) -> np.ndarray:
 def _grid(steps: int) -> Iterator[tuple[float, float]]:
     """Yield the spans (a, b), 0 <= a < b <= 1, of a grid of 1/steps, by a, then by b."""
     assert steps >= 1, f"a grid of {steps} steps"
-    for first in range(steps):
-        for last in range(first + 1, steps + 1):
-            yield first / steps, last / steps
+    for start in range(steps):
+        for end in range(start + 1, steps + 1):
+            yield start / steps, end / steps
 
 
 def _checked_durations(durations_s: np.ndarray) -> np.ndarray:

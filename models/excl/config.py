@@ -1,4 +1,4 @@
-"""What an ExCL model is made of: the paper's twelve variants by name, and every part and size as a setting."""
+"""The parts of an ExCL model: the paper's twelve variants by name, and every part and size as a setting."""
 
 import dataclasses
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -18,7 +18,7 @@ Variant = Literal[
 
 
 class Parts(NamedTuple):
-    """What tells one variant from another."""
+    """The parts that tell one variant from another."""
 
     loss: Loss
     video_encoder: VideoEncoderName
@@ -30,12 +30,12 @@ _VIDEO_ENCODERS: dict[str, VideoEncoderName] = {"1": "identity", "2": "lstm"}
 _PREDICTORS: dict[str, PredictorName] = {"a": "mlp", "b": "tied-lstm", "c": "conditioned-lstm"}
 
 
-def _parts_of(variant: str) -> Parts:
+def _parse_variant(variant: str) -> Parts:
     loss, number, letter = variant.split("-")
     return Parts(_LOSSES[loss], _VIDEO_ENCODERS[number], _PREDICTORS[letter])
 
 
-VARIANTS: dict[Variant, Parts] = {name: _parts_of(name) for name in get_args(Variant)}
+VARIANTS: dict[Variant, Parts] = {name: _parse_variant(name) for name in get_args(Variant)}
 """The rows of the paper's Table 1, in its order."""
 
 
@@ -75,21 +75,24 @@ class ExCLConfig:
 
     def __post_init__(self) -> None:
         parts = self.parts
-        kinds = (self.text_encoder, parts.video_encoder, parts.predictor)
-        sizes = {
-            "text_hidden": self.text_hidden,
-            "video_hidden": self.video_hidden,
-            "predictor_hidden": self.predictor_hidden,
+        kinds = {
+            "text_hidden": self.text_encoder,
+            "video_hidden": parts.video_encoder,
+            "predictor_hidden": parts.predictor,
         }
-        for kind, (name, hidden) in zip(kinds, sizes.items(), strict=True):
-            if kind == "attention" and 2 * hidden % self.heads:
-                raise ValueError(f"{name}: twice {hidden} cannot be divided among {self.heads} heads of attention")
+        for name, kind in kinds.items():
+            if kind == "attention" and 2 * getattr(self, name) % self.heads:
+                raise ValueError(
+                    f"{name}: twice {getattr(self, name)} cannot be divided among {self.heads} heads of attention"
+                )
 
     @property
     def parts(self) -> Parts:
         """The parts that the model has: the variant's, but for those that are set."""
-        named = VARIANTS[self.variant]
-        return Parts(self.loss or named.loss, self.video_encoder or named.video_encoder, self.predictor or named.predictor)
+        defaults = VARIANTS[self.variant]
+        return Parts(
+            self.loss or defaults.loss, self.video_encoder or defaults.video_encoder, self.predictor or defaults.predictor
+        )
 
 
 def variant_config(name: Variant, like: ExCLConfig | None = None) -> ExCLConfig:
@@ -97,8 +100,9 @@ def variant_config(name: Variant, like: ExCLConfig | None = None) -> ExCLConfig:
 
     Raises ValueError for another name.
     """
-    like = ExCLConfig() if like is None else like
-    return dataclasses.replace(like, variant=name, loss=None, video_encoder=None, predictor=None, text_encoder="lstm")
+    return dataclasses.replace(
+        like or ExCLConfig(), variant=name, loss=None, video_encoder=None, predictor=None, text_encoder="lstm"
+    )
 
 
 def variant_name(config: ExCLConfig) -> str:

@@ -22,11 +22,11 @@ MAX_IOU = 0.5
 """By default no two moments of an answer have a greater IoU (temporal non-maximum suppression)."""
 
 _BLOCK_ROWS = 64
-"""End rows that are searched at once for the next best span: memory is some 64 n values, however long the video."""
+"""End rows that are searched at once for the next best span: memory is about 64 n values, however long the video."""
 
 
 class RowTimes(NamedTuple):
-    """From when to when each row of a video is: float64 [n] each, ascending."""
+    """The seconds that each row of a video covers: float64 [n] each, ascending."""
 
     start_s: np.ndarray
     end_s: np.ndarray
@@ -63,14 +63,14 @@ def decode(
         expected = _expected_moments(start_logits, (start_scores, end_scores), row_times)
     moments = np.full((len(start_logits), k, 3), np.nan)
     for query, times in enumerate(row_times):
-        first, rows = expected[query : query + 1], len(times.start_s)
-        scores = start_scores[query, :rows].numpy(), end_scores[query, :rows].numpy()
-        spans = [] if first else [(int(start_rows[query]), int(end_rows[query]))]
+        expectation, num_rows = expected[query : query + 1], len(times.start_s)
+        scores = start_scores[query, :num_rows].numpy(), end_scores[query, :num_rows].numpy()
+        spans = [] if expectation else [(int(start_rows[query]), int(end_rows[query]))]
         if k > 1:
-            spans = top_spans(*scores, times, k=k - len(first), max_iou=max_iou, apart_from=first)
-        found = [(moment, moment_to_rows(*moment, *times)) for moment in first]
-        found += [(rows_to_moment(*span, *times), span) for span in spans]
-        for rank, (moment, (start_row, end_row)) in enumerate(found):
+            spans = top_spans(*scores, times, k=k - len(expectation), max_iou=max_iou, apart_from=expectation)
+        answers = [(moment, moment_to_rows(*moment, *times)) for moment in expectation]
+        answers += [(rows_to_moment(*span, *times), span) for span in spans]
+        for rank, (moment, (start_row, end_row)) in enumerate(answers):
             log_p = scores[0][start_row] + scores[1][end_row] - float(log_norm[query])
             moments[query, rank] = *moment, math.exp(log_p)
     return moments
@@ -81,8 +81,8 @@ def _expected_moments(
 ) -> list[tuple[float, float]]:
     """Return E[start] and E[end] of every query in seconds, from its conditional scores."""
     times = torch.zeros(2, *start_logits.shape, dtype=torch.float64)  # of rows, [2, B, T]
-    for query, one in enumerate(row_times):
-        times[:, query, : len(one.start_s)] = torch.from_numpy(np.stack(one))
+    for query, video_times in enumerate(row_times):
+        times[:, query, : len(video_times.start_s)] = torch.from_numpy(np.stack(video_times))
     starts_s, ends_s = (expected.tolist() for expected in expected_of_scores(start_logits, *scores, *times))
     return [(start_s, max(start_s, end_s)) for start_s, end_s in zip(starts_s, ends_s, strict=True)]  # up to rounding
 
@@ -132,14 +132,14 @@ class _Search:
     def best(self, chosen: Sequence[tuple[int, int]], moments: Sequence[tuple[float, float]]) -> tuple[int, int] | None:
         """Return the best span that was not chosen and does not overlap a moment too much, or None."""
         highest = np.maximum.accumulate(self.start_scores) + self.end_scores  # [n], what a span ending there can reach
-        blocks = [slice(first, first + _BLOCK_ROWS) for first in range(0, len(highest), _BLOCK_ROWS)]
+        blocks = [slice(begin, begin + _BLOCK_ROWS) for begin in range(0, len(highest), _BLOCK_ROWS)]
         best: tuple[float, int, int] | None = None  # score, -end row, -start row: the greatest wins
         for block in sorted(blocks, key=lambda block: highest[block].max(), reverse=True):
             if best is not None and highest[block].max() < best[0]:
                 break  # nor can the blocks after it
-            found = self._best_of_block(np.arange(len(highest))[block], chosen, moments)
-            if found is not None and (best is None or found > best):
-                best = found
+            candidate = self._best_of_block(np.arange(len(highest))[block], chosen, moments)
+            if candidate is not None and (best is None or candidate > best):
+                best = candidate
         return None if best is None else (-best[2], -best[1])
 
     def _best_of_block(

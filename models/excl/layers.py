@@ -1,4 +1,4 @@
-"""What the encoders and predictors of ExCL are built of: BiLSTMs and self-attention that never see padding, dropout.
+"""The layers of ExCL's encoders and predictors: BiLSTMs and self-attention that never see padding, dropout.
 
 Letters in shapes: B items of a batch, T steps (padded), D size of a step, H hidden size of an LSTM in one direction.
 """
@@ -42,28 +42,26 @@ def _run_packed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tensor,
 
 def _run_reversed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Return what run_packed does, of a BiLSTM of one layer, without packing."""
-    weights = [getattr(lstm, name) for name in lstm._all_weights[0]]
-    own = [getattr(lstm, name) for name in lstm._all_weights[1]]
-    steps = torch.arange(inputs.shape[1])  # [T]
-    valid = steps < lengths[:, None]  # [B, T]
-    forward = _one_direction(lstm, inputs, weights)  # [B, T, H]
-    backward = mirror(_one_direction(lstm, mirror(inputs, lengths), own), lengths)
-    last = (lengths - 1)[:, None, None].expand(-1, 1, lstm.hidden_size)
-    final = torch.cat([forward.gather(1, last)[:, 0], backward[:, 0]], dim=1)  # [B, 2H]
-    return torch.cat([forward, backward], dim=2).masked_fill_(~valid[..., None], 0.0), final
+    forward = _run_direction(lstm, 0, inputs)  # [B, T, H]
+    backward = mirror(_run_direction(lstm, 1, mirror(inputs, lengths)), lengths)
+    last_steps = (lengths - 1)[:, None, None].expand(-1, 1, lstm.hidden_size)
+    final = torch.cat([forward.gather(1, last_steps)[:, 0], backward[:, 0]], dim=1)  # [B, 2H]
+    padding = ~valid_steps(lengths, inputs)[..., None]  # [B, T, 1]
+    return torch.cat([forward, backward], dim=2).masked_fill_(padding, 0.0), final
 
 
-def _one_direction(lstm: nn.LSTM, inputs: Tensor, weights: list[Tensor]) -> Tensor:
+def _run_direction(lstm: nn.LSTM, direction: int, inputs: Tensor) -> Tensor:
+    weights = [getattr(lstm, name) for name in lstm._all_weights[direction]]
     zeros = inputs.new_zeros(1, len(inputs), lstm.hidden_size)
     return torch.lstm(inputs, (zeros, zeros), weights, True, 1, 0.0, lstm.training, False, True)[0]
 
 
 def mirror(values: Tensor, lengths: Tensor) -> Tensor:
-    """Return `values` [B, T, D], on a CPU, the first `lengths` (int64 [B]) steps in reverse, the others where they are."""
+    """Return `values` [B, T, D], on a CPU, with the first `lengths` (int64 [B]) steps in reverse, the others unmoved."""
     steps = torch.arange(values.shape[1])  # [T]
     sources = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)  # [B, T]
-    firsts = torch.arange(len(values))[:, None] * values.shape[1]  # [B, 1]
-    mirrored: Tensor = _Permute.apply(values, (firsts + sources).flatten())
+    offsets = torch.arange(len(values))[:, None] * values.shape[1]  # [B, 1]
+    mirrored: Tensor = _Permute.apply(values, (offsets + sources).flatten())
     return mirrored
 
 
@@ -85,16 +83,16 @@ class _Permute(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout. On a CPU it compares uniform numbers, which torch draws four times as fast as bits where it has no MKL's.
+    """nn.Dropout, but on a CPU it compares uniform numbers, which torch draws four times as fast as bits without MKL.
 
-    That is so on AMD processors. What is dropped depends on torch's seed alone, not on the number of threads.
+    That is the case on AMD processors. What is dropped depends on torch's seed alone, not on the number of threads.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.device.type != "cpu" or not self.training or self.p == 0:
             return super().forward(inputs)
-        kept = torch.rand(inputs.shape) >= self.p
-        return inputs * kept.to(inputs.dtype).div_(1 - self.p)
+        mask = torch.rand(inputs.shape) >= self.p
+        return inputs * mask.to(inputs.dtype).div_(1 - self.p)
 
 
 def linear_of_joint(layer: nn.Linear, *parts: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ _NEVER = -1e30
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch is to be trained on.
+    """The targets of a batch in training.
 
     start_rows and end_rows, int64 [B], stand for the annotated moments; starts and ends, float32 [B], are the moments'
     times, row_starts and row_ends, float32 [B, T], those of the rows, finite in the padding too: shares of the duration.
@@ -32,7 +32,7 @@ class Targets:
     row_ends: Tensor
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """Return the targets on a device."""
         return type(self)(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
 
@@ -58,8 +58,8 @@ def span_distance(start_logits: Tensor, end_logits: Tensor, targets: Targets, *,
     That is 1/B sum_i [d(E[start]_i, starts_i) + d(E[end]_i, ends_i)], d the absolute (l1) or the squared (mse) difference.
     """
     start, end = expected_times(start_logits, end_logits, targets.row_starts, targets.row_ends)
-    between = F.l1_loss if distance == "l1" else F.mse_loss
-    return between(start, targets.starts.to(start)) + between(end, targets.ends.to(end))
+    difference = F.l1_loss if distance == "l1" else F.mse_loss
+    return difference(start, targets.starts.to(start)) + difference(end, targets.ends.to(end))
 
 
 def expected_times(start_logits: Tensor, end_logits: Tensor, row_starts: Tensor, row_ends: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ def expected_times(start_logits: Tensor, end_logits: Tensor, row_starts: Tensor,
 def expected_of_scores(
     start_logits: Tensor, start_scores: Tensor, end_scores: Tensor, row_starts: Tensor, row_ends: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return what `expected_times` does, for whoever has the conditional scores already."""
+    """Return what `expected_times` does, from conditional scores that were computed before."""
     log_start = start_logits.to(start_scores.dtype).log_softmax(1)
     log_end = end_scores + start_scores.logcumsumexp(1)
     return (log_start.exp() * row_starts).sum(1), (log_end.exp() * row_ends).sum(1)

@@ -9,8 +9,7 @@ import numpy as np
 THRESHOLDS = (0.3, 0.5, 0.7)
 """The IoU from which a prediction counts as a hit, as in the paper's Table 1."""
 RECALL_AT = (1, 5)
-"""Of how many predictions one has to hit."""
-
+"""The numbers of predictions of which one has to hit."""
 
 Times = np.ndarray | float
 
@@ -44,17 +43,17 @@ def temporal_iou(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return interval_iou(predicted[..., 0], predicted[..., 1], truth[..., 0], truth[..., 1])
 
 
-def _checked_moments(moments: np.ndarray, what: str, *, shapes: str, dimensions: tuple[int, ...]) -> np.ndarray:
+def _checked_moments(moments: np.ndarray, kind: str, *, shapes: str, dimensions: tuple[int, ...]) -> np.ndarray:
     """Return moments as float64. Raises ValueError where one is neither a finite interval nor NaN throughout."""
     moments = np.asarray(moments, dtype=np.float64)
     if moments.ndim not in dimensions or moments.shape[-1] != 2:
-        raise ValueError(f"{what} moments have shape {list(moments.shape)}; wanted {shapes}")
+        raise ValueError(f"{kind} moments have shape {list(moments.shape)}; wanted {shapes}")
     interval = np.isfinite(moments).all(axis=-1) & (moments[..., 0] <= moments[..., 1])
     broken = ~(interval | np.isnan(moments).all(axis=-1))
     if broken.any():
         index = tuple(np.argwhere(broken)[0])
         start_s, end_s = moments[index]
-        raise ValueError(f"{what} moment {index[0]} goes from {start_s} s to {end_s} s; wanted finite times in order")
+        raise ValueError(f"{kind} moment {index[0]} goes from {start_s} s to {end_s} s; wanted finite times in order")
     return moments
 
 
@@ -71,13 +70,14 @@ def query_ious(predicted: np.ndarray, truth: np.ndarray, query_ids: np.ndarray |
         iou = iou[:, None]  # [N] -> [N, 1]
     if query_ids is None:
         return iou
-    first, query = _queries(query_ids, len(iou))
+    first_rows, query = _queries(query_ids, len(iou))
     predicted = np.asarray(predicted, dtype=np.float64)
-    differs = (predicted != predicted[first[query]]) & ~(np.isnan(predicted) & np.isnan(predicted[first[query]]))
+    expected = predicted[first_rows[query]]
+    differs = (predicted != expected) & ~(np.isnan(predicted) & np.isnan(expected))
     if differs.any():
         row = int(differs.reshape(len(iou), -1).any(axis=1).argmax())
         raise ValueError(f"query {query_ids[row]}: its annotated moments come with different predictions")
-    best = np.zeros((len(first), iou.shape[1]))
+    best = np.zeros((len(first_rows), iou.shape[1]))
     np.maximum.at(best, query, iou)
     return best
 
@@ -86,11 +86,9 @@ def _queries(query_ids: np.ndarray, num_moments: int) -> tuple[np.ndarray, np.nd
     """Return the first row of every query, in order, int [Q], and which query every row belongs to, int [N]."""
     if len(query_ids) != num_moments:
         raise ValueError(f"{len(query_ids)} query ids for {num_moments} annotated moments")
-    _, first, inverse = np.unique(np.asarray(query_ids), return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return first[order], rank[inverse]
+    _, first_rows, inverse = np.unique(np.asarray(query_ids), return_index=True, return_inverse=True)
+    order = np.argsort(first_rows)
+    return first_rows[order], np.argsort(order)[inverse]
 
 
 def _figures(iou: np.ndarray) -> dict[str, np.ndarray]:
@@ -107,7 +105,7 @@ def _figures(iou: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def summary(predicted: np.ndarray, truth: np.ndarray, query_ids: np.ndarray | None = None) -> dict[str, float | int]:
-    """Return num_queries, R1@0.3, R1@0.5, R1@0.7 and mIoU, the last four in percent of all queries, and what is beside them.
+    """Return num_queries, R1@0.3, R1@0.5, R1@0.7 and mIoU, the last four in percent of all queries, and related figures.
 
     R@k counts queries of which one of the first k predictions has IoU >= the threshold, exactly; "R1@0.5 strict" and its
     like count IoU > the threshold, as some published code does. R5 is there for five or more predictions [N, K, 2]. mIoU is
@@ -129,10 +127,10 @@ def confidence_intervals(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return from where to where each figure of `summary` goes when other videos of the same kind had been drawn.
+    """Return the interval of each figure of `summary` over other draws of videos of the same kind.
 
-    A bootstrap by percentiles: as many videos as there are are drawn with replacement, each with all its queries, since
-    queries of one video are no independent samples. `video_ids` [N] says which moment is of which video.
+    It is a bootstrap by percentiles: as many videos as there are, each with all its queries, are drawn with replacement,
+    since queries of one video are no independent samples. `video_ids` [N] says which moment is of which video.
 
     Raises ValueError as summary does, and for ids of another number.
     """
@@ -141,8 +139,8 @@ def confidence_intervals(
     if len(video_ids) != len(truth):
         raise ValueError(f"{len(video_ids)} video ids for {len(truth)} annotated moments")
     figures = _figures(query_ious(predicted, truth, query_ids))
-    of_queries = np.asarray(video_ids) if query_ids is None else np.asarray(video_ids)[_queries(query_ids, len(truth))[0]]
-    _, video, num_queries = np.unique(of_queries, return_inverse=True, return_counts=True)
+    query_rows = slice(None) if query_ids is None else _queries(query_ids, len(truth))[0]
+    _, video, num_queries = np.unique(np.asarray(video_ids)[query_rows], return_inverse=True, return_counts=True)
     totals = np.stack([np.bincount(video, weights=values) for values in figures.values()], axis=1)  # [videos, figures]
     random = np.random.default_rng(seed)
     means = np.empty((resamples, len(figures)))

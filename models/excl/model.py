@@ -47,8 +47,8 @@ class ExCL(nn.Module):
         """
         for name, values in (("mean", mean), ("std", std)):
             if values.shape != self.feature_mean.shape:
-                wanted = list(self.feature_mean.shape)
-                raise ValueError(f"the features' {name} has shape {list(values.shape)}; wanted {wanted}")
+                shapes = f"{list(values.shape)}; wanted {list(self.feature_mean.shape)}"
+                raise ValueError(f"the features' {name} has shape {shapes}")
             if not torch.isfinite(values).all():
                 raise ValueError(f"the features' {name} has values that are not finite; look for broken feature rows")
         if (std < 0).any():
@@ -70,7 +70,7 @@ class ExCL(nn.Module):
 
     def encode_text(self, token_ids: Tensor, num_tokens: Tensor) -> Tensor:
         """Return h^T, [B, S], of queries as in `forward`."""
-        lengths = _checked_lengths(num_tokens, token_ids.shape[1], what="query", of="tokens")
+        lengths = _checked_lengths(num_tokens, token_ids.shape[1], item="query", unit="tokens")
         text: Tensor = self.text_encoder(token_ids, lengths)
         return text
 
@@ -78,7 +78,7 @@ class ExCL(nn.Module):
         """Return h^V, [B, T, V], of videos as in `forward`. It does not depend on what is asked about them."""
         if features.shape[2] != len(self.feature_mean):
             raise ValueError(f"feature rows have {features.shape[2]} values; this model takes {len(self.feature_mean)}")
-        lengths = _checked_lengths(num_rows, features.shape[1], what="video", of="feature rows")
+        lengths = _checked_lengths(num_rows, features.shape[1], item="video", unit="feature rows")
         features = (features.to(self.feature_mean.dtype) - self.feature_mean).div_(self.feature_std)
         padding = ~valid_steps(num_rows, features)  # [B, T]
         features = features.masked_fill_(padding[..., None], 0.0)  # 0 times NaN would be NaN in the weights' gradients
@@ -87,7 +87,7 @@ class ExCL(nn.Module):
 
     def predict(self, video: Tensor, num_rows: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return start and end logits as `forward` does, of h^V [B, T, V] and h^T [B, S]."""
-        lengths = _checked_lengths(num_rows, video.shape[1], what="video", of="feature rows")
+        lengths = _checked_lengths(num_rows, video.shape[1], item="video", unit="feature rows")
         start_logits, end_logits = self.predictor(video, text, lengths)
         padding = ~valid_steps(num_rows, video)  # [B, T]
         return (
@@ -96,13 +96,13 @@ class ExCL(nn.Module):
         )
 
 
-def _checked_lengths(lengths: Tensor, longest: int, *, what: str, of: str) -> Tensor:
+def _checked_lengths(lengths: Tensor, longest: int, *, item: str, unit: str) -> Tensor:
     """Return lengths on the CPU, where packing wants them. Raises ValueError for one outside 1..longest."""
     lengths = lengths.cpu()
     broken = (lengths < 1) | (lengths > longest)
     if broken.any():
-        item = int(broken.nonzero()[0])
-        found = int(lengths[item])
-        wanted = "ExCL needs at least one, so leave it out" if found < 1 else f"the batch holds {longest} for each"
-        raise ValueError(f"{what} {item} of the batch has {found} {of}; {wanted}")
+        index = int(broken.nonzero()[0])
+        length = int(lengths[index])
+        rule = "ExCL needs at least one, so leave it out" if length < 1 else f"the batch holds {longest} for each"
+        raise ValueError(f"{item} {index} of the batch has {length} {unit}; {rule}")
     return lengths

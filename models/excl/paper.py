@@ -1,4 +1,4 @@
-"""What the paper prints: the cells of its Table 1 (Ghosh et al., NAACL 2019), R@1 in percent."""
+"""The cells of the paper's Table 1 (Ghosh et al., NAACL 2019), R@1 in percent."""
 
 import csv
 from functools import cache

@@ -22,9 +22,9 @@ class _ScoreMLP(nn.Sequential):
 
     def forward(self, *parts: Tensor) -> Tensor:
         """Return scores [B, T] of [part ; part ; ...]; parts are [B, T, size], or [B, 1, size] if the same for all rows."""
-        first, tanh, last = self
-        assert isinstance(first, nn.Linear)
-        scores: Tensor = last(tanh(linear_of_joint(first, *parts)))  # [B, T, 1]
+        hidden, tanh, output = self
+        assert isinstance(hidden, nn.Linear)
+        scores: Tensor = output(tanh(linear_of_joint(hidden, *parts)))  # [B, T, 1]
         return scores.squeeze(2)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.annotations.durations import read_durations
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import VideoError
 from excl.pipeline.artifacts.atomic_files import sha256_file
@@ -26,7 +27,7 @@ from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, ope
 from excl.pipeline.comparison.compare import LOOKED_AT
 from excl.pipeline.comparison.id_matching import chosen
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
-from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate, read_durations
+from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
@@ -173,7 +174,7 @@ def _durations(config: ImportConfig) -> Duration:
             return config.reading.probe(paths[video_id]).duration_s if video_id in paths else None
 
         return probed
-    return (read_durations(config.durations) if config.durations else {}).get
+    return (read_durations([config.durations]) if config.durations else {}).get
 
 
 def _common_dim(source: ArraySource, names: list[str]) -> int:

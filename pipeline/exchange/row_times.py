@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from excl.datasets.parsing import describe, parse_object, positive, read_text
 from excl.datasets.video.errors import VideoError
 from excl.pipeline.exchange.resampling import evenly_spread
 
-IDS = ("id", "video_id", "video")
-DURATIONS = ("duration_s", "duration", "length")
 Duration = Callable[[str], float | None]
 
 
@@ -68,34 +62,3 @@ class EvenSplit:
     def to_json(self) -> dict[str, Any]:
         """For recipes."""
         return {"kind": "spread"}
-
-
-def read_durations(path: Path) -> dict[str, float]:
-    """Seconds by video id, of a JSON object or a table; ValueError names the file and what is no duration in it.
-
-    JSON: `{"v_abc": 82.7}`, or objects with `duration` (or `duration_s`, `length`) as annotation files have them. A table
-    has a first line with a column `id` (`video_id`, `video`) and one of these.
-    """
-    if path.suffix.lower() == ".json":
-        found = parse_object(read_text(path), path)
-        return {name: _duration(value, f"{path}: {name}") for name, value in found.items()}
-    text = read_text(path)
-    first = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
-    columns = reader.fieldnames or ()
-    name, length = (next((c for c in known if c in columns), None) for known in (IDS, DURATIONS))
-    if name is None or length is None:
-        wanted = f"one of {', '.join(IDS)} and one of {', '.join(DURATIONS)}"
-        raise ValueError(f"{path}:1: the columns are {list(columns)}; wanted is {wanted}")
-    return {row[name]: _duration(row[length] or "", f"{path}:{reader.line_num}") for row in reader}
-
-
-def _duration(value: Any, where: str) -> float:
-    if isinstance(value, Mapping):
-        value = next((value[key] for key in DURATIONS if key in value), None)
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise ValueError(f"{where}: the duration is {describe(value)}; wanted a number of seconds") from None
-    return positive(value, "the duration", where)

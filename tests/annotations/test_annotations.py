@@ -184,16 +184,17 @@ def test_lengths_may_be_json(tmp_path):
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ("video,length\nAAA,1\n", r"lengths\.csv:2: found values in the columns \['video', 'length'\]; wanted `id`"),
-        ("id,length\nBBB,1\nAAA\n", r"lengths\.csv:3: .*wanted `id` and `length`"),
-        ("id,length\n,1\n", r"lengths\.csv:2: .*wanted `id` and `length`"),
-        ("id,length\nAAA,long\n", r"lengths\.csv:2: the length is 'long'"),
-        ("id,length\nAAA,nan\n", r"lengths\.csv:2: the length is nan; wanted a finite number above 0"),
-        ("id,length\nAAA,0\n", r"lengths\.csv:2: the length is 0; wanted a finite number above 0"),
+        ("name,length\nAAA,1\n", r"lengths\.csv:1: the columns are \['name', 'length'\]; wanted one of id, .* and one of"),
+        ("id,length\nBBB,1\nAAA\n", r"lengths\.csv:3: the duration is ''; wanted a number"),
+        ("id,length\n,1\n", r"lengths\.csv:2: the row has no id"),
+        ("id,length\nAAA,long\n", r"lengths\.csv:2: the duration is 'long'"),
+        ("id,length\nAAA,nan\n", r"lengths\.csv:2: the duration is nan; wanted a finite number above 0"),
+        ("id,length\nAAA,0\n", r"lengths\.csv:2: the duration is 0; wanted a finite number above 0"),
         ("id,length\nAAA,1\nAAA,2\n", r"lengths\.csv:3: video AAA is 2\.0 s long here and 1\.0 s before"),
         (b"id,length\nAAA,\xff\n", r"lengths\.csv:2: byte 0xff is not UTF-8"),
-        ("", "video AAA has no length"),
-        ("id,length\n" + "A" * 200_000 + ",1\n", r"lengths\.csv:\d: cannot be read as CSV"),
+        ("", r"lengths\.csv:1: the columns are \[\]; wanted one of id"),
+        ("id,length\nBBB,1\n", "video AAA has no length"),
+        ("id,length\n" + "A" * 200_000 + ",1\n", r"lengths\.csv:\d: cannot be read as a table"),
     ],
 )
 def test_a_bad_table_of_lengths_is_refused_by_line(tmp_path, lengths, message):
@@ -489,11 +490,11 @@ def test_clips_of_tall_become_moments_with_the_lengths_of_its_pickle(tmp_path, p
 def test_a_pickle_is_never_run(tmp_path):
     (tmp_path / "frames.pkl").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
     with pytest.raises(ValueError, match="wanted is a pickle of a dictionary"):
-        tacos_tall.read_frame_counts(tmp_path / "frames.pkl")
+        list(tacos_tall.read_frame_counts(tmp_path / "frames.pkl"))
     assert not (tmp_path / "ran").exists()
     (tmp_path / "frames.pkl").write_bytes(b"\xff\xff")
     with pytest.raises(ValueError, match="cannot be read as a pickle"):
-        tacos_tall.read_frame_counts(tmp_path / "frames.pkl")
+        list(tacos_tall.read_frame_counts(tmp_path / "frames.pkl"))
 
 
 @pytest.mark.parametrize("line", ["s13-d21_252_452 He took", "s13-d21.avi##He", "s13_a_b##He", "_1_2##He"])

@@ -12,10 +12,10 @@ import torch
 from conftest import write_video
 from exchange_data import DIM, FPS, FRAMES, annotate, features, packed, video
 
+from excl.datasets.annotations.durations import read_durations
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.comparison.array_sources import open_source
-from excl.pipeline.exchange.row_times import read_durations
 from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
 from excl.workflows.cli import main
 
@@ -125,20 +125,20 @@ def test_durations_from_the_videos(tmp_path):
 
 def test_tables_of_durations(tmp_path):
     (tmp_path / "a.csv").write_text("id,subject,length\nAO8RW,x,33.67\n46GP8,y,24.83\n")
-    assert read_durations(tmp_path / "a.csv") == {"AO8RW": 33.67, "46GP8": 24.83}
+    assert read_durations([tmp_path / "a.csv"]) == {"AO8RW": 33.67, "46GP8": 24.83}
     (tmp_path / "b.tsv").write_text("video_id\tduration_s\nv\t3\n")
-    assert read_durations(tmp_path / "b.tsv") == {"v": 3.0}
+    assert read_durations([tmp_path / "b.tsv"]) == {"v": 3.0}
     for name, text, reason in [
         ("c.csv", "name,length\nv,3\n", r"c\.csv:1: the columns are \['name', 'length'\]"),
-        ("d.csv", "id,length\nv,long\n", r"d\.csv:2: the duration is \"long\""),
-        ("e.csv", "id,length\nv\n", r"e\.csv:2: the duration is \"\""),
+        ("d.csv", "id,length\nv,long\n", r"d\.csv:2: the duration is 'long'"),
+        ("e.csv", "id,length\nv\n", r"e\.csv:2: the duration is ''"),
         ("f.json", '{"v": -1}', r"f\.json: v: the duration is -1"),
-        ("g.json", '{"v": {"fps": 3}}', r"g\.json: v: the duration is null"),
+        ("g.json", '{"v": {"fps": 3}}', r"g\.json: v: no 'duration'; found the keys 'fps'"),
         ("h.json", "[1]", r"h\.json:1"),
     ]:
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=reason):
-            read_durations(tmp_path / name)
+            read_durations([tmp_path / name])
 
 
 def test_a_rate_that_is_not_theirs_is_refused_video_by_video(tmp_path):

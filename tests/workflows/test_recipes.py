@@ -11,6 +11,7 @@ import pytest
 
 from excl.datasets.annotations import activitynet_captions, charades_sta, tacos
 from excl.datasets.annotations.cleaning import find_flaws
+from excl.datasets.annotations.durations import read_durations
 from excl.workflows import demo
 from excl.workflows.cli import main
 from excl.workflows.runner.recipe import bundled, load_recipe, parse, parse_setting
@@ -98,7 +99,7 @@ def test_what_the_head_of_charades_sta_states(shared):
         charades_sta.load(folder / f"charades_sta_{part}.txt", split=part, durations=lengths) for part in ("train", "test")
     ]
     queries, videos = counted(parts)
-    all_videos = charades_sta.read_durations(lengths)
+    all_videos = read_durations(lengths)
     assert f"{queries[0]:,} and {queries[1]:,} lines" in stated
     assert f"{len(all_videos):,} .mp4" in stated
     assert f"of which {len(videos[0] | videos[1]):,} have queries" in stated
