@@ -1,1 +1,1 @@
-"""Annotation files in every format of the field as moments, and what is wrong with them."""
+"""Annotation files in every format of the field as moments, and their flaws."""

@@ -1,4 +1,4 @@
-"""ActivityNet Captions: reads `train.json`, `val_1.json` or `val_2.json`, leaves moments.
+"""ActivityNet Captions: read `train.json`, `val_1.json` or `val_2.json` as moments.
 
 A file is `{video: {"duration": 82.73, "timestamps": [[0.83, 19.86], ...], "sentences": ["...", ...]}, ...}`, times in
 seconds. The official files hold 37,421, 17,505 and 17,031 sentences of 10,009, 4,917 and 4,885 videos. The videos of

@@ -1,9 +1,9 @@
-"""Charades-STA: reads `charades_sta_{train,test}.txt` and the video lengths of Charades, leaves moments.
+"""Charades-STA: read `charades_sta_{train,test}.txt`, with the video lengths of Charades, as moments.
 
 A row is `AO8RW 0.0 6.9##a person is putting a book on a shelf.`: video, start and end in seconds, query. The lengths of
-the videos stand in other files: `Charades_v1_{train,test}.csv`, columns `id` and `length` (seconds), or `charades.json`,
-`{"AO8RW": {"duration": 33.67, ...}, ...}`. The official files hold 12,408 and 3,720 rows of 5,338 and 1,334 videos. There
-is no official validation split: `moments.carve_validation`.
+the videos are in other files (see `durations`): `Charades_v1_{train,test}.csv`, columns `id` and `length` (seconds), or
+`charades.json`, `{"AO8RW": {"duration": 33.67, ...}, ...}`. The official files hold 12,408 and 3,720 rows of 5,338 and
+1,334 videos. There is no official validation split: `moments.carve_validation`.
 """
 
 from __future__ import annotations

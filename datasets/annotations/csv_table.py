@@ -1,4 +1,4 @@
-"""A table, the other format for a data set of one's own: the rows of `jsonl` as CSV with a line of column names.
+"""A table, the other format for your own data set: the rows of `jsonl` as CSV with a line of column names.
 
     video_id,query,start_s,end_s
     kitchen_12,a person opens the door.,3.2,7.9

@@ -1,4 +1,4 @@
-"""JSON lines, the format for a data set of one's own: reads a file with one object a line, leaves moments.
+"""JSON lines, the format for your own data set: read a file with one object a line as moments.
 
     {"video_id": "kitchen_12", "query": "a person opens the door.", "start_s": 3.2, "end_s": 7.9}
 

@@ -1,4 +1,4 @@
-"""Moment-DETR's JSON lines (QVHighlights, lighthouse's Charades-STA, TACoS and ActivityNet): leaves moments.
+"""Moment-DETR's JSON lines (QVHighlights, lighthouse's Charades-STA, TACoS and ActivityNet): read them as moments.
 
     {"qid": 8737, "query": "a man cooks", "duration": 126, "vid": "NUsG9BgSes0_210.0_360.0", "relevant_windows": [[14, 22]]}
 

@@ -1,4 +1,4 @@
-"""TACoS in the JSON of 2D-TAN and VSLNet: reads `train.json`, `val.json` or `test.json`, leaves moments in seconds.
+"""TACoS in the JSON of 2D-TAN and VSLNet: read `train.json`, `val.json` or `test.json` as moments in seconds.
 
 A file is `{"s17-d69.avi": {"timestamps": [[224, 358], ...], "fps": 29.4, "num_frames": 12438, "sentences": [...]},
 ...}`, the timestamps in FRAMES. The files hold 9,790, 4,436 and 4,001 sentences of 75, 27 and 25 videos. This is not

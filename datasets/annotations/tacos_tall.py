@@ -1,4 +1,4 @@
-"""TACoS in TALL's version: reads clips named `video_start_end` with their sentences, leaves moments in seconds.
+"""TACoS in TALL's version: read clips named `video_start_end` with their sentences as moments in seconds.
 
 A line is `s13-d21.avi_252_452.avi##He took out a pan` (or with a tab between): the clip's name with its first and last
 frame, and the sentence. TALL gave out the names with sentence vectors in Python 2 pickles; a file of this form is easily

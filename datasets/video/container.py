@@ -51,7 +51,7 @@ OPEN_OPTIONS = {"format_whitelist": READ, **PROTOCOLS}
 
 @dataclass(frozen=True)
 class Limits:
-    """What a video may ask for before it is refused as too large, or as one whose times cannot be true."""
+    """The limits beyond which a video is refused as too large, or as one whose times cannot be true."""
 
     max_pixels: int = 8192 * 8192
     max_duration_s: float = 12 * 3600.0
@@ -126,7 +126,7 @@ class OpenVideo:
 
     @property
     def claimed_duration_s(self) -> float | None:
-        """How long the stream is by the container; None if it does not say (the container's end may be the sound's)."""
+        """The stream's seconds by the container; None if it does not say (the container's end may be the sound's)."""
         if self.stream.duration:
             return float(self.stream.duration * self.time_base)
         tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", self.stream.metadata.get("DURATION", ""))  # Matroska
@@ -139,7 +139,7 @@ class OpenVideo:
 
     @property
     def native_fps(self) -> Fraction:
-        """How many frames a second the stream has by what it says of itself; raises VideoError if it says nothing.
+        """The frames a second that the stream says it has; raises VideoError if it says nothing.
 
         That is its average rate; or the rounder rate that FFmpeg guesses by its times, if over the whole stream that is less
         than half a frame away.

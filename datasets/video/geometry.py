@@ -1,4 +1,4 @@
-"""From a decoded frame to the picture that the network sees: cropped, scaled, upright, in RGB.
+"""The geometry of pictures: a decoded frame becomes what the network sees, cropped, scaled, upright, in RGB.
 
 Of each frame a centred square is kept, `crop / short_side` of the picture's short side, scaled to crop x crop pixels.
 Cropping before scaling is what scaling the short side to `short_side` and cropping then would give, but for the border: the

@@ -1,4 +1,4 @@
-"""What a video's packets say before any of them is decoded: when each frame is shown, and which need not be decoded.
+"""The packets of a video, which tell before decoding when each frame is shown, and which frames need not be decoded.
 
 Two kinds of packets can be left out without changing any other frame. Frames that no other refers to: in H.264 those with
 nal_ref_idc 0 (ITU-T H.264, 7.4.1), in HEVC the sub-layer non-reference pictures where there is one sub-layer (ITU-T H.265,
@@ -97,7 +97,7 @@ def read_packets(video: OpenVideo) -> PacketTable | None:
 
 
 class PlanError(Exception):
-    """What is decoded is not what the packets said before."""
+    """An error for frames or packets that differ from what the packets said before."""
 
 
 @dataclass(frozen=True)

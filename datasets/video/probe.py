@@ -1,4 +1,4 @@
-"""What the header of a video says, and what its first frame adds to that, without decoding the rest."""
+"""A probe of a video: the facts in its header and in its first frame, without decoding the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling a video with PyAV: the decoder that all others are measured by (what is sampled: `sampling.py`).
+"""Sampling a video with PyAV: the decoder that all others are measured by (the rule is in `sampling.py`).
 
 Frames are decoded one after another and only those that are kept are converted, so memory is bounded by the decoder's own
 buffers. Where the packets tell beforehand which frames no sample needs, those are not even decoded (`packets.py`): if then

@@ -36,7 +36,7 @@ class TextEncoder(nn.Module):
 
 
 class LSTMText(TextEncoder):
-    """The paper's: the final states of both directions of a BiLSTM over the words."""
+    """The paper's text encoder: the final states of both directions of a BiLSTM over the words."""
 
     def __init__(self, vectors: Tensor, config: ExCLConfig) -> None:
         super().__init__(vectors, config)

@@ -1,4 +1,4 @@
-"""How well predicted moments fit the annotated ones: temporal IoU, R@1, R@5 and mIoU, in float64 and without rounding.
+"""The fit of predicted moments to the annotated ones: temporal IoU, R@1, R@5 and mIoU, in float64 and without rounding.
 
 Letters in shapes: N annotated moments, K predictions for each, best first, Q queries (N, if each has one moment). A moment
 is (start_s, end_s); a prediction that is missing is NaN.
