@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,6 +99,11 @@ def get(record: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
 def shortened(names: list[str]) -> str:
     """The first names of a list for an error message."""
     return ", ".join(repr(name) for name in names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
+
+
+def first_names(names: Sequence[str], shown: int = 5) -> str:
+    """The first names of a list for people, with an ellipsis if there are more."""
+    return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
 
 
 def number(value: object, what: str, where: str) -> float:

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
@@ -22,8 +21,7 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import VideoError
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, open_source
-from excl.pipeline.comparison.compare import LOOKED_AT
+from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, majority, open_source, sample_shapes
 from excl.pipeline.comparison.id_matching import chosen
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate, read_durations
@@ -178,20 +176,14 @@ def _durations(config: ImportConfig) -> Duration:
 
 def _common_dim(source: ArraySource, names: list[str]) -> int:
     """The length that the rows of most videos have, seen on some: the last axis, or the first if only that is alike."""
-    shapes = []
-    for name in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT]:
-        try:
-            shapes.append(source[name].shape)
-        except (ValueError, OSError):  # it is told of when its turn comes
-            continue
+    shapes = sample_shapes(source, names)
     if len(set(shapes)) == 1 and shapes[0][1] % USUAL and not shapes[0][0] % USUAL:
         raise ValueError(
             f"{source.path}: arrays of the shape {shapes[0]} look like [D, n]; --dim {shapes[0][0]} says that they are, "
             f"--dim {shapes[0][1]} that they are not"
         )
     for axis in (1, 0):
-        length, times = Counter(shape[axis] for shape in shapes).most_common(1)[0] if shapes else (0, 0)
-        if 2 * times > len(shapes):
+        if length := majority(shape[axis] for shape in shapes):
             return length
     raise ValueError(
         f"{source.path}: rows are not of one length, as far as the first videos tell ({shapes[:3] or 'none can be read'}); "

@@ -638,8 +638,7 @@ def test_the_same_store_gives_the_same_bytes(stores, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from excl.pipeline import export
-from excl.pipeline.exchange import arrays
+from excl.pipeline.exchange import export, feature_writers
 from excl.workflows.cli import main
 
 left = int(sys.argv[1])
@@ -652,7 +651,8 @@ def dying(function):
         return function(*arguments, **keywords)
     return call
 
-arrays.np.save, export.write_json, os.rename = dying(arrays.np.save), dying(export.write_json), dying(os.rename)
+feature_writers.np.save, export.write_json = dying(feature_writers.np.save), dying(export.write_json)
+os.rename = dying(os.rename)
 main(sys.argv[2:])
 """
 
