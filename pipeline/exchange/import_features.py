@@ -1,6 +1,6 @@
-"""Import: reads features that others made, leaves a store like `extract`'s, with the seconds that are stated for their rows.
+"""Import: read features that others made, leave a store like `extract`'s, with the seconds that are stated for their rows.
 
-What such rows are made of cannot be seen from them. The store says so in its recipe, and keeps where each came from.
+The rows do not show what they are made of. The recipe of the store says so, and its facts name the source of each video.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, majority, open_source, sample_shapes
 from excl.pipeline.comparison.id_matching import chosen
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
+from excl.pipeline.exchange import resampling
 from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate, read_durations
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
@@ -37,7 +37,7 @@ from excl.pipeline.store.virtual_index import write_index
 log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "import", 1
-USUAL = 128  # of which the length of most features is a multiple, and the number of rows is by chance
+USUAL = 128  # the length of most features is a multiple of it, the number of rows only by chance
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -95,15 +95,13 @@ class ImportConfig:
         if self.spread and (self.offset_s or (self.durations is None and self.videos is None)):
             raise ValueError("spread: needs --durations or --videos, and has no --offset-s")
 
-    def dating(self) -> FixedRate | EvenSplit:
+    def row_times(self) -> FixedRate | EvenSplit:
         """The rule by which rows have times."""
-        if self.spread:
-            return EvenSplit()
         if self.seconds_per_row is not None:
             return FixedRate(self.seconds_per_row, self.offset_s)
-        assert self.fps is not None
-        assert self.stride is not None
-        return FixedRate(self.stride / self.fps, self.offset_s)
+        if self.fps is not None and self.stride is not None:
+            return FixedRate(self.stride / self.fps, self.offset_s)
+        return EvenSplit()
 
 
 def run(config: ImportConfig) -> Path:
@@ -115,7 +113,7 @@ def run(config: ImportConfig) -> Path:
     sha256_of = functools.cache(sha256_file)
     dim = config.dim or _common_dim(source, list(names.values()))
     recipe = _recipe(config, dim, _content(config, source, names, sha256_of))
-    making = _Import(config, source, names, recipe, dim, _durations(config), sha256_of)
+    importer = _Import(config, source, names, recipe, dim, _durations(config), sha256_of)
     log.info("import: %s, %d videos, rows of %d values", source.kind, len(names), dim)
     stage = ShardedStage(
         name=STAGE,
@@ -123,7 +121,7 @@ def run(config: ImportConfig) -> Path:
         out=config.out,
         identity={"recipe": recipe, "durations": _identity_of(config.durations)},
         shard_videos=config.shard_videos,
-        work=making.video,
+        work=importer.import_video,
         join=functools.partial(join_features, recipe=recipe),
         identify=lambda item: {"sha256": sha256_of(item.path)},
         about={"source": str(config.source)},
@@ -138,11 +136,11 @@ def run(config: ImportConfig) -> Path:
 
 
 def _recipe(config: ImportConfig, dim: int, content: str) -> dict[str, Any]:
-    """What is known of how the features were made: what was stated. `content` is the files' where they have no name."""
+    """The recipe, as far as it was stated. `content` is the sha256 of all files if the features have no name."""
     return {
         "weights": {"source": IMPORTED, "sha256": content, "random": False, "name": config.name},
         "fps": config.fps,
-        "rows": config.dating().to_json(),
+        "rows": config.row_times().to_json(),
         "dim": dim,
         "dtype": config.dtype,
         "shard_videos": config.shard_videos,
@@ -151,7 +149,7 @@ def _recipe(config: ImportConfig, dim: int, content: str) -> dict[str, Any]:
 
 
 def _content(config: ImportConfig, source: ArraySource, names: Mapping[str, str], sha256_of: Callable[[Path], str]) -> str:
-    """One sha256 of all files by their videos' ids; empty where a name says what the features are."""
+    """One sha256 of all files by their videos' ids; empty if a name says what the features are."""
     if config.name:
         return ""
     lines = [f"{name}\0{sha256_of(source.file_of(key))}\n" for name, key in sorted(names.items())]
@@ -163,19 +161,15 @@ def _identity_of(path: Path | None) -> dict[str, str] | None:
 
 
 def _durations(config: ImportConfig) -> Duration:
-    """What says how long a video is: None where nothing does."""
-    if config.videos is not None:
-        paths = find_videos(config.videos)
-
-        def probed(video_id: str) -> float | None:
-            return config.reading.probe(paths[video_id]).duration_s if video_id in paths else None
-
-        return probed
-    return (read_durations(config.durations) if config.durations else {}).get
+    """The function from a video's id to its duration, None if it is not known."""
+    if config.videos is None:
+        return (read_durations(config.durations) if config.durations else {}).get
+    paths = find_videos(config.videos)
+    return lambda video_id: config.reading.probe(paths[video_id]).duration_s if video_id in paths else None
 
 
 def _common_dim(source: ArraySource, names: list[str]) -> int:
-    """The length that the rows of most videos have, seen on some: the last axis, or the first if only that is alike."""
+    """The length of the rows of most videos in a sample: the last axis, or the first if only that is alike."""
     shapes = sample_shapes(source, names)
     if len(set(shapes)) == 1 and shapes[0][1] % USUAL and not shapes[0][0] % USUAL:
         raise ValueError(
@@ -203,8 +197,8 @@ class _Import:
     duration_of: Duration
     sha256_of: Callable[[Path], str]
 
-    def video(self, item: work_items.VideoTask) -> dict[str, Any]:
-        """Write one video's features as a shard of one; returns its record."""
+    def import_video(self, item: work_items.VideoTask) -> dict[str, Any]:
+        """Write one video's features as a shard of its own; return its record."""
         key, name = self.names[item.video_id], part_name(item.number)
         try:
             state = work_items.file_stat(item.path)
@@ -230,17 +224,14 @@ class _Import:
 
     def _features(self, video_id: str, key: str, source: Mapping[str, Any]) -> VideoFeatures:
         rows = self.source[key]  # [n, D]
-        turned = rows.shape[1] != self.dim and rows.shape[0] == self.dim
-        rows = rows.T if turned else rows
+        transposed = rows.shape[1] != self.dim and rows.shape[0] == self.dim
+        rows = rows.T if transposed else rows
         if rows.shape[1] != self.dim:
             raise VideoError("features", f"an array of the shape {rows.shape}; wanted are rows of {self.dim} values")
-        with np.errstate(over="ignore"):  # said below
-            stored = np.ascontiguousarray(rows, dtype=self.config.dtype)
-        if not np.isfinite(stored).all() and np.isfinite(rows).all():
-            raise VideoError("features", f"values up to {np.abs(rows).max():.3g} do not fit {self.config.dtype}")
         duration_s = self.duration_of(video_id)
-        start_s, end_s = self.config.dating().times(len(stored), duration_s)
-        known = {} if duration_s is None else {"duration_s": duration_s}
-        video = VideoFeatures(video_id, stored, start_s, end_s, {**known, "transposed": turned, "source": source})
+        start_s, end_s = self.config.row_times().times(len(rows), duration_s)
+        facts = {} if duration_s is None else {"duration_s": duration_s}
+        video = VideoFeatures(video_id, rows, start_s, end_s, {**facts, "transposed": transposed, "source": source})
+        video = resampling.cast(video, self.config.dtype)
         video.require_finite()
         return video

@@ -1,4 +1,4 @@
-"""Why an id cannot be a name in a format. Ids are whatever people called their videos: nothing is known of them."""
+"""Rules that say why an id cannot be a name in a format. Ids are whatever people called their videos."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Rule = Callable[[str], str]
 
 
 def file_name(name: str) -> str:
-    """Why a name cannot be that of a file in a folder, wherever the folder may be copied to; empty if it can."""
+    """Why a file cannot have this name, wherever its folder may be copied to; empty if it can."""
     if not name:
         return "is empty"
     if name.startswith("."):
         return "begins with a dot"
-    if found := re.search(r'[/\\:*?"<>|]', name):
-        return f"has {found[0]} in it, which cannot be in the name of a file"
+    if match := re.search(r'[/\\:*?"<>|]', name):
+        return f"has {match[0]} in it, which cannot be in the name of a file"
     if not name.isprintable() or name != name.strip():
         return "has characters in it that cannot be seen"
     if len(name.encode()) > MAX_BYTES:
@@ -28,7 +28,7 @@ def file_name(name: str) -> str:
 
 
 def file_name_without_dots(name: str) -> str:
-    """The same for trainers that take what is before the first dot of a file's name for the id."""
+    """The same for trainers that take the part before the first dot of a file's name for the id."""
     return file_name(name) or ("has a dot in it, at which this trainer cuts names off" if "." in name else "")
 
 
@@ -43,8 +43,8 @@ def hdf5_key(name: str) -> str:
     return "" if storable(name) else "holds a NUL or half a surrogate pair, which HDF5 cannot keep"
 
 
-def any_name(name: str) -> str:  # noqa: ARG001
-    """Any name will do: nothing is called by it."""
+def any_name(_: str) -> str:
+    """Any name will do, since no file or dataset has it."""
     return ""
 
 
@@ -56,16 +56,16 @@ def field_name(name: str) -> str:
 
 
 def require(ids: Iterable[str], rule: Rule, *, where: str) -> None:
-    """ValueError that names the ids that the rule refuses, each with why."""
-    refused = {video_id: why for video_id in ids if (why := rule(video_id))}
+    """Raise ValueError, with the first ids that the rule refuses and the reasons, if there are any."""
+    refused = [f"{video_id!r} {reason}" for video_id in ids if (reason := rule(video_id))]
     if refused:
-        few = "; ".join(f"{video_id!r} {why}" for video_id, why in list(refused.items())[:SHOWN])
         more = f"; and {len(refused) - SHOWN:,} more" if len(refused) > SHOWN else ""
-        raise ValueError(f"{where}: {len(refused):,} ids cannot be names there: {few}{more}. Nothing was written")
+        reasons = "; ".join(refused[:SHOWN])
+        raise ValueError(f"{where}: {len(refused):,} ids cannot be names there: {reasons}{more}. Nothing was written")
 
 
 def require_apart(names: Mapping[str, str], *, where: str) -> None:
-    """ValueError where two ids have one name."""
+    """Raise ValueError if two ids have the same name."""
     by_name: dict[str, str] = {}
     for video_id, name in names.items():
         if by_name.setdefault(name, video_id) != video_id:

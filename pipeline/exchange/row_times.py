@@ -1,4 +1,4 @@
-"""Which seconds the rows of other people's features describe, by what is said of them."""
+"""The seconds that the rows of other people's features describe, by what is stated about them."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class FixedRate:
         return edges[:-1].copy(), edges[1:].copy()
 
     def _slack_s(self, duration_s: float) -> float:
-        """How far rows and video may be apart: windows that were not filled, frames dropped, durations by other clocks."""
+        """How far apart rows and video may end: windows that were not filled, frames dropped, durations by other clocks."""
         return max(4 * self.seconds_per_row, 2.0, 0.05 * duration_s)
 
     def to_json(self) -> dict[str, Any]:
-        """For recipes."""
+        """The rule as recipes have it."""
         return {"kind": "even", "seconds_per_row": self.seconds_per_row, "offset_s": self.offset_s}
 
 
@@ -66,27 +66,27 @@ class EvenSplit:
         return edges[:-1], edges[1:]
 
     def to_json(self) -> dict[str, Any]:
-        """For recipes."""
+        """The rule as recipes have it."""
         return {"kind": "spread"}
 
 
 def read_durations(path: Path) -> dict[str, float]:
-    """Seconds by video id, of a JSON object or a table; ValueError names the file and what is no duration in it.
+    """Seconds by video id, from a JSON object or a table; ValueError names the file and the place without a duration.
 
     JSON: `{"v_abc": 82.7}`, or objects with `duration` (or `duration_s`, `length`) as annotation files have them. A table
     has a first line with a column `id` (`video_id`, `video`) and one of these.
     """
     if path.suffix.lower() == ".json":
-        found = parse_object(read_text(path), path)
-        return {name: _duration(value, f"{path}: {name}") for name, value in found.items()}
+        return {name: _duration(value, f"{path}: {name}") for name, value in parse_object(read_text(path), path).items()}
     text = read_text(path)
-    first = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    header = text.split("\n", 1)[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     columns = reader.fieldnames or ()
-    name, length = (next((c for c in known if c in columns), None) for known in (IDS, DURATIONS))
+    name, length = (next((c for c in names if c in columns), None) for names in (IDS, DURATIONS))
     if name is None or length is None:
-        wanted = f"one of {', '.join(IDS)} and one of {', '.join(DURATIONS)}"
-        raise ValueError(f"{path}:1: the columns are {list(columns)}; wanted is {wanted}")
+        raise ValueError(
+            f"{path}:1: the columns are {list(columns)}; wanted is one of {', '.join(IDS)} and one of {', '.join(DURATIONS)}"
+        )
     return {row[name]: _duration(row[length] or "", f"{path}:{reader.line_num}") for row in reader}
 
 
