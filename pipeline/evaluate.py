@@ -103,7 +103,7 @@ def _require_free(path: Path, folder: Path) -> None:
     """
     evaluations = [place / PREDICTIONS for place in (folder, *folder.parent.glob(f"{folder.name}.old-*"))]
     if path.exists() and not (
-        path.is_file() and any(own.is_file() and own.read_bytes() == path.read_bytes() for own in evaluations)
+        path.is_file() and any(file.is_file() and file.read_bytes() == path.read_bytes() for file in evaluations)
     ):
         raise ValueError(
             f"predictions: {path} exists already; `excl score {path} --against STORE` measures predictions, "
@@ -129,12 +129,12 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     swapped, num_own = swap_queries(examples) if examples else ([], 0)
     windows, blind_windows = _predicted(trained, queries, [examples, swapped], batch_size=config.batch_size)
     write_predictions(folder / PREDICTIONS, queries, windows)
-    about = store.about_queries
+    query_facts = store.about_queries
     metrics = {
         "variant": variant_label(trained.model.config),
-        "dataset": about["dataset"],
+        "dataset": query_facts["dataset"],
         "split": config.split,
-        "split_made_of": about["splits"].get(config.split, ""),
+        "split_made_of": query_facts["splits"].get(config.split, ""),
         "trained_on": trained.about_queries,
         "random_weights": trained.recipe["weights"]["random"],
         "feature_recipe": trained.recipe,

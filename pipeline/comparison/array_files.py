@@ -80,10 +80,10 @@ def _read_npz(path: Path, member: str) -> np.ndarray:
     return array
 
 
-def as_array(tensor: object, where: str) -> np.ndarray:
+def as_array(tensor: object, place: str) -> np.ndarray:
     """A tensor as an array, bfloat16 as float32; ValueError for any other object."""
     if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"{where}: a {type(tensor).__name__}; wanted is a tensor")
+        raise ValueError(f"{place}: a {type(tensor).__name__}; wanted is a tensor")
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
 

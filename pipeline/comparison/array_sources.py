@@ -45,7 +45,7 @@ class ArraySource(Mapping[str, np.ndarray]):
         self.path, self.kind, self._read, self._files = path, kind, read, files or {}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return as_matrix(self._read[name](), where=f"{self.path}: {name!r}")
+        return as_matrix(self._read[name](), place=f"{self.path}: {name!r}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read)
@@ -91,15 +91,15 @@ def open_source(path: Path) -> ArraySource:
     raise ValueError(f"{path}: a file, and no HDF5{hint}; {WANTED}")
 
 
-def as_matrix(array: np.ndarray, *, where: str) -> np.ndarray:
+def as_matrix(array: np.ndarray, *, place: str) -> np.ndarray:
     """Rows [n, D] from [n, D], [1, n, D], [n, 1, 1, D] and the like: all but two axes have length one, and go."""
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{where}: values of the type {array.dtype}; wanted are numbers")
+        raise ValueError(f"{place}: values of the type {array.dtype}; wanted are numbers")
     shape = list(array.shape)
     while len(shape) > 2 and 1 in shape:
         shape.remove(1)
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{where}: an array of the shape {array.shape}; wanted is [n, D], [1, n, D] or [n, 1, 1, D], n > 0")
+        raise ValueError(f"{place}: an array of the shape {array.shape}; wanted is [n, D], [1, n, D] or [n, 1, 1, D], n > 0")
     return array.reshape(shape)
 
 

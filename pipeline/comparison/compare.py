@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +28,7 @@ from excl.pipeline.comparison.array_sources import (
     sample_shapes,
     transposed_side,
 )
-from excl.pipeline.comparison.id_matching import Pairing, chosen, pair
+from excl.pipeline.comparison.id_matching import Pairing, pair, strip_suffix
 from excl.pipeline.comparison.verdicts import VideoVerdict, judge
 from excl.pipeline.config import STRICT, NonNegativeInt
 
@@ -73,8 +72,8 @@ def run(config: CompareConfig) -> Comparison:
     if config.json not in ("", "-") and not Path(config.json).absolute().parent.is_dir():
         raise FileNotFoundError(f"{config.json}: there is no folder to write this file in")
     a, b = open_source(config.a), open_source(config.b)
-    names_a = chosen(a, config.suffix_a, where=str(config.a))
-    names_b = chosen(b, config.suffix_b, where=str(config.b))
+    names_a = strip_suffix(a, config.suffix_a, place=str(config.a))
+    names_b = strip_suffix(b, config.suffix_b, place=str(config.b))
     try:
         pairing = pair(names_a, names_b)
     except ValueError as error:
@@ -146,16 +145,8 @@ def to_json(config: CompareConfig, comparison: Comparison) -> str:
         "counts": {verdict.name.lower(): n for verdict, n in table.counts(videos).items()},
         "conclusion": table.conclusion(videos, len(comparison.failed)),
     }
-    return json.dumps(_without_nan(value), indent=1, allow_nan=False)
-
-
-def _without_nan(value: Any) -> Any:
-    """The same value with None for every number that is not finite, which JSON cannot express."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    defined = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    return json.dumps(defined, indent=1, allow_nan=False)
 
 
 def _judge(a: ArraySource, b: ArraySource, names: tuple[str, str], *, transposed: str, max_offset: int) -> VideoVerdict:
@@ -165,12 +156,12 @@ def _judge(a: ArraySource, b: ArraySource, names: tuple[str, str], *, transposed
         rows_a = np.ascontiguousarray(rows_a.T)
     elif transposed == "B" and rows_b.shape[0] == rows_a.shape[1]:
         rows_b = np.ascontiguousarray(rows_b.T)
-    at = None
+    rows_of_b = None
     if len(rows_a) != len(rows_b):
         centres_a, centres_b = a.centres_s(name_a), b.centres_s(name_b)
         if centres_a is not None and centres_b is not None:
-            at = nearest(centres_a, centres_b)
-    return judge(rows_a, rows_b, max_offset, at)
+            rows_of_b = nearest(centres_a, centres_b)
+    return judge(rows_a, rows_b, max_offset, rows_of_b)
 
 
 def nearest(times: np.ndarray, candidates: np.ndarray) -> np.ndarray:

@@ -72,18 +72,18 @@ def pair(names_a: Iterable[str], names_b: Iterable[str]) -> Pairing:
             f"no video of A is in B, neither by equal ids nor without prefixes and suffixes that all ids of a side have: "
             f"A has {_examples(a)}; B has {_examples(b)}"
         )
-    pairing, *others = [_pair_by_rules(a, b, *rules) for rules, score in scores.items() if score == best]
-    for other in others:
-        if set(other.pairs.values()) != set(pairing.pairs.values()):
-            raise ValueError(f"two rules match ids equally well: {pairing.rule}; or {other.rule}; rename one side")
+    pairing, *alternatives = [_pair_by_rules(a, b, *rules) for rules, score in scores.items() if score == best]
+    for alternative in alternatives:
+        if set(alternative.pairs.values()) != set(pairing.pairs.values()):
+            raise ValueError(f"two rules match ids equally well: {pairing.rule}; or {alternative.rule}; rename one side")
     return pairing
 
 
-def chosen(names: Iterable[str], suffix: str, *, where: str) -> dict[str, str]:
+def strip_suffix(names: Iterable[str], suffix: str, *, place: str) -> dict[str, str]:
     """The names that end in `suffix`, by the part before it; ValueError if none does."""
     by_id = {name.removesuffix(suffix): name for name in names if name.endswith(suffix)}
     if not by_id:
-        raise ValueError(f"{where}: no id ends in {suffix!r}; it has {_examples(sorted(names))}")
+        raise ValueError(f"{place}: no id ends in {suffix!r}; it has {_examples(sorted(names))}")
     return by_id
 
 

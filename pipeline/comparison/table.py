@@ -58,20 +58,15 @@ def counts(videos: Mapping[str, VideoVerdict]) -> dict[Verdict, int]:
     return {verdict: numbers[verdict] for verdict in Verdict if numbers[verdict]}
 
 
-def worst_first(videos: Mapping[str, VideoVerdict]) -> list[str]:
-    """The ids of the videos, the most different first."""
+def table(videos: Mapping[str, VideoVerdict], max_videos: int) -> list[str]:
+    """One line a video, at most `max_videos`, the most different first, and a line that says how many are not shown."""
 
-    def key(video_id: str) -> tuple[float, float, str]:
+    def likeness(video_id: str) -> tuple[float, float, str]:
         cosine = getattr(videos[video_id].likeness, "cos_mean", math.nan)
         return -videos[video_id].verdict.severity, -2 if math.isnan(cosine) else cosine, video_id
 
-    return sorted(videos, key=key)
-
-
-def table(videos: Mapping[str, VideoVerdict], max_videos: int) -> list[str]:
-    """One line a video, at most `max_videos`, and a line that says how many are not shown."""
     cells = []
-    for video_id in worst_first(videos)[:max_videos]:
+    for video_id in sorted(videos, key=likeness)[:max_videos]:
         judged = videos[video_id]
         figures = [getattr(judged.likeness, name, None) for name in FIGURES.values()]
         remarks = "; ".join([judged.verdict, *judged.notes])
@@ -129,5 +124,5 @@ def conclusion(videos: Mapping[str, VideoVerdict], num_failed: int) -> str:
         answer, excluded = f"{ANSWERS[common]}: {numbers[common]:,} of {len(videos):,} videos", (common,)
     else:
         answer, excluded = f"No one answer for {len(videos):,} videos", ()
-    others = ", ".join(f"{count:,} {verdict}" for verdict, count in numbers.items() if verdict not in excluded)
-    return f"{answer}; {others}{unread}."
+    verdict_counts = ", ".join(f"{count:,} {verdict}" for verdict, count in numbers.items() if verdict not in excluded)
+    return f"{answer}; {verdict_counts}{unread}."

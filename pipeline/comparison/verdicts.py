@@ -15,7 +15,7 @@ from excl.datasets.parsing import first_names
 from excl.pipeline.comparison.similarity import (
     RowStatistics,
     Similarity,
-    better,
+    is_nearer,
     measure_similarity,
     repeats,
     row_statistics,
@@ -65,8 +65,8 @@ class VideoVerdict:
     notes: tuple[str, ...]
 
 
-def judge(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None = None) -> VideoVerdict:
-    """Compare rows A [n, D] with B [m, D]; `at` as `measure_similarity` takes it."""
+def judge(a: np.ndarray, b: np.ndarray, max_offset: int, rows_of_b: np.ndarray | None = None) -> VideoVerdict:
+    """Compare rows A [n, D] with B [m, D]; `rows_of_b` as in `measure_similarity`."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     rows_a, rows_b = row_statistics(a), row_statistics(b)
     if rows_a.width != rows_b.width:
@@ -76,13 +76,13 @@ def judge(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None =
     if a.shape == b.shape and np.array_equal(a, b, equal_nan=True):
         similarity, verdict = measure_similarity(a, b, 0), Verdict.IDENTICAL
     else:
-        similarity = measure_similarity(a, b, max_offset, at)
+        similarity = measure_similarity(a, b, max_offset, rows_of_b)
         verdict = classify(rows_a, rows_b, similarity)
     if verdict.severity > Verdict.SHIFTED.severity and (rows_a.repeated or rows_b.repeated):
         distinct = measure_similarity(a[repeats(a)[1] == 0], b[repeats(b)[1] == 0], max_offset)
         if distinct.rel <= REDUCED and not distinct.odd and not distinct.resampled:
             similarity, verdict = distinct, Verdict.REPEATS
-        elif better(distinct.cos_mean, similarity.cos_mean):
+        elif is_nearer(distinct.cos_mean, similarity.cos_mean):
             notes = ("without the repeated rows",)
             similarity, verdict = distinct, classify(rows_a, rows_b, distinct)
     return VideoVerdict(rows_a, rows_b, similarity, verdict, notes + _remarks(rows_a, rows_b, similarity, verdict))

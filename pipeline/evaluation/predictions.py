@@ -79,16 +79,16 @@ def read_predictions(path: Path) -> Predictions:
     by_qid: dict[str, Prediction] = {}
     duplicates = []
     for line_number, line in read_lines(path):
-        where = f"{path}:{line_number}"
+        place = f"{path}:{line_number}"
         record = parse_object(line, path, line_number)
-        name = get(record, "qid", object, where)
+        name = get(record, "qid", object, place)
         if isinstance(name, bool) or not isinstance(name, int | str):
-            raise ValueError(f"{where}: 'qid' is {describe(name)}; wanted a number or a name")
+            raise ValueError(f"{place}: 'qid' is {describe(name)}; wanted a number or a name")
         if str(name) in by_qid:
             duplicates.append(str(name))
             continue
-        rows = get(record, "pred_relevant_windows", list, where)[:TOP]
-        windows = np.array([_window(row, where) for row in rows]).reshape(-1, 2)
+        rows = get(record, "pred_relevant_windows", list, place)[:TOP]
+        windows = np.array([_window(row, place) for row in rows]).reshape(-1, 2)
         vid, query = (record.get(key) for key in ("vid", "query"))
         by_qid[str(name)] = Prediction(windows, vid if isinstance(vid, str) else None, query if query else None)
     if not by_qid:
@@ -96,10 +96,10 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(path, by_qid, duplicates)
 
 
-def _window(row: object, where: str) -> tuple[float, float]:
+def _window(row: object, place: str) -> tuple[float, float]:
     if not isinstance(row, list) or len(row) not in (2, 3):
-        raise ValueError(f"{where}: a predicted window is {describe(row)}; wanted [start, end, score] in seconds")
-    start_s, end_s = (number(value, "a window's time", where) for value in row[:2])
+        raise ValueError(f"{place}: a predicted window is {describe(row)}; wanted [start, end, score] in seconds")
+    start_s, end_s = (number(value, "a window's time", place) for value in row[:2])
     if not (math.isfinite(start_s) and math.isfinite(end_s) and start_s <= end_s):
         return math.nan, math.nan
     return start_s, end_s

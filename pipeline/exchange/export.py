@@ -129,7 +129,7 @@ def run(config: ExportConfig) -> Path:
         form.avi if config.avi is None else config.avi == "with",
         form.least_rows,
     )
-    _check_names(view, form, where=config.to)
+    _check_names(view, form, format_name=config.to)
     with _new_folder(config.out) as folder:
         settings = FormatSettings(config.name or form.name, config.shard_videos or SHARD_VIDEOS)
         report = form.write(folder, view, settings)
@@ -145,26 +145,30 @@ def _open(path: Path) -> FeatureStore:
     return store
 
 
-def _check_names(view: ExportView, form: Format, *, where: str) -> None:
+def _check_names(view: ExportView, form: Format, *, format_name: str) -> None:
     """Raise ValueError before anything is written if an id cannot be the name that the format makes of it."""
     names = {video_id: view.name(video_id) for video_id in view.store}
-    naming_rules.require(names.values(), form.rule, where=where)
-    if form.lines and view.queries:
-        naming_rules.require(names.values(), naming_rules.field_name, where=where)
-    naming_rules.require_apart(names, where=where)
+    naming_rules.require(names.values(), form.rule, format_name=format_name)
+    if form.ids_in_lines and view.queries:
+        naming_rules.require(names.values(), naming_rules.field_name, format_name=format_name)
+    naming_rules.require_apart(names, format_name=format_name)
 
 
 def _about(
     config: ExportConfig, view: ExportView, report: ExportReport, made_from: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
-    recipe, errors = view.store.recipe, [video["error_if_even_s"] for video in report.videos.values()]
+    recipe, row_s = view.store.recipe, config.seconds_per_row
+    row_times = f"as the store has them, which is by its recipe: {json.dumps(recipe.get('rows', 'not said'))}"
+    if row_s is not None:
+        row_times = f"row k is from k * {row_s} to (k + 1) * {row_s} s, a mean of stored rows"
+    errors = [video["error_if_even_s"] for video in report.videos.values()]
     return {
         "format": config.to,
         "made_from": made_from,
         "recipe": recipe,
         "about_queries": view.store.about_queries if isinstance(view.store, TrainingStore) else None,
         "fps": recipe.get("fps"),
-        "row_times": _row_times(config, recipe),
+        "row_times": row_times,
         "error_if_rows_are_taken_for_even_s": {"median": statistics.median(errors), "largest": max(errors)},
         "queries": {split: len(queries) for split, queries in view.queries.items()},
         "queries_without_features": view.num_uncovered,
@@ -172,12 +176,6 @@ def _about(
         "videos": report.videos,
         "files": {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()},
     }
-
-
-def _row_times(config: ExportConfig, recipe: dict[str, Any]) -> str:
-    if config.seconds_per_row is not None:
-        return f"row k is from k * {config.seconds_per_row} to (k + 1) * {config.seconds_per_row} s, a mean of stored rows"
-    return f"as the store has them, which is by its recipe: {json.dumps(recipe.get('rows', 'not said'))}"
 
 
 def _log_report(view: ExportView, report: ExportReport) -> None:
@@ -197,12 +195,12 @@ def _log_report(view: ExportView, report: ExportReport) -> None:
 def _require_same(out: Path, made_from: dict[str, Any]) -> None:
     """Raise ValueError unless the folder is a whole export of the same thing."""
     try:
-        about = json.loads((out / ABOUT).read_text(encoding="utf-8"))
-        source, files = about["made_from"], about["files"]
+        description = json.loads((out / ABOUT).read_text(encoding="utf-8"))
+        source, files = description["made_from"], description["files"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{out}: there is something already, and no export of excl; choose a new folder") from None
     if differences := diff(source, made_from):
-        lines = [f"  {key}: there {old!r}, asked for is {new!r}" for key, (old, new) in differences.items()]
+        lines = [f"  {key}: there {theirs!r}, asked for is {ours!r}" for key, (theirs, ours) in differences.items()]
         raise ValueError("\n".join([f"{out}: an export of something else; choose a new folder", *lines]))
     for name, size in files.items():
         if not (out / name).is_file() or (out / name).stat().st_size != size:

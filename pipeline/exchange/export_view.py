@@ -93,7 +93,7 @@ class ExportView:
             if ids is None or video_id in ids:
                 video = replace(self.store[video_id], video_id=name)
                 if self.seconds_per_row is not None:
-                    video = resampling.resampled(video, self.seconds_per_row)
+                    video = resampling.resample(video, self.seconds_per_row)
                 if len(video.features) < self.least_rows:  # one row becomes several, each for an equal part of its time
                     edges = np.linspace(video.start_s[0], video.end_s[0], self.least_rows + 1)
                     features = np.repeat(video.features, self.least_rows, axis=0)

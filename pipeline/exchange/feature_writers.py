@@ -72,10 +72,10 @@ def write_tars(
         with tarfile.open(folder / f"{prefix}-{shard:06d}.tar", "x:", format=tarfile.USTAR_FORMAT) as tar:
             for number, video in members:
                 video_queries = list(queries.get(video.video_id, ()))
-                about = {"id": video.video_id, "facts": dict(video.facts), "queries": video_queries}
+                description = {"id": video.video_id, "facts": dict(video.facts), "queries": video_queries}
                 _add(tar, f"{number:09d}.npy", _npy(video.features))
                 _add(tar, f"{number:09d}.times.npy", _npy(np.stack([video.start_s, video.end_s], axis=1)))
-                _add(tar, f"{number:09d}.json", json.dumps(about).encode())
+                _add(tar, f"{number:09d}.json", json.dumps(description).encode())
                 yield video
 
 

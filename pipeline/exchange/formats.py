@@ -42,7 +42,7 @@ class Format:
     dtype: str | None = "float32"
     name: str = ""
     avi: bool | None = None
-    lines: bool = False
+    ids_in_lines: bool = False
     casts: bool = True
     least_rows: int = 1
 
@@ -158,22 +158,22 @@ def _array_format(kind: Kind) -> dict[Task | None, Format]:
 
 FORMATS: dict[str, dict[Task | None, Format]] = {
     "ms-2d-tan": {
-        "charades": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", lines=True),
+        "charades": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", ids_in_lines=True),
         "activitynet": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb"),
         "tacos": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", avi=False),
     },
     "2d-tan": {
-        "charades": Format(write_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", lines=True),
+        "charades": Format(write_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", ids_in_lines=True),
         "activitynet": Format(write_2d_tan, naming_rules.hdf5_key, casts=False),
         "tacos": Format(write_2d_tan, naming_rules.hdf5_key, avi=True, casts=False),
     },
     "vslnet": {
-        "charades": Format(write_vslnet, naming_rules.file_name_without_dots, name="new", lines=True),
+        "charades": Format(write_vslnet, naming_rules.file_name_without_dots, name="new", ids_in_lines=True),
         "activitynet": Format(write_vslnet, naming_rules.file_name_without_dots, name="new"),
         "tacos": Format(write_vslnet, naming_rules.file_name_without_dots, name="new", avi=False),
     },
     "lgi": {
-        "charades": Format(write_lgi, lines=True, least_rows=2),
+        "charades": Format(write_lgi, ids_in_lines=True, least_rows=2),
         "activitynet": Format(write_lgi, naming_rules.hdf5_key),
     },
     "tmlga": {
@@ -188,5 +188,5 @@ FORMATS: dict[str, dict[Task | None, Format]] = {
     "npy": _array_format("npy"),
     "npz": _array_format("npz"),
     "safetensors": _array_format("safetensors"),
-    "webdataset": {None: Format(write_webdataset, naming_rules.any_name, dtype=None)},
+    "webdataset": {None: Format(write_webdataset, rule=lambda _: "", dtype=None)},
 }

@@ -21,7 +21,7 @@ from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import VideoError
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, majority, open_source, sample_shapes
-from excl.pipeline.comparison.id_matching import chosen
+from excl.pipeline.comparison.id_matching import strip_suffix
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.exchange import resampling
 from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate, read_durations
@@ -109,17 +109,18 @@ def run(config: ImportConfig) -> Path:
     source = open_source(config.source)
     if isinstance(source, StoreSource):
         raise ValueError(f"{config.source}: a store of excl already; give it to `excl pack` as it is")
-    names = chosen(source, config.suffix, where=str(config.source))
+    names = strip_suffix(source, config.suffix, place=str(config.source))
     sha256_of = functools.cache(sha256_file)
     dim = config.dim or _common_dim(source, list(names.values()))
     recipe = _recipe(config, dim, _content(config, source, names, sha256_of))
     importer = _Import(config, source, names, recipe, dim, _durations(config), sha256_of)
+    durations = config.durations and {"file": config.durations.name, "sha256": sha256_of(config.durations)}
     log.info("import: %s, %d videos, rows of %d values", source.kind, len(names), dim)
     stage = ShardedStage(
         name=STAGE,
         code_version=CODE_VERSION,
         out=config.out,
-        identity={"recipe": recipe, "durations": _identity_of(config.durations)},
+        identity={"recipe": recipe, "durations": durations},
         shard_videos=config.shard_videos,
         work=importer.import_video,
         join=functools.partial(join_features, recipe=recipe),
@@ -154,10 +155,6 @@ def _content(config: ImportConfig, source: ArraySource, names: Mapping[str, str]
         return ""
     lines = [f"{name}\0{sha256_of(source.file_of(key))}\n" for name, key in sorted(names.items())]
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _identity_of(path: Path | None) -> dict[str, str] | None:
-    return None if path is None else {"file": path.name, "sha256": sha256_file(path)}
 
 
 def _durations(config: ImportConfig) -> Duration:

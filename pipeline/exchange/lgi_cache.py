@@ -64,10 +64,10 @@ def _write_places(path: Path, queries: Sequence[Query], view: ExportView, videos
             video = videos[view.name(query.video_id)]
             rows = min(video["rows"], SEGMENTS)
             start, end = query.start_s / video["duration_s"], query.end_s / video["duration_s"]
-            first = min(round(start * rows), rows - 1)
-            last = max(round(end * rows), first + 1)
+            first_row = min(round(start * rows), rows - 1)
+            last_row = max(round(end * rows), first_row + 1)
             mask = np.zeros(SEGMENTS)
-            mask[first : last + 1] = 1
+            mask[first_row : last_row + 1] = 1
             groups["start_pos"].create_dataset(str(number), data=start)
             groups["end_pos"].create_dataset(str(number), data=end)
             groups["att_mask"].create_dataset(str(number), data=mask)

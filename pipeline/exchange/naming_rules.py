@@ -43,11 +43,6 @@ def hdf5_key(name: str) -> str:
     return "" if storable(name) else "holds a NUL or half a surrogate pair, which HDF5 cannot keep"
 
 
-def any_name(_: str) -> str:
-    """Any name will do, since no file or dataset has it."""
-    return ""
-
-
 def field_name(name: str) -> str:
     """Why a name cannot stand in a line of Charades-STA's files."""
     if name.split() != [name]:
@@ -55,18 +50,22 @@ def field_name(name: str) -> str:
     return "has ## in it, which separates the fields of Charades-STA's lines" if "##" in name else ""
 
 
-def require(ids: Iterable[str], rule: Rule, *, where: str) -> None:
+def require(ids: Iterable[str], rule: Rule, *, format_name: str) -> None:
     """Raise ValueError, with the first ids that the rule refuses and the reasons, if there are any."""
     refused = [f"{video_id!r} {reason}" for video_id in ids if (reason := rule(video_id))]
     if refused:
-        more = f"; and {len(refused) - SHOWN:,} more" if len(refused) > SHOWN else ""
+        remainder = f"; and {len(refused) - SHOWN:,} more" if len(refused) > SHOWN else ""
         reasons = "; ".join(refused[:SHOWN])
-        raise ValueError(f"{where}: {len(refused):,} ids cannot be names there: {reasons}{more}. Nothing was written")
+        raise ValueError(
+            f"{format_name}: {len(refused):,} ids cannot be names there: {reasons}{remainder}. Nothing was written"
+        )
 
 
-def require_apart(names: Mapping[str, str], *, where: str) -> None:
+def require_apart(names: Mapping[str, str], *, format_name: str) -> None:
     """Raise ValueError if two ids have the same name."""
     by_name: dict[str, str] = {}
     for video_id, name in names.items():
         if by_name.setdefault(name, video_id) != video_id:
-            raise ValueError(f"{where}: {by_name[name]!r} and {video_id!r} would both be {name!r}. Nothing was written")
+            raise ValueError(
+                f"{format_name}: {by_name[name]!r} and {video_id!r} would both be {name!r}. Nothing was written"
+            )

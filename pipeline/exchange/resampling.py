@@ -11,14 +11,9 @@ import numpy as np
 from excl.pipeline.store.shard import VideoFeatures
 
 
-def evenly_spread(num_rows: int, duration_s: float) -> np.ndarray:
-    """The borders of `num_rows` equal parts of a video, float64 [n + 1] seconds."""
-    return np.linspace(0.0, duration_s, num_rows + 1)
-
-
 def error_if_even_s(video: VideoFeatures, duration_s: float) -> float:
     """How far a row's start or end is, at most, from where it would be if the rows were spread evenly, in seconds."""
-    edges = evenly_spread(len(video.features), duration_s)
+    edges = np.linspace(0.0, duration_s, len(video.features) + 1)
     return float(max(np.abs(video.start_s - edges[:-1]).max(), np.abs(video.end_s - edges[1:]).max()))
 
 
@@ -27,7 +22,7 @@ def num_rows(duration_s: float, seconds_per_row: float) -> int:
     return max(1, math.ceil(duration_s / seconds_per_row - 1e-9))
 
 
-def resampled(video: VideoFeatures, seconds_per_row: float) -> VideoFeatures:
+def resample(video: VideoFeatures, seconds_per_row: float) -> VideoFeatures:
     """The same video with a row for every `seconds_per_row`: the mean of the stored rows, weighted by the time they share.
 
     A row that shares no time with any stored row (there may be gaps) is the stored one nearest to it. The

@@ -13,7 +13,6 @@ import numpy as np
 
 from excl.datasets.parsing import describe, parse_object, positive, read_text
 from excl.datasets.video.errors import VideoError
-from excl.pipeline.exchange.resampling import evenly_spread
 
 IDS = ("id", "video_id", "video")
 DURATIONS = ("duration_s", "duration", "length")
@@ -62,7 +61,7 @@ class EvenSplit:
         """Start and end of the rows, two float64 [n]; VideoError if the duration is not known."""
         if duration_s is None:
             raise VideoError("missing", "nothing says how long the video is, over which its rows are spread")
-        edges = evenly_spread(num_rows, duration_s)
+        edges = np.linspace(0.0, duration_s, num_rows + 1)
         return edges[:-1], edges[1:]
 
     def to_json(self) -> dict[str, Any]:
@@ -90,12 +89,12 @@ def read_durations(path: Path) -> dict[str, float]:
     return {row[name]: _duration(row[length] or "", f"{path}:{reader.line_num}") for row in reader}
 
 
-def _duration(value: Any, where: str) -> float:
+def _duration(value: Any, place: str) -> float:
     if isinstance(value, Mapping):
         value = next((value[key] for key in DURATIONS if key in value), None)
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
-            raise ValueError(f"{where}: the duration is {describe(value)}; wanted a number of seconds") from None
-    return positive(value, "the duration", where)
+            raise ValueError(f"{place}: the duration is {describe(value)}; wanted a number of seconds") from None
+    return positive(value, "the duration", place)

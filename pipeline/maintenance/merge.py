@@ -48,8 +48,8 @@ def run(config: MergeConfig) -> Path:
     store_of = _store_by_video(stores)
     header = stores[0].manifest.header
     identity, version = header["identity"], header["code_version"]
-    about = read_header(config.stores[0]).get("about")
-    with Manifest.open(config.out, stage=STAGE, identity=identity, code_version=version, about=about) as manifest:
+    stores_about = read_header(config.stores[0]).get("about")
+    with Manifest.open(config.out, stage=STAGE, identity=identity, code_version=version, about=stores_about) as manifest:
         (config.out / "shards").mkdir(exist_ok=True)
         (config.out / "parts").mkdir(exist_ok=True)
         if not work_items.planned(manifest):
@@ -75,7 +75,7 @@ def _require_same(reference: FeatureStore, store: FeatureStore) -> None:
     if header["stage"] != STAGE:
         raise ValueError(f"{store.path}: made by {header['stage']}; only stores that `excl extract` wrote can be joined")
     if differences := diff(reference.manifest.header, header):
-        text = "; ".join(f"{key}: {one!r} and {two!r}" for key, (one, two) in differences.items())
+        text = "; ".join(f"{key}: {a!r} and {b!r}" for key, (a, b) in differences.items())
         raise ValueError(f"{reference.path} and {store.path} are of different recipes, which never mix: {text}")
     store.require_finished()
 

@@ -54,11 +54,6 @@ class StoreFinding:
     video_id: str = ""
     remark: bool = False
 
-    def line(self) -> str:
-        """The finding for people."""
-        place = f"{self.file} [{self.video_id}]" if self.video_id else self.file
-        return f"{'remark ' if self.remark else 'DAMAGED'}  {place}: {self.what}"
-
 
 @dataclasses.dataclass(frozen=True)
 class VerifyReport:
@@ -215,4 +210,8 @@ def show(config: VerifyConfig, report: VerifyReport) -> str:
     damaged = num_damaged(report)
     verdict = f"{damaged:,} findings of damage; see `excl repair`" if damaged else "all as it was written"
     counts = f"{config.folder}: {report.num_files:,} files, {report.num_videos:,} videos, {depth}: {verdict}"
-    return "\n".join([*(finding.line() for finding in report.findings), counts])
+    lines = []
+    for finding in report.findings:
+        place = f"{finding.file} [{finding.video_id}]" if finding.video_id else finding.file
+        lines.append(f"{'remark ' if finding.remark else 'DAMAGED'}  {place}: {finding.what}")
+    return "\n".join([*lines, counts])
