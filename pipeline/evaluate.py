@@ -4,7 +4,7 @@
     metrics.json       R@1 and R@5 at IoU 0.3, 0.5 and 0.7 and mIoU, with 95 % intervals of a bootstrap by video, of the
                        model and of three baselines, by group of queries; "strict" figures count IoU > in place of >=
 
-All queries of the split count: those whose video has no features are misses. The metrics over the other ones stand beside.
+All queries of the split count: those whose video has no features are misses. The metrics over the others are given too.
 The baselines are the best fixed part of every video and a prior over times, both fitted on the training split, and the
 model itself asked other videos' queries (query_blind.py has the rule).
 """
@@ -40,25 +40,25 @@ METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
-    """Evaluate a trained run on a split of a training store, beside three baselines."""
+    """Evaluate a trained run on a split of a training store, and three baselines with it."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run that `excl train` wrote."""
     store: Path | None = None
     """The training store to evaluate on, with the run's vocabulary and feature recipe. Default: the one that the run was
-    trained on, if it is still where it was."""
+    trained on, if it has not been moved."""
     out: Path | None = None
-    """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, beside the run."""
+    """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, next to the run."""
     split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""
     predictions: Path | None = None
     """Write the predictions to this file too: JSON lines in Moment-DETR's format, as `excl score` reads them."""
     strict: bool = False
-    """Show the figures that count only what is above a threshold, as some published code does. metrics.json has both."""
+    """Show the recalls that count IoU > threshold in place of >=, as some published code does. metrics.json has both."""
     batch_size: PositiveInt = 64
     """Queries at a time."""
     device: str = "auto"
-    """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """The device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
 
     def __post_init__(self) -> None:
         choose_device(self.device)
@@ -72,7 +72,7 @@ class EvaluateConfig:
         return self.out
 
     def inputs(self) -> list[Path]:
-        """What is read."""
+        """The folders that are read."""
         return [self.run] if self.store is None else [self.run, self.store]
 
 

@@ -1,7 +1,7 @@
-"""Features as others keep them, as arrays by video id: an excl store, a folder of array files, one HDF5, .npz or .pt file.
+"""Arrays by video id from features in the usual forms: an excl store, a folder of array files, one HDF5, .npz or .pt file.
 
-Nothing is unpickled, and no file opens another one. What cannot be read is a ValueError that names the file (and in it the
-dataset).
+Nothing is unpickled, and no file opens another one. A file that cannot be read is a ValueError that names it (and the
+dataset in it).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ else:
 ENDINGS = (".npy", ".npz", ".pt", ".pth")
 SAMPLE = 16  # the arrays whose shapes show whether rows are columns
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
-WANTED = f"wanted is a feature store of excl, a folder of {', '.join(ENDINGS)} files, or one HDF5, .npz or .pt file"
+WANTED = f"wanted a feature store of excl, a folder of {', '.join(ENDINGS)} files, or one HDF5, .npz or .pt file"
 
 
 class ArraySource(Mapping[str, np.ndarray]):
@@ -94,12 +94,12 @@ def open_source(path: Path) -> ArraySource:
 def as_matrix(array: np.ndarray, *, place: str) -> np.ndarray:
     """Rows [n, D] from [n, D], [1, n, D], [n, 1, 1, D] and the like: all but two axes have length one, and go."""
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{place}: values of the type {array.dtype}; wanted are numbers")
+        raise ValueError(f"{place}: values of the type {array.dtype}; wanted numbers")
     shape = list(array.shape)
     while len(shape) > 2 and 1 in shape:
         shape.remove(1)
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{place}: an array of the shape {array.shape}; wanted is [n, D], [1, n, D] or [n, 1, 1, D], n > 0")
+        raise ValueError(f"{place}: an array of the shape {array.shape}; wanted [n, D], [1, n, D] or [n, 1, 1, D], n > 0")
     return array.reshape(shape)
 
 
@@ -127,7 +127,7 @@ def _archive(path: Path) -> ArraySource:
     with describe_read_errors(path):
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
-            raise ValueError(f"holds a {type(tensors).__name__}; wanted is a dict of tensors by video id")
+            raise ValueError(f"holds a {type(tensors).__name__}; wanted a dict of tensors by video id")
     readers = {name: partial(as_array, tensor, f"{path}: {name!r}") for name, tensor in tensors.items()}
     return ArraySource(path, f"file of {len(tensors):,} tensors", readers)
 
@@ -140,7 +140,7 @@ def _hdf5(path: Path) -> ArraySource:
     if file.attrs.get("format") == FORMAT:
         raise ValueError(f"{path}: one shard of a feature store of excl; give the store's folder")
     if not len(file):
-        raise ValueError(f"{path}: an HDF5 file without anything in it; wanted is a dataset or a group a video")
+        raise ValueError(f"{path}: an HDF5 file without anything in it; wanted a dataset or a group a video")
 
     def read(name: str) -> np.ndarray:
         try:
@@ -150,9 +150,7 @@ def _hdf5(path: Path) -> ArraySource:
 
     names = list(file)
     if len(names) == 1 and isinstance(file.get(names[0]), h5py.Group) and len(file[names[0]]) > 1:
-        raise ValueError(
-            f"{path}: all of it is in the group {names[0]!r}; wanted is a dataset or a group a video at the top"
-        )
+        raise ValueError(f"{path}: all of it is in the group {names[0]!r}; wanted a dataset or a group a video at the top")
     return ArraySource(path, f"HDF5 file of {len(names):,} entries", {name: partial(read, name) for name in names})
 
 

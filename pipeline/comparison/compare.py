@@ -44,13 +44,13 @@ class CompareConfig:
     b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="B")]
     """The features to compare them with, such as published ones; errors are relative to these."""
     suffix_a: str = ""
-    """Take of A only the videos whose id ends so, such as _rgb, and take that off."""
+    """Take only the videos of A whose id ends with this, such as _rgb, and remove it from the ids."""
     suffix_b: str = ""
-    """Take of B only the videos whose id ends so, and take that off."""
+    """Take only the videos of B whose id ends with this, and remove it from the ids."""
     max_offset: NonNegativeInt = 16
-    """How many rows the two may be shifted against each other."""
+    """The most rows by which the two may be shifted against each other."""
     show: NonNegativeInt = 20
-    """How many videos to list, the most different first."""
+    """The number of videos to list, the most different first."""
     json: str = ""
     """Write all figures of all videos as JSON to this file; - for standard output in place of the table."""
 

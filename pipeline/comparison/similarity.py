@@ -1,4 +1,4 @@
-"""How alike two arrays of feature rows are: pure functions over [n, D] arrays, in float64, one video at a time.
+"""Measures of how alike two arrays of feature rows are: pure functions over [n, D] arrays, in float64, one video at a time.
 
 Rows with a value that is not finite are left out of every measure, rows of zeros out of every cosine; both are counted.
 A row of zeros on both sides is equal, and on one side only is an odd row.
@@ -130,7 +130,7 @@ def best_offset(a: np.ndarray, b: np.ndarray, max_offset: int) -> tuple[int, flo
 def measure_similarity(a: np.ndarray, b: np.ndarray, max_offset: int, rows_of_b: np.ndarray | None = None) -> Similarity:
     """A against B at the best offset; where row counts differ also with B resampled to A's rows, if that fits better.
 
-    Counts that are more than a quarter apart need a reason not to be resampled: rows half as far apart (1 - cosine) without.
+    If the counts are more than a quarter apart, B is resampled unless rows are half as far apart (1 - cosine) without that.
 
     `rows_of_b` [n of A] are the rows of B at the times of the rows of A; by default i * nB / nA, rounded down.
     """

@@ -34,15 +34,15 @@ class ScoreConfig:
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The predictions: {"qid", "vid", "pred_relevant_windows": [[start, end, score], ...]} a line, the best window first."""
     against: Path
-    """A training store; or annotations: moments.jsonl of `excl tokenise`, JSON lines of one's own, or Moment-DETR's."""
+    """A training store; or annotations: moments.jsonl of `excl tokenise`, JSON lines of your own, or Moment-DETR's."""
     split: Split | None = None
     """The split to score on (default: test). A file in Moment-DETR's format is one split and has no other."""
     train: Path | None = None
-    """The training annotations, to which the baselines are fitted, where --against has none: like --against, no store."""
+    """The training annotations, to which the baselines are fitted, if --against has none: a file like --against."""
     strict: bool = False
-    """Show the figures that count only what is above a threshold."""
+    """Show the recalls that count IoU > threshold in place of >=."""
     json: bool = False
-    """Print all figures as JSON, strict ones and intervals too, in place of the table."""
+    """Print all metrics as JSON, strict ones and intervals too, in place of the table."""
     out: Path | None = None
     """A file for the same JSON."""
 

@@ -57,7 +57,7 @@ class ExportConfig:
         Literal["float16", "float32"] | None,
         tyro.conf.arg(help_behavior_hint="(default: float32 for trainers, as stored for the others)"),
     ] = None
-    """How values are written."""
+    """The type in which values are written."""
     name: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: i3d_rgb, new, i3d)")] = None
     """The free part of a name: VIS_INPUT_TYPE of the 2D-TANs, --fv of VSLNet, the folder of features of Moment-DETR."""
     avi: Annotated[
@@ -68,7 +68,7 @@ class ExportConfig:
     """Make rows of this length, each the mean of the rows in its time, for trainers that know no other: TIME_UNIT of
     MS-2D-TAN (0.64), clip_length of Moment-DETR (1 or 2). Without it rows stay as they are."""
     shard_videos: Annotated[PositiveInt | None, tyro.conf.arg(help_behavior_hint="(default: 1000)")] = None
-    """How many videos make up one tar file of webdataset."""
+    """The number of videos in one tar file of webdataset."""
 
     def __post_init__(self) -> None:
         forms = FORMATS[self.to]

@@ -49,7 +49,7 @@ class ExportView:
     least_rows: int = 1
 
     def name(self, video_id: str) -> str:
-        """What a video is called in the export."""
+        """The name of a video in the export."""
         if self.avi is None:
             return video_id
         return video_id.removesuffix(AVI) + (AVI if self.avi else "")
@@ -124,5 +124,5 @@ class ExportView:
 
 
 def _annotated_order(query: Query) -> tuple[Any, ...]:
-    """By annotation id, its numbers as numbers: `train:charades_sta_train:17` is line 17."""
+    """A key that sorts by annotation id, with its numbers as numbers: `train:charades_sta_train:17` is line 17."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in query.annotation_id.split(":"))

@@ -30,7 +30,7 @@ Write = Callable[[Path, ExportView, FormatSettings], ExportReport]
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is written for one task: what an id must be, and the defaults of what can be chosen.
+    """A format for one task: its writer, its rule for ids, and the defaults of the options.
 
     `dtype` None is the store's own. `name` is the default of --name, empty where names are fixed. `avi` says whether ids end
     in .avi (None: as they are). `lines` says that ids stand in lines of Charades-STA. `casts` says whether the trainer makes

@@ -48,7 +48,7 @@ class ImportConfig:
     """Features: a folder of .npy, .npz or .pt files, one a video; an HDF5 file with a dataset or a group a video; one .npz
     or .pt file with an array a video."""
     out: Path
-    """The feature store to write. Run again with the same settings, it goes on where it stopped."""
+    """The feature store to write. The same command resumes an import that was stopped."""
     fps: PositiveFloat | None = None
     """Frames a second that the features were made of; with --stride."""
     stride: PositiveFloat | None = None
@@ -65,22 +65,22 @@ class ImportConfig:
     videos: Path | None = None
     """The videos, to take durations from their headers, in place of --durations."""
     name: str = ""
-    """What the features are, in your words. A run can be evaluated on features of its own name only, so give two imports of
-    the same kind of features the same; without one, it is the files' content."""
+    """A name for the kind of features, in your words. A run can be evaluated on features of its own name only, so give two
+    imports of the same kind of features the same name. Without a name the files' content takes its place."""
     suffix: str = ""
-    """Take only the arrays whose name ends so, such as _rgb or .avi, and take that off."""
+    """Take only the arrays whose name ends with this, such as _rgb or .avi, and remove it from the ids."""
     dim: Annotated[PositiveInt | None, tyro.conf.arg(help_behavior_hint="(default: the side all arrays have in common)")] = (
         None
     )
     """Values of a row."""
     dtype: Literal["float16", "float32"] = "float32"
-    """How features are stored."""
+    """The type in which features are stored."""
     shard_videos: PositiveInt = 64
-    """How many videos make up one shard."""
+    """The number of videos in one shard."""
     retry_failed: bool = False
     """Try those again that failed before."""
     reading: WithoutPrefix[VideoLimits] = field(default_factory=VideoLimits)
-    """How videos are looked at."""
+    """How videos are read."""
 
     def __post_init__(self) -> None:
         if (self.fps is None) != (self.stride is None):
@@ -224,7 +224,7 @@ class _Import:
         transposed = rows.shape[1] != self.dim and rows.shape[0] == self.dim
         rows = rows.T if transposed else rows
         if rows.shape[1] != self.dim:
-            raise VideoError("features", f"an array of the shape {rows.shape}; wanted are rows of {self.dim} values")
+            raise VideoError("features", f"an array of the shape {rows.shape}; wanted rows of {self.dim} values")
         duration_s = self.duration_of(video_id)
         start_s, end_s = self.config.row_times().times(len(rows), duration_s)
         facts = {} if duration_s is None else {"duration_s": duration_s}

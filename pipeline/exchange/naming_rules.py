@@ -33,7 +33,7 @@ def file_name_without_dots(name: str) -> str:
 
 
 def hdf5_key(name: str) -> str:
-    """Why a name cannot be that of a dataset of HDF5."""
+    """Why a dataset of HDF5 cannot have this name; empty if it can."""
     if not name:
         return "is empty"
     if "/" in name:
@@ -44,7 +44,7 @@ def hdf5_key(name: str) -> str:
 
 
 def field_name(name: str) -> str:
-    """Why a name cannot stand in a line of Charades-STA's files."""
+    """Why a line of Charades-STA's files cannot hold this name; empty if it can."""
     if name.split() != [name]:
         return "has whitespace in it, which separates the fields of Charades-STA's lines"
     return "has ## in it, which separates the fields of Charades-STA's lines" if "##" in name else ""

@@ -12,7 +12,7 @@ from excl.pipeline.store.shard import VideoFeatures
 
 
 def error_if_even_s(video: VideoFeatures, duration_s: float) -> float:
-    """How far a row's start or end is, at most, from where it would be if the rows were spread evenly, in seconds."""
+    """The largest distance, in seconds, of a row's start or end from its place if the rows were spread evenly."""
     edges = np.linspace(0.0, duration_s, len(video.features) + 1)
     return float(max(np.abs(video.start_s - edges[:-1]).max(), np.abs(video.end_s - edges[1:]).max()))
 

@@ -45,7 +45,7 @@ class FixedRate:
         return edges[:-1].copy(), edges[1:].copy()
 
     def _slack_s(self, duration_s: float) -> float:
-        """How far apart rows and video may end: windows that were not filled, frames dropped, durations by other clocks."""
+        """The seconds by which rows and video may end apart: unfilled windows, dropped frames, durations by other clocks."""
         return max(4 * self.seconds_per_row, 2.0, 0.05 * duration_s)
 
     def to_json(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def read_durations(path: Path) -> dict[str, float]:
     name, length = (next((c for c in names if c in columns), None) for names in (IDS, DURATIONS))
     if name is None or length is None:
         raise ValueError(
-            f"{path}:1: the columns are {list(columns)}; wanted is one of {', '.join(IDS)} and one of {', '.join(DURATIONS)}"
+            f"{path}:1: the columns are {list(columns)}; wanted one of {', '.join(IDS)} and one of {', '.join(DURATIONS)}"
         )
     return {row[name]: _duration(row[length] or "", f"{path}:{reader.line_num}") for row in reader}
 

@@ -31,12 +31,12 @@ class RepairConfig:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
     """The folder."""
     dry_run: bool = False
-    """Say what would be taken out, and change nothing."""
+    """Report what would be taken out, and change nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RepairReport:
-    """What was taken out, as lines for people, and the stage that has to be run again."""
+    """Lines for people on the files that were taken out, and the stage that has to be run again."""
 
     lines: list[str]
     stage: str
@@ -181,7 +181,7 @@ def _whole_videos(shard: Shard) -> list[VideoFeatures]:
 
 
 def show(config: RepairConfig, report: RepairReport) -> str:
-    """What was taken out, and what to do next."""
+    """The lines of the report, and what to do next."""
     if not report.lines:
         return f"{config.folder}: nothing is damaged"
     if config.dry_run:

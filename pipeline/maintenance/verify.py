@@ -169,7 +169,7 @@ def _check_shard(manifest: Manifest, name: str, recorded_ids: list[str], *, read
 
 
 def _layout_errors(video: VideoFeatures, recipe: Mapping[str, Any]) -> Iterator[str]:
-    """How the number of rows and their times differ from what the layout gives for this number of frames."""
+    """The ways in which the rows and their times differ from the layout for this number of frames."""
     facts = video.facts
     if not {"num_frames", "fps", "duration_s"} <= facts.keys() or "rows" not in recipe:
         return  # features that were imported, or made by hand
