@@ -127,7 +127,7 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     require_own_qids(queries)
     truth, examples = scoring.GroundTruth.from_queries(queries), _examples(trained, store, queries)
     swapped, num_own = swap_queries(examples) if examples else ([], 0)
-    windows, blind_windows = _predicted(trained, queries, [examples, swapped], batch_size=config.batch_size)
+    windows, blind_windows = _predict_windows(trained, queries, [examples, swapped], batch_size=config.batch_size)
     write_predictions(folder / PREDICTIONS, queries, windows)
     query_facts = store.about_queries
     metrics = {
@@ -175,7 +175,7 @@ def _examples(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -
     return load_examples(store, trained.with_run_vocabulary(store, list(by_key.values())))
 
 
-def _predicted(
+def _predict_windows(
     trained: TrainedRun, queries: list[Query], example_lists: Sequence[list[Example]], *, batch_size: int
 ) -> list[np.ndarray]:
     """Start, end, score of the best moments for every query, float64 [N, 5, 3], NaN where there are none.

@@ -53,12 +53,12 @@ def read_array(path: Path, member: str = "") -> np.ndarray:
                 with path.open("rb") as file:
                     if file.read(6) != b"\x93NUMPY":  # np.load says that it is pickled, and how to load it unsafely
                         raise ValueError("not an array file of NumPy")
-                return in_memory(np.load(path, mmap_mode="r", allow_pickle=False))
+                return load_values(np.load(path, mmap_mode="r", allow_pickle=False))
             case _:
-                return as_array(torch.load(path, map_location="cpu", weights_only=True), str(path))
+                return tensor_to_array(torch.load(path, map_location="cpu", weights_only=True), str(path))
 
 
-def in_memory(array: np.ndarray | h5py.Dataset) -> np.ndarray:
+def load_values(array: np.ndarray | h5py.Dataset) -> np.ndarray:
     """The values; ValueError for a shape that is too large to be a video's features."""
     if array.size > MAX_VALUES:
         raise ValueError(f"the shape {array.shape} has more than {MAX_VALUES:,} values, which no video's features have")
@@ -80,7 +80,7 @@ def _read_npz(path: Path, member: str) -> np.ndarray:
     return array
 
 
-def as_array(tensor: object, place: str) -> np.ndarray:
+def tensor_to_array(tensor: object, place: str) -> np.ndarray:
     """A tensor as an array, bfloat16 as float32; ValueError for any other object."""
     if not isinstance(tensor, torch.Tensor):
         raise ValueError(f"{place}: a {type(tensor).__name__}; wanted a tensor")
@@ -99,7 +99,7 @@ def read_dataset(file: h5py.File, name: str) -> np.ndarray:
         raise ValueError(f"a dataset of the type {getattr(dataset, 'dtype', type(dataset).__name__)}; wanted numbers")
     if dataset.external or dataset.is_virtual:
         raise ValueError("its values are in other files, which are not opened (of a store of excl give the folder)")
-    return in_memory(dataset)
+    return load_values(dataset)
 
 
 def _follow(group: h5py.Group, name: str) -> h5py.HLObject:

@@ -18,7 +18,7 @@ import numpy as np
 
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.lazy_module import LazyModule
-from excl.pipeline.comparison.array_files import as_array, describe_read_errors, first_line, read_array, read_dataset
+from excl.pipeline.comparison.array_files import describe_read_errors, first_line, read_array, read_dataset, tensor_to_array
 from excl.pipeline.store.feature_store import FORMAT, FeatureStore
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ArraySource(Mapping[str, np.ndarray]):
         self.path, self.kind, self._read, self._files = path, kind, read, files or {}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return as_matrix(self._read[name](), place=f"{self.path}: {name!r}")
+        return drop_unit_axes(self._read[name](), place=f"{self.path}: {name!r}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read)
@@ -91,7 +91,7 @@ def open_source(path: Path) -> ArraySource:
     raise ValueError(f"{path}: a file, and no HDF5{hint}; {WANTED}")
 
 
-def as_matrix(array: np.ndarray, *, place: str) -> np.ndarray:
+def drop_unit_axes(array: np.ndarray, *, place: str) -> np.ndarray:
     """Rows [n, D] from [n, D], [1, n, D], [n, 1, 1, D] and the like: all but two axes have length one, and go."""
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{place}: values of the type {array.dtype}; wanted numbers")
@@ -128,7 +128,7 @@ def _archive(path: Path) -> ArraySource:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise ValueError(f"holds a {type(tensors).__name__}; wanted a dict of tensors by video id")
-    readers = {name: partial(as_array, tensor, f"{path}: {name!r}") for name, tensor in tensors.items()}
+    readers = {name: partial(tensor_to_array, tensor, f"{path}: {name!r}") for name, tensor in tensors.items()}
     return ArraySource(path, f"file of {len(tensors):,} tensors", readers)
 
 

@@ -88,7 +88,7 @@ def strip_suffix(names: Iterable[str], suffix: str, *, place: str) -> dict[str, 
 
 
 def _pair_by_rules(a: Sequence[str], b: Sequence[str], rule_a: Rule, rule_b: Rule) -> Pairing:
-    by_a, by_b = _grouped(a, rule_a), _grouped(b, rule_b)
+    by_a, by_b = _group_by_id(a, rule_a), _group_by_id(b, rule_b)
     common = sorted(by_a.keys() & by_b.keys())
     for side, groups in (("A", by_a), ("B", by_b)):
         for video_id in common:
@@ -107,7 +107,7 @@ def _pairing(pairs: dict[str, tuple[str, str]], a: Sequence[str], b: Sequence[st
     return Pairing(pairs, [name for name in a if name not in in_a], [name for name in b if name not in in_b], rule)
 
 
-def _grouped(names: Sequence[str], rule: Rule) -> dict[str, list[str]]:
+def _group_by_id(names: Sequence[str], rule: Rule) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(rule(name), []).append(name)

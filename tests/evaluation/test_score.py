@@ -385,6 +385,6 @@ def test_where_nothing_has_features_all_are_misses(packed, monkeypatch):
     queries = [q for q in store.queries("test") if q.video_id not in store]
     trained = SimpleNamespace(model=torch.nn.Identity())
     assert evaluate._examples(SimpleNamespace(with_run_vocabulary=lambda _, queries: queries), store, queries) == []
-    windows, _ = evaluate._predicted(trained, queries, [[], []], batch_size=4)
+    windows, _ = evaluate._predict_windows(trained, queries, [[], []], batch_size=4)
     assert windows.shape == (2, 5, 3)
     assert np.isnan(windows).all()
