@@ -1,20 +1,19 @@
-"""What a trained run is worth on a split: reads a run and a training store, leaves predictions and metrics.
+"""Evaluate a trained run on a split: read a run and a training store, leave predictions and metrics.
 
     predictions.jsonl  one query a line in Moment-DETR's format, the five best moments
     metrics.json       R@1 and R@5 at IoU 0.3, 0.5 and 0.7 and mIoU, with 95 % intervals of a bootstrap by video, of the
                        model and of three baselines, by group of queries; "strict" figures count IoU > in place of >=
 
-All queries of the split count: those whose video has no features are misses. The figures over those that have are beside.
-The baselines: the best fixed part of every video and a prior over times, both fitted on the training split, and the
+All queries of the split count: those whose video has no features are misses. The metrics over the others are given too.
+The baselines are the best fixed part of every video and a prior over times, both fitted on the training split, and the
 model itself asked other videos' queries (query_blind.py has the rule).
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass as plain_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,33 +34,31 @@ from excl.pipeline.store.feature_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, store_of
 
-log = logging.getLogger(__name__)
-
 STAGE, CODE_VERSION = "evaluate", 6
 METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
 
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
-    """Evaluate a trained run on a split of a training store, beside three baselines."""
+    """Evaluate a trained run on a split of a training store, and three baselines with it."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run that `excl train` wrote."""
     store: Path | None = None
     """The training store to evaluate on, with the run's vocabulary and feature recipe. Default: the one that the run was
-    trained on, if it is still where it was."""
+    trained on, if it has not been moved."""
     out: Path | None = None
-    """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, beside the run."""
+    """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, next to the run."""
     split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""
     predictions: Path | None = None
     """Write the predictions to this file too: JSON lines in Moment-DETR's format, as `excl score` reads them."""
     strict: bool = False
-    """Show the figures that count only what is above a threshold, as some published code does. metrics.json has both."""
+    """Show the recalls that count IoU > threshold in place of >=, as some published code does. metrics.json has both."""
     batch_size: PositiveInt = 64
     """Queries at a time."""
     device: str = "auto"
-    """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """The device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
 
     def __post_init__(self) -> None:
         choose_device(self.device)
@@ -75,20 +72,12 @@ class EvaluateConfig:
         return self.out
 
     def inputs(self) -> list[Path]:
-        """What is read."""
+        """The folders that are read."""
         return [self.run] if self.store is None else [self.run, self.store]
 
 
-@plain_dataclass(frozen=True)
-class Evaluation:
-    """The folder of an evaluation, and whether people want its strict figures."""
-
-    folder: Path
-    strict: bool
-
-
-def run(config: EvaluateConfig) -> Evaluation:
-    """Evaluate unless it is done."""
+def run(config: EvaluateConfig) -> Path:
+    """Evaluate unless it is done. Return the folder of the evaluation."""
     if config.predictions is not None:
         _require_free(config.predictions, config.folder)
     folder = run_once(
@@ -96,51 +85,62 @@ def run(config: EvaluateConfig) -> Evaluation:
         stage=STAGE,
         identity=made_by(config),
         code_version=CODE_VERSION,
-        build=lambda manifest: _work(config, TrainingStore(_store_path(config)), manifest),
+        build=lambda manifest: _evaluate(config, manifest.folder),
     )
     if config.predictions is not None:
         write_bytes(config.predictions, (folder / PREDICTIONS).read_bytes())
-    return Evaluation(folder, config.strict)
+    return folder
 
 
-def _store_path(config: EvaluateConfig) -> Path:
-    return config.store or store_of(config.run)
+def _open_store(config: EvaluateConfig) -> TrainingStore:
+    return TrainingStore(config.store or store_of(config.run))
 
 
 def _require_free(path: Path, folder: Path) -> None:
-    """ValueError if a file is there that is not the evaluation's own: it may be somebody's, who wants it scored.
+    """Raise ValueError if the file exists and is not the evaluation's own: a user may want to have it scored.
 
-    One of an evaluation with other settings, which a recipe has moved aside, is its own, too.
+    The file of an evaluation with other settings, which a recipe has moved aside, counts as its own.
     """
-    own = [place / PREDICTIONS for place in (folder, *folder.parent.glob(f"{folder.name}.old-*"))]
-    if path.exists() and not (path.is_file() and any(o.is_file() and o.read_bytes() == path.read_bytes() for o in own)):
+    evaluations = [place / PREDICTIONS for place in (folder, *folder.parent.glob(f"{folder.name}.old-*"))]
+    if path.exists() and not (
+        path.is_file() and any(file.is_file() and file.read_bytes() == path.read_bytes() for file in evaluations)
+    ):
         raise ValueError(
-            f"predictions: {path} is there already; `excl score {path} --against STORE` tells what predictions are worth, "
+            f"predictions: {path} exists already; `excl score {path} --against STORE` measures predictions, "
             "and to write this run's, choose another file or remove that one"
         )
 
 
 def made_by(config: EvaluateConfig) -> dict[str, Any]:
-    """What determines the figures."""
+    """The identity of an evaluation: all that determines its metrics."""
     return {
         **identity(config, run_only=("run", "store", "out", "predictions", "strict", "batch_size", "device")),
         "run": Manifest.read(config.run).fingerprint(),
-        "store": TrainingStore(_store_path(config)).manifest.fingerprint(),
+        "store": _open_store(config).manifest.fingerprint(),
     }
 
 
-def _work(config: EvaluateConfig, store: TrainingStore, manifest: Manifest) -> dict[str, Any]:
-    trained = load_run(config.run, device=config.device)
+def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
+    store, trained = _open_store(config), load_run(config.run, device=config.device)
     _require_same_kind(trained, store)
     queries = store.queries(config.split)
     require_own_qids(queries)
-    truth, asked = scoring.GroundTruth.from_queries(queries), _asked(trained, store, queries)
-    blind, num_own = swap_queries(asked) if asked else ([], 0)
-    windows, blind_windows = _predicted(trained, queries, [asked, blind], batch_size=config.batch_size)
-    write_predictions(manifest.folder / PREDICTIONS, queries, windows)
+    truth, examples = scoring.GroundTruth.from_queries(queries), _examples(trained, store, queries)
+    swapped, num_own = swap_queries(examples) if examples else ([], 0)
+    windows, blind_windows = _predict_windows(trained, queries, [examples, swapped], batch_size=config.batch_size)
+    write_predictions(folder / PREDICTIONS, queries, windows)
+    query_facts = store.about_queries
     metrics = {
         "variant": variant_label(trained.model.config),
-        **_about(config, trained, store),
+        "dataset": query_facts["dataset"],
+        "split": config.split,
+        "split_made_of": query_facts["splits"].get(config.split, ""),
+        "trained_on": trained.about_queries,
+        "random_weights": trained.recipe["weights"]["random"],
+        "feature_recipe": trained.recipe,
+        "best_epoch": trained.best,
+        "selected_on": trained.selected_on,
+        "stamp": trained.stamp,
         **scoring.prediction_metrics(windows[..., :2], truth),
         **scoring.baselines(store.queries("train"), truth),
         "query_blind": {
@@ -149,8 +149,8 @@ def _work(config: EvaluateConfig, store: TrainingStore, manifest: Manifest) -> d
             **scoring.metrics_by_group(blind_windows[..., :2], truth),
         },
     }
-    write_json(manifest.folder / METRICS, metrics)
-    return {"sha256": {name: sha256_file(manifest.folder / name) for name in (METRICS, PREDICTIONS)}}
+    write_json(folder / METRICS, metrics)
+    return {"sha256": {name: sha256_file(folder / name) for name in (METRICS, PREDICTIONS)}}
 
 
 def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
@@ -163,54 +163,38 @@ def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
         )
 
 
-def _asked(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -> list[Example]:
-    """An example for every query whose video has features; one for all moments that are answers to the same.
+def _examples(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -> list[Example]:
+    """An example for every query whose video has features; moments that answer the same query share one.
 
-    By rounding alone predictions could differ from batch to batch.
+    With an example for each, predictions could differ from batch to batch by rounding.
     """
-    first: dict[str, Query] = {}
+    by_key: dict[str, Query] = {}
     for query in queries:
         if query.video_id in store:
-            first.setdefault(query.key, query)
-    return load_examples(store, trained.with_run_vocabulary(store, list(first.values())))
+            by_key.setdefault(query.key, query)
+    return load_examples(store, trained.with_run_vocabulary(store, list(by_key.values())))
 
 
-def _predicted(
-    trained: TrainedRun, queries: list[Query], several: Sequence[list[Example]], *, batch_size: int
+def _predict_windows(
+    trained: TrainedRun, queries: list[Query], example_lists: Sequence[list[Example]], *, batch_size: int
 ) -> list[np.ndarray]:
     """Start, end, score of the best moments for every query, float64 [N, 5, 3], NaN where there are none.
 
-    For each of several ways of asking, all at once, so that a video is encoded once for all.
+    There is one array for each list of examples; all lists are predicted together, so that a video is encoded once.
     """
-    found = predict(trained.model, [example for asked in several for example in asked], batch_size=batch_size, k=TOP)
-    answers, first = [], 0
-    for asked in several:
-        moments = found[first : first + len(asked)]
-        by_query = {example.query.key: best for example, best in zip(asked, moments, strict=True)}
-        none = np.full((TOP, 3), np.nan)
-        answers.append(np.stack([by_query.get(query.key, none) for query in queries]))
-        first += len(asked)
-    return answers
+    moments = predict(trained.model, list(chain(*example_lists)), batch_size=batch_size, k=TOP)
+    borders = np.cumsum([len(examples) for examples in example_lists])[:-1]
+    missing = np.full((TOP, 3), np.nan)
+    windows = []
+    for examples, answers in zip(example_lists, np.split(moments, borders), strict=True):
+        by_key = {example.query.key: best for example, best in zip(examples, answers, strict=True)}
+        windows.append(np.stack([by_key.get(query.key, missing) for query in queries]))
+    return windows
 
 
-def _about(config: EvaluateConfig, trained: TrainedRun, store: TrainingStore) -> dict[str, Any]:
-    """What the figures are of."""
-    return {
-        "dataset": store.about_queries["dataset"],
-        "split": config.split,
-        "split_made_of": store.about_queries["splits"].get(config.split, ""),
-        "trained_on": trained.about_queries,
-        "random_weights": trained.recipe["weights"]["random"],
-        "feature_recipe": trained.recipe,
-        "best_epoch": trained.best,
-        "selected_on": trained.selected_on,
-        "stamp": trained.stamp,
-    }
-
-
-def show(evaluation: Evaluation) -> str:
+def show(config: EvaluateConfig, folder: Path) -> str:
     """The results as a table for people."""
-    return table(evaluation.folder, strict=evaluation.strict)
+    return table(folder, strict=config.strict)
 
 
 def table(folder: Path, *, strict: bool = False) -> str:

@@ -7,6 +7,7 @@ it needs.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,8 +21,8 @@ from excl.pipeline.artifacts.manifest import Manifest
 class Step:
     """One command: its name, its summary in one line, its module, and the names that it uses in this module.
 
-    `function` does the work. `formatter` turns the result into the text that is printed. `failures` counts the failed videos
-    of a result. The work of a `distributed` command may be done by workers in other processes.
+    `formatter` turns the result, or the configuration and the result, into the text that is printed. `failures` counts the
+    failed videos of a result. The work of a `distributed` command may be done by workers in other processes.
     """
 
     name: str
@@ -30,7 +31,6 @@ class Step:
     formatter: str | None = None
     failures: str | Callable[[Any], int] | None = None
     distributed: bool = False
-    function: str = "run"
 
     def _attribute(self, name: str) -> Any:
         return getattr(import_module(self.module), name)
@@ -43,12 +43,15 @@ class Step:
     @property
     def run(self) -> Callable[[Any], Any]:
         """The function that does the work of a configuration."""
-        run = self._attribute(self.function)
+        run = self._attribute("run")
         return _on_configured_executor(run) if self.distributed else run
 
-    def show(self, result: Any) -> str | None:
+    def show(self, config: Any, result: Any) -> str | None:
         """The text to print of a result, if there is any."""
-        return self._attribute(self.formatter)(result) if self.formatter else None
+        if self.formatter is None:
+            return None
+        formatter = self._attribute(self.formatter)
+        return formatter(config, result) if len(inspect.signature(formatter).parameters) > 1 else formatter(result)
 
     def failed(self, result: Any) -> int:
         """The number of failed videos of a result."""
@@ -66,7 +69,7 @@ def failed_videos(folder: Path) -> int:
 def run_step(step: Step, config: Any) -> int:
     """Run one step and show what it found; returns how many videos failed."""
     result = step.run(config)
-    if (shown := step.show(result)) is not None:
+    if (shown := step.show(config, result)) is not None:
         print(shown, flush=True)
     return step.failed(result)
 
@@ -120,20 +123,8 @@ GROUPS = {
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
     ),
     "a store": (
-        Step(
-            "status",
-            "say how far the work on a folder is",
-            f"{PIPELINE}.maintenance.status",
-            formatter="status_lines",
-            function="status",
-        ),
-        Step(
-            "inspect",
-            "show what a folder holds",
-            f"{PIPELINE}.maintenance.status",
-            formatter="inspect_lines",
-            function="inspect",
-        ),
+        Step("status", "say how far the work on a folder is", f"{PIPELINE}.maintenance.status", formatter="show"),
+        Step("inspect", "show what a folder holds", f"{PIPELINE}.maintenance.inspect", formatter="show"),
         Step("verify", "look for damage", f"{PIPELINE}.maintenance.verify", formatter="show", failures="num_damaged"),
         Step("repair", "make again what is damaged", f"{PIPELINE}.maintenance.repair", formatter="show"),
         Step("merge", "make one store of several", f"{PIPELINE}.maintenance.merge"),

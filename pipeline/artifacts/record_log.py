@@ -46,6 +46,17 @@ def _id(line: bytes) -> str:
     return plain.decode() if line.startswith(_ID) and b"\\" not in plain else json.loads(line)["id"]
 
 
+class DamagedRecordsError(ValueError):
+    """A file of records has a line that is damaged."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class RecordLog(MutableMapping[str, Record]):
     """Records by id, a later one in the place of an earlier. Those of lines are verified at once and parsed on demand."""
 
@@ -73,9 +84,8 @@ class RecordLog(MutableMapping[str, Record]):
             try:
                 self._take(line, number, offset)
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}:{count}: not a record ({error}); the file is damaged, see `excl repair`"
-                ) from error
+                reason = f"{path}:{count}: not a record ({error}); the file is damaged, see `excl repair`"
+                raise DamagedRecordsError(path, reason) from error
             offset += len(line)
 
     def append(self, path: Path, lines: list[bytes]) -> None:

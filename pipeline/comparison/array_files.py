@@ -1,4 +1,4 @@
-"""Arrays out of files that came from anywhere: nothing is unpickled, no file opens another one, sizes have a limit."""
+"""Read arrays from files that came from anywhere: nothing is unpickled, no file opens another one, sizes have a limit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from excl.datasets.parsing import shortened
 from excl.pipeline.artifacts.lazy_module import LazyModule
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-MAX_VALUES = 2**30  # of one video: a million rows of 1024
+MAX_VALUES = 2**30  # a video: a million rows of 1024
 
 
 @contextlib.contextmanager
 def describe_read_errors(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in reading a file as a ValueError that names it."""
+    """Turn whatever goes wrong in reading a file into a ValueError that names it."""
     try:
         yield
     except (ValueError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
@@ -35,27 +36,36 @@ def describe_read_errors(path: Path) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the rest of what torch and HDF5 tell."""
+    """The first line of an error, without the explanations that torch and HDF5 add."""
     return (str(error).splitlines() or [repr(error)])[0].strip()
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """The array of an .npy file."""
-    with path.open("rb") as file:
-        if file.read(6) != b"\x93NUMPY":  # of which np.load says that it is pickled, and how to load it unsafely
-            raise ValueError("not an array file of NumPy")
-    return in_memory(np.load(path, mmap_mode="r", allow_pickle=False))
+def read_array(path: Path, member: str = "") -> np.ndarray:
+    """The array of an .npy file, the one tensor of a .pt file, or an array of an .npz file.
+
+    Of an .npz file the array called `member`, or without a name the only one, or the one called `features`.
+    """
+    with describe_read_errors(path):
+        match path.suffix.lower():
+            case ".npz":
+                return _read_npz(path, member)
+            case ".npy":
+                with path.open("rb") as file:
+                    if file.read(6) != b"\x93NUMPY":  # np.load says that it is pickled, and how to load it unsafely
+                        raise ValueError("not an array file of NumPy")
+                return load_values(np.load(path, mmap_mode="r", allow_pickle=False))
+            case _:
+                return tensor_to_array(torch.load(path, map_location="cpu", weights_only=True), str(path))
 
 
-def in_memory(array: np.ndarray | h5py.Dataset) -> np.ndarray:
+def load_values(array: np.ndarray | h5py.Dataset) -> np.ndarray:
     """The values; ValueError for a shape that is too large to be a video's features."""
     if array.size > MAX_VALUES:
         raise ValueError(f"the shape {array.shape} has more than {MAX_VALUES:,} values, which no video's features have")
     return np.asarray(array[()])
 
 
-def read_npz(path: Path, member: str = "") -> np.ndarray:
-    """The array of that name, or without a name the only one, or the one called `features`."""
+def _read_npz(path: Path, member: str) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
         largest = max((entry.file_size for entry in archive.infolist()), default=0)
     if largest > 8 * MAX_VALUES:
@@ -63,45 +73,39 @@ def read_npz(path: Path, member: str = "") -> np.ndarray:
     with np.load(path, allow_pickle=False) as arrays:
         names = list(arrays.keys())
         if not member and len(names) != 1 and "features" not in names:
-            raise ValueError(f"{len(names)} arrays ({', '.join(names[:5])}); wanted is one, or one named 'features'")
+            raise ValueError(
+                f"{len(names)} arrays ({shortened(names, most=5, describe=str)}); wanted one, or one named 'features'"
+            )
         array = arrays[member or (names[0] if len(names) == 1 else "features")]
     if not isinstance(array, np.ndarray):  # what is no array in the archive comes as bytes
         raise ValueError("not an archive of NumPy arrays")
     return array
 
 
-def read_tensor(path: Path) -> np.ndarray:
-    """The one tensor of a file of torch's."""
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(found, torch.Tensor):
-        raise ValueError(f"holds a {type(found).__name__}; wanted is one tensor")
-    return as_array(found, str(path))
+def tensor_to_array(tensor: object, place: str) -> np.ndarray:
+    """A tensor as an array, bfloat16 as float32; ValueError for any other object."""
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{place}: a {type(tensor).__name__}; wanted a tensor")
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
 
-def as_array(found: object, where: str) -> np.ndarray:
-    """A tensor as an array, bfloat16 as float32; ValueError for what is no tensor."""
-    if not isinstance(found, torch.Tensor):
-        raise ValueError(f"{where}: a {type(found).__name__}; wanted is a tensor")
-    return (found.float() if found.dtype == torch.bfloat16 else found).detach().numpy()
-
-
-def local_dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """The dataset of that name, or the only one in the group of that name."""
-    found = _own(file, name)
-    if isinstance(found, h5py.Group):
-        inside = list(found)
-        if len(inside) != 1 or not isinstance(_own(found, inside[0]), h5py.Dataset):
-            raise ValueError(f"a group with {', '.join(inside[:5]) or 'nothing'} in it; wanted is one dataset")
-        found = _own(found, inside[0])
-    if not isinstance(found, h5py.Dataset) or found.shape is None or found.dtype.kind not in "fiu":
-        raise ValueError(f"a dataset of the type {getattr(found, 'dtype', type(found).__name__)}; wanted are numbers")
-    if found.external or found.is_virtual:
+def read_dataset(file: h5py.File, name: str) -> np.ndarray:
+    """The values of the dataset of that name, or of the only one in the group of that name."""
+    dataset = _follow(file, name)
+    if isinstance(dataset, h5py.Group):
+        names = list(dataset)
+        if len(names) != 1 or not isinstance(_follow(dataset, names[0]), h5py.Dataset):
+            raise ValueError(f"a group with {shortened(names, most=5, describe=str) or 'nothing'} in it; wanted one dataset")
+        dataset = _follow(dataset, names[0])
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None or dataset.dtype.kind not in "fiu":
+        raise ValueError(f"a dataset of the type {getattr(dataset, 'dtype', type(dataset).__name__)}; wanted numbers")
+    if dataset.external or dataset.is_virtual:
         raise ValueError("its values are in other files, which are not opened (of a store of excl give the folder)")
-    return found
+    return load_values(dataset)
 
 
-def _own(group: h5py.Group, name: str) -> h5py.HLObject:
-    """What a group itself holds under a name: a file that came from elsewhere is not to open files of this machine."""
+def _follow(group: h5py.Group, name: str) -> h5py.HLObject:
+    """The member of a group if it is in the same file: a file from elsewhere is not to open files of this machine."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError("a link to another place, which is not followed; copy what it means into this file")
     return group[name]

@@ -1,16 +1,13 @@
-"""Compare two sets of features: are these the features they published? Reads both, leaves nothing but what it says.
+"""Compare two sets of features: are these the features that somebody published? Read both, leave nothing.
 
-What is measured is in `similarity.py`, what is called what in `verdicts.py`; `docs/comparing.md` is for users.
+`similarity.py` has the measures, `verdicts.py` the verdicts; `docs/comparing.md` is for users.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import logging
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,17 +17,22 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from excl.datasets.parsing import shortened
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import diff
 from excl.pipeline.comparison import table
-from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, open_source, transposed_side
-from excl.pipeline.comparison.id_matching import Pairing, chosen, pair
+from excl.pipeline.comparison.array_sources import (
+    ArraySource,
+    StoreSource,
+    open_source,
+    sample_shapes,
+    transposed_side,
+)
+from excl.pipeline.comparison.id_matching import Pairing, pair, strip_suffix
 from excl.pipeline.comparison.verdicts import VideoVerdict, judge
 from excl.pipeline.config import STRICT, NonNegativeInt
 
 log = logging.getLogger(__name__)
-
-LOOKED_AT = 16  # videos by which it is seen whether a side is transposed
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,22 +44,21 @@ class CompareConfig:
     b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="B")]
     """The features to compare them with, such as published ones; errors are relative to these."""
     suffix_a: str = ""
-    """Take of A only the videos whose id ends so, such as _rgb, and take that off."""
+    """Take only the videos of A whose id ends with this, such as _rgb, and remove it from the ids."""
     suffix_b: str = ""
-    """Take of B only the videos whose id ends so, and take that off."""
+    """Take only the videos of B whose id ends with this, and remove it from the ids."""
     max_offset: NonNegativeInt = 16
-    """How many rows the two may be shifted against each other."""
+    """The most rows by which the two may be shifted against each other."""
     show: NonNegativeInt = 20
-    """How many videos to list, the most different first."""
+    """The number of videos to list, the most different first."""
     json: str = ""
     """Write all figures of all videos as JSON to this file; - for standard output in place of the table."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All that was found; `failed` are sentences by the id of a video that could not be read on one side."""
+    """The whole result; `failed` has a sentence for each video that could not be read on one side."""
 
-    config: CompareConfig
     kinds: tuple[str, str]
     pairing: Pairing
     transposed: str
@@ -67,141 +68,111 @@ class Comparison:
 
 
 def run(config: CompareConfig) -> Comparison:
-    """Compare every video that both have, one at a time; one that cannot be read costs itself only."""
+    """Compare every video that both have, one at a time; a video that cannot be read does not stop the others."""
     if config.json not in ("", "-") and not Path(config.json).absolute().parent.is_dir():
         raise FileNotFoundError(f"{config.json}: there is no folder to write this file in")
     a, b = open_source(config.a), open_source(config.b)
-    names_a = chosen(a, config.suffix_a, where=str(config.a))
-    names_b = chosen(b, config.suffix_b, where=str(config.b))
+    names_a = strip_suffix(a, config.suffix_a, place=str(config.a))
+    names_b = strip_suffix(b, config.suffix_b, place=str(config.b))
     try:
         pairing = pair(names_a, names_b)
     except ValueError as error:
         raise ValueError(f"{config.a} (A) and {config.b} (B): {error}") from error
-    pairs = {name: (names_a[of_a], names_b[of_b]) for name, (of_a, of_b) in pairing.pairs.items()}
+    pairs = {video_id: (names_a[id_a], names_b[id_b]) for video_id, (id_a, id_b) in pairing.pairs.items()}
     videos: dict[str, VideoVerdict] = {}
     failed: dict[str, str] = {}
     with logging_redirect_tqdm():
         transposed = _transposed(a, b, list(pairs.values()))
-        for name, names in tqdm(pairs.items(), desc="compare", unit="video", disable=None):
+        for video_id, names in tqdm(pairs.items(), desc="compare", unit="video", disable=None):
             try:
-                videos[name] = _judge(a, b, names, transposed=transposed, max_offset=config.max_offset)
+                videos[video_id] = _judge(a, b, names, transposed=transposed, max_offset=config.max_offset)
             except (ValueError, OSError) as error:
-                failed[name] = str(error)
+                failed[video_id] = str(error)
                 log.error("%s", error)
-    found = Comparison(config, (a.kind, b.kind), pairing, transposed, _recipes(a, b), videos, failed)
+    recipes = diff(a.store.recipe, b.store.recipe) if isinstance(a, StoreSource) and isinstance(b, StoreSource) else None
+    comparison = Comparison((a.kind, b.kind), pairing, transposed, recipes, videos, failed)
     if config.json not in ("", "-"):
-        write_text(Path(config.json), as_json(found) + "\n")
-    return found
+        write_text(Path(config.json), to_json(config, comparison) + "\n")
+    return comparison
 
 
-def num_failed(found: Comparison) -> int:
-    """How many videos could not be read."""
-    return len(found.failed)
+def num_failed(comparison: Comparison) -> int:
+    """The number of videos that could not be read."""
+    return len(comparison.failed)
 
 
-def show(found: Comparison) -> str:
+def show(config: CompareConfig, comparison: Comparison) -> str:
     """The table with its summary, or JSON."""
-    if found.config.json == "-":
-        return as_json(found)
-    config, pairing = found.config, found.pairing
-    lines = [f"A  {config.a} ({found.kinds[0]})", f"B  {config.b} ({found.kinds[1]})"]
+    if config.json == "-":
+        return to_json(config, comparison)
+    pairing, recipes, failed = comparison.pairing, comparison.recipes, list(comparison.failed.values())
+    lines = [f"A  {config.a} ({comparison.kinds[0]})", f"B  {config.b} ({comparison.kinds[1]})"]
     lines.append(f"{len(pairing.pairs):,} videos in both, matched by {pairing.rule}")
-    lines += [_only(side, names) for side, names in (("A", pairing.only_a), ("B", pairing.only_b)) if names]
-    if found.transposed in ("A", "B"):
-        lines.append(f"{found.transposed} is [D, n], as the width of the other side shows; it was transposed")
-    elif found.transposed:
+    for side, names in (("A", pairing.only_a), ("B", pairing.only_b)):
+        lines += [f"{len(names):,} only in {side}: {shortened(names, most=3, describe=str)}"] if names else []
+    if comparison.transposed in ("A", "B"):
+        lines.append(f"{comparison.transposed} is [D, n], as the width of the other side shows; it was transposed")
+    elif comparison.transposed:
         lines.append("one of the two is [D, n] and nothing shows which: give features of more than one length")
-    if found.recipes is not None:
-        lines += [f"recipes differ in {key}: A has {x!r}, B has {y!r}" for key, (x, y) in found.recipes.items()]
-        lines += [] if found.recipes else ["recipes: equal"]
-    lines += ["", *table.table(found.videos, config.show)]
-    lines += [f"cannot be read: {message}" for message in itertools.islice(found.failed.values(), max(config.show, 1))]
-    more = len(found.failed) - max(config.show, 1)
-    lines += [f"and {more:,} more that cannot be read"] if more > 0 else []
-    lines += ["", *table.summary(found.videos), table.conclusion(found.videos, len(found.failed))]
+    if recipes is not None:
+        lines += [f"recipes differ in {key}: A has {x!r}, B has {y!r}" for key, (x, y) in recipes.items()]
+        lines += [] if recipes else ["recipes: equal"]
+    lines += ["", *table.table(comparison.videos, config.show)]
+    shown = max(config.show, 1)
+    lines += [f"cannot be read: {message}" for message in failed[:shown]]
+    lines += [f"and {len(failed) - shown:,} more that cannot be read"] if len(failed) > shown else []
+    lines += ["", *table.summary(comparison.videos), table.conclusion(comparison.videos, len(failed))]
     return "\n".join(lines)
 
 
-def as_json(found: Comparison) -> str:
+def to_json(config: CompareConfig, comparison: Comparison) -> str:
     """All of it for programs; figures that are not defined are null."""
-    videos = {
-        name: {**dataclasses.asdict(judged), "verdict": judged.verdict.name.lower()} for name, judged in found.videos.items()
-    }
+    videos, pairing = comparison.videos, comparison.pairing
     value = {
-        "a": str(found.config.a),
-        "b": str(found.config.b),
-        "matched_by": found.pairing.rule,
-        "ids": found.pairing.pairs,
-        "only_a": found.pairing.only_a,
-        "only_b": found.pairing.only_b,
-        "transposed": found.transposed,
-        "recipes": found.recipes,
-        "videos": videos,
-        "failed": found.failed,
-        "counts": {verdict.name.lower(): n for verdict, n in table.counts(found.videos).items()},
-        "conclusion": table.conclusion(found.videos, len(found.failed)),
+        "a": str(config.a),
+        "b": str(config.b),
+        "matched_by": pairing.rule,
+        "ids": pairing.pairs,
+        "only_a": pairing.only_a,
+        "only_b": pairing.only_b,
+        "transposed": comparison.transposed,
+        "recipes": comparison.recipes,
+        "videos": {
+            video_id: {**dataclasses.asdict(judged), "verdict": judged.verdict.name.lower()}
+            for video_id, judged in videos.items()
+        },
+        "failed": comparison.failed,
+        "counts": {verdict.name.lower(): n for verdict, n in table.counts(videos).items()},
+        "conclusion": table.conclusion(videos, len(comparison.failed)),
     }
-    return json.dumps(_defined(value), indent=1, allow_nan=False)
-
-
-def _defined(value: Any) -> Any:
-    """The same with null for every number that is not finite, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _defined(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_defined(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    defined = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    return json.dumps(defined, indent=1, allow_nan=False)
 
 
 def _judge(a: ArraySource, b: ArraySource, names: tuple[str, str], *, transposed: str, max_offset: int) -> VideoVerdict:
-    of_a, of_b = names
-    rows_a, rows_b = a[of_a], b[of_b]
+    name_a, name_b = names
+    rows_a, rows_b = a[name_a], b[name_b]
     if transposed == "A" and rows_a.shape[0] == rows_b.shape[1]:
         rows_a = np.ascontiguousarray(rows_a.T)
     elif transposed == "B" and rows_b.shape[0] == rows_a.shape[1]:
         rows_b = np.ascontiguousarray(rows_b.T)
-    at = None
+    rows_of_b = None
     if len(rows_a) != len(rows_b):
-        seconds_a, seconds_b = a.centres_s(of_a), b.centres_s(of_b)
-        if seconds_a is not None and seconds_b is not None:
-            at = nearest(seconds_a, seconds_b)
-    return judge(rows_a, rows_b, max_offset, at)
+        centres_a, centres_b = a.centres_s(name_a), b.centres_s(name_b)
+        if centres_a is not None and centres_b is not None:
+            rows_of_b = nearest(centres_a, centres_b)
+    return judge(rows_a, rows_b, max_offset, rows_of_b)
 
 
-def nearest(times: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """For each of `times` the index of the nearest of `among`, which ascend; of two as near the earlier."""
-    if len(among) == 1:
-        return np.zeros(len(times), np.int64)
-    return np.searchsorted((among[1:] + among[:-1]) / 2, times)
+def nearest(times: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """For each time the index of the nearest of the candidates, which ascend; of two at the same distance the earlier."""
+    return np.searchsorted((candidates[1:] + candidates[:-1]) / 2, times)
 
 
 def _transposed(a: ArraySource, b: ArraySource, pairs: list[tuple[str, str]]) -> str:
-    """Which side is [D, n], by the shapes of a few videos. The rows of excl's own stores are what they are."""
-
-    def shapes(source: ArraySource, names: Iterator[str]) -> list[tuple[int, int]]:
-        found = []
-        for name in names:
-            try:
-                rows, width = source[name].shape
-                found.append((rows, width))
-            except (ValueError, OSError):  # it is told of when its turn comes
-                continue
-        return found
-
-    some = pairs[:: max(1, len(pairs) // LOOKED_AT)][:LOOKED_AT]
-    side = transposed_side(shapes(a, (x for x, _ in some)), shapes(b, (y for _, y in some)))
+    """The side that is [D, n], by the shapes of a few videos. The rows of excl's own stores are never transposed."""
+    side = transposed_side(sample_shapes(a, [name for name, _ in pairs]), sample_shapes(b, [name for _, name in pairs]))
     for name, source in (("A", a), ("B", b)):
         if isinstance(source, StoreSource):
-            side = "" if side == name else side.replace(f"{name} or ", "").replace(f" or {name}", "")
+            side = " or ".join(candidate for candidate in side.split(" or ") if candidate != name)
     return side
-
-
-def _recipes(a: ArraySource, b: ArraySource) -> dict[str, tuple[Any, Any]] | None:
-    """The fields in which the recipes of two stores differ; None if not both are stores."""
-    if not (isinstance(a, StoreSource) and isinstance(b, StoreSource)):
-        return None
-    return diff(a.store.recipe, b.store.recipe)
-
-
-def _only(side: str, names: list[str]) -> str:
-    return f"{len(names):,} only in {side}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"

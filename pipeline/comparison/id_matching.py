@@ -1,4 +1,4 @@
-"""Which video of one source is which of another, where people name them in their own ways: `v_abc`, `abc.mp4`, `abc_i3d`."""
+"""Match the video ids of two sources, where people name them in their own ways: `v_abc`, `abc.mp4`, `abc_i3d`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from excl.datasets.parsing import shortened
+
 PREFIX = "v_"
 VIDEO_ENDINGS = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".flv", ".3gp", ".ts"})
-ENOUGH = 0.5  # of the smaller side: so many equal names, and no rule is looked for
+ENOUGH = 0.5  # of the smaller side: with that many equal names no rule is looked for
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is taken off every name of one side, in this order: a common suffix, a video's ending, the prefix `v_`."""
+    """The parts taken off every name of one side, in this order: a common suffix, a video's ending, the prefix `v_`."""
 
     suffix: str = ""
     ending: bool = False
@@ -35,13 +37,13 @@ class Rule:
 
     @property
     def steps(self) -> tuple[int, int, int]:
-        """How much is taken off: of rules that match as well, the least one is used."""
+        """How much is taken off: of rules that match equally well, the least one is used."""
         return bool(self.suffix) + self.ending + self.prefix, int(self.ending), len(self.suffix)
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """The names of A and B that are one video, under its common id, and a sentence on how they were found."""
+    """The names of A and B that are one video, under its common id, and a sentence on the rule that matched them."""
 
     pairs: dict[str, tuple[str, str]]
     only_a: list[str]
@@ -60,53 +62,52 @@ def pair(names_a: Iterable[str], names_b: Iterable[str]) -> Pairing:
         return _pairing({name: (name, name) for name in sorted(exact)}, a, b, "equal ids")
     rules_a = [(rule, {rule(name) for name in a}) for rule in _rules(a)]
     rules_b = [(rule, {rule(name) for name in b}) for rule in _rules(b)]
-    found = [
-        (-len(ids_a & ids_b), _sum(rule_a, rule_b), rule_a, rule_b)
-        for (rule_a, ids_a), (rule_b, ids_b) in itertools.product(rules_a, rules_b)
-    ]
-    most = min(item[:2] for item in found)
-    if most[0] == 0:
+    scores = {}
+    for (rule_a, ids_a), (rule_b, ids_b) in itertools.product(rules_a, rules_b):
+        steps = tuple(x + y for x, y in zip(rule_a.steps, rule_b.steps, strict=True))
+        scores[rule_a, rule_b] = (-len(ids_a & ids_b), steps)
+    best = min(scores.values())
+    if best[0] == 0:
         raise ValueError(
             f"no video of A is in B, neither by equal ids nor without prefixes and suffixes that all ids of a side have: "
-            f"A has {_some(a)}; B has {_some(b)}"
+            f"A has {_examples(a)}; B has {_examples(b)}"
         )
-    candidates = [(rule_a, rule_b) for *score, rule_a, rule_b in found if tuple(score) == most]
-    pairings = [_by_rules(a, b, *rules) for rules in candidates]
-    for other in pairings[1:]:
-        if set(other.pairs.values()) != set(pairings[0].pairs.values()):
-            raise ValueError(f"two rules match ids equally well: {pairings[0].rule}; or {other.rule}; rename one side")
-    return pairings[0]
+    pairing, *alternatives = [_pair_by_rules(a, b, *rules) for rules, score in scores.items() if score == best]
+    for alternative in alternatives:
+        if set(alternative.pairs.values()) != set(pairing.pairs.values()):
+            raise ValueError(f"two rules match ids equally well: {pairing.rule}; or {alternative.rule}; rename one side")
+    return pairing
 
 
-def chosen(names: Iterable[str], suffix: str, *, where: str) -> dict[str, str]:
-    """The names that end in `suffix`, by what is before it; ValueError if none does."""
-    found = {name.removesuffix(suffix): name for name in names if name.endswith(suffix)}
-    if not found:
-        raise ValueError(f"{where}: no id ends in {suffix!r}; it has {_some(sorted(names))}")
-    return found
+def strip_suffix(names: Iterable[str], suffix: str, *, place: str) -> dict[str, str]:
+    """The names that end in `suffix`, by the part before it; ValueError if none does."""
+    by_id = {name.removesuffix(suffix): name for name in names if name.endswith(suffix)}
+    if not by_id:
+        raise ValueError(f"{place}: no id ends in {suffix!r}; it has {_examples(sorted(names))}")
+    return by_id
 
 
-def _by_rules(a: Sequence[str], b: Sequence[str], rule_a: Rule, rule_b: Rule) -> Pairing:
-    by_a, by_b = _grouped(a, rule_a), _grouped(b, rule_b)
+def _pair_by_rules(a: Sequence[str], b: Sequence[str], rule_a: Rule, rule_b: Rule) -> Pairing:
+    by_a, by_b = _group_by_id(a, rule_a), _group_by_id(b, rule_b)
     common = sorted(by_a.keys() & by_b.keys())
     for side, groups in (("A", by_a), ("B", by_b)):
-        for name in common:
-            if len(groups[name]) > 1:
+        for video_id in common:
+            if len(groups[video_id]) > 1:
                 raise ValueError(
-                    f"ids are ambiguous: {' and '.join(map(repr, groups[name][:3]))} of {side} would all be {name!r}; "
-                    f"rename or remove all but one"
+                    f"ids are ambiguous: {' and '.join(map(repr, groups[video_id][:3]))} of {side} would all be "
+                    f"{video_id!r}; rename or remove all but one"
                 )
-    said = [f"those of {side} without {rule}" for side, rule in (("A", rule_a), ("B", rule_b)) if rule != Rule()]
-    pairs = {name: (by_a[name][0], by_b[name][0]) for name in common}
-    return _pairing(pairs, a, b, "ids, " + ", ".join(said) if said else "equal ids")
+    rules = [f"those of {side} without {rule}" for side, rule in (("A", rule_a), ("B", rule_b)) if rule != Rule()]
+    pairs = {video_id: (by_a[video_id][0], by_b[video_id][0]) for video_id in common}
+    return _pairing(pairs, a, b, "ids, " + ", ".join(rules) if rules else "equal ids")
 
 
 def _pairing(pairs: dict[str, tuple[str, str]], a: Sequence[str], b: Sequence[str], rule: str) -> Pairing:
-    in_a, in_b = {first for first, _ in pairs.values()}, {second for _, second in pairs.values()}
+    in_a, in_b = {name_a for name_a, _ in pairs.values()}, {name_b for _, name_b in pairs.values()}
     return Pairing(pairs, [name for name in a if name not in in_a], [name for name in b if name not in in_b], rule)
 
 
-def _grouped(names: Sequence[str], rule: Rule) -> dict[str, list[str]]:
+def _group_by_id(names: Sequence[str], rule: Rule) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(rule(name), []).append(name)
@@ -125,15 +126,11 @@ def _rules(names: Sequence[str]) -> list[Rule]:
 
 
 def _applies(rule: Rule, name: str) -> bool:
-    before = name.removesuffix(rule.suffix)
-    if rule.ending and PurePath(before).suffix.lower() not in VIDEO_ENDINGS:
+    stem = name.removesuffix(rule.suffix)
+    if rule.ending and PurePath(stem).suffix.lower() not in VIDEO_ENDINGS:
         return False
     return bool(rule(name)) and (not rule.prefix or name.startswith(PREFIX))
 
 
-def _sum(a: Rule, b: Rule) -> tuple[int, ...]:
-    return tuple(x + y for x, y in zip(a.steps, b.steps, strict=True))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f", … ({len(names):,} in all)" if len(names) > 3 else "")
+def _examples(names: Sequence[str]) -> str:
+    return shortened(names, most=3)

@@ -1,4 +1,4 @@
-"""How alike two arrays of feature rows are: pure functions over [n, D] arrays, in float64, one video at a time.
+"""Measures of how alike two arrays of feature rows are: pure functions over [n, D] arrays, in float64, one video at a time.
 
 Rows with a value that is not finite are left out of every measure, rows of zeros out of every cosine; both are counted.
 A row of zeros on both sides is equal, and on one side only is an odd row.
@@ -21,7 +21,7 @@ NEAR_COUNTS = 1.25  # row counts further apart than this are expected to be anot
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """What one side's rows look like by themselves.
+    """The statistics of one side's rows.
 
     `same_as_previous` counts rows equal to the one before, `repeated` others equal to one at most 64 rows before, whose
     most frequent distance is `repeat_distance`; rows of zeros are in neither.
@@ -81,7 +81,7 @@ def repeats(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def row_statistics(rows: np.ndarray) -> RowStatistics:
-    """The condition of rows [n, D]."""
+    """The statistics of rows [n, D]."""
     finite = np.isfinite(rows)
     good = finite.all(axis=1)
     previous, earlier = repeats(rows)
@@ -116,10 +116,10 @@ def best_offset(a: np.ndarray, b: np.ndarray, max_offset: int) -> tuple[int, flo
     best, best_mean = 0, np.nan
     for size in range(max_offset + 1):
         for offset in sorted({size, -size}, reverse=True):
-            first, last = overlap_of(len(a), len(b), offset)
-            if 2 * (last - first) < min(len(a), len(b)):
+            begin, end = overlap_of(len(a), len(b), offset)
+            if 2 * (end - begin) < min(len(a), len(b)):
                 continue
-            mean = _mean(_cosines(a[first:last], b[first + offset : last + offset]))
+            mean = _mean(_cosines(a[begin:end], b[begin + offset : end + offset]))
             if not math.isnan(mean) and not mean <= best_mean + TIE:
                 best, best_mean = offset, mean
         if best_mean >= 1 - TIE:  # nothing can be better
@@ -127,34 +127,34 @@ def best_offset(a: np.ndarray, b: np.ndarray, max_offset: int) -> tuple[int, flo
     return best, best_mean
 
 
-def measure_similarity(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None = None) -> Similarity:
+def measure_similarity(a: np.ndarray, b: np.ndarray, max_offset: int, rows_of_b: np.ndarray | None = None) -> Similarity:
     """A against B at the best offset; where row counts differ also with B resampled to A's rows, if that fits better.
 
-    Counts that are more than a quarter apart need a reason not to be resampled: rows half as far apart (1 - cosine) without.
+    If the counts are more than a quarter apart, B is resampled unless rows are half as far apart (1 - cosine) without that.
 
-    `at` [n of A] says which row of B is at the time of each row of A; by default it is i * nB / nA, rounded down.
+    `rows_of_b` [n of A] are the rows of B at the times of the rows of A; by default i * nB / nA, rounded down.
     """
     offset, mean = best_offset(a, b, max_offset)
     if len(a) != len(b):
-        at = np.arange(len(a)) * len(b) // len(a) if at is None else at
-        other_offset, other = best_offset(a, b[at], max_offset)
+        rows_of_b = np.arange(len(a)) * len(b) // len(a) if rows_of_b is None else rows_of_b
+        resampled_offset, resampled_mean = best_offset(a, b[rows_of_b], max_offset)
         far = max(len(a), len(b)) > NEAR_COUNTS * min(len(a), len(b)) and mean < 1 - 1e-3
-        if math.isnan(mean) or (1 - mean > (1 - other) / 2 if far else better(other, mean)):
-            return _measure(a, b[at], other_offset, resampled=True)
+        if math.isnan(mean) or (1 - mean > (1 - resampled_mean) / 2 if far else is_nearer(resampled_mean, mean)):
+            return _measure(a, b[rows_of_b], resampled_offset, resampled=True)
     return _measure(a, b, offset, resampled=False)
 
 
-def better(mean: float, other: float) -> bool:
-    """Whether rows with this mean cosine are clearly nearer than with the other: at most three quarters as far apart."""
-    return 1 - mean < 0.75 * (1 - other)
+def is_nearer(mean: float, reference: float) -> bool:
+    """True if rows with this mean cosine are clearly nearer than the reference: at most three quarters as far apart."""
+    return 1 - mean < 0.75 * (1 - reference)
 
 
 def _measure(a: np.ndarray, b: np.ndarray, offset: int, *, resampled: bool) -> Similarity:
-    first, last = overlap_of(len(a), len(b), offset)
-    i = np.arange(first, last)
+    begin, end = overlap_of(len(a), len(b), offset)
+    i = np.arange(begin, end)
     a_end, b_end = (len(a) - BORDER, len(b) - BORDER)
     inner = (i >= BORDER) & (i < a_end) & (i + offset >= BORDER) & (i + offset < b_end)
-    a, b = a[first:last], b[first + offset : last + offset]
+    a, b = a[begin:end], b[begin + offset : end + offset]
     finite = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
     a, b, i_finite, inner_finite = a[finite], b[finite], i[finite], inner[finite]
     difference = a - b

@@ -11,10 +11,11 @@ from enum import StrEnum
 
 import numpy as np
 
+from excl.datasets.parsing import shortened
 from excl.pipeline.comparison.similarity import (
     RowStatistics,
     Similarity,
-    better,
+    is_nearer,
     measure_similarity,
     repeats,
     row_statistics,
@@ -27,7 +28,7 @@ FEW_ODD = 0.1  # of all rows
 
 
 class Verdict(StrEnum):
-    """What a comparison comes to, from the same to what cannot be compared."""
+    """The outcome of a comparison, from the same to what cannot be compared."""
 
     IDENTICAL = "identical"
     ROUNDING = "equal to float16 rounding"
@@ -46,16 +47,16 @@ class Verdict(StrEnum):
 
     @property
     def severity(self) -> int:
-        """Its place in the order of the rules."""
+        """The place of the verdict in the order of the rules."""
         return list(Verdict).index(self)
 
 
-EQUAL = (Verdict.IDENTICAL, Verdict.ROUNDING, Verdict.REDUCED)
+EQUAL: tuple[Verdict, ...] = (Verdict.IDENTICAL, Verdict.ROUNDING, Verdict.REDUCED)
 
 
 @dataclass(frozen=True)
 class VideoVerdict:
-    """One video: both conditions, the likeness that decided (None if there is none), the verdict, and remarks on it."""
+    """One video: the rows of both sides, the similarity that decided (None if there is none), the verdict, and remarks."""
 
     a: RowStatistics
     b: RowStatistics
@@ -64,46 +65,47 @@ class VideoVerdict:
     notes: tuple[str, ...]
 
 
-def judge(a: np.ndarray, b: np.ndarray, max_offset: int, at: np.ndarray | None = None) -> VideoVerdict:
-    """Compare rows A [n, D] with B [m, D]; `at` as `measure_similarity` takes it."""
+def judge(a: np.ndarray, b: np.ndarray, max_offset: int, rows_of_b: np.ndarray | None = None) -> VideoVerdict:
+    """Compare rows A [n, D] with B [m, D]; `rows_of_b` as in `measure_similarity`."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    of_a, of_b = row_statistics(a), row_statistics(b)
-    if of_a.width != of_b.width:
-        note = f"{of_a.width} values a row in A, {of_b.width} in B"
-        return VideoVerdict(of_a, of_b, None, Verdict.INCOMPARABLE, (note,))
-    if a.shape == b.shape and np.array_equal(a, b, equal_nan=True):
-        found = measure_similarity(a, b, 0)
-        return VideoVerdict(of_a, of_b, found, Verdict.IDENTICAL, _remarks(of_a, of_b, found, Verdict.IDENTICAL))
-    found = measure_similarity(a, b, max_offset, at)
-    verdict = classify(of_a, of_b, found)
+    rows_a, rows_b = row_statistics(a), row_statistics(b)
+    if rows_a.width != rows_b.width:
+        note = f"{rows_a.width} values a row in A, {rows_b.width} in B"
+        return VideoVerdict(rows_a, rows_b, None, Verdict.INCOMPARABLE, (note,))
     notes: tuple[str, ...] = ()
-    if verdict not in (*EQUAL, Verdict.LENGTH, Verdict.SHIFTED) and (of_a.repeated or of_b.repeated):
-        without = measure_similarity(a[repeats(a)[1] == 0], b[repeats(b)[1] == 0], max_offset)
-        if without.rel <= REDUCED and not without.odd and not without.resampled:
-            found, verdict = without, Verdict.REPEATS
-        elif better(without.cos_mean, found.cos_mean):
-            found, verdict, notes = without, classify(of_a, of_b, without), ("without the repeated rows",)
-    return VideoVerdict(of_a, of_b, found, verdict, notes + _remarks(of_a, of_b, found, verdict))
+    if a.shape == b.shape and np.array_equal(a, b, equal_nan=True):
+        similarity, verdict = measure_similarity(a, b, 0), Verdict.IDENTICAL
+    else:
+        similarity = measure_similarity(a, b, max_offset, rows_of_b)
+        verdict = classify(rows_a, rows_b, similarity)
+    if verdict.severity > Verdict.SHIFTED.severity and (rows_a.repeated or rows_b.repeated):
+        distinct = measure_similarity(a[repeats(a)[1] == 0], b[repeats(b)[1] == 0], max_offset)
+        if distinct.rel <= REDUCED and not distinct.odd and not distinct.resampled:
+            similarity, verdict = distinct, Verdict.REPEATS
+        elif is_nearer(distinct.cos_mean, similarity.cos_mean):
+            notes = ("without the repeated rows",)
+            similarity, verdict = distinct, classify(rows_a, rows_b, distinct)
+    return VideoVerdict(rows_a, rows_b, similarity, verdict, notes + _remarks(rows_a, rows_b, similarity, verdict))
 
 
-def classify(a: RowStatistics, b: RowStatistics, found: Similarity) -> Verdict:
-    """The first rule that holds, but for IDENTICAL and REPEATS, which are not seen from these figures."""
-    clear = not found.control > 2 * found.cos_mean - 1  # at most half as far apart as rows of other moments are
-    same = found.rel <= REDUCED and not found.odd
+def classify(a: RowStatistics, b: RowStatistics, similarity: Similarity) -> Verdict:
+    """The first rule that holds, except IDENTICAL and REPEATS, which these figures do not show."""
+    clear = not similarity.control > 2 * similarity.cos_mean - 1  # at most half as far apart as other moments
+    same = similarity.rel <= REDUCED and not similarity.odd
     rules = (
-        (Verdict.INCOMPARABLE, math.isnan(found.cos_mean)),
-        (Verdict.RATE, found.resampled and found.cos_mean >= RELATED and clear),
-        (Verdict.UNCLEAR, found.resampled and found.cos_mean >= RELATED),
-        (Verdict.DIFFERENT, found.resampled),
-        (Verdict.SHIFTED, same and found.offset != 0),
+        (Verdict.INCOMPARABLE, math.isnan(similarity.cos_mean)),
+        (Verdict.RATE, similarity.resampled and similarity.cos_mean >= RELATED and clear),
+        (Verdict.UNCLEAR, similarity.resampled and similarity.cos_mean >= RELATED),
+        (Verdict.DIFFERENT, similarity.resampled),
+        (Verdict.SHIFTED, same and similarity.offset != 0),
         (Verdict.LENGTH, same and a.rows != b.rows),
-        (Verdict.ROUNDING, same and found.rel <= ROUNDING),
+        (Verdict.ROUNDING, same and similarity.rel <= ROUNDING),
         (Verdict.REDUCED, same),
-        (Verdict.BORDERS, found.rel_inner <= REDUCED and not found.odd_inside),
-        (Verdict.ROWS, found.rel_regular <= REDUCED and len(found.odd) <= FEW_ODD * found.overlap),
-        (Verdict.FACTOR, found.cos_min >= FACTOR and a.bad_rows == b.bad_rows == 0),
-        (Verdict.RELATED, found.cos_mean >= RELATED and clear),
-        (Verdict.UNCLEAR, found.cos_mean >= RELATED),
+        (Verdict.BORDERS, similarity.rel_inner <= REDUCED and not similarity.odd_inside),
+        (Verdict.ROWS, similarity.rel_regular <= REDUCED and len(similarity.odd) <= FEW_ODD * similarity.overlap),
+        (Verdict.FACTOR, similarity.cos_min >= FACTOR and a.bad_rows == b.bad_rows == 0),
+        (Verdict.RELATED, similarity.cos_mean >= RELATED and clear),
+        (Verdict.UNCLEAR, similarity.cos_mean >= RELATED),
     )
     return next((verdict for verdict, holds in rules if holds), Verdict.DIFFERENT)
 
@@ -116,19 +118,19 @@ def ratio(rows_a: int, rows_b: int) -> str:
     return f"{times}:1" if rows_a > rows_b else f"1:{times}"
 
 
-def _remarks(a: RowStatistics, b: RowStatistics, found: Similarity, verdict: Verdict) -> tuple[str, ...]:
+def _remarks(a: RowStatistics, b: RowStatistics, similarity: Similarity, verdict: Verdict) -> tuple[str, ...]:
     notes = []
-    if found.resampled:
+    if similarity.resampled:
         notes.append(f"rows A to B {ratio(a.rows, b.rows)}, B resampled")
-    if found.offset:
-        notes.append(f"A[i] is B[i{found.offset:+d}]" + (" of the resampled rows" if found.resampled else ""))
+    if similarity.offset:
+        notes.append(f"A[i] is B[i{similarity.offset:+d}]" + (" of the resampled rows" if similarity.resampled else ""))
     if verdict is Verdict.ROWS:
-        listed = ", ".join(map(str, found.odd[:5])) + (", …" if len(found.odd) > 5 else "")
-        notes.append(f"{len(found.odd)} of {found.overlap} rows differ (A's rows {listed})")
+        odd_rows = shortened(similarity.odd, most=5, describe=str)
+        notes.append(f"{len(similarity.odd)} of {similarity.overlap} rows differ (A's rows {odd_rows})")
     if verdict is Verdict.FACTOR and a.unit_norm == b.unit_norm:
-        notes.append(f"A is about {found.factor:.4g} B")
+        notes.append(f"A is about {similarity.factor:.4g} B")
     if verdict is Verdict.UNCLEAR:
-        notes.append(f"rows of other moments match nearly as well (mean cosine {found.control:.3f})")
+        notes.append(f"rows of other moments match nearly as well (mean cosine {similarity.control:.3f})")
     if verdict is Verdict.INCOMPARABLE:
         notes.append("no two rows that are neither zero nor broken meet")
     if a.unit_norm != b.unit_norm:

@@ -1,1 +1,1 @@
-"""What predictions are worth: metrics, intervals, tables, predictions in files, and models that do not see the query."""
+"""Evaluation of predictions: metrics, intervals, tables, files of predictions, and the query-blind baseline."""

@@ -1,9 +1,8 @@
-"""The figures of predictions on a split, and of the baselines that look at no video: what evaluate and score share."""
+"""The metrics of predictions on a split, and of the baselines that see no video, for `excl evaluate` and `excl score`."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +12,13 @@ from excl.models.excl import TimePrior, best_fixed_span, confidence_intervals, s
 from excl.pipeline.store.feature_store import Query
 
 INTERVAL = "interval_95"
-"""The key under which figures have their intervals."""
+"""The key of the intervals among metrics."""
+BASELINES = {"best_fixed_span": "best fixed span", "time_prior": "time prior", "query_blind": "query-blind"}
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The annotated moments of a split as columns: seconds [N, 2], and of each its query, video, group and duration [N]."""
+    """The annotated moments of a split as columns: seconds [N, 2], and query, video, group and duration [N]."""
 
     moments: np.ndarray
     query_ids: np.ndarray
@@ -28,7 +28,7 @@ class GroundTruth:
 
     @classmethod
     def from_queries(cls, queries: Sequence[Query]) -> GroundTruth:
-        """The moments of queries; the duration is NaN where nothing knows it."""
+        """The moments of queries; a duration that is not known is NaN."""
         return cls(
             np.array([[query.start_s, query.end_s] for query in queries], dtype=np.float64),
             np.array([query.key for query in queries]),
@@ -37,67 +37,66 @@ class GroundTruth:
             np.array([np.nan if query.duration_s is None else query.duration_s for query in queries]),
         )
 
-    def select(self, chosen: np.ndarray) -> GroundTruth:
-        """Those moments that are chosen [N]."""
-        return GroundTruth(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+    def select(self, mask: np.ndarray) -> GroundTruth:
+        """The moments where the mask [N] is True."""
+        return GroundTruth(*(column[mask] for column in vars(self).values()))
 
 
 def metrics_with_intervals(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
     """The summary of predictions [N, 2] or [N, k, 2], with the 95 % intervals of a bootstrap by video."""
-    found: dict[str, Any] = {**summary(predicted, truth.moments, truth.query_ids)}
     intervals = confidence_intervals(predicted, truth.moments, truth.video_ids, truth.query_ids)
-    return {**found, INTERVAL: {name: list(interval) for name, interval in intervals.items()}}
+    return {
+        **summary(predicted, truth.moments, truth.query_ids),
+        INTERVAL: {name: list(interval) for name, interval in intervals.items()},
+    }
 
 
 def metrics_by_group(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
-    """The figures over all queries and, if there are several groups, over each."""
+    """The metrics over all queries and, if there are several groups, over each."""
     names = sorted(set(truth.groups.tolist()))
-    chosen = {name: truth.groups == name for name in names} if len(names) > 1 else {}
+    masks = {name: truth.groups == name for name in names} if len(names) > 1 else {}
     return {
         "all": metrics_with_intervals(predicted, truth),
-        "groups": {name: metrics_with_intervals(predicted[which], truth.select(which)) for name, which in chosen.items()},
+        "groups": {name: metrics_with_intervals(predicted[mask], truth.select(mask)) for name, mask in masks.items()},
     }
 
 
 def prediction_metrics(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
-    """What is said of somebody's predictions [N, k, 2]: how many are answered, and the figures over all and over those."""
+    """The metrics of predictions [N, k, 2] over all queries, and over those that have an answer if only some have one."""
     answered = ~np.isnan(predicted).all(axis=(1, 2))
-    whole = answered.all() or not answered.any()
+    partial = answered.any() and not answered.all()
     return {
         "num_queries": len(set(truth.query_ids)),
         "num_covered": len(set(truth.query_ids[answered])),
         "model": metrics_by_group(predicted, truth),
-        "model_where_covered": None if whole else metrics_with_intervals(predicted[answered], truth.select(answered)),
+        "model_where_covered": metrics_with_intervals(predicted[answered], truth.select(answered)) if partial else None,
     }
 
 
 def baselines(training: Sequence[Query], truth: GroundTruth) -> dict[str, Any]:
-    """What those score that know only when training moments happen; None without training moments of known duration."""
-    known = [(q.start_s, q.end_s, q.duration_s) for q in training if q.duration_s is not None]
-    if not known:
+    """The metrics of two baselines that see no video but know when training moments happen.
+
+    Both are None without training moments whose video has a known duration.
+    """
+    moments = [(q.start_s, q.end_s, q.duration_s) for q in training if q.duration_s is not None]
+    if not moments:
         return {"best_fixed_span": None, "time_prior": None}
-    columns = np.array(known, dtype=np.float64).T
-    a, b = best_fixed_span(*columns)
-    fixed = metrics_by_group(truth.durations_s[:, None] * [a, b], truth)
+    columns = np.array(moments, dtype=np.float64).T
+    start, end = best_fixed_span(*columns)
+    fixed = metrics_by_group(truth.durations_s[:, None] * [start, end], truth)
     prior = metrics_by_group(TimePrior.fit(*columns).predict(truth.durations_s), truth)
-    return {"best_fixed_span": {"of_duration": [a, b], **fixed}, "time_prior": prior}
+    return {"best_fixed_span": {"of_duration": [start, end], **fixed}, "time_prior": prior}
 
 
-def rows(metrics: Mapping[str, Any], *, covered: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """The figures as rows of a table: whose, on which queries, figures. `covered` names those that could be answered."""
-    variant = metrics["variant"]
-    found = _rows(variant, metrics["model"])
-    if metrics["model_where_covered"]:
-        found.append((variant, covered, metrics["model_where_covered"]))
-    if metrics["best_fixed_span"]:
-        a, b = metrics["best_fixed_span"]["of_duration"]
-        found += _rows(f"best fixed span ({a:.0%} to {b:.0%})", metrics["best_fixed_span"])
-    for key, name in (("time_prior", "time prior"), ("query_blind", "query-blind")):
-        if metrics.get(key):
-            found += _rows(name, metrics[key])
-    return found
-
-
-def _rows(who: str, scores: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    groups = [(who, f"  {name or '(no group)'}", one) for name, one in scores["groups"].items()]
-    return [(who, "all", scores["all"]), *groups]
+def rows(metrics: Mapping[str, Any], *, covered: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The rows of a table: approach, group of queries, metrics. `covered` names the queries that could be answered."""
+    for key, title in (("model", metrics["variant"]), *BASELINES.items()):
+        if not metrics.get(key):
+            continue
+        span = metrics[key].get("of_duration")
+        approach = f"{title} ({span[0]:.0%} to {span[1]:.0%})" if span else title
+        yield approach, "all", metrics[key]["all"]
+        for group, group_metrics in metrics[key]["groups"].items():
+            yield approach, group or "(no group)", group_metrics
+        if key == "model" and metrics["model_where_covered"]:
+            yield approach, covered, metrics["model_where_covered"]

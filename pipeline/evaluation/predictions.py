@@ -28,12 +28,19 @@ log = logging.getLogger(__name__)
 
 TOP = max(RECALL_AT)
 """Windows of a query that are written, and that count."""
-NAMED = 10  # ids that are named where many are wrong
+NAMED = 10  # the most ids that a warning names
+MISMATCHES = {
+    "missing": "queries have no line and count as misses",
+    "unknown": "lines answer no query of this split and are not counted",
+    "duplicate": "lines have the qid of an earlier one, which counts",
+    "about_another_video": "lines are about another video than their query and count as misses",
+    "with_broken_windows": "lines have a window that is no interval of seconds; it counts as a miss",
+}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a line says: the windows [k, 2], NaN where one is no interval, and what it says of the query, None if nothing."""
+    """One line: the windows [k, 2], NaN where one is no interval, and its video and sentence, None where it names none."""
 
     windows: np.ndarray
     vid: str | None
@@ -42,7 +49,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The lines of a file by qid, of several with the same one the first, and the qids of those that were not the first."""
+    """The lines of a file by qid, the first of several with the same qid, and the qids of the other ones."""
 
     path: Path
     by_qid: dict[str, Prediction]
@@ -50,38 +57,38 @@ class Predictions:
 
 
 def qid(query: Query) -> str:
-    """The name of a query in files of predictions."""
+    """The id of a query in files of predictions."""
     return query.query_id or query.annotation_id
 
 
 def write_predictions(path: Path, queries: Iterable[Query], windows: np.ndarray) -> None:
-    """One line a query, with those of its windows [N, k, 3] that are not NaN; moments of one query share a line.
+    """Write one line a query with its windows [N, k, 3], without those that are NaN; moments of one query share a line.
 
-    Numbers are written in full, so that the figures of the file are exactly those of the windows.
+    Numbers are written in full, so that the file scores exactly what the windows score.
     """
     lines: dict[str, dict[str, Any]] = {}
-    for query, found in zip(queries, windows, strict=True):
-        kept = found[~np.isnan(found).any(axis=1)].tolist()
-        line = {"qid": qid(query), "query": query.query, "vid": query.video_id, "pred_relevant_windows": kept}
+    for query, answers in zip(queries, windows, strict=True):
+        intervals = answers[~np.isnan(answers).any(axis=1)].tolist()
+        line = {"qid": qid(query), "query": query.query, "vid": query.video_id, "pred_relevant_windows": intervals}
         lines.setdefault(query.key, line)
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines.values()))
 
 
 def read_predictions(path: Path) -> Predictions:
-    """The predictions of a file; ValueError with file and line for what is no prediction."""
+    """The predictions of a file; ValueError with file and line if a line is no prediction."""
     by_qid: dict[str, Prediction] = {}
     duplicates = []
     for line_number, line in read_lines(path):
-        where = f"{path}:{line_number}"
+        place = f"{path}:{line_number}"
         record = parse_object(line, path, line_number)
-        name = get(record, "qid", object, where)
+        name = get(record, "qid", object, place)
         if isinstance(name, bool) or not isinstance(name, int | str):
-            raise ValueError(f"{where}: 'qid' is {describe(name)}; wanted a number or a name")
+            raise ValueError(f"{place}: 'qid' is {describe(name)}; wanted a number or a name")
         if str(name) in by_qid:
             duplicates.append(str(name))
             continue
-        rows = get(record, "pred_relevant_windows", list, where)[:TOP]
-        windows = np.array([_window(row, where) for row in rows]).reshape(-1, 2)
+        rows = get(record, "pred_relevant_windows", list, place)[:TOP]
+        windows = np.array([_window(row, place) for row in rows]).reshape(-1, 2)
         vid, query = (record.get(key) for key in ("vid", "query"))
         by_qid[str(name)] = Prediction(windows, vid if isinstance(vid, str) else None, query if query else None)
     if not by_qid:
@@ -89,82 +96,75 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(path, by_qid, duplicates)
 
 
-def _window(row: object, where: str) -> tuple[float, float]:
+def _window(row: object, place: str) -> tuple[float, float]:
     if not isinstance(row, list) or len(row) not in (2, 3):
-        raise ValueError(f"{where}: a predicted window is {describe(row)}; wanted [start, end, score] in seconds")
-    start_s, end_s = (number(value, "a window's time", where) for value in row[:2])
+        raise ValueError(f"{place}: a predicted window is {describe(row)}; wanted [start, end, score] in seconds")
+    start_s, end_s = (number(value, "a window's time", place) for value in row[:2])
     if not (math.isfinite(start_s) and math.isfinite(end_s) and start_s <= end_s):
         return math.nan, math.nan
     return start_s, end_s
 
 
 def match(predictions: Predictions, queries: Sequence[Query]) -> tuple[np.ndarray, dict[str, Any]]:
-    """The windows for every query, float64 [N, k, 2], NaN where there are none, and what does not fit, by kind.
+    """The windows for every query, float64 [N, k, 2], NaN where there are none, and the mismatches by kind.
 
-    k is 1 if no line has a second window, else 5. Ids are those of our own predictions. Where queries came from a file with
-    numbered ones, `<split>:<file>:8737`, the number alone is one too, if the line says the same video and the same sentence.
+    k is 1 if no line has a second window, else 5. Ids are those of `write_predictions`. Where queries came from a file that
+    numbers them, `<split>:<file>:8737`, the number alone is an id too, if the line has the same video and sentence.
     ValueError if no line answers any of the queries.
     """
-    found = [_answer(predictions, query) for query in queries]
     k = TOP if any(len(p.windows) > 1 for p in predictions.by_qid.values()) else 1
     windows = np.full((len(queries), k, 2), np.nan)
     used, elsewhere, missing = set(), set(), set()
-    for index, (query, (name, prediction)) in enumerate(zip(queries, found, strict=True)):
-        if prediction is None:
+    for index, query in enumerate(queries):
+        name = _line_of(predictions, query)
+        if name is None:
             missing.add(qid(query))
             continue
         used.add(name)
+        prediction = predictions.by_qid[name]
         if prediction.vid not in (None, query.video_id):
             elsewhere.add(name)
-            continue
-        windows[index, : len(prediction.windows)] = prediction.windows
+        else:
+            windows[index, : len(prediction.windows)] = prediction.windows
     if used <= elsewhere:
-        wanted, given = qid(queries[0]), next(iter(predictions.by_qid))
-        total = len({qid(query) for query in queries})
+        total, qid_of_line = len({qid(query) for query in queries}), next(iter(predictions.by_qid))
         raise ValueError(
-            f"{predictions.path}: answers none of the {total:,} queries: its qids are like {given!r}, theirs like "
-            f"{wanted!r}{', of the same name but about other videos' if elsewhere else ''}"
+            f"{predictions.path}: answers none of the {total:,} queries: its qids are like {qid_of_line!r}, theirs like "
+            f"{qid(queries[0])!r}{', of the same name but about other videos' if elsewhere else ''}"
         )
-    broken = [name for name in predictions.by_qid if np.isnan(predictions.by_qid[name].windows).any()]
-    kinds = {
+    names_by_kind = {
         "missing": sorted(missing),
         "unknown": [name for name in predictions.by_qid if name not in used],
         "duplicate": predictions.duplicates,
         "about_another_video": sorted(elsewhere),
-        "with_broken_windows": broken,
+        "with_broken_windows": [name for name, line in predictions.by_qid.items() if np.isnan(line.windows).any()],
     }
-    return windows, {kind: {"number": len(names), "first": names[:NAMED]} for kind, names in kinds.items()}
+    return windows, {kind: {"number": len(names), "first": names[:NAMED]} for kind, names in names_by_kind.items()}
 
 
-def _answer(predictions: Predictions, query: Query) -> tuple[str, Prediction | None]:
-    """The line that answers a query, and the qid by which it does."""
+def _line_of(predictions: Predictions, query: Query) -> str | None:
+    """The qid of the line that answers a query, None if there is no such line."""
     name = qid(query)
-    if name in predictions.by_qid or name.count(":") < 2:
-        return name, predictions.by_qid.get(name)
-    number_of = name.split(":", 2)[2]
-    line = predictions.by_qid.get(number_of)
+    if name in predictions.by_qid:
+        return name
+    *prefix, query_number = name.split(":", 2)
+    line = predictions.by_qid.get(query_number) if len(prefix) == 2 else None
     if line is None or line.vid != query.video_id or line.query is None or one_line(line.query) != query.query:
-        return name, None
-    return number_of, line
+        return None
+    return query_number
 
 
-def warn_of_mismatches(path: Path, misfits: dict[str, Any]) -> None:
-    """Warn of all that `match` found not to fit."""
-    sentences = {
-        "missing": "queries have no line and count as misses",
-        "unknown": "lines answer no query of this split and are not counted",
-        "duplicate": "lines have the qid of an earlier one, which counts",
-        "about_another_video": "lines are about another video than their query and count as misses",
-        "with_broken_windows": "lines have a window that is no interval of seconds; it counts as a miss",
-    }
-    for kind, sentence in sentences.items():
-        total, first = misfits[kind]["number"], misfits[kind]["first"]
+def warn_of_mismatches(path: Path, mismatches: dict[str, Any]) -> None:
+    """Warn of the mismatches that `match` returned."""
+    for kind, sentence in MISMATCHES.items():
+        total, names = mismatches[kind]["number"], mismatches[kind]["first"]
         if total:
-            log.warning("%s: %d %s: %s", path, total, sentence, ", ".join(first) + (", …" if total > len(first) else ""))
+            ellipsis = ", …" if total > len(names) else ""
+            log.warning("%s: %d %s: %s%s", path, total, sentence, ", ".join(names), ellipsis)
 
 
 def require_own_qids(queries: Iterable[Query]) -> None:
-    """ValueError if a qid stands for two queries, one by its query_id, one by its annotation_id."""
+    """Raise ValueError if a qid stands for two queries, one by its query_id, one by its annotation_id."""
     names = Counter({query.key: qid(query) for query in queries}.values())
     name, uses = names.most_common(1)[0]
     if uses > 1:

@@ -1,13 +1,13 @@
-"""The query-blind baseline: what a model scores that is asked somebody else's question about every video.
+"""The query-blind baseline: the score of a model that is asked another video's query about every video.
 
 Whatever it gets right it knows from the video alone, or from when moments usually happen.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,38 +22,43 @@ RULE = (
 
 
 def swap_queries(examples: Sequence[Example]) -> tuple[list[Example], int]:
-    """The examples with each other's queries, and how many could not but get one of their own video's."""
+    """The examples with each other's queries, and how many of them could only get a query of their own video."""
     queries = [example.query for example in examples]
-    given = permutation(queries, seed=SEED)
+    sources = permutation(queries, seed=SEED)
     texts = _texts(queries)
-    own = sum(queries[other].tokens in texts[query.video_id] for query, other in zip(queries, given, strict=True))
-    return [_asked(example, queries[other]) for example, other in zip(examples, given, strict=True)], own
+    swapped, num_own = [], 0
+    for example, source in zip(examples, sources, strict=True):
+        text = {name: getattr(queries[source], name) for name in ("query", "tokens", "token_ids")}
+        swapped.append(replace(example, query=replace(example.query, **text)))
+        num_own += text["tokens"] in texts[example.query.video_id]
+    return swapped, num_own
 
 
 def permutation(queries: Sequence[Query], *, seed: int) -> np.ndarray:
-    """Which query each is replaced by, int [Q], by RULE.
+    """The index of the query that replaces each query, int [Q], by RULE.
 
-    Queries in an order by video (videos, and each one's queries, in random order) get the one that is as many places on as
-    the video with most has queries: if that is no more than half of all, none is of the same video. Then those whose words
-    are asked about the video anyway swap with the first, in random order, with whom both are rid of it.
+    First the queries are put in an order by video (videos, and the queries of each, in random order), and each gets the
+    query that is m places further on, where m is the largest number of queries of a video: if that is at most half of all,
+    no query stays with its video. Then a query whose words are asked about the video anyway is swapped with the first one,
+    in random order, for which the swap mends it and spoils nothing.
     """
     random, texts = np.random.default_rng(seed), _texts(queries)
     videos = {video_id: rank for rank, video_id in enumerate(random.permutation(sorted(texts)).tolist())}
     order = np.lexsort((random.random(len(queries)), np.array([videos[query.video_id] for query in queries])))
     most = max(Counter(query.video_id for query in queries).values())
-    given = np.empty(len(queries), dtype=np.int64)
-    given[order] = np.roll(order, -most)
+    sources = np.empty(len(queries), dtype=np.int64)
+    sources[order] = np.roll(order, -most)
 
-    def is_own(index: int, other: int) -> bool:
-        return queries[other].tokens in texts[queries[index].video_id]
+    def is_own(index: int, source: int) -> bool:
+        return queries[source].tokens in texts[queries[index].video_id]
 
     for index in range(len(queries)):
-        if is_own(index, given[index]):
-            for other in random.permutation(len(queries)):
-                if not is_own(index, given[other]) and not is_own(other, given[index]):
-                    given[[index, other]] = given[[other, index]]
+        if is_own(index, sources[index]):
+            for partner in random.permutation(len(queries)):
+                if not is_own(index, sources[partner]) and not is_own(partner, sources[index]):
+                    sources[[index, partner]] = sources[[partner, index]]
                     break
-    return given
+    return sources
 
 
 def _texts(queries: Sequence[Query]) -> dict[str, set[tuple[str, ...]]]:
@@ -62,8 +67,3 @@ def _texts(queries: Sequence[Query]) -> dict[str, set[tuple[str, ...]]]:
     for query in queries:
         texts.setdefault(query.video_id, set()).add(query.tokens)
     return texts
-
-
-def _asked(example: Example, other: Query) -> Example:
-    query = dataclasses.replace(example.query, query=other.query, tokens=other.tokens, token_ids=other.token_ids)
-    return dataclasses.replace(example, query=query)

@@ -1,14 +1,13 @@
-"""What anybody's predictions are worth: reads JSON lines in Moment-DETR's format and the annotations, prints the figures.
+"""Score anybody's predictions: read JSON lines in Moment-DETR's format and the annotations, print the metrics.
 
 The annotations are those of a training store (as cleaned by `excl tokenise`), its queries alone (moments.jsonl of that
-stage), a file of one's own (datasets/annotations/jsonl.py), or Moment-DETR's JSON lines; files are taken as they are.
+stage), JSON lines of the user's own (datasets/annotations/jsonl.py), or Moment-DETR's; files are not cleaned.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,8 +24,6 @@ from excl.pipeline.evaluation import metrics_table
 from excl.pipeline.evaluation.predictions import match, read_predictions, require_own_qids, warn_of_mismatches
 from excl.pipeline.store.feature_store import Query, TrainingStore
 
-log = logging.getLogger(__name__)
-
 Split = Literal["train", "val", "test"]
 
 
@@ -37,15 +34,15 @@ class ScoreConfig:
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The predictions: {"qid", "vid", "pred_relevant_windows": [[start, end, score], ...]} a line, the best window first."""
     against: Path
-    """A training store; or annotations: moments.jsonl of `excl tokenise`, JSON lines of one's own, or Moment-DETR's."""
+    """A training store; or annotations: moments.jsonl of `excl tokenise`, JSON lines of your own, or Moment-DETR's."""
     split: Split | None = None
     """The split to score on (default: test). A file in Moment-DETR's format is one split and has no other."""
     train: Path | None = None
-    """The training annotations, to which the baselines are fitted, where --against has none: like --against, no store."""
+    """The training annotations, to which the baselines are fitted, if --against has none: a file like --against."""
     strict: bool = False
-    """Show the figures that count only what is above a threshold."""
+    """Show the recalls that count IoU > threshold in place of >=."""
     json: bool = False
-    """Print all figures as JSON, strict ones and intervals too, in place of the table."""
+    """Print all metrics as JSON, strict ones and intervals too, in place of the table."""
     out: Path | None = None
     """A file for the same JSON."""
 
@@ -54,68 +51,59 @@ class ScoreConfig:
             raise ValueError(f"train: {self.against} has training annotations of its own")
 
 
-@plain_dataclass(frozen=True)
-class Scores:
-    """The figures, and how they are to be shown."""
-
-    metrics: dict[str, Any]
-    strict: bool
-    as_json: bool
-
-
-def run(config: ScoreConfig) -> Scores:
-    """Score the file. ValueError where none of its lines answers a query."""
+def run(config: ScoreConfig) -> dict[str, Any]:
+    """Score the file and return the metrics. ValueError if none of its lines answers a query."""
     predictions = read_predictions(existing_file(config.file, what="predictions"))
     if config.against.is_dir():
         store = TrainingStore(config.against)
-        split: str = config.split or "test"
+        split: Split = config.split or "test"
         queries, training = store.queries(split), store.queries("train")
     else:
-        split, queries, training = _score_file(config.against, config.split)
+        split, queries, training = _read_annotations(config.against, config.split)
     if config.train is not None:
-        training = _score_file(config.train, None, default="train")[1]
+        training = _read_annotations(config.train, None, default="train")[1]
     require_own_qids(queries)
-    windows, misfits = match(predictions, queries)
-    warn_of_mismatches(config.file, misfits)
+    windows, mismatches = match(predictions, queries)
+    warn_of_mismatches(config.file, mismatches)
     truth = scoring.GroundTruth.from_queries(queries)
     metrics = {
         "variant": config.file.name,
         "against": str(config.against),
         "split": split,
-        "misfits": misfits,
+        "misfits": mismatches,
         **scoring.prediction_metrics(windows, truth),
         **scoring.baselines(training, truth),
     }
     if config.out is not None:
         write_json(config.out, metrics)
-    return Scores(metrics, config.strict, config.json)
+    return metrics
 
 
-def _score_file(path: Path, split: Split | None, *, default: Split = "test") -> tuple[str, list[Query], list[Query]]:
-    """The split, its queries, and those of the training split, of a file of annotations; ValueError if there are none."""
-    first = next(read_lines(existing_file(path, what="annotations"), comment="#"), None)
-    if first is None:
+def _read_annotations(path: Path, split: Split | None, *, default: Split = "test") -> tuple[Split, list[Query], list[Query]]:
+    """The split, its queries, and the queries of the training split; ValueError if the split has none in this file."""
+    line_number, line = next(read_lines(existing_file(path, what="annotations"), comment="#"), (0, ""))
+    if not line:
         raise ValueError(f"{path}: no annotations in it")
-    keys = parse_object(first[1], path, first[0]).keys()
+    keys = parse_object(line, path, line_number).keys()
     if "relevant_windows" in keys:
         if split is not None:
             raise ValueError(f"split: {path} is one split, and says nothing of others")
-        return default, _of_moment_detr(path), []
-    wanted = split or default
-    queries = _of_moments(path) if "token_ids" in keys else _of_own(path, wanted)
-    chosen = [query for query in queries if query.split == wanted]
+        return default, _read_moment_detr(path), []
+    split = split or default
+    queries = _read_tokenised(path) if "token_ids" in keys else _read_jsonl(path, split)
+    chosen = [query for query in queries if query.split == split]
     if not chosen:
-        raise ValueError(f"{path}: no queries of a split {wanted!r}; it has {sorted({q.split for q in queries})}")
-    return wanted, chosen, [query for query in queries if query.split == "train"]
+        raise ValueError(f"{path}: no queries of a split {split!r}; it has {sorted({q.split for q in queries})}")
+    return split, chosen, [query for query in queries if query.split == "train"]
 
 
-def _of_own(path: Path, split: str) -> list[Query]:
-    """The moments in JSON lines of one's own; where no line names a split, all are of this one."""
-    named = any("split" in parse_object(line, path, number) for number, line in read_lines(path, comment="#"))
-    return [_query(moment) for moment in jsonl.load(path, split=None if named else split)]
+def _read_jsonl(path: Path, split: Split) -> list[Query]:
+    """The moments in JSON lines of the user's own; if no line names a split, all are of this one."""
+    with_splits = any("split" in parse_object(line, path, number) for number, line in read_lines(path, comment="#"))
+    return [_query(moment) for moment in jsonl.load(path, split=None if with_splits else split)]
 
 
-def _of_moments(path: Path) -> list[Query]:
+def _read_tokenised(path: Path) -> list[Query]:
     """The queries in moments.jsonl of `excl tokenise`."""
     queries = []
     for line_number, line in read_lines(path):
@@ -126,39 +114,26 @@ def _of_moments(path: Path) -> list[Query]:
     return queries
 
 
-def _of_moment_detr(path: Path) -> list[Query]:
-    """The windows in a file of Moment-DETR's format, with the qids that stand there."""
-    moments = moment_detr.load(path, split="test")
+def _read_moment_detr(path: Path) -> list[Query]:
+    """The windows in a file of Moment-DETR's format, with the file's own qids."""
     prefix = annotation_id("test", path, "")
-    return [_query(moment, query_id=moment.query_id.removeprefix(prefix)) for moment in moments]
+    moments = moment_detr.load(path, split="test")
+    return [_query(replace(moment, query_id=moment.query_id.removeprefix(prefix))) for moment in moments]
 
 
-def _query(moment: Moment, *, query_id: str | None = None) -> Query:
-    return Query(
-        moment.annotation_id,
-        moment.video_id,
-        moment.query,
-        moment.start_s,
-        moment.end_s,
-        moment.duration_s,
-        moment.split,
-        moment.group,
-        (),
-        (),
-        moment.query_id if query_id is None else query_id,
-    )
+def _query(moment: Moment) -> Query:
+    return Query.from_json({**vars(moment), "tokens": (), "token_ids": ()})
 
 
-def show(scores: Scores) -> str:
-    """The figures as a table, or as JSON."""
-    metrics = scores.metrics
-    if scores.as_json:
+def show(config: ScoreConfig, metrics: dict[str, Any]) -> str:
+    """The metrics as a table, or as JSON."""
+    if config.json:
         return json.dumps(metrics, indent=2)
     lines = [
         f"{metrics['against']}, split {metrics['split']}: {metrics['num_queries']:,} queries, "
         f"{metrics['num_covered']:,} with an answer",
-        *metrics_table.table(scoring.rows(metrics, covered="those with an answer"), strict=scores.strict),
+        *metrics_table.table(scoring.rows(metrics, covered="those with an answer"), strict=config.strict),
     ]
     if metrics["best_fixed_span"] is None:
-        lines.append("No training moments of known duration are at hand, so there are no baselines; --train says where.")
+        lines.append("There are no baselines, for want of training moments of known duration; give some with --train.")
     return "\n".join(lines)

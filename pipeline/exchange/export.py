@@ -1,7 +1,7 @@
-"""Export: reads a store, leaves its features, and its annotations if it has any, as another trainer opens them.
+"""Export: read a store, leave its features, and its annotations if it has any, as another trainer opens them.
 
 The folder appears when all of it is written, with `export.json`, which says what the rows mean and which files there are.
-How each format looks: `exchange/trainers.py`; what users need to know: `docs/exchange.md`.
+`formats.py` has the layout of each format; `docs/exchange.md` is for users.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.parsing import shortened
 from excl.pipeline.artifacts.atomic_files import fsync_folder, write_json
 from excl.pipeline.artifacts.header import diff
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
 from excl.pipeline.exchange import naming_rules
-from excl.pipeline.exchange.export_view import TASKS, ExportView, Task
+from excl.pipeline.exchange.export_view import TASKS, ExportReport, ExportView, Task
 from excl.pipeline.exchange.formats import FORMATS, Format, FormatSettings
 from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
 
@@ -56,7 +57,7 @@ class ExportConfig:
         Literal["float16", "float32"] | None,
         tyro.conf.arg(help_behavior_hint="(default: float32 for trainers, as stored for the others)"),
     ] = None
-    """How values are written."""
+    """The type in which values are written."""
     name: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(default: i3d_rgb, new, i3d)")] = None
     """The free part of a name: VIS_INPUT_TYPE of the 2D-TANs, --fv of VSLNet, the folder of features of Moment-DETR."""
     avi: Annotated[
@@ -67,40 +68,41 @@ class ExportConfig:
     """Make rows of this length, each the mean of the rows in its time, for trainers that know no other: TIME_UNIT of
     MS-2D-TAN (0.64), clip_length of Moment-DETR (1 or 2). Without it rows stay as they are."""
     shard_videos: Annotated[PositiveInt | None, tyro.conf.arg(help_behavior_hint="(default: 1000)")] = None
-    """How many videos make up one tar file of webdataset."""
+    """The number of videos in one tar file of webdataset."""
 
     def __post_init__(self) -> None:
         forms = FORMATS[self.to]
         if self.task is not None and self.task not in forms:
-            known = ", ".join(task for task in forms if task)
-            raise ValueError(f"task: {self.to} {f'knows {known}' if known else 'has one form for all'}; not {self.task}")
+            tasks = ", ".join(task for task in forms if task)
+            raise ValueError(f"task: {self.to} {f'knows {tasks}' if tasks else 'has one form for all'}; not {self.task}")
         if self.avi is not None and "tacos" not in forms:
             raise ValueError(f"avi: {self.to} has no names of its own for TACoS; leave it out")
         if self.shard_videos is not None and self.to != "webdataset":
             raise ValueError(f"shard_videos: {self.to} has no shards; leave it out")
-        if self.name is not None and (why := naming_rules.file_name(self.name)):
-            raise ValueError(f"name: {self.name!r} {why}")
+        if self.name is not None and (reason := naming_rules.file_name(self.name)):
+            raise ValueError(f"name: {self.name!r} {reason}")
 
     def task_of(self, store: FeatureStore) -> Task | None:
-        """The form that is written; ValueError where the store's own data set is none that the trainer knows."""
+        """The task whose form is written; ValueError if the trainer does not know the store's own data set."""
         forms = FORMATS[self.to]
         if None in forms:
             return None
-        known = TASKS.get(store.about_queries["dataset"]) if isinstance(store, TrainingStore) else None
-        task = self.task or known or "charades"
+        store_task = TASKS.get(store.about_queries["dataset"]) if isinstance(store, TrainingStore) else None
+        task = self.task or store_task or "charades"
         if task not in forms:
             raise ValueError(f"task: {self.to} has no form for {task}; give --task {' or '.join(map(str, forms))}")
         return task
 
     def form(self, task: Task | None) -> Format:
-        """How that task is written; ValueError for settings that it does not have."""
+        """The format of that task; ValueError for settings that it does not have."""
         form = FORMATS[self.to][task]
+        trainer = f"{self.to}{f' for {task}' if task else ''}"
         if self.name is not None and not form.name:
-            raise ValueError(f"name: {self.to}{f' for {task}' if task else ''} has fixed names; leave it out")
+            raise ValueError(f"name: {trainer} has fixed names; leave it out")
         if self.avi is not None and task != "tacos":
             raise ValueError(f"avi: only for TACoS, and this is {task}")
         if self.dtype == "float16" and not form.casts:
-            raise ValueError(f"dtype: {self.to}{f' for {task}' if task else ''} computes in the type that it reads: float32")
+            raise ValueError(f"dtype: {trainer} computes in the type that it reads: float32")
         return form
 
 
@@ -115,11 +117,11 @@ def run(config: ExportConfig) -> Path:
         "code_version": CODE_VERSION,
         "store": store.manifest.fingerprint(),
     }
-    if config.out.exists() and not _is_empty(config.out):
+    if config.out.exists() and not (config.out.is_dir() and not any(config.out.iterdir())):
         _require_same(config.out, made_from)
         log.info("export: %s is complete, nothing to do", config.out)
         return config.out
-    content = ExportView(
+    view = ExportView(
         store,
         task or "charades",
         config.dtype or form.dtype,
@@ -127,11 +129,12 @@ def run(config: ExportConfig) -> Path:
         form.avi if config.avi is None else config.avi == "with",
         form.least_rows,
     )
-    _check_names(content, form, where=config.to)
-    with _appearing(config.out) as folder:
-        form.write(folder, content, FormatSettings(config.name or form.name, config.shard_videos or SHARD_VIDEOS))
-        write_json(folder / ABOUT, _about(config, content, made_from, folder))
-    _tell(content)
+    _check_names(view, form, format_name=config.to)
+    with _new_folder(config.out) as folder:
+        settings = FormatSettings(config.name or form.name, config.shard_videos or SHARD_VIDEOS)
+        report = form.write(folder, view, settings)
+        write_json(folder / ABOUT, _about(config, view, report, made_from, folder))
+    _log_report(view, report)
     return config.out
 
 
@@ -142,66 +145,62 @@ def _open(path: Path) -> FeatureStore:
     return store
 
 
-def _check_names(content: ExportView, form: Format, *, where: str) -> None:
-    """ValueError before anything is written if an id cannot be what the format makes of it."""
-    called = {video_id: content.name(video_id) for video_id in content.store}
-    naming_rules.require(called.values(), form.rule, where=where)
-    if form.lines and content.queries:
-        naming_rules.require(called.values(), naming_rules.field_name, where=where)
-    naming_rules.require_apart(called, where=where)
+def _check_names(view: ExportView, form: Format, *, format_name: str) -> None:
+    """Raise ValueError before anything is written if an id cannot be the name that the format makes of it."""
+    names = {video_id: view.name(video_id) for video_id in view.store}
+    naming_rules.require(names.values(), form.rule, format_name=format_name)
+    if form.ids_in_lines and view.queries:
+        naming_rules.require(names.values(), naming_rules.field_name, format_name=format_name)
+    naming_rules.require_apart(names, format_name=format_name)
 
 
-def _about(config: ExportConfig, content: ExportView, made_from: dict[str, Any], folder: Path) -> dict[str, Any]:
-    recipe, errors = content.store.recipe, [video["error_if_even_s"] for video in content.written.values()]
+def _about(
+    config: ExportConfig, view: ExportView, report: ExportReport, made_from: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    recipe, row_s = view.store.recipe, config.seconds_per_row
+    row_times = f"as the store has them, which is by its recipe: {json.dumps(recipe.get('rows', 'not said'))}"
+    if row_s is not None:
+        row_times = f"row k is from k * {row_s} to (k + 1) * {row_s} s, a mean of stored rows"
+    errors = [video["error_if_even_s"] for video in report.videos.values()]
     return {
         "format": config.to,
         "made_from": made_from,
         "recipe": recipe,
-        "about_queries": content.store.about_queries if isinstance(content.store, TrainingStore) else None,
+        "about_queries": view.store.about_queries if isinstance(view.store, TrainingStore) else None,
         "fps": recipe.get("fps"),
-        "row_times": _row_times(config, recipe),
+        "row_times": row_times,
         "error_if_rows_are_taken_for_even_s": {"median": statistics.median(errors), "largest": max(errors)},
-        "queries": {split: len(found) for split, found in content.queries.items()},
-        "queries_without_features": content.num_uncovered,
-        "remarks": content.remarks,
-        "videos": content.written,
+        "queries": {split: len(queries) for split, queries in view.queries.items()},
+        "queries_without_features": view.num_uncovered,
+        "remarks": report.remarks,
+        "videos": report.videos,
         "files": {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()},
     }
 
 
-def _row_times(config: ExportConfig, recipe: dict[str, Any]) -> str:
-    if config.seconds_per_row is not None:
-        return f"row k is from k * {config.seconds_per_row} to (k + 1) * {config.seconds_per_row} s, a mean of stored rows"
-    return f"as the store has them, which is by its recipe: {json.dumps(recipe.get('rows', 'not said'))}"
-
-
-def _tell(content: ExportView) -> None:
-    found = content.written.values()
-    log.info("export: %d videos, %d rows", len(found), sum(video["rows"] for video in found))
-    worst = max(found, key=lambda video: video["error_if_even_s"])
+def _log_report(view: ExportView, report: ExportReport) -> None:
+    videos = report.videos.values()
+    log.info("export: %d videos, %d rows", len(videos), sum(video["rows"] for video in videos))
+    worst = max(videos, key=lambda video: video["error_if_even_s"])
     log.info(
         "taken for evenly spread, as most trainers do, rows are up to %.2f s off (%s)", worst["error_if_even_s"], worst["id"]
     )
-    for split, count in content.num_uncovered.items():
+    for split, count in view.num_uncovered.items():
         if count:
             log.warning("%s: %d queries have no features and are left out: excl counts them as misses", split, count)
-    for what, which in content.remarks.items():
-        log.warning("%d %s: %s", len(which), what, ", ".join(which[:5]) + (", …" if len(which) > 5 else ""))
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+    for remark, names in report.remarks.items():
+        log.warning("%d %s: %s", len(names), remark, shortened(names, most=5, describe=str))
 
 
 def _require_same(out: Path, made_from: dict[str, Any]) -> None:
-    """ValueError unless the folder is a whole export of the same thing."""
+    """Raise ValueError unless the folder is a whole export of the same thing."""
     try:
-        about = json.loads((out / ABOUT).read_text(encoding="utf-8"))
-        found, files = about["made_from"], about["files"]
+        description = json.loads((out / ABOUT).read_text(encoding="utf-8"))
+        source, files = description["made_from"], description["files"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{out}: there is something already, and no export of excl; choose a new folder") from None
-    if different := diff(found, made_from):
-        lines = [f"  {key}: there {old!r}, asked for is {new!r}" for key, (old, new) in different.items()]
+    if differences := diff(source, made_from):
+        lines = [f"  {key}: there {theirs!r}, asked for is {ours!r}" for key, (theirs, ours) in differences.items()]
         raise ValueError("\n".join([f"{out}: an export of something else; choose a new folder", *lines]))
     for name, size in files.items():
         if not (out / name).is_file() or (out / name).stat().st_size != size:
@@ -209,15 +208,15 @@ def _require_same(out: Path, made_from: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """Yield a new folder beside `out`, which takes its name when all in it is on the disk, and is gone if that fails."""
-    out = out.absolute()  # of which even `.` has a name
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield a new folder next to `out`, which gets its name when all in it is on the disk, and is removed if that fails."""
+    out = out.absolute()  # so that even `.` has a name
     out.parent.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname()
-    for left in out.parent.glob(f".{glob.escape(f'{out.name}.{host}')}-*.tmp"):
-        if not _is_alive(left.name.removesuffix(".tmp").rsplit("-", 1)[1]):
-            log.info("removing %s, left by an export that was interrupted", left)
-            shutil.rmtree(left)
+    for leftover in out.parent.glob(f".{glob.escape(f'{out.name}.{host}')}-*.tmp"):
+        if not _is_alive(leftover.name.removesuffix(".tmp").rsplit("-", 1)[1]):
+            log.info("removing %s, left by an export that was interrupted", leftover)
+            shutil.rmtree(leftover)
     folder = out.with_name(f".{out.name}.{host}-{os.getpid()}.tmp")
     folder.mkdir()
     try:
@@ -234,11 +233,11 @@ def _appearing(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_alive(process: str) -> bool:
+def _is_alive(process_id: str) -> bool:
     try:
-        os.kill(int(process), 0)
+        os.kill(int(process_id), 0)
     except (ProcessLookupError, ValueError):
         return False
     except PermissionError:
-        return True
+        pass
     return True

@@ -1,14 +1,17 @@
-"""Features as files: one HDF5 file, a folder with a file a video, tar shards. What exists already is never written over."""
+"""Features as files: one HDF5 file, a folder with a file a video, tar shards.
+
+Each function is a generator that yields every video when it is written. It never overwrites a file.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -16,42 +19,40 @@ import safetensors.numpy
 
 from excl.pipeline.store.shard import VideoFeatures
 
+Kind = Literal["npy", "npz", "safetensors"]
 
-def write_hdf5(path: Path, videos: Iterable[VideoFeatures], *, dataset: str = "") -> None:
+
+def write_hdf5(path: Path, videos: Iterable[VideoFeatures], *, dataset: str = "") -> Iterator[VideoFeatures]:
     """One HDF5 file with a dataset [n, D] a video, under the video's name or, with `dataset`, in a group of that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "x", locking=False) as file:
         for video in videos:
-            holder = file.create_group(video.video_id) if dataset else file
-            holder.create_dataset(dataset or video.video_id, data=video.features)
+            group = file.create_group(video.video_id) if dataset else file
+            group.create_dataset(dataset or video.video_id, data=video.features)
+            yield video
 
 
-def write_npy(folder: Path, videos: Iterable[VideoFeatures]) -> None:
-    """`NAME.npy`, [n, D], for every video."""
+def write_arrays(
+    folder: Path, videos: Iterable[VideoFeatures], kind: Kind, *, times: bool = True
+) -> Iterator[VideoFeatures]:
+    """A file `NAME.KIND` for every video.
+
+    An .npy file is the features [n, D]. The other kinds hold `features` and, with `times`, `start_s` and `end_s` [n];
+    safetensors also the video's id.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for video in videos:
-        with (folder / f"{video.video_id}.npy").open("xb") as file:
-            np.save(file, video.features)
-
-
-def write_npz(folder: Path, videos: Iterable[VideoFeatures], *, times: bool) -> None:
-    """`NAME.npz` for every video, with `features` [n, D] and, with `times`, `start_s` and `end_s` [n]."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for video in videos:
-        with (folder / f"{video.video_id}.npz").open("xb") as file:
-            if times:
-                np.savez(file, features=video.features, start_s=video.start_s, end_s=video.end_s)
+        arrays = {"features": np.ascontiguousarray(video.features)}
+        if times:
+            arrays |= {"start_s": video.start_s, "end_s": video.end_s}
+        with (folder / f"{video.video_id}.{kind}").open("xb") as file:
+            if kind == "npy":
+                np.save(file, video.features)
+            elif kind == "npz":
+                np.savez(file, **arrays)  # type: ignore[arg-type]
             else:
-                np.savez(file, features=video.features)
-
-
-def write_safetensors(folder: Path, videos: Iterable[VideoFeatures]) -> None:
-    """`NAME.safetensors` for every video, with `features` [n, D], `start_s` and `end_s` [n], and the video's id."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for video in videos:
-        arrays = {"features": np.ascontiguousarray(video.features), "start_s": video.start_s, "end_s": video.end_s}
-        with (folder / f"{video.video_id}.safetensors").open("xb") as file:
-            file.write(safetensors.numpy.save(arrays, metadata={"id": video.video_id}))
+                file.write(safetensors.numpy.save(arrays, metadata={"id": video.video_id}))
+        yield video
 
 
 def write_tars(
@@ -61,21 +62,21 @@ def write_tars(
     *,
     queries: Mapping[str, Sequence[Mapping[str, Any]]],
     shard_videos: int,
-) -> None:
+) -> Iterator[VideoFeatures]:
     """`PREFIX-000000.tar` and so on for WebDataset, with three files a video, which share a number as their key.
 
     `KEY.npy` has the features [n, D], `KEY.times.npy` start and end of the rows, float64 [n, 2], `KEY.json` the id, the
     facts and the queries.
     """
-    numbered = enumerate(videos)
-    for shard, members in groupby(numbered, key=lambda item: item[0] // shard_videos):
+    for shard, members in groupby(enumerate(videos), key=lambda item: item[0] // shard_videos):
         with tarfile.open(folder / f"{prefix}-{shard:06d}.tar", "x:", format=tarfile.USTAR_FORMAT) as tar:
             for number, video in members:
-                asked = list(queries.get(video.video_id, ()))
-                about = {"id": video.video_id, "facts": dict(video.facts), "queries": asked}
+                video_queries = list(queries.get(video.video_id, ()))
+                description = {"id": video.video_id, "facts": dict(video.facts), "queries": video_queries}
                 _add(tar, f"{number:09d}.npy", _npy(video.features))
                 _add(tar, f"{number:09d}.times.npy", _npy(np.stack([video.start_s, video.end_s], axis=1)))
-                _add(tar, f"{number:09d}.json", json.dumps(about).encode())
+                _add(tar, f"{number:09d}.json", json.dumps(description).encode())
+                yield video
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -1,14 +1,16 @@
-"""Where each trainer looks for what: a function a format that writes features, and annotations if there are queries."""
+"""Where each trainer looks for its files: a function a format writes features, and annotations if there are queries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline.exchange import annotation_files, feature_writers, lgi_cache, naming_rules
-from excl.pipeline.exchange.export_view import ExportView, Task
+from excl.pipeline.exchange import annotation_files, lgi_cache, naming_rules
+from excl.pipeline.exchange.export_view import ExportReport, ExportView, Task
+from excl.pipeline.exchange.feature_writers import Kind, write_arrays, write_hdf5, write_tars
 
 C3D = "sub_activitynet_v1-3.c3d.hdf5"  # readers of ActivityNet's published features ask for this file and …
 C3D_DATASET = "c3d_features"  # … for this dataset in each video's group, whatever the features are
@@ -17,18 +19,18 @@ AS_SPLITS = {split: f"{split}.json" for split in ("train", "val", "test")}
 
 @dataclass(frozen=True)
 class FormatSettings:
-    """What a writer needs to know beside the content: the free part of its names, the length of tar shards."""
+    """The settings of a writer: the free part of its names, the length of tar shards."""
 
     name: str
     shard_videos: int
 
 
-Write = Callable[[Path, ExportView, FormatSettings], None]
+Write = Callable[[Path, ExportView, FormatSettings], ExportReport]
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is written for one task: what an id must be, and the defaults of what can be chosen.
+    """A format for one task: its writer, its rule for ids, and the defaults of the options.
 
     `dtype` None is the store's own. `name` is the default of --name, empty where names are fixed. `avi` says whether ids end
     in .avi (None: as they are). `lines` says that ids stand in lines of Charades-STA. `casts` says whether the trainer makes
@@ -40,139 +42,138 @@ class Format:
     dtype: str | None = "float32"
     name: str = ""
     avi: bool | None = None
-    lines: bool = False
+    ids_in_lines: bool = False
     casts: bool = True
     least_rows: int = 1
-    shards: bool = False
 
 
-def write_ms_2d_tan(out: Path, content: ExportView, settings: FormatSettings) -> None:
+def write_ms_2d_tan(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
     """The folder that its DATA_DIR names; `settings.name` is its VIS_INPUT_TYPE."""
-    feature_writers.write_hdf5(out / f"{settings.name}.hdf5", content.videos())
-    _tan_annotations(out, content)
+    _tan_annotations(out, view)
+    return view.report(write_hdf5(out / f"{settings.name}.hdf5", view.videos()))
 
 
-def write_2d_tan(out: Path, content: ExportView, settings: FormatSettings) -> None:
+def write_2d_tan(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
     """The folder that its DATA_DIR names; for Charades-STA `settings.name` is its VIS_INPUT_TYPE."""
-    match content.task:
+    _tan_annotations(out, view)
+    if view.task == "activitynet":
+        return view.report(write_hdf5(out / C3D, view.videos(), dataset=C3D_DATASET))
+    name = f"{settings.name}_features.hdf5" if view.task == "charades" else "tall_c3d_features.hdf5"
+    return view.report(write_hdf5(out / name, view.videos()))
+
+
+def _tan_annotations(out: Path, view: ExportView) -> None:
+    match view.task:
         case "charades":
-            feature_writers.write_hdf5(out / f"{settings.name}_features.hdf5", content.videos())
+            annotation_files.charades(out, view)
         case "tacos":
-            feature_writers.write_hdf5(out / "tall_c3d_features.hdf5", content.videos())
+            annotation_files.tacos(out, view)
         case _:
-            feature_writers.write_hdf5(out / C3D, content.videos(), dataset=C3D_DATASET)
-    _tan_annotations(out, content)
+            annotation_files.activitynet(out, view, AS_SPLITS)
 
 
-def _tan_annotations(out: Path, content: ExportView) -> None:
-    match content.task:
-        case "charades":
-            annotation_files.charades(out, content)
-        case "tacos":
-            annotation_files.tacos(out, content)
-        case _:
-            annotation_files.activitynet(out, content, AS_SPLITS)
-
-
-def write_vslnet(out: Path, content: ExportView, settings: FormatSettings) -> None:
+def write_vslnet(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
     """The folder `data` of its working directory; `settings.name` is its --fv."""
-    features = out / "features" / content.task / settings.name
-    feature_writers.write_npy(features, content.videos())
-    shapes = {name: video["rows"] for name, video in content.written.items()}
+    features = out / "features" / view.task / settings.name
+    report = view.report(write_arrays(features, view.videos(), "npy"))
+    shapes = {name: video["rows"] for name, video in report.videos.items()}
     annotation_files.write_json(features / "feature_shapes.json", shapes)
-    if not content.queries:
-        return
-    folder = out / "dataset" / content.task
-    match content.task:
-        case "charades":
-            annotation_files.charades(folder, content)
-            annotation_files.charades_json(folder, content)
-        case "tacos":
-            annotation_files.tacos(folder, content)
-        case _:  # it tests on val_1 and validates on val_2
-            annotation_files.activitynet(folder, content, {**AS_SPLITS, "val": "val_2.json", "test": "val_1.json"})
+    folder = out / "dataset" / view.task
+    if view.queries:
+        match view.task:
+            case "charades":
+                annotation_files.charades(folder, view)
+                annotation_files.charades_json(folder, view)
+            case "tacos":
+                annotation_files.tacos(folder, view)
+            case _:  # it tests on val_1 and validates on val_2
+                annotation_files.activitynet(folder, view, {**AS_SPLITS, "val": "val_2.json", "test": "val_1.json"})
+    return report
 
 
-def write_lgi(out: Path, content: ExportView, settings: FormatSettings) -> None:  # noqa: ARG001
+def write_lgi(out: Path, view: ExportView, _: FormatSettings) -> ExportReport:
     """The folder `data` of its working directory, with the caches that it would make itself."""
-    if content.task == "charades":
+    if view.task == "charades":
         root, kind, max_words = out / "charades", "I3D", 10
-        feature_writers.write_npy(root / "features" / "i3d_finetuned", content.videos())
-        splits = {split: split for split in content.queries}
-        if content.queries:
-            annotation_files.charades(root / "annotations", content)
+        report = view.report(write_arrays(root / "features" / "i3d_finetuned", view.videos(), "npy"))
+        splits = {split: split for split in view.queries}
+        if view.queries:
+            annotation_files.charades(root / "annotations", view)
     else:  # it tests on val_1 and val_2 together, as its split val
         root, kind, max_words = out / "ActivityNet", "C3D", 25
-        feature_writers.write_hdf5(root / "feats" / C3D, content.videos(), dataset=C3D_DATASET)
+        report = view.report(write_hdf5(root / "feats" / C3D, view.videos(), dataset=C3D_DATASET))
         splits = {"train": "train", "test": "val"}
-        if content.queries:
+        if view.queries:
             folder = root / "captions" / "annotations"
-            annotation_files.activitynet(folder, content, {**AS_SPLITS, "test": "val_1.json"})
+            annotation_files.activitynet(folder, view, {**AS_SPLITS, "test": "val_1.json"})
             annotation_files.write_json(folder / "val_2.json", {})
-    if content.queries:
-        lgi_cache.write_caches(root / "preprocess", content, splits, max_words=max_words, kind=kind)
+    if view.queries:
+        lgi_cache.write_caches(root / "preprocess", view, report.videos, splits, max_words=max_words, kind=kind)
+    return report
 
 
-def write_tmlga(out: Path, content: ExportView, settings: FormatSettings) -> None:  # noqa: ARG001
+def write_tmlga(out: Path, view: ExportView, _: FormatSettings) -> ExportReport:
     """The folder ~/data/TMLGA, and in it `preprocessing`, which is to go into its working directory."""
-    if content.task == "charades":
-        feature_writers.write_npy(out / "i3d_charades_sta" / "rgb", content.videos())
-        found = {split: f"charades-sta/charades_sta_{split}_tokens.json" for split in AS_SPLITS}
+    if view.task == "charades":
+        report = view.report(write_arrays(out / "i3d_charades_sta" / "rgb", view.videos(), "npy"))
+        files = {split: f"charades-sta/charades_sta_{split}_tokens.json" for split in AS_SPLITS}
     else:
-        training = {query.video_id for query in content.queries.get("train", ())}
-        for folder, wanted in (("training", True), ("validation", False)):
-            chosen = {video_id for video_id in content.store if (video_id in training) is wanted}
-            feature_writers.write_npy(out / "ANet_240" / folder, content.videos(chosen))
-        found = {"train": "training", "val": "val", "test": "validation"}
-        found = {split: f"anet-cap/ANetCap_{name}_tokens.json" for split, name in found.items()}
-    annotation_files.tmlga(out / "preprocessing", content, found)
+        training = {query.video_id for query in view.queries.get("train", ())}
+        folders = {"training": training, "validation": set(view.store) - training}
+        videos = (write_arrays(out / "ANet_240" / name, view.videos(ids), "npy") for name, ids in folders.items())
+        report = view.report(chain.from_iterable(videos))
+        files = {"train": "training", "val": "val", "test": "validation"}
+        files = {split: f"anet-cap/ANetCap_{name}_tokens.json" for split, name in files.items()}
+    remarks = annotation_files.tmlga(out / "preprocessing", view, report.videos, files)
+    return replace(report, remarks=report.remarks | remarks)
 
 
-def write_moment_detr(out: Path, content: ExportView, settings: FormatSettings) -> None:
+def write_moment_detr(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
     """The folders `data` and `features` of the working directory of Moment-DETR, QD-DETR or lighthouse."""
-    features = out / "features" / content.task
-    feature_writers.write_npz(features / settings.name, content.videos(), times=False)
-    if content.queries:
-        data, texts = out / "data" / content.task, features / "word_vectors"
-        annotation_files.moment_detr(data, texts, content, qid_in_name="" if content.task == "tacos" else "qid")
+    features = out / "features" / view.task
+    if view.queries:
+        data, texts = out / "data" / view.task, features / "word_vectors"
+        annotation_files.moment_detr(data, texts, view, qid_in_name="" if view.task == "tacos" else "qid")
+    return view.report(write_arrays(features / settings.name, view.videos(), "npz", times=False))
 
 
-def write_webdataset(out: Path, content: ExportView, settings: FormatSettings) -> None:
+def write_webdataset(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
     """Tar shards: of each split the videos that it asks about with its queries, or of all videos of a plain store."""
-    if not content.queries:
-        feature_writers.write_tars(out, "features", content.videos(), queries={}, shard_videos=settings.shard_videos)
-    for split, queries in content.queries.items():
-        asked: dict[str, list[dict[str, Any]]] = {}
+    if not view.queries:
+        return view.report(write_tars(out, "features", view.videos(), queries={}, shard_videos=settings.shard_videos))
+    shards = []
+    for split, queries in view.queries.items():
+        by_video: dict[str, list[dict[str, Any]]] = {}
         for query in queries:
-            asked.setdefault(query.video_id, []).append(query.to_json())
-        feature_writers.write_tars(out, split, content.videos(set(asked)), queries=asked, shard_videos=settings.shard_videos)
+            by_video.setdefault(query.video_id, []).append(query.to_json())
+        videos = view.videos(set(by_video))
+        shards.append(write_tars(out, split, videos, queries=by_video, shard_videos=settings.shard_videos))
+    return view.report(chain.from_iterable(shards))
 
 
-def _in_own(
-    write: Write, rule: naming_rules.Rule = naming_rules.file_name, *, shards: bool = False
-) -> dict[Task | None, Format]:
-    """A format that is no trainer's: one form for all tasks, the values as stored."""
-    return {None: Format(write, rule, dtype=None, shards=shards)}
+def _array_format(kind: Kind) -> dict[Task | None, Format]:
+    """A folder of array files for anybody: one form for all tasks, the values as stored."""
+    return {None: Format(lambda out, view, _: view.report(write_arrays(out, view.videos(), kind)), dtype=None)}
 
 
 FORMATS: dict[str, dict[Task | None, Format]] = {
     "ms-2d-tan": {
-        "charades": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", lines=True),
+        "charades": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", ids_in_lines=True),
         "activitynet": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb"),
         "tacos": Format(write_ms_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", avi=False),
     },
     "2d-tan": {
-        "charades": Format(write_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", lines=True),
+        "charades": Format(write_2d_tan, naming_rules.hdf5_key, name="i3d_rgb", ids_in_lines=True),
         "activitynet": Format(write_2d_tan, naming_rules.hdf5_key, casts=False),
         "tacos": Format(write_2d_tan, naming_rules.hdf5_key, avi=True, casts=False),
     },
     "vslnet": {
-        "charades": Format(write_vslnet, naming_rules.file_name_without_dots, name="new", lines=True),
+        "charades": Format(write_vslnet, naming_rules.file_name_without_dots, name="new", ids_in_lines=True),
         "activitynet": Format(write_vslnet, naming_rules.file_name_without_dots, name="new"),
         "tacos": Format(write_vslnet, naming_rules.file_name_without_dots, name="new", avi=False),
     },
     "lgi": {
-        "charades": Format(write_lgi, lines=True, least_rows=2),
+        "charades": Format(write_lgi, ids_in_lines=True, least_rows=2),
         "activitynet": Format(write_lgi, naming_rules.hdf5_key),
     },
     "tmlga": {
@@ -184,8 +185,8 @@ FORMATS: dict[str, dict[Task | None, Format]] = {
         "activitynet": Format(write_moment_detr, name="i3d"),
         "tacos": Format(write_moment_detr, name="i3d", avi=False),
     },
-    "npy": _in_own(lambda out, content, _: feature_writers.write_npy(out, content.videos())),
-    "npz": _in_own(lambda out, content, _: feature_writers.write_npz(out, content.videos(), times=True)),
-    "safetensors": _in_own(lambda out, content, _: feature_writers.write_safetensors(out, content.videos())),
-    "webdataset": _in_own(write_webdataset, naming_rules.any_name, shards=True),
+    "npy": _array_format("npy"),
+    "npz": _array_format("npz"),
+    "safetensors": _array_format("safetensors"),
+    "webdataset": {None: Format(write_webdataset, rule=lambda _: "", dtype=None)},
 }

@@ -1,6 +1,6 @@
-"""Import: reads features that others made, leaves a store like `extract`'s, with the seconds that are stated for their rows.
+"""Import: read features that others made, leave a store like `extract`'s, with the seconds that are stated for their rows.
 
-What such rows are made of cannot be seen from them. The store says so in its recipe, and keeps where each came from.
+The rows do not show what they are made of. The recipe of the store says so, and its facts name the source of each video.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
 
@@ -23,10 +21,10 @@ from excl.datasets.annotations.durations import read_durations
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import VideoError
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, open_source
-from excl.pipeline.comparison.compare import LOOKED_AT
-from excl.pipeline.comparison.id_matching import chosen
+from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, majority, open_source, sample_shapes
+from excl.pipeline.comparison.id_matching import strip_suffix
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
+from excl.pipeline.exchange import resampling
 from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
@@ -40,7 +38,7 @@ from excl.pipeline.store.virtual_index import write_index
 log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "import", 1
-USUAL = 128  # of which the length of most features is a multiple, and the number of rows is by chance
+USUAL = 128  # the length of most features is a multiple of it, the number of rows only by chance
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,7 +49,7 @@ class ImportConfig:
     """Features: a folder of .npy, .npz or .pt files, one a video; an HDF5 file with a dataset or a group a video; one .npz
     or .pt file with an array a video."""
     out: Path
-    """The feature store to write. Run again with the same settings, it goes on where it stopped."""
+    """The feature store to write. The same command resumes an import that was stopped."""
     fps: PositiveFloat | None = None
     """Frames a second that the features were made of; with --stride."""
     stride: PositiveFloat | None = None
@@ -68,22 +66,22 @@ class ImportConfig:
     videos: Path | None = None
     """The videos, to take durations from their headers, in place of --durations."""
     name: str = ""
-    """What the features are, in your words. A run can be evaluated on features of its own name only, so give two imports of
-    the same kind of features the same; without one, it is the files' content."""
+    """A name for the kind of features, in your words. A run can be evaluated on features of its own name only, so give two
+    imports of the same kind of features the same name. Without a name the files' content takes its place."""
     suffix: str = ""
-    """Take only the arrays whose name ends so, such as _rgb or .avi, and take that off."""
+    """Take only the arrays whose name ends with this, such as _rgb or .avi, and remove it from the ids."""
     dim: Annotated[PositiveInt | None, tyro.conf.arg(help_behavior_hint="(default: the side all arrays have in common)")] = (
         None
     )
     """Values of a row."""
     dtype: Literal["float16", "float32"] = "float32"
-    """How features are stored."""
+    """The type in which features are stored."""
     shard_videos: PositiveInt = 64
-    """How many videos make up one shard."""
+    """The number of videos in one shard."""
     retry_failed: bool = False
     """Try those again that failed before."""
     reading: WithoutPrefix[VideoLimits] = field(default_factory=VideoLimits)
-    """How videos are looked at."""
+    """How videos are read."""
 
     def __post_init__(self) -> None:
         if (self.fps is None) != (self.stride is None):
@@ -98,15 +96,13 @@ class ImportConfig:
         if self.spread and (self.offset_s or (self.durations is None and self.videos is None)):
             raise ValueError("spread: needs --durations or --videos, and has no --offset-s")
 
-    def dating(self) -> FixedRate | EvenSplit:
+    def row_times(self) -> FixedRate | EvenSplit:
         """The rule by which rows have times."""
-        if self.spread:
-            return EvenSplit()
         if self.seconds_per_row is not None:
             return FixedRate(self.seconds_per_row, self.offset_s)
-        assert self.fps is not None
-        assert self.stride is not None
-        return FixedRate(self.stride / self.fps, self.offset_s)
+        if self.fps is not None and self.stride is not None:
+            return FixedRate(self.stride / self.fps, self.offset_s)
+        return EvenSplit()
 
 
 def run(config: ImportConfig) -> Path:
@@ -114,19 +110,20 @@ def run(config: ImportConfig) -> Path:
     source = open_source(config.source)
     if isinstance(source, StoreSource):
         raise ValueError(f"{config.source}: a store of excl already; give it to `excl pack` as it is")
-    names = chosen(source, config.suffix, where=str(config.source))
+    names = strip_suffix(source, config.suffix, place=str(config.source))
     sha256_of = functools.cache(sha256_file)
     dim = config.dim or _common_dim(source, list(names.values()))
     recipe = _recipe(config, dim, _content(config, source, names, sha256_of))
-    making = _Import(config, source, names, recipe, dim, _durations(config), sha256_of)
+    importer = _Import(config, source, names, recipe, dim, _durations(config), sha256_of)
+    durations = config.durations and {"file": config.durations.name, "sha256": sha256_of(config.durations)}
     log.info("import: %s, %d videos, rows of %d values", source.kind, len(names), dim)
     stage = ShardedStage(
         name=STAGE,
         code_version=CODE_VERSION,
         out=config.out,
-        identity={"recipe": recipe, "durations": _identity_of(config.durations)},
+        identity={"recipe": recipe, "durations": durations},
         shard_videos=config.shard_videos,
-        work=making.video,
+        work=importer.import_video,
         join=functools.partial(join_features, recipe=recipe),
         identify=lambda item: {"sha256": sha256_of(item.path)},
         about={"source": str(config.source)},
@@ -141,11 +138,11 @@ def run(config: ImportConfig) -> Path:
 
 
 def _recipe(config: ImportConfig, dim: int, content: str) -> dict[str, Any]:
-    """What is known of how the features were made: what was stated. `content` is the files' where they have no name."""
+    """The recipe, as far as it was stated. `content` is the sha256 of all files if the features have no name."""
     return {
         "weights": {"source": IMPORTED, "sha256": content, "random": False, "name": config.name},
         "fps": config.fps,
-        "rows": config.dating().to_json(),
+        "rows": config.row_times().to_json(),
         "dim": dim,
         "dtype": config.dtype,
         "shard_videos": config.shard_videos,
@@ -154,45 +151,31 @@ def _recipe(config: ImportConfig, dim: int, content: str) -> dict[str, Any]:
 
 
 def _content(config: ImportConfig, source: ArraySource, names: Mapping[str, str], sha256_of: Callable[[Path], str]) -> str:
-    """One sha256 of all files by their videos' ids; empty where a name says what the features are."""
+    """One sha256 of all files by their videos' ids; empty if a name says what the features are."""
     if config.name:
         return ""
     lines = [f"{name}\0{sha256_of(source.file_of(key))}\n" for name, key in sorted(names.items())]
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _identity_of(path: Path | None) -> dict[str, str] | None:
-    return None if path is None else {"file": path.name, "sha256": sha256_file(path)}
-
-
 def _durations(config: ImportConfig) -> Duration:
-    """What says how long a video is: None where nothing does."""
-    if config.videos is not None:
-        paths = find_videos(config.videos)
-
-        def probed(video_id: str) -> float | None:
-            return config.reading.probe(paths[video_id]).duration_s if video_id in paths else None
-
-        return probed
-    return (read_durations([config.durations]) if config.durations else {}).get
+    """The function from a video's id to its duration, None if it is not known."""
+    if config.videos is None:
+        return (read_durations([config.durations]) if config.durations else {}).get
+    paths = find_videos(config.videos)
+    return lambda video_id: config.reading.probe(paths[video_id]).duration_s if video_id in paths else None
 
 
 def _common_dim(source: ArraySource, names: list[str]) -> int:
-    """The length that the rows of most videos have, seen on some: the last axis, or the first if only that is alike."""
-    shapes = []
-    for name in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT]:
-        try:
-            shapes.append(source[name].shape)
-        except (ValueError, OSError):  # it is told of when its turn comes
-            continue
+    """The length of the rows of most videos in a sample: the last axis, or the first if only that is alike."""
+    shapes = sample_shapes(source, names)
     if len(set(shapes)) == 1 and shapes[0][1] % USUAL and not shapes[0][0] % USUAL:
         raise ValueError(
             f"{source.path}: arrays of the shape {shapes[0]} look like [D, n]; --dim {shapes[0][0]} says that they are, "
             f"--dim {shapes[0][1]} that they are not"
         )
     for axis in (1, 0):
-        length, times = Counter(shape[axis] for shape in shapes).most_common(1)[0] if shapes else (0, 0)
-        if 2 * times > len(shapes):
+        if length := majority(shape[axis] for shape in shapes):
             return length
     raise ValueError(
         f"{source.path}: rows are not of one length, as far as the first videos tell ({shapes[:3] or 'none can be read'}); "
@@ -212,8 +195,8 @@ class _Import:
     duration_of: Duration
     sha256_of: Callable[[Path], str]
 
-    def video(self, item: work_items.VideoTask) -> dict[str, Any]:
-        """Write one video's features as a shard of one; returns its record."""
+    def import_video(self, item: work_items.VideoTask) -> dict[str, Any]:
+        """Write one video's features as a shard of its own; return its record."""
         key, name = self.names[item.video_id], part_name(item.number)
         try:
             state = work_items.file_stat(item.path)
@@ -239,17 +222,14 @@ class _Import:
 
     def _features(self, video_id: str, key: str, source: Mapping[str, Any]) -> VideoFeatures:
         rows = self.source[key]  # [n, D]
-        turned = rows.shape[1] != self.dim and rows.shape[0] == self.dim
-        rows = rows.T if turned else rows
+        transposed = rows.shape[1] != self.dim and rows.shape[0] == self.dim
+        rows = rows.T if transposed else rows
         if rows.shape[1] != self.dim:
-            raise VideoError("features", f"an array of the shape {rows.shape}; wanted are rows of {self.dim} values")
-        with np.errstate(over="ignore"):  # said below
-            stored = np.ascontiguousarray(rows, dtype=self.config.dtype)
-        if not np.isfinite(stored).all() and np.isfinite(rows).all():
-            raise VideoError("features", f"values up to {np.abs(rows).max():.3g} do not fit {self.config.dtype}")
+            raise VideoError("features", f"an array of the shape {rows.shape}; wanted rows of {self.dim} values")
         duration_s = self.duration_of(video_id)
-        start_s, end_s = self.config.dating().times(len(stored), duration_s)
-        known = {} if duration_s is None else {"duration_s": duration_s}
-        video = VideoFeatures(video_id, stored, start_s, end_s, {**known, "transposed": turned, "source": source})
+        start_s, end_s = self.config.row_times().times(len(rows), duration_s)
+        facts = {} if duration_s is None else {"duration_s": duration_s}
+        video = VideoFeatures(video_id, rows, start_s, end_s, {**facts, "transposed": transposed, "source": source})
+        video = resampling.cast(video, self.config.dtype)
         video.require_finite()
         return video

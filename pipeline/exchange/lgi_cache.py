@@ -1,6 +1,6 @@
-"""What LGI makes of annotations when it first runs, and keeps: made here, so that it fits these features.
+"""The caches that LGI makes of annotations when it first runs, written here so that they fit the exported features.
 
-Its own cache goes by the names of split and settings alone: one that is there is used, whatever features it was made from.
+LGI finds a cache by the names of split and settings alone: it uses an existing one, whatever features it was made from.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from excl.datasets.text.tokens import tokenise
+from excl.pipeline.exchange.annotation_files import Videos
 from excl.pipeline.exchange.export_view import ExportView
 from excl.pipeline.store.feature_store import Query
 
@@ -21,20 +22,22 @@ UNK = 1
 SEGMENTS = 128  # `num_segment` of its settings
 
 
-def write_caches(folder: Path, content: ExportView, splits: dict[str, str], *, max_words: int, kind: str) -> None:
+def write_caches(
+    folder: Path, view: ExportView, videos: Videos, splits: dict[str, str], *, max_words: int, kind: str
+) -> None:
     """`query_info` and `grounding_info` below `folder` for every split, under the split's name at LGI (`splits`).
 
     Words are those of the training split, without punctuation, by the alphabet; ids of queries are their numbers in the
     annotation file. Places in rows are those of rows that lie evenly, as LGI takes them to do.
     """
-    training = {word for query in content.queries.get("train", ()) for word in _words(query)}
+    training = {word for query in view.queries.get("train", ()) for word in _words(query)}
     index = {word: number for number, word in enumerate((*SPECIAL, *sorted(training)))}
     (folder / "query_info").mkdir(parents=True)
     (folder / "grounding_info").mkdir()
     for split, name in splits.items():
-        queries = content.queries.get(split, [])
+        queries = view.queries.get(split, [])
         _write_queries(folder / "query_info", f"{name}_{{}}_F1_L{max_words}_{kind}", queries, index, max_words)
-        _write_places(folder / "grounding_info" / f"{name}_labels_S{SEGMENTS}_{kind}.hdf5", queries, content)
+        _write_places(folder / "grounding_info" / f"{name}_labels_S{SEGMENTS}_{kind}.hdf5", queries, view, videos)
 
 
 def _words(query: Query) -> list[str]:
@@ -54,17 +57,17 @@ def _write_queries(folder: Path, name: str, queries: Sequence[Query], index: dic
     (folder / (name.format("info") + ".json")).write_text(json.dumps(info), encoding="utf-8")
 
 
-def _write_places(path: Path, queries: Sequence[Query], content: ExportView) -> None:
+def _write_places(path: Path, queries: Sequence[Query], view: ExportView, videos: Videos) -> None:
     with h5py.File(path, "x", locking=False) as file:
         groups = {name: file.create_group(name) for name in ("start_pos", "end_pos", "att_mask")}
         for number, query in enumerate(queries):
-            video = content.written[content.name(query.video_id)]
+            video = videos[view.name(query.video_id)]
             rows = min(video["rows"], SEGMENTS)
             start, end = query.start_s / video["duration_s"], query.end_s / video["duration_s"]
-            first = min(round(start * rows), rows - 1)
-            last = max(round(end * rows), first + 1)
+            first_row = min(round(start * rows), rows - 1)
+            last_row = max(round(end * rows), first_row + 1)
             mask = np.zeros(SEGMENTS)
-            mask[first : last + 1] = 1
+            mask[first_row : last_row + 1] = 1
             groups["start_pos"].create_dataset(str(number), data=start)
             groups["end_pos"].create_dataset(str(number), data=end)
             groups["att_mask"].create_dataset(str(number), data=mask)

@@ -1,4 +1,4 @@
-"""Why an id cannot be a name in a format. Ids are whatever people called their videos: nothing is known of them."""
+"""Rules that say why an id cannot be a name in a format. Ids are whatever people called their videos."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Rule = Callable[[str], str]
 
 
 def file_name(name: str) -> str:
-    """Why a name cannot be that of a file in a folder, wherever the folder may be copied to; empty if it can."""
+    """Why a file cannot have this name, wherever its folder may be copied to; empty if it can."""
     if not name:
         return "is empty"
     if name.startswith("."):
         return "begins with a dot"
-    if found := re.search(r'[/\\:*?"<>|]', name):
-        return f"has {found[0]} in it, which cannot be in the name of a file"
+    if match := re.search(r'[/\\:*?"<>|]', name):
+        return f"has {match[0]} in it, which cannot be in the name of a file"
     if not name.isprintable() or name != name.strip():
         return "has characters in it that cannot be seen"
     if len(name.encode()) > MAX_BYTES:
@@ -28,12 +28,12 @@ def file_name(name: str) -> str:
 
 
 def file_name_without_dots(name: str) -> str:
-    """The same for trainers that take what is before the first dot of a file's name for the id."""
+    """The same for trainers that take the part before the first dot of a file's name for the id."""
     return file_name(name) or ("has a dot in it, at which this trainer cuts names off" if "." in name else "")
 
 
 def hdf5_key(name: str) -> str:
-    """Why a name cannot be that of a dataset of HDF5."""
+    """Why a dataset of HDF5 cannot have this name; empty if it can."""
     if not name:
         return "is empty"
     if "/" in name:
@@ -43,30 +43,29 @@ def hdf5_key(name: str) -> str:
     return "" if storable(name) else "holds a NUL or half a surrogate pair, which HDF5 cannot keep"
 
 
-def any_name(name: str) -> str:  # noqa: ARG001
-    """Any name will do: nothing is called by it."""
-    return ""
-
-
 def field_name(name: str) -> str:
-    """Why a name cannot stand in a line of Charades-STA's files."""
+    """Why a line of Charades-STA's files cannot hold this name; empty if it can."""
     if name.split() != [name]:
         return "has whitespace in it, which separates the fields of Charades-STA's lines"
     return "has ## in it, which separates the fields of Charades-STA's lines" if "##" in name else ""
 
 
-def require(ids: Iterable[str], rule: Rule, *, where: str) -> None:
-    """ValueError that names the ids that the rule refuses, each with why."""
-    refused = {video_id: why for video_id in ids if (why := rule(video_id))}
+def require(ids: Iterable[str], rule: Rule, *, format_name: str) -> None:
+    """Raise ValueError, with the first ids that the rule refuses and the reasons, if there are any."""
+    refused = [f"{video_id!r} {reason}" for video_id in ids if (reason := rule(video_id))]
     if refused:
-        few = "; ".join(f"{video_id!r} {why}" for video_id, why in list(refused.items())[:SHOWN])
-        more = f"; and {len(refused) - SHOWN:,} more" if len(refused) > SHOWN else ""
-        raise ValueError(f"{where}: {len(refused):,} ids cannot be names there: {few}{more}. Nothing was written")
+        remainder = f"; and {len(refused) - SHOWN:,} more" if len(refused) > SHOWN else ""
+        reasons = "; ".join(refused[:SHOWN])
+        raise ValueError(
+            f"{format_name}: {len(refused):,} ids cannot be names there: {reasons}{remainder}. Nothing was written"
+        )
 
 
-def require_apart(names: Mapping[str, str], *, where: str) -> None:
-    """ValueError where two ids have one name."""
+def require_apart(names: Mapping[str, str], *, format_name: str) -> None:
+    """Raise ValueError if two ids have the same name."""
     by_name: dict[str, str] = {}
     for video_id, name in names.items():
         if by_name.setdefault(name, video_id) != video_id:
-            raise ValueError(f"{where}: {by_name[name]!r} and {video_id!r} would both be {name!r}. Nothing was written")
+            raise ValueError(
+                f"{format_name}: {by_name[name]!r} and {video_id!r} would both be {name!r}. Nothing was written"
+            )

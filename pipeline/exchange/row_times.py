@@ -1,4 +1,4 @@
-"""Which seconds the rows of other people's features describe, by what is said of them."""
+"""The seconds that the rows of other people's features describe, by what is stated about them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from excl.datasets.video.errors import VideoError
-from excl.pipeline.exchange.resampling import evenly_spread
 
 Duration = Callable[[str], float | None]
 
@@ -40,11 +39,11 @@ class FixedRate:
         return edges[:-1].copy(), edges[1:].copy()
 
     def _slack_s(self, duration_s: float) -> float:
-        """How far rows and video may be apart: windows that were not filled, frames dropped, durations by other clocks."""
+        """The seconds by which rows and video may end apart: unfilled windows, dropped frames, durations by other clocks."""
         return max(4 * self.seconds_per_row, 2.0, 0.05 * duration_s)
 
     def to_json(self) -> dict[str, Any]:
-        """For recipes."""
+        """The rule as recipes have it."""
         return {"kind": "even", "seconds_per_row": self.seconds_per_row, "offset_s": self.offset_s}
 
 
@@ -56,9 +55,9 @@ class EvenSplit:
         """Start and end of the rows, two float64 [n]; VideoError if the duration is not known."""
         if duration_s is None:
             raise VideoError("missing", "nothing says how long the video is, over which its rows are spread")
-        edges = evenly_spread(num_rows, duration_s)
+        edges = np.linspace(0.0, duration_s, num_rows + 1)
         return edges[:-1], edges[1:]
 
     def to_json(self) -> dict[str, Any]:
-        """For recipes."""
+        """The rule as recipes have it."""
         return {"kind": "spread"}

@@ -1,12 +1,11 @@
-"""Join stores of one recipe: what several machines extracted becomes the store that one of them would have made of all.
+"""Join stores of one recipe: several machines' stores become the one that a single machine would have made of all videos.
 
-The merged store has the header of the others, so `excl extract` goes on in it; its shards are, byte for byte, those of one
-run over all videos.
+The merged store has the header of the others, so `excl extract` can resume in it; its shards are, byte for byte, those of
+one run over all videos.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +22,6 @@ from excl.pipeline.extract import STAGE
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.shard import write_shard
 from excl.pipeline.store.virtual_index import write_index
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,75 +41,74 @@ class MergeConfig:
 
 
 def run(config: MergeConfig) -> Path:
-    """Write the store, or go on with it; ValueError where recipes differ or a video is in two stores."""
+    """Write the store, or resume it; ValueError where recipes differ or a video is in two stores."""
     stores = [FeatureStore(path) for path in config.stores]
-    first = stores[0].manifest.header
     for store in stores:
         _require_same(stores[0], store)
-    where = _whereabouts(stores)
-    identity, version = first["identity"], first["code_version"]
-    about = read_header(config.stores[0]).get("about")
-    with Manifest.open(config.out, stage=STAGE, identity=identity, code_version=version, about=about) as manifest:
+    store_of = _store_by_video(stores)
+    header = stores[0].manifest.header
+    identity, version = header["identity"], header["code_version"]
+    stores_about = read_header(config.stores[0]).get("about")
+    with Manifest.open(config.out, stage=STAGE, identity=identity, code_version=version, about=stores_about) as manifest:
         (config.out / "shards").mkdir(exist_ok=True)
         (config.out / "parts").mkdir(exist_ok=True)
         if not work_items.planned(manifest):
-            manifest.add({"id": "plan/0", "planned": sorted(where)})
-        sources = sorted(store.manifest.fingerprint() for store in stores)
-        known = manifest.records.get(SOURCES, {"of": sources})
-        if work_items.planned(manifest) != sorted(where) or known["of"] != sources:
+            manifest.add({"id": "plan/0", "planned": sorted(store_of)})
+        sources = {"id": SOURCES, "of": sorted(store.manifest.fingerprint() for store in stores)}
+        planned = work_items.planned(manifest)
+        if planned != sorted(store_of) or manifest.records.get(SOURCES, sources)["of"] != sources["of"]:
             raise ValueError(
                 f"{config.out}: was made from other stores, or from these before they changed; choose another folder, or "
                 "remove it"
             )
-        manifest.add({"id": SOURCES, "of": sources})
+        manifest.add(sources)
         size = identity["shard_videos"]
-        planned = work_items.planned(manifest)
         for shard, begin in enumerate(range(0, len(planned), size)):
-            _shard(manifest, shard, planned[begin : begin + size], where, first_number=begin)
+            _write_shard(manifest, shard, planned[begin : begin + size], store_of, first_number=begin)
         write_index(manifest)
         work_items.report(manifest, what="merge")
     return config.out
 
 
-def _require_same(first: FeatureStore, other: FeatureStore) -> None:
-    header = other.manifest.header
+def _require_same(reference: FeatureStore, store: FeatureStore) -> None:
+    header = store.manifest.header
     if header["stage"] != STAGE:
-        raise ValueError(f"{other.path}: made by {header['stage']}; only stores that `excl extract` wrote can be joined")
-    differences = diff(first.manifest.header, header)
-    if differences:
-        named = "; ".join(f"{key}: {one!r} and {two!r}" for key, (one, two) in differences.items())
-        raise ValueError(f"{first.path} and {other.path} are of different recipes, which never mix: {named}")
-    other.require_finished()
+        raise ValueError(f"{store.path}: made by {header['stage']}; only stores that `excl extract` wrote can be joined")
+    if differences := diff(reference.manifest.header, header):
+        text = "; ".join(f"{key}: {a!r} and {b!r}" for key, (a, b) in differences.items())
+        raise ValueError(f"{reference.path} and {store.path} are of different recipes, which never mix: {text}")
+    store.require_finished()
 
 
-def _whereabouts(stores: list[FeatureStore]) -> dict[str, FeatureStore]:
+def _store_by_video(stores: list[FeatureStore]) -> dict[str, FeatureStore]:
     """The store of every planned video; one that failed in a store may be done in another."""
-    found: dict[str, FeatureStore] = {}
+    by_video: dict[str, FeatureStore] = {}
     for store in stores:
         for video_id in work_items.planned(store.manifest):
-            if video_id in found and video_id in found[video_id] and video_id in store:
-                raise ValueError(f"{video_id!r} is both in {found[video_id].path} and in {store.path}; whose is it to be?")
-            if video_id not in found or video_id in store:
-                found[video_id] = store
-    return found
+            if video_id in store and video_id in by_video.get(video_id, ()):
+                raise ValueError(f"{video_id!r} is both in {by_video[video_id].path} and in {store.path}; give one of them")
+            if video_id not in by_video or video_id in store:
+                by_video[video_id] = store
+    return by_video
 
 
-def _shard(manifest: Manifest, shard: int, members: list[str], where: dict[str, FeatureStore], *, first_number: int) -> None:
+def _write_shard(
+    manifest: Manifest, shard: int, video_ids: list[str], store_of: dict[str, FeatureStore], *, first_number: int
+) -> None:
     """Write one shard and the records of its videos, unless they are there."""
-    done = [video_id for video_id in members if video_id in where[video_id]]
-    for number, video_id in enumerate(members, start=first_number):
+    for number, video_id in enumerate(video_ids, start=first_number):
         if work_items.key(video_id) not in manifest.records:
-            record = dict(where[video_id].manifest.records[work_items.key(video_id)])
+            record = dict(store_of[video_id].manifest.records[work_items.key(video_id)])
             if "part" in record:
                 record["part"] = part_name(number)
             manifest.add(record)
-    if not done or shard_key(shard) in manifest.records:
+    videos = [store_of[video_id][video_id] for video_id in video_ids if video_id in store_of[video_id]]
+    if not videos or shard_key(shard) in manifest.records:
         return
-    written = manifest.folder / "parts" / f"joined-{shard:05d}.h5"
-    videos = [where[video_id][video_id] for video_id in done]
-    write_shard(written, videos, recipe=manifest.header["identity"])
-    sha256 = sha256_file(written)
+    path = manifest.folder / "parts" / f"joined-{shard:05d}.h5"
+    write_shard(path, videos, recipe=manifest.header["identity"])
+    sha256 = sha256_file(path)
     name = f"shards/{shard:05d}-{sha256[:12]}.h5"
-    move(written, manifest.folder / name)
-    num_rows = sum(len(video.features) for video in videos)
-    manifest.add({"id": shard_key(shard), "file": name, "videos": done, "num_rows": num_rows, "sha256": sha256})
+    move(path, manifest.folder / name)
+    ids, num_rows = [video.video_id for video in videos], sum(len(video.features) for video in videos)
+    manifest.add({"id": shard_key(shard), "file": name, "videos": ids, "num_rows": num_rows, "sha256": sha256})

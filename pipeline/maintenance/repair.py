@@ -1,12 +1,12 @@
 """Take out of a folder what is damaged, and nothing else, so that the command that made it makes just that again.
 
-Of a damaged shard the videos that are whole are kept as parts, from which the next run joins the shard anew.
+The whole videos of a damaged shard are saved as parts, from which the next run joins the shard again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,8 +23,6 @@ from excl.pipeline.execution.sharded_stage import part_name
 from excl.pipeline.maintenance import verify
 from excl.pipeline.store.shard import Shard, VideoFeatures, write_shard
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, config=STRICT)
 class RepairConfig:
@@ -33,20 +31,19 @@ class RepairConfig:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
     """The folder."""
     dry_run: bool = False
-    """Say what would be taken out, and change nothing."""
+    """Report what would be taken out, and change nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RepairReport:
-    """What was taken out, as lines for people, and which stage has to be run again."""
+    """Lines for people on the files that were taken out, and the stage that has to be run again."""
 
-    config: RepairConfig
     lines: list[str]
     stage: str
 
 
 def run(config: RepairConfig) -> RepairReport:
-    """Verify every byte and take out what is damaged. ValueError where the header or the plan is: then nothing is known."""
+    """Verify every byte and take out what is damaged. ValueError if the header or the plan is damaged: nothing is known."""
     lines: list[str] = []
     with Manifest.repair(config.folder) as (manifest, damaged_lines):
         stage = manifest.header["stage"]
@@ -57,76 +54,77 @@ def run(config: RepairConfig) -> RepairReport:
                     f"and run `excl {stage}` again"
                 )
             lines.append(f"records.jsonl: {len(damaged_lines)} damaged lines; what they recorded is made again")
-            if stage == "pack":  # what is missing is made again
+            if stage == "pack":  # the next run makes what is missing
                 manifest.records.pop(COMPLETE, None)
-            if stage in ("extract", "import"):
-                found_again = _from_shards(manifest)
-                lines += [f"records.jsonl: {len(found_again)} known again from whole shards"] if found_again else []
+            if stage in ("extract", "import") and (num_restored := _restore_records(manifest)):
+                lines.append(f"records.jsonl: {num_restored} known again from whole shards")
         if not config.dry_run and (
-            damaged_lines or verify.unfinished_line(config.folder) or journals.journals(config.folder)
+            damaged_lines or verify.has_unfinished_line(config.folder) or journals.journals(config.folder)
         ):
             manifest.rewrite(manifest.records)
-        found = verify.find(manifest, read_data=True) if not (damaged_lines and config.dry_run) else []
-        files = sorted({finding.file for finding in found if not finding.remark})
-        for name in files:
-            kept = _take_out(manifest, name, dry_run=config.dry_run)
-            of_it = f"; {len(kept)} whole videos of it are kept" if kept else ""
-            lines.append(f"{name}: taken out{of_it}")
-    return RepairReport(config, lines, stage)
+        findings = verify.find(manifest, read_data=True) if not (damaged_lines and config.dry_run) else []
+        for name in sorted({finding.file for finding in findings if not finding.remark}):
+            num_whole = _take_out(manifest, name, dry_run=config.dry_run)
+            lines.append(f"{name}: taken out" + (f"; {num_whole} whole videos of it are kept" if num_whole else ""))
+    return RepairReport(lines, stage)
 
 
 def _has_plan(manifest: Manifest) -> bool:
-    """Whether every video that has a record is planned: records of a plan are the first and never many."""
+    """True if every video that has a record is planned: records of a plan are the first and never many."""
     planned = set(work_items.planned(manifest))
     recorded = {name.removeprefix("video/") for name in manifest.records if name.startswith("video/")}
     return bool(planned) and recorded <= planned
 
 
-def _from_shards(manifest: Manifest) -> list[str]:
-    """Records of shards and of videos that are lost, made again from the shards; returns their keys."""
-    found: list[str] = []
-    identity = manifest.header["identity"]
-    numbers = {video_id: number for number, video_id in enumerate(work_items.planned(manifest))}
-    named = {record.get("file") for record in manifest.records.values()}
+def _part_names(manifest: Manifest) -> dict[str, str]:
+    """The name of the part file of every planned video."""
+    return {video_id: part_name(number) for number, video_id in enumerate(work_items.planned(manifest))}
+
+
+def _restore_records(manifest: Manifest) -> int:
+    """Make lost records of shards and of their videos again from the shards; return their number."""
+    num_records = len(manifest.records)
+    parts = _part_names(manifest)
+    recorded_files = {record.get("file") for record in manifest.records.values()}
     for path in sorted((manifest.folder / "shards").glob("*.h5")):
         name, (number, _, content) = f"shards/{path.name}", path.stem.partition("-")
         key, sha256 = f"shard/{number}", sha256_file(path)
-        known = name in named
-        if (not known and key in manifest.records) or not content or not sha256.startswith(content):
+        is_recorded = name in recorded_files
+        if (not is_recorded and key in manifest.records) or not content or not sha256.startswith(content):
             continue  # an older version of the shard, or damaged
-        try:
-            shard = Shard(path)
-            videos = [shard.video(position) for position in range(len(shard.videos))]
-        except (ValueError, OSError):
-            continue
+        shard = _open_shard(manifest, path)
+        videos = _whole_videos(shard) if shard else []
         ids = [video.video_id for video in videos]
-        if shard.recipe != identity.get("recipe", identity) or not set(ids) <= numbers.keys():
+        if shard is None or len(ids) < len(shard.videos) or not set(ids) <= parts.keys():
             continue
-        if not known:
-            manifest.records[key] = {
-                "id": key, "file": name, "videos": ids, "num_rows": len(shard.mapped), "sha256": sha256,
-            }  # fmt: skip
-            found.append(key)
+        if not is_recorded:
+            record: dict[str, Any] = {
+                "id": key,
+                "file": name,
+                "videos": ids,
+                "num_rows": len(shard.mapped),
+                "sha256": sha256,
+            }
+            manifest.records[key] = record
         for video in videos:
             if work_items.key(video.video_id) not in manifest.records:
-                record = _video_record(video, manifest.folder / part_name(numbers[video.video_id]), shard.recipe)
+                record = _video_record(video, manifest.folder, parts[video.video_id], shard.recipe)
                 manifest.records[record["id"]] = record
-                found.append(record["id"])
-    return found
+    return len(manifest.records) - num_records
 
 
-def _video_record(video: VideoFeatures, part: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What extract or import recorded of a video, by the facts of its shard; without the file's state, which it compares."""
-    write_shard(part, [video], recipe=recipe)
-    sha256 = sha256_file(part)
-    part.unlink()
-    told = ("source", "num_frames", "frames_repeated", "transposed")
+def _video_record(video: VideoFeatures, folder: Path, part: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The record that extract or import wrote of a video, from the facts in its shard; without the state of its file."""
+    write_shard(folder / part, [video], recipe=recipe)
+    sha256 = sha256_file(folder / part)
+    (folder / part).unlink()
+    names = ("source", "num_frames", "frames_repeated", "transposed")
     record = {
         "id": work_items.key(video.video_id),
-        "part": f"{part.parent.name}/{part.name}",
+        "part": part,
         "part_sha256": sha256,
         "videos": [video.video_id],
-        **{name: video.facts[name] for name in told if name in video.facts},
+        **{name: video.facts[name] for name in names if name in video.facts},
         "num_rows": len(video.features),
         "duration_s": video.duration_s,
         "stat": [],
@@ -134,52 +132,58 @@ def _video_record(video: VideoFeatures, part: Path, recipe: Mapping[str, Any]) -
     return record | (work_items.quality(video.facts) if "frames_expected" in video.facts else {})
 
 
-def _take_out(manifest: Manifest, name: str, *, dry_run: bool) -> list[str]:
-    """Remove a damaged file and what the records say of it; returns the videos of it that were kept as parts."""
-    path = manifest.folder / name
-    records = dict(manifest.records)
-    kept: list[str] = []
+def _take_out(manifest: Manifest, name: str, *, dry_run: bool) -> int:
+    """Remove a damaged file and its records; return the number of its videos that are whole and were saved as parts."""
+    path, num_whole = manifest.folder / name, 0
     if manifest.header["stage"] in ("extract", "import") and name.startswith("shards/") and path.is_file():
-        kept = _keep_whole_videos(manifest, path, dry_run=dry_run)
+        num_whole = _save_whole_videos(manifest, path, dry_run=dry_run)
     if dry_run:
-        return kept
-    for key, record in manifest.records.items():
-        if name in (record.get("file"), record.get("index")):
-            del records[key]
+        return num_whole
+    records = {
+        key: record for key, record in manifest.records.items() if name not in (record.get("file"), record.get("index"))
+    }
     if name in records.get(COMPLETE, {}).get("sha256", {}) or manifest.header["stage"] == "pack":
         records.pop(COMPLETE, None)
     path.unlink(missing_ok=True)
     manifest.rewrite(records)
-    return kept
+    return num_whole
 
 
-def _keep_whole_videos(manifest: Manifest, path: Path, *, dry_run: bool) -> list[str]:
-    try:
+def _save_whole_videos(manifest: Manifest, path: Path, *, dry_run: bool) -> int:
+    """Write the whole videos of a damaged shard as parts; return their number."""
+    shard, parts = _open_shard(manifest, path), _part_names(manifest)
+    videos = [
+        video
+        for video in (_whole_videos(shard) if shard else [])
+        if video.video_id in parts and work_items.key(video.video_id) in manifest.records
+    ]
+    for video in videos if not dry_run else []:
+        write_shard(manifest.folder / parts[video.video_id], [video], recipe=verify.recipe_of(manifest))
+    return len(videos)
+
+
+def _open_shard(manifest: Manifest, path: Path) -> Shard | None:
+    """A shard of the folder's recipe; None if it cannot be opened or is of another recipe."""
+    with contextlib.suppress(ValueError, OSError):
         shard = Shard(path)
-    except (ValueError, OSError):
-        return []
-    numbers = {video_id: number for number, video_id in enumerate(work_items.planned(manifest))}
-    kept = []
-    identity = manifest.header["identity"]
-    if shard.recipe != identity.get("recipe", identity):
-        return []
+        if shard.recipe == verify.recipe_of(manifest):
+            return shard
+    return None
+
+
+def _whole_videos(shard: Shard) -> list[VideoFeatures]:
+    """The videos whose checksum is right."""
+    videos = []
     for position in range(len(shard.videos)):
-        try:
-            video = shard.video(position)
-        except ValueError:
-            continue
-        if video.video_id in numbers and work_items.key(video.video_id) in manifest.records:
-            kept.append(video.video_id)
-            if not dry_run:
-                write_shard(manifest.folder / part_name(numbers[video.video_id]), [video], recipe=shard.recipe)
-    return kept
+        with contextlib.suppress(ValueError, OSError):
+            videos.append(shard.video(position))
+    return videos
 
 
-def show(repaired: RepairReport) -> str:
-    """What was taken out, and what to do next."""
-    folder = repaired.config.folder
-    if not repaired.lines:
-        return f"{folder}: nothing is damaged"
-    if repaired.config.dry_run:
-        return "\n".join([*repaired.lines, "nothing was changed; without --dry-run it is"])
-    return "\n".join([*repaired.lines, f"now run the same `excl {repaired.stage}` again: it makes just that again"])
+def show(config: RepairConfig, report: RepairReport) -> str:
+    """The lines of the report, and what to do next."""
+    if not report.lines:
+        return f"{config.folder}: nothing is damaged"
+    if config.dry_run:
+        return "\n".join([*report.lines, "nothing was changed; without --dry-run it is"])
+    return "\n".join([*report.lines, f"now run the same `excl {report.stage}` again: it makes just that again"])

@@ -153,7 +153,7 @@ def test_the_table_has_every_baseline_and_strict_figures_on_request(packed, eval
         assert line.split()[-1] == f"{found[key]['all']['mIoU']:.1f}"
         assert line.split()[-7] == f"{found[key]['all']['R1@0.3']:.1f}"
     ends = found["model"]["all"]["interval_95"]["mIoU"]
-    below = [line for line in plain.splitlines() if line.startswith(("    95 % from", "           to"))][:2]
+    below = [line for line in plain.splitlines() if line.startswith(("  95 % from", "  to"))][:2]
     assert [line.split()[-1] for line in below] == [f"{end:.1f}" for end in ends]
     assert max(map(len, [line for line in plain.splitlines() if line.startswith(" ")])) <= 80
     assert "those with features" in plain
@@ -175,7 +175,7 @@ def test_predictions_are_written_where_they_are_wanted(packed, evaluated, tmp_pa
     theirs = jsonl(tmp_path / "theirs.jsonl", [{"qid": "1", "pred_relevant_windows": [[0, 1]]}])
     before = theirs.read_bytes()
     assert main([*done, "--predictions", str(theirs)]) == 2
-    assert "theirs.jsonl is there already; `excl score" in caplog.text
+    assert "theirs.jsonl exists already; `excl score" in caplog.text
     assert theirs.read_bytes() == before
 
 
@@ -226,7 +226,10 @@ def test_our_own_predictions_score_what_evaluation_says(packed, evaluated, tmp_p
         if against != made:
             assert found["time_prior"] == wanted["time_prior"]
     assert main([*arguments, "--split", "test"]) == 0
-    assert "no baselines; --train says where" in capsys.readouterr().out
+    assert (
+        "There are no baselines, for want of training moments of known duration; give some with --train."
+        in capsys.readouterr().out
+    )
 
 
 DETR = [
@@ -381,7 +384,7 @@ def test_where_nothing_has_features_all_are_misses(packed, monkeypatch):
     store = TrainingStore(packed / "store")
     queries = [q for q in store.queries("test") if q.video_id not in store]
     trained = SimpleNamespace(model=torch.nn.Identity())
-    assert evaluate._asked(SimpleNamespace(asked=lambda _, asked: asked), store, queries) == []
-    windows, _ = evaluate._predicted(trained, queries, [[], []], batch_size=4)
+    assert evaluate._examples(SimpleNamespace(with_run_vocabulary=lambda _, queries: queries), store, queries) == []
+    windows, _ = evaluate._predict_windows(trained, queries, [[], []], batch_size=4)
     assert windows.shape == (2, 5, 3)
     assert np.isnan(windows).all()

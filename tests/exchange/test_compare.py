@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.comparison import compare
-from excl.pipeline.comparison.array_sources import as_matrix, open_source, transposed_side
+from excl.pipeline.comparison.array_sources import drop_unit_axes, open_source, transposed_side
 from excl.pipeline.comparison.id_matching import pair
 from excl.pipeline.comparison.similarity import best_offset, measure_similarity, repeats, row_statistics
 from excl.pipeline.comparison.verdicts import Verdict, judge, ratio
@@ -285,14 +285,14 @@ def verdicts(capsys, *arguments):
 
 @pytest.mark.parametrize("shape", [(30, 24), (1, 30, 24), (30, 1, 1, 24), (30, 1, 1, 1, 24), (30, 1, 24)])
 def test_shapes(shape):
-    assert as_matrix(np.zeros(shape), where="x").shape == (30, 24)
-    assert as_matrix(np.zeros((1, 1, 1, 24)), where="x").shape == (1, 24)
+    assert drop_unit_axes(np.zeros(shape), place="x").shape == (30, 24)
+    assert drop_unit_axes(np.zeros((1, 1, 1, 24)), place="x").shape == (1, 24)
 
 
 @pytest.mark.parametrize("array", [np.zeros(5), np.zeros((2, 3, 4)), np.zeros((0, 4)), np.array(3.0), np.array([["a"]])])
 def test_shapes_that_are_refused(array):
     with pytest.raises(ValueError, match=r"here: .*wanted"):
-        as_matrix(array, where="here")
+        drop_unit_axes(array, place="here")
 
 
 def test_a_store_in_float16_is_its_float32_original(tmp_path, capsys):

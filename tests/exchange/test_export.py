@@ -21,7 +21,7 @@ import torch
 from exchange_data import DIM, FRAMES, IDS, TACOS_FPS, features, packed, video
 
 from excl.pipeline.exchange.export import ExportConfig
-from excl.pipeline.exchange.resampling import error_if_even_s, resampled
+from excl.pipeline.exchange.resampling import error_if_even_s, resample
 from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
 from excl.pipeline.store.shard import VideoFeatures
 from excl.workflows.cli import main
@@ -448,7 +448,7 @@ def test_rows_of_a_chosen_length(stores, tmp_path):
 
 def test_resampling_over_gaps_and_overlaps():
     rows = VideoFeatures("v", np.array([[1.0], [3.0], [5.0]]), np.array([0.0, 1.0, 6.0]), np.array([2.0, 3.0, 7.0]), {})
-    found = resampled(rows, 1.0)
+    found = resample(rows, 1.0)
     assert found.features[:, 0].tolist() == [1.0, 2.0, 3.0, 3.0, 3.0, 5.0, 5.0]
     assert found.end_s[-1] == 7.0
     assert error_if_even_s(found, 7.0) == 0.0
@@ -638,8 +638,7 @@ def test_the_same_store_gives_the_same_bytes(stores, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from excl.pipeline import export
-from excl.pipeline.exchange import arrays
+from excl.pipeline.exchange import export, feature_writers
 from excl.workflows.cli import main
 
 left = int(sys.argv[1])
@@ -652,7 +651,8 @@ def dying(function):
         return function(*arguments, **keywords)
     return call
 
-arrays.np.save, export.write_json, os.rename = dying(arrays.np.save), dying(export.write_json), dying(os.rename)
+feature_writers.np.save, export.write_json = dying(feature_writers.np.save), dying(export.write_json)
+os.rename = dying(os.rename)
 main(sys.argv[2:])
 """
 
