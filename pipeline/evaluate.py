@@ -108,12 +108,9 @@ def _store_path(config: EvaluateConfig) -> Path:
 
 
 def _require_free(path: Path, folder: Path) -> None:
-    """ValueError if a file is there that is not the evaluation's own: it may be somebody's, who wants it scored.
-
-    One of an evaluation with other settings, which a recipe has moved aside, is its own, too.
-    """
-    own = [place / PREDICTIONS for place in (folder, *folder.parent.glob(f"{folder.name}.old-*"))]
-    if path.exists() and not (path.is_file() and any(o.is_file() and o.read_bytes() == path.read_bytes() for o in own)):
+    """ValueError if a file is there that is not of this evaluation or one beside it: somebody may want it scored."""
+    own = folder.parent.glob(f"*/{PREDICTIONS}")
+    if path.exists() and not (path.is_file() and any(o.read_bytes() == path.read_bytes() for o in own)):
         raise ValueError(
             f"predictions: {path} is there already; `excl score {path} --against STORE` tells what predictions are worth, "
             "and to write this run's, choose another file or remove that one"
