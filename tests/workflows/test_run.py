@@ -245,7 +245,7 @@ def test_what_many_videos_take_follows_from_some_of_them(tmp_path):
     assert VideoLengths([(16.0, 25.0), (32.0, 25.0)], 20).hours == 20 * 24 / 3600
 
 
-# What is made again, and what not
+# What is done again, and what not, and where
 
 
 def test_a_second_run_does_nothing(small, capsys, caplog):
@@ -425,8 +425,10 @@ def test_a_folder_that_is_a_link_has_the_others_on_its_disk(small, tmp_path):
 def test_predictions_of_other_settings_are_written_over(small):
     wanted = ["--set", "evaluate.predictions=p.jsonl"]
     assert again(small, *wanted) == 0
-    assert again(small, *wanted, "--set", "train.seed=1") == 0
     assert (small / "p.jsonl").read_bytes() == (small / "evaluation" / "predictions.jsonl").read_bytes()
+    assert again(small, *wanted, "--set", "train.seed=1") == 0
+    [evaluation] = small.glob("evaluation-*")
+    assert (small / "p.jsonl").read_bytes() == (evaluation / "predictions.jsonl").read_bytes()
     (small / "p.jsonl").write_text("somebody's\n")
     assert again(small, *wanted) == 2
 
@@ -465,6 +467,7 @@ def test_videos_that_the_recipe_makes_may_change(tmp_path, capsys):
         videos = {path.name: sha256_file(path) for path in (own["data"] / "videos").iterdir()}
         assert {source["file"]: source["sha256"] for source in sources} == videos
     for settings in ([], ["demo.seed=1"]):
+        capsys.readouterr()
         assert run(*settings, dry=True) == 0
         assert capsys.readouterr().out.count("done already") == 4
         assert run(*settings) == 0

@@ -27,7 +27,8 @@ from excl.pipeline.config import parse_section
 from excl.pipeline.queries import glove_download
 from excl.pipeline.sweep import reproduce
 from excl.workflows import demo
-from excl.workflows.runner.variants import rename_paths, within
+from excl.workflows.runner.recipe import reads_from
+from excl.workflows.runner.variants import rename_paths
 from excl.workflows.steps import STEPS
 
 READ_VIDEOS = (decode.STAGE, extract.STAGE)
@@ -97,8 +98,7 @@ class StepFolders:
         """
         if step not in READ_VIDEOS:
             return ""
-        source = getattr(config, "frames", None) or config.videos
-        return next((origin for folder, origin in self._origins.items() if within(source, folder)), "")
+        return next((origin for folder, origin in self._origins.items() if reads_from(config, folder)), "")
 
     def is_beside(self, folder: Path | None) -> bool:
         """Return whether a folder was chosen in place of the one that the recipe names."""

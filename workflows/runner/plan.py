@@ -26,9 +26,8 @@ from excl.workflows.runner.output_folders import (
     missing_download,
     reasons,
 )
-from excl.workflows.runner.recipe import inputs
+from excl.workflows.runner.recipe import reads_from
 from excl.workflows.runner.summary import summary
-from excl.workflows.runner.variants import within
 
 Kind = Literal["done", "goes on", "new", "follows", "always", "refused"]
 WORDS: Mapping[Kind, str] = {
@@ -83,8 +82,7 @@ class Planner:
         if config.out is None:
             return StepPlan(step, "always")
         plain = config.out
-        reads = [path for _, path in inputs(config)]
-        causes = [earlier for out, earlier in self._changing.items() if any(within(path, out) for path in reads)]
+        causes = [earlier for out, earlier in self._changing.items() if reads_from(config, out)]
         if causes:
             planned = StepPlan(step, "new") if is_new(plain) else StepPlan(step, "follows", " and ".join(causes))
         else:
@@ -92,10 +90,9 @@ class Planner:
                 if not is_new(plain) and (reason := missing_download(config)):
                     raise ValueError(reason)
                 config = self._folders.choose(step)
+                planned = self._preview(step, config, plain)
             except (ValueError, OSError) as error:
                 planned = StepPlan(step, "always", str(error))
-            else:
-                planned = self._preview(step, config, plain)
         if planned.kind not in ("done", "refused"):
             self._changing[config.out] = step
         return planned
@@ -104,11 +101,14 @@ class Planner:
         """Plan a step whose folder is chosen, and whose inputs stay as they are."""
         folder = config.out if config.out != plain else None
         if step == reproduce.STAGE:
-            if trainings := reproduce.num_finished(config):
-                return StepPlan(step, "done", "", f"{trainings} trainings with their evaluations", folder)
-            return StepPlan(step, "always", "whatever is not done yet")
+            trainings = reproduce.num_finished(config)
+            finished = StepPlan(step, "done", "", f"{trainings} trainings with their evaluations", folder)
+            return finished if trainings else StepPlan(step, "always", "whatever is not done yet")
         manifest = None if is_free(config.out) else Manifest.read(config.out)
-        todo, num_videos = STAGES[step].preview(config) if step in READ_VIDEOS else ([], 0)
+        try:
+            todo, num_videos = STAGES[step].preview(config) if step in READ_VIDEOS else ([], 0)
+        except (ValueError, OSError) as error:
+            return StepPlan(step, "refused", str(error), "", folder)
         content = f"{size_in_words(config, todo)} ({free_bytes(self._root) / 1e9:,.1f} GB free)" if todo else ""
         if manifest is None:
             if step == demo.STAGE:

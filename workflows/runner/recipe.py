@@ -200,3 +200,8 @@ def inputs(config: Any) -> list[tuple[str, Path]]:
         for path in (value if isinstance(value, tuple) else [value])
         if isinstance(path, Path)
     ]
+
+
+def reads_from(config: Any, folder: Path) -> bool:
+    """Return whether a step reads something in a folder."""
+    return any(within(path, folder) for _, path in inputs(config))
