@@ -294,8 +294,9 @@ def test_a_sweep_that_is_done_has_nothing_to_do(chain, capsys):
     assert "r.toml: all was done already" in run()
     after = {path: path.read_bytes() for name in ("logs", ".") for path in (chain / name).glob("*") if path.is_file()}
     assert after == before  # neither a log nor a report
-    for other in ("reproduce.seeds=2", "reproduce.training.epochs=2", "reproduce.split=test", "tokenise.min_count=2"):
+    for other in ("reproduce.seeds=2", "reproduce.training.epochs=2", "reproduce.split=test"):
         assert "reproduce  to do: whatever is not done yet" in run("--dry-run", "--set", other)
+    assert "reproduce  follows from pack" in run("--dry-run", "--set", "tokenise.min_count=2")
     [made] = (chain / "sweep").glob("*/reg-1-a/seed-0/evaluation/metrics.json")
     made.unlink()
     assert "reproduce  to do: whatever is not done yet" in run("--dry-run")
