@@ -26,10 +26,10 @@ from excl.datasets.video.geometry import Geometry
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
-from excl.pipeline.execution import work_items
+from excl.pipeline.execution import sharded_stage, work_items
 from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.pipeline.execution.executors import Executor
-from excl.pipeline.execution.sharded_stage import ShardedStage, part_name, video_files
+from excl.pipeline.execution.sharded_stage import Preview, ShardedStage, part_name, video_files
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
 from excl.pipeline.store import frame_store
 from excl.pipeline.store.frame_store import StoredFrames
@@ -93,13 +93,23 @@ def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
         shard_videos=config.shard_videos,
         work=partial(decode_video, config, recipe),
         join=partial(frame_store.join_frames, recipe=recipe),
-        identify=lambda item: work_items.file_facts(item.path),
+        identify=_identify_file,
         at_once=partial(_at_once, config),
         before=partial(_predict, config),
     )
     videos = find_videos(config.videos, warn=True)
     stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)
     return config.out
+
+
+def preview(config: DecodeConfig) -> Preview:
+    """Return the videos that `run` would decode; nothing is written."""
+    videos = find_videos(config.videos)
+    return sharded_stage.preview(config.out, videos, identify=_identify_file, retry_failed=config.retry_failed)
+
+
+def _identify_file(item: work_items.VideoTask) -> dict[str, Any]:
+    return work_items.file_facts(item.path)
 
 
 def made_by(config: DecodeConfig) -> dict[str, Any]:
@@ -197,8 +207,8 @@ def _size(num_bytes: float) -> str:
 
 def stored_videos(
     folder: Path, *, fps: float | None, short_side: int | str, crop: int, backends: tuple[str, ...]
-) -> tuple[dict[str, Path], str]:
-    """Video id to the file that holds its frames, for a folder of `decode`, and how the frames are kept there.
+) -> dict[str, Path]:
+    """Video id to the file that holds its frames, for a folder of `decode`.
 
     Raises ValueError if the frames were not sampled as asked for, or not all of them are there yet.
     """
@@ -219,7 +229,7 @@ def stored_videos(
     if manifest.failed:
         names = ", ".join(name.removeprefix("video/") for name in list(manifest.failed)[:5])
         log.warning("%s: %d videos that could not be decoded are left out: %s", folder, len(manifest.failed), names)
-    return {video_id: folder / file for video_id, file in sorted(video_files(manifest).items())}, made_by["pictures"]
+    return {video_id: folder / file for video_id, file in sorted(video_files(manifest).items())}
 
 
 def source_of(item: work_items.VideoTask) -> dict[str, Any]:

@@ -97,14 +97,9 @@ def _open_store(config: EvaluateConfig) -> TrainingStore:
 
 
 def _require_free(path: Path, folder: Path) -> None:
-    """Raise ValueError if the file exists and is not the evaluation's own: a user may want to have it scored.
-
-    The file of an evaluation with other settings, which a recipe has moved aside, counts as its own.
-    """
-    evaluations = [place / PREDICTIONS for place in (folder, *folder.parent.glob(f"{folder.name}.old-*"))]
-    if path.exists() and not (
-        path.is_file() and any(file.is_file() and file.read_bytes() == path.read_bytes() for file in evaluations)
-    ):
+    """ValueError if a file is there that is not of this evaluation or one beside it: somebody may want it scored."""
+    own = folder.parent.glob(f"*/{PREDICTIONS}")
+    if path.exists() and not (path.is_file() and any(o.read_bytes() == path.read_bytes() for o in own)):
         raise ValueError(
             f"predictions: {path} exists already; `excl score {path} --against STORE` measures predictions, "
             "and to write this run's, choose another file or remove that one"

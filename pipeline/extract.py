@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,10 +37,10 @@ from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
-from excl.pipeline.execution import work_items
+from excl.pipeline.execution import sharded_stage, work_items
 from excl.pipeline.execution.executor_settings import INLINE, LOCAL, ExecutorSettings
 from excl.pipeline.execution.executors import Executor
-from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
+from excl.pipeline.execution.sharded_stage import Preview, ShardedStage, part_name
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
 from excl.pipeline.store.feature_recipe import FeatureRecipe, RowOptions, compute_features, resolve_recipe, weights_identity
 from excl.pipeline.store.frame_store import LOSSLESS, StoredFrames
@@ -157,20 +157,10 @@ class ExtractConfig:
 
 def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
     """Extract what is not extracted yet; failures are recorded and do not stop the run. Returns the store's folder."""
-    made = config.making()
-    pictures, identify = LOSSLESS, _identify_file
-    videos: Mapping[str, Path]
-    if config.frames is not None:
-        videos, pictures = stored_videos(
-            config.frames, fps=made.fps, short_side=made.short_side, crop=made.crop, backends=made.backends
-        )
-        identify = source_of
-    else:
-        assert config.videos is not None
-        videos = find_videos(config.videos, warn=True)
-    made_by = recipe(config, pictures)
+    videos = _videos(config, warn=True)
+    recipe = made_by(config)
     if config.new_version:
-        out = Manifest.version(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION)
+        out = Manifest.version(config.out, stage=STAGE, identity=recipe, code_version=CODE_VERSION)
         if out != config.out:
             log.info("%s was made from another recipe; writing %s", config.out, out)
         config = dataclasses.replace(config, out=out)
@@ -178,11 +168,11 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
         name=STAGE,
         code_version=CODE_VERSION,
         out=config.out,
-        identity=made_by,
+        identity=recipe,
         shard_videos=config.shard_videos,
-        work=functools.partial(extract_video, config, made_by),
-        join=functools.partial(join_features, recipe=made_by),
-        identify=identify,
+        work=functools.partial(extract_video, config, recipe),
+        join=functools.partial(join_features, recipe=recipe),
+        identify=_identify(config),
         at_once=functools.partial(_at_once, config),
         about={"weights": _weights(config.weights_spec).facts.to_json()},
         after=write_index,
@@ -201,15 +191,37 @@ def _at_once(config: ExtractConfig) -> int:
     return config.reading.decoders or enough
 
 
+def preview(config: ExtractConfig) -> Preview:
+    """Return the videos whose features `run` would make; nothing is written."""
+    videos = _videos(config)
+    return sharded_stage.preview(config.out, videos, identify=_identify(config), retry_failed=config.retry_failed)
+
+
+def _videos(config: ExtractConfig, *, warn: bool = False) -> Mapping[str, Path]:
+    """Return the files to read by video id; `warn` logs how many files of a folder are left out."""
+    if config.videos is not None:
+        return find_videos(config.videos, warn=warn)
+    assert config.frames is not None
+    made = config.making()
+    return stored_videos(config.frames, fps=made.fps, short_side=made.short_side, crop=made.crop, backends=made.backends)
+
+
+def _identify(config: ExtractConfig) -> Callable[[work_items.VideoTask], dict[str, Any]]:
+    return _identify_file if config.frames is None else source_of
+
+
 def _identify_file(item: work_items.VideoTask) -> dict[str, Any]:
     return work_items.file_facts(item.path)
 
 
-def recipe(config: ExtractConfig, pictures: str) -> dict[str, Any]:
+def made_by(config: ExtractConfig) -> dict[str, Any]:
     """What determines the features, for the manifest and every shard: the settings, and what the weights are.
 
-    `pictures` is how frames were kept on the way: "png" is without loss, and so the same as not at all.
+    How frames were kept on the way counts, too: "png" is without loss, and so the same as not at all.
     """
+    pictures = LOSSLESS
+    if config.frames is not None:
+        pictures = Manifest.read(config.frames, stage=decode.STAGE).header["identity"]["pictures"]
     return {
         **config.making().to_json(),
         "weights": weights_identity(_weights(config.weights_spec)),
@@ -249,7 +261,7 @@ def _extractor(config: ExtractConfig) -> Extractor:
         return _extractors[settings, device]
 
 
-def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_items.VideoTask) -> dict[str, Any]:
+def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> dict[str, Any]:
     """Write the features of one video as a shard of one; returns its record."""
     started = time.monotonic()
     name = part_name(item.number)
@@ -257,7 +269,7 @@ def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_ite
         state = work_items.file_stat(item.path)
         video = _open_video(config, item)
         source = video.source if isinstance(video, StoredFrames) else work_items.file_facts(item.path)
-        if weights_identity(_weights(config.weights_spec)) != made_by["weights"]:
+        if weights_identity(_weights(config.weights_spec)) != recipe["weights"]:
             raise ValueError(f"{config.weights_spec}: other weights on this machine than where the run began")
         extractor = _extractor(config)
         timed = TimedReading(video)
@@ -268,7 +280,7 @@ def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_ite
     except (VideoError, InternalError) as error:
         return work_items.failure(item.video_id, error, item.file)
     writing_since = time.monotonic()
-    write_shard(config.out / name, [features], recipe=made_by)
+    write_shard(config.out / name, [features], recipe=recipe)
     return {
         "id": work_items.key(item.video_id),
         "part": name,

@@ -109,7 +109,7 @@ class Event:
 
 @dataclass(frozen=True)
 class DemoVideo:
-    """All that a video's pixels and queries follow from."""
+    """Everything that determines the pixels and queries of a video."""
 
     video_id: str
     split: str
@@ -144,7 +144,7 @@ class DemoVideo:
 
 
 def run(config: DemoConfig, *, map: Map = map) -> Path:
-    """Make what is missing of the data set; the folder it is in."""
+    """Make what is missing of the data set. Returns its folder."""
     with Manifest.open(config.out, stage=STAGE, identity=made_by(config), code_version=CODE_VERSION) as manifest:
         if manifest.is_complete:
             log.info("%s: %s is complete, nothing to do", STAGE, config.out)
@@ -152,8 +152,8 @@ def run(config: DemoConfig, *, map: Map = map) -> Path:
         (config.out / "videos").mkdir(exist_ok=True)
         videos = [plan_video(index, config) for index in range(len(config.splits))]
         missing = [video for video in videos if video.video_id not in manifest.records]
-        made = map(functools.partial(make_video, config.out), missing)
-        for record in tqdm(made, total=len(missing), desc="demo videos", unit="video", disable=None):
+        records = map(functools.partial(make_video, config.out), missing)
+        for record in tqdm(records, total=len(missing), desc="demo videos", unit="video", disable=None):
             manifest.add(record)
         rows = [row for video in videos for row in video.queries()]
         for split in dict.fromkeys(config.splits):
@@ -165,12 +165,12 @@ def run(config: DemoConfig, *, map: Map = map) -> Path:
 
 
 def made_by(config: DemoConfig) -> dict[str, Any]:
-    """What determines the data set."""
+    """Return the settings that determine the data set."""
     return identity(config, run_only=("out",))
 
 
 def make_video(out: Path, video: DemoVideo) -> dict[str, Any]:
-    """Write one video into the data set's folder `out`; its record."""
+    """Write one video into the data set's folder `out`; returns its record."""
     file = f"videos/{video.video_id}.mp4"
     write_video(out / file, video)
     return {"id": video.video_id, "file": file, "num_frames": video.num_frames, "duration_s": video.duration_s}
@@ -201,7 +201,7 @@ def _lines(lines: Iterable[str]) -> str:
 
 
 def plan_video(index: int, config: DemoConfig) -> DemoVideo:
-    """What video number `index` shows, drawn from (seed, index) alone."""
+    """Return what video number `index` shows, drawn from (seed, index) alone."""
     rng = np.random.default_rng([config.seed, index])
     longest = math.floor(config.max_seconds * config.fps)
     shortest = min(math.ceil(config.min_seconds * config.fps), longest)
@@ -269,9 +269,9 @@ def _paint(frame: np.ndarray, event: Event, number: int, num_frames: int) -> Non
     radius = round(GROWS_FROM + (GROWS_TO - GROWS_FROM) * progress) if event.action == "grows" else RADIUS
     down, right = WAYS.get(event.action, (0, 0))
     reach = round((2 * progress - 1) * (INNER // 2 - RADIUS))
-    top, left = HEIGHT // 2 + down * reach - radius, WIDTH // 2 + right * reach - radius
+    top, leftmost = HEIGHT // 2 + down * reach - radius, WIDTH // 2 + right * reach - radius
     mask = _mask(event.shape, radius)
-    frame[top : top + len(mask), left : left + len(mask)][mask] = COLOURS[event.colour]
+    frame[top : top + len(mask), leftmost : leftmost + len(mask)][mask] = COLOURS[event.colour]
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The beginning of a data set of one's own: writes a recipe and a sample of annotations for the videos in a folder."""
+"""Begin a data set of your own: write a recipe and a sample of annotations for the videos in a folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VIDEOS_IN_SAMPLE = 20  # as many lines as one reads
 
 RECIPE_TEXT = """\
 # A data set of your own, from videos to an evaluated model. Paths count from this file's folder.
-#   excl check {recipe}    is everything in place, and how long will it take?
+#   excl check {recipe}    is everything in place, and how much will it be?
 #   excl run {recipe}      does all steps; run it again, and what is done is not done twice
 # Every key is a flag of the command of the same name too; `excl extract --help` tells all there are.
 
@@ -77,12 +77,12 @@ class InitConfig:
 def run(config: InitConfig) -> list[str]:
     """Write both files; returns what to do next. ValueError if one is there, or there are no videos."""
     if config.folder.is_file():
-        raise ValueError(f"{config.folder}: a file; wanted is a folder to write into")
+        raise ValueError(f"{config.folder}: is a file; give a folder to write into")
     source = config.videos or config.folder
     videos = find_videos(source)
     taken = [config.folder / name for name in (RECIPE, ANNOTATIONS) if (config.folder / name).exists()]
     if taken:
-        raise ValueError(f"{taken[0]}: is there already, and is not overwritten; remove it, or choose another folder")
+        raise ValueError(f"{taken[0]}: exists already and is not overwritten; remove it, or choose another folder")
     config.folder.mkdir(parents=True, exist_ok=True)
     recipe, annotations = config.folder / RECIPE, config.folder / ANNOTATIONS
     annotations.write_text(_annotations(videos), encoding="utf-8")
@@ -109,14 +109,14 @@ def _toml(text: str) -> str:
 def _annotations(videos: Mapping[str, Path]) -> str:
     """The sample: a commented line for every video, with its duration where the header says it."""
     shown = dict(list(videos.items())[:VIDEOS_IN_SAMPLE])
-    what = "each video" if len(shown) == len(videos) else f"the first {len(shown)} of {len(videos):,} videos"
+    described = "each video" if len(shown) == len(videos) else f"the first {len(shown)} of {len(videos):,} videos"
     lines = []
-    guarded = VideoLimits()
+    limits = VideoLimits()
     try:
         for video_id, path in shown.items():
             row = {"video_id": video_id, "query": "what happens, in a sentence", "start_s": 0.0, "end_s": 5.0}
             try:
-                duration_s = guarded.probe(path).duration_s
+                duration_s = limits.probe(path).duration_s
             except (VideoError, InternalError) as error:
                 log.warning("%s", error)
                 continue
@@ -125,7 +125,7 @@ def _annotations(videos: Mapping[str, Path]) -> str:
             lines.append("# " + json.dumps(row, ensure_ascii=False))
     finally:
         stop_decoders()
-    return ANNOTATIONS_TEXT.format(what=what) + "".join(line + "\n" for line in lines)
+    return ANNOTATIONS_TEXT.format(what=described) + "".join(line + "\n" for line in lines)
 
 
 def show(lines: list[str]) -> str:

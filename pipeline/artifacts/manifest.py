@@ -18,7 +18,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import filelock
 
@@ -29,7 +29,7 @@ from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.journals import LOCK, BusyError, ShardRange
 from excl.pipeline.artifacts.record_log import Record, RecordLog, encode, parse_record
 
-__all__ = ["BusyError", "Manifest", "ShardRange"]
+__all__ = ["HEADER", "BusyError", "Manifest", "ManifestSnapshot", "ShardRange"]
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Manifest:
             yield manifest
 
     @classmethod
-    def read(cls, folder: Path, *, stage: str | None = None) -> Manifest:
+    def read(cls, folder: Path, *, stage: str | None = None) -> Self:
         """The manifest of a finished or unfinished folder, without a lock; ValueError if it is none of `stage`."""
         header = headers.comparable_header(folder)
         if stage is not None and header.get("stage") != stage:
@@ -274,6 +274,14 @@ class Manifest:
         return hashlib.sha256(headers.canonical([self.header, records]).encode()).hexdigest()
 
 
+class ManifestSnapshot(Manifest):
+    """The records of a folder in memory, for looking ahead: a record that is added is written nowhere."""
+
+    def add_all(self, records: Iterable[Record]) -> None:
+        """Take in several records."""
+        self.records.update((record["id"], record) for record in records)
+
+
 def run_once(
     folder: Path,
     *,
@@ -348,14 +356,6 @@ def _refuse_foreign_folder(folder: Path) -> None:
     ]
     if strangers and not (folder / HEADER).exists():  # which another process may have written meanwhile
         raise ValueError(f"{folder}: not empty ({strangers[0]!r}, …) and not written by excl; choose a new folder")
-
-
-@contextlib.contextmanager
-def exclusive_folder(folder: Path) -> Iterator[None]:
-    """Meanwhile nobody works in a folder that is there; BusyError if somebody does."""
-    with _locked(folder):
-        _refuse_other_work(folder, None)
-        yield
 
 
 def has_no_results(folder: Path) -> bool:

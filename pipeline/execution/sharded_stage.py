@@ -16,17 +16,17 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from excl.pipeline.artifacts.journals import FOLDER, ShardRange
-from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.manifest import HEADER, Manifest, ManifestSnapshot
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import Executor, Join, ShardTask, ShardWork, inline, shard_exists, shard_key
 from excl.pipeline.execution.interrupts import graceful_interrupt
 from excl.pipeline.execution.progress import log_problem, progress
 from excl.pipeline.execution.video_reading import num_cores
 
-__all__ = ["ShardedStage", "part_name", "shard_key", "video_files"]
+__all__ = ["Preview", "ShardedStage", "part_name", "preview", "shard_key", "video_files"]
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class ShardedStage:
             (self.out / name).mkdir(exist_ok=True)
         if share is None:
             self._remove_superseded(manifest)
-        present = self._present(manifest)
+        present = _present(manifest)
         planned = work_items.plan(manifest, videos, present=present)
         if share is not None:
             planned = [item for item in planned if share.has(item.number // self.shard_videos)]
@@ -112,18 +112,6 @@ class ShardedStage:
         if threads > 1:
             todo = [item._replace(threads=threads) for item in todo]
         return todo, done, work_items.planned(manifest)
-
-    def _present(self, manifest: Manifest) -> Callable[[str], bool]:
-        """Whether what was made of a video is there: in a shard that is recorded, or as a part."""
-        held: set[str] = set()
-        for name in manifest.ids("shard/"):
-            record = manifest.records[name]
-            if shard_exists(self.out, record):
-                held.update(record["videos"])
-        parts = {entry.name for entry in (self.out / "parts").iterdir()}
-        ids = work_items.planned(manifest)
-        held.update(video_id for number, video_id in enumerate(ids) if parts and Path(part_name(number)).name in parts)
-        return held.__contains__
 
     def _tasks(self, manifest: Manifest, todo: list[work_items.VideoTask], ids: list[str]) -> Iterator[ShardTask]:
         """The work by shards, each made when its turn comes; there is a folder for the journals of this run."""
@@ -137,7 +125,7 @@ class ShardedStage:
 
     def _join_left_over(self, manifest: Manifest, work: ShardWork) -> None:
         """Join shards that an interrupted run, or several workers, left to be joined; remove what is in them already."""
-        ids, present = work_items.planned(manifest), self._present(manifest)
+        ids, present = work_items.planned(manifest), _present(manifest)
         for shard, first in enumerate(range(0, len(ids), self.shard_videos)):
             members = ids[first : first + self.shard_videos]
             if all(work_items.key(v) in manifest.records for v in members):
@@ -161,6 +149,43 @@ class ShardedStage:
         for path in (self.out / "shards").iterdir():
             if f"shards/{path.name}" not in recorded:
                 path.unlink()
+
+
+class Preview(NamedTuple):
+    """The videos that a stage would work on if it were run now, and the number of all its videos."""
+
+    todo: list[work_items.VideoTask]
+    num_videos: int
+
+
+def preview(
+    folder: Path,
+    videos: Mapping[str, Path],
+    *,
+    identify: Callable[[work_items.VideoTask], dict[str, Any]],
+    retry_failed: bool,
+) -> Preview:
+    """Plan as `run` does, and write nothing. ValueError if a video that was used has changed, which `run` refuses."""
+    manifest = ManifestSnapshot.read(folder) if (folder / HEADER).is_file() else ManifestSnapshot(folder, {}, {})
+    present = _present(manifest)
+    items = work_items.plan(manifest, videos, present=present)
+    todo, done = work_items.pending(manifest, items, present=present, retry_failed=retry_failed)
+    with work_items.SourceWatcher(manifest, done, identify) as watcher:
+        watcher.require_unchanged(all=True)
+    return Preview(todo, len(work_items.planned(manifest)))
+
+
+def _present(manifest: Manifest) -> Callable[[str], bool]:
+    """Whether what was made of a video is there: in a shard that is recorded, or as a part."""
+    held: set[str] = set()
+    for name in manifest.ids("shard/"):
+        record = manifest.records[name]
+        if shard_exists(manifest.folder, record):
+            held.update(record["videos"])
+    parts = {entry.name for entry in (manifest.folder / "parts").glob("*")}
+    ids = work_items.planned(manifest)
+    held.update(video_id for number, video_id in enumerate(ids) if parts and Path(part_name(number)).name in parts)
+    return held.__contains__
 
 
 @contextlib.contextmanager

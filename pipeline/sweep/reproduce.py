@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -27,7 +27,7 @@ from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.journals import locked
-from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
+from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, identity
 from excl.pipeline.store.feature_store import TrainingStore
 from excl.pipeline.sweep.jobs import Job, done, require_same_settings
 from excl.pipeline.sweep.table import MADE, Results, narrow, read_results, render
@@ -36,7 +36,7 @@ from excl.pipeline.training.checkpointer import LAST
 
 log = logging.getLogger(__name__)
 
-STEP = "reproduce"
+STAGE, CODE_VERSION = "reproduce", train.CODE_VERSION
 MARKDOWN = "table.md"
 PER_RUN = ("store", "out", "seed")
 OF_VARIANTS = ("variant", "loss", "video_encoder", "predictor", "text_encoder")
@@ -112,6 +112,11 @@ def run(config: ReproduceConfig) -> Reproduction:
     if len(errors) == len(jobs):
         raise ValueError(f"nothing could be trained; {jobs[0].name}: {errors[jobs[0].name]}")
     return Reproduction(config.out, errors)
+
+
+def made_by(config: ReproduceConfig) -> dict[str, Any]:
+    """Return the settings that all results of a sweep share, whatever its stores, variants and seeds are."""
+    return {"training": identity(config.training, run_only=train.RUN_ONLY), "split": config.split}
 
 
 def is_of(config: ReproduceConfig) -> bool:

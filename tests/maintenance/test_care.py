@@ -278,7 +278,7 @@ def test_inspect_shows_a_store_and_a_video(whole, capsys, caplog):
     assert '"num_frames": 30' in shown
     assert len([line for line in shown.splitlines() if line.strip()[:1].isdigit()]) == len(store["c"].features)
     assert main(["inspect", str(whole), "nobody"]) == 2
-    assert "no video 'nobody'; it has a, b" in caplog.text
+    assert "no video 'nobody'; it has 'a', 'b'" in caplog.text
 
 
 # merge

@@ -43,7 +43,7 @@ def straight(path):
 
 
 def stored(out):
-    videos, _ = decode.stored_videos(out, fps=5.0, **SMALL, backends=("pyav",))
+    videos = decode.stored_videos(out, fps=5.0, **SMALL, backends=("pyav",))
     return {video_id: StoredFrames(path, video_id) for video_id, path in videos.items()}
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import filelock
 import pytest
 from conftest import write_video
 
 from excl.pipeline import extract
-from excl.pipeline.artifacts.header import RecipeMismatchError
+from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
 from excl.pipeline.training import trainer
 from excl.workflows.cli import main
 from excl.workflows.runner import run as run_module
-from excl.workflows.runner.estimates import Lengths, cost_of
-from excl.workflows.runner.recipe import apply_variant
+from excl.workflows.runner.estimates import VideoLengths, feature_size
+from excl.workflows.runner.variants import apply_variant
 
 RECIPE = """\
 # Three videos that count.
@@ -58,6 +60,7 @@ out = "evaluation"
 extract = {stride = 4}
 """
 NAMES = ("one", "two", "three")
+DIGEST = "[0-9a-f]{8}"  # at the end of a folder's name that has settings of its own
 FRAMES = 60  # of each, at 10 a second: 30 samples and 3 rows
 
 
@@ -146,7 +149,7 @@ def test_nothing_is_downloaded_for_a_plan(new, small, capsys):
     plan = planned(small, capsys, *wanted)
     assert plan["extract"] == "to do: the weights kinetics are not in the cache and are downloaded first"
     assert plan["tokenise"] == "to do: the word vectors 6B are not in the cache and are downloaded first"
-    assert plan["pack"] == "made again, because it follows from extract and tokenise"
+    assert plan["pack"] == "follows from extract and tokenise"
 
 
 def test_a_plan_for_what_is_done(small, capsys):
@@ -162,19 +165,19 @@ def test_a_plan_for_what_is_done(small, capsys):
 
 def test_a_plan_says_which_setting_is_another_and_what_follows(small, capsys):
     plan = planned(small, capsys, "--set", "extract.stride=4")
-    assert plan["extract"].startswith("made again, because extract.rows.stride was 8 and is 4: 3 videos")
+    assert re.match(rf"new in features-{DIGEST}, because extract.rows.stride was 8 and is 4: 3 videos", plan["extract"])
     assert ", 21 rows, " in plan["extract"]  # 32 / 4 - 1 of each
     assert plan["tokenise"].startswith("done already")
-    assert plan["pack"] == "made again, because it follows from extract"
-    assert plan["train"] == "made again, because it follows from pack"
-    assert plan["evaluate"] == "made again, because it follows from pack and train"
+    assert plan["pack"] == "follows from extract"
+    assert plan["train"] == "follows from pack"
+    assert plan["evaluate"] == "follows from pack and train"
 
 
 def test_a_plan_for_videos_that_are_new_and_for_one_step(small, capsys):
     write_video(small / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
     plan = planned(small, capsys)
     assert plan["extract"].startswith("goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames, 3 rows")
-    assert plan["pack"] == "made again, because it follows from extract"
+    assert plan["pack"] == "follows from extract"
     assert list(planned(small, capsys, "--only", "pack")) == ["pack"]
     assert list(planned(small, capsys, "--until", "pack")) == ["extract", "tokenise", "pack"]
     assert again(small, "--until", "extract") == 0
@@ -192,7 +195,7 @@ def test_a_plan_for_frames_that_are_still_to_be_decoded(new, capsys):
     write_video(new / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
     plan = planned(new, capsys)
     assert plan["decode"].startswith("goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames (")
-    assert plan["extract"].startswith("goes on: with what the step before adds: 3 videos, 0.01 hours of video, 90 frames")
+    assert plan["extract"] == "follows from decode"
     assert again(new, "--only", "decode") == 0
     assert planned(new, capsys)["extract"].startswith(
         "goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames"
@@ -234,24 +237,15 @@ def test_where_missing_data_is_to_be_had(tmp_path, caplog):
     assert not (tmp_path / "none").exists()
 
 
-def test_much_is_measured_before_it_is_begun(new, capsys):
-    write_video(new / "videos" / "long.mp4", [100 * i for i in range(6100)], rate=10, width=64, height=48)
-    assert again(new, "--dry-run", "--only", "extract") == 0
-    assert re.search(
-        r"will take roughly .*: .* of decoding on \d+ cores, .* of I3D on the CPU, by a short measurement",
-        capsys.readouterr().out,
-    )
-
-
 def test_what_many_videos_take_follows_from_some_of_them(tmp_path):
     config = extract.ExtractConfig(out=tmp_path, videos=tmp_path, weights="random:0", shard_videos=8)
-    cost = cost_of(config, Lengths([(16.0, 25.0), (32.0, 25.0)], 20))
-    assert (cost.frames, cost.rows, cost.shards) == (2400, 10 * (9 + 19), 3)  # 80 and 160 frames: ceil(T / 8) - 1 rows
-    assert cost.num_bytes == cost.rows * (1024 * 2 + 2 * 8)
-    assert Lengths([(16.0, 25.0), (32.0, 25.0)], 20).hours == 20 * 24 / 3600
+    size = feature_size(config, VideoLengths([(16.0, 25.0), (32.0, 25.0)], 20))
+    assert (size.frames, size.rows, size.shards) == (2400, 10 * (9 + 19), 3)  # 80 and 160 frames: ceil(T / 8) - 1 rows
+    assert size.num_bytes == size.rows * (1024 * 2 + 2 * 8)
+    assert VideoLengths([(16.0, 25.0), (32.0, 25.0)], 20).hours == 20 * 24 / 3600
 
 
-# What is made again, and what not
+# What is done again, and what not, and where
 
 
 def test_a_second_run_does_nothing(small, capsys, caplog):
@@ -269,112 +263,172 @@ def test_a_second_run_does_nothing(small, capsys, caplog):
         ("extract.stride=4", {"features", "store", "run", "evaluation"}),
     ],
 )
-def test_another_setting_makes_again_what_depends_on_it_and_the_old_is_taken_back(small, capsys, setting, changed):
+def test_another_setting_has_folders_of_its_own_and_finds_them_again(small, capsys, setting, changed):
     before = made(small)
+    content = {name: everything(small / name) for name in before}
     assert again(small, "--set", setting) == 0
     other = made(small)
-    assert set(other) == {*before, *(f"{name}.old-1" for name in changed)}
-    for name, inode in before.items():
-        assert other[f"{name}.old-1" if name in changed else name] == inode
-    plan = planned(small, capsys)
-    assert sum(what.startswith("taken back: ") for what in plan.values()) == len(changed)
-    assert sum(what.startswith("done already") for what in plan.values()) == 5 - len(changed)
+    assert {name: other[name] for name in before} == before
+    assert {name: everything(small / name) for name in before} == content
+    assert {re.sub(f"-{DIGEST}$", "", name) for name in other.keys() - before.keys()} == changed
+    assert len(other) == len(before) + len(changed)
+    assert all(what.startswith("done already, nothing to do") for what in planned(small, capsys).values())
     assert again(small) == 0
-    now = made(small)
-    assert {name: now[name] for name in before} == before
-    assert {now[f"{name}.old-2"] for name in changed} == {other[name] for name in changed}
+    assert made(small) == other
+    plan = planned(small, capsys, "--set", setting)
+    assert sum(bool(re.match(rf"done already in .*-{DIGEST}, nothing to do", what)) for what in plan.values()) == len(
+        changed
+    )
+    assert sum(what.startswith("done already, nothing to do") for what in plan.values()) == 5 - len(changed)
     assert again(small, "--set", setting) == 0
-    assert {name: made(small)[name] for name in before} == {name: other[name] for name in before}
+    assert made(small) == other
 
 
-def test_an_old_folder_is_taken_back_where_a_run_was_killed_between_two_moves(small, capsys):
+def test_what_was_made_beside_is_found_by_one_step_alone(small, capsys):
+    """`--only evaluate` evaluates the run of its settings, and reads the store that this run was trained on."""
+    setting = ["--set", "extract.stride=4"]
+    assert again(small, *setting, "--until", "train") == 0
     before = made(small)
-    (small / "store").rename(small / "store.old-1")
-    assert planned(small, capsys)["pack"].startswith("taken back: store.old-1 was made from just this: train 2 of 2")
+    assert again(small, *setting, "--only", "evaluate") == 0
+    [new] = made(small).keys() - before.keys()
+    recipe = json.loads((small / new / "metrics.json").read_text())["feature_recipe"]
+    assert recipe["rows"]["stride"] == 4
+    assert again(small, *setting) == 0
+    assert made(small).keys() == before.keys() | {new}
+
+
+def test_a_run_that_was_killed_goes_on_in_the_folder_of_its_settings(small, capsys, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "span_loss", killed)
+        assert again(small, "--set", "extract.stride=4") == 130
+    folders = made(small)
+    assert all(what.startswith("done already, nothing to do") for what in planned(small, capsys).values())
     assert again(small) == 0
-    assert made(small) == before
+    assert made(small) == folders
+    plan = planned(small, capsys, "--set", "extract.stride=4")
+    assert re.match(f"done already in features-{DIGEST}, nothing to do: 3 videos", plan["extract"])
+    assert re.match(f"done already in store-{DIGEST}, nothing to do", plan["pack"])
+    assert again(small, "--set", "extract.stride=4") == 0
+    assert {name: made(small)[name] for name in folders} == folders
 
 
-def test_an_old_folder_that_is_damaged_is_not_taken_back(small):
+def test_a_plain_folder_that_was_removed_is_for_any_settings(small):
     assert again(small, "--set", "train.seed=1") == 0
-    records = small / "run.old-1" / "manifest.json"
-    records.write_text(records.read_text()[:-10])
+    [run] = small.glob("run-*")
+    shutil.rmtree(small / "run")
+    assert again(small, "--set", "train.seed=1") == 0
+    assert not (small / "run").exists()  # its results are in the other folder
+    shutil.rmtree(run)
+    assert again(small, "--only", "train", "--set", "train.seed=1") == 0
+    assert (small / "run").exists()
+    assert not run.exists()
+
+
+def test_an_own_folder_that_is_damaged_is_said_to_be(small, caplog):
+    assert again(small, "--set", "train.seed=1") == 0
+    [run] = small.glob("run-*")
+    (run / "manifest.json").write_text((run / "manifest.json").read_text()[:-10])
+    assert again(small, "--set", "train.seed=1") == 2
+    assert f"{run.name}/manifest.json: damaged" in caplog.text
     assert again(small) == 0
-    assert {"run.old-1", "run.old-2"} < set(made(small))
 
 
-def test_a_folder_that_another_process_works_on_is_not_moved(small, caplog):
+def test_a_folder_has_one_writer_at_a_time(small, caplog):
     before = made(small)
-    with filelock.FileLock(small / "run" / ".lock"):
-        assert again(small, "--set", "train.seed=1") == 1
-    assert "another process is working on it" in caplog.text
-    assert made(small) == before
+    assert again(small, "--set", "train.seed=1", "--only", "train") == 0
+    [run] = small.glob("run-*")
+    with filelock.FileLock(run / ".lock"):
+        assert again(small, "--set", "train.seed=1", "--only", "train") == 1
+        assert "another process is working on it" in caplog.text
+        assert again(small, "--only", "train") == 0  # other settings, in another folder
+    assert made(small) == {**before, run.name: made(small)[run.name]}
 
 
-def test_one_run_of_a_recipe_at_a_time(small, capsys, caplog):
-    before = made(small)
-    with filelock.FileLock(small / ".excl-run-r.toml.lock"):
-        assert again(small, "--set", "train.seed=1") == 1
-        assert "another run of r.toml is at work there" in caplog.text
-        assert planned(small, capsys)["train"].startswith("done already")
-        assert again(small, "--variant", "dense", "--until", "extract") == 0  # which has folders of its own
-    assert made(small) == {**before, "features-dense": made(small)["features-dense"]}
+def test_two_runs_of_other_settings_at_once(small):
+    """Side by side, both from nothing: neither reads what the other makes, and both find it again."""
+    for name in ("features", "queries", "store", "run", "evaluation"):
+        shutil.rmtree(small / name)
+    command = [sys.executable, "-m", "excl.workflows.cli", "run", str(small / "r.toml")]
+    settings = [["--set", "extract.stride=4"], ["--set", "extract.stride=8"]]
+    processes = [subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True) for more in settings]
+    errors = [process.communicate()[1] for process in processes]
+    for process, error, more in zip(processes, errors, settings, strict=True):
+        assert process.returncode == 0 or "another process is working on it" in error
+        assert again(small, *more) == 0
+    strides = {store.recipe["rows"]["stride"] for store in map(TrainingStore, small.glob("store*"))}
+    assert strides == {4, 8}
+    for folder in small.glob("store*"):
+        names = {path.name.replace("store", "features") for path in small.glob("features*")}
+        assert len(names) == 2
+        assert TrainingStore(folder).recipe in [FeatureStore(small / name).recipe for name in names]
 
 
-def test_a_share_that_was_refused_leaves_alone_what_another_has_begun(small, monkeypatch):
-    before = made(small)
-    share = ["--only", "extract", "--set", "extract.stride=4", "--set", "extract.shard_videos=2", "--shard-range"]
+def test_a_run_that_lost_the_plain_name_to_another_goes_beside(small, monkeypatch):
+    """Between its choice of the folder and its first result another run of other settings has begun there."""
+    shutil.rmtree(small / "features")
     original = run_module.run_step
 
     def late(step, config):
-        if step.name == "run":
+        if step.name != "extract":
             return original(step, config)
         monkeypatch.setattr(run_module, "run_step", original)
-        try:
-            return original(step, config)
-        except RecipeMismatchError:
-            assert again(small, *share, "0/2") == 0  # makes way
-            raise
+        assert again(small, "--only", "extract") == 0
+        return original(step, config)
 
     monkeypatch.setattr(run_module, "run_step", late)
-    assert again(small, *share, "1/2") == 0
-    assert set(made(small)) == {*before, "features.old-1"}
-    assert made(small)["features.old-1"] == before["features"]
-    assert len(FeatureStore(small / "features")) == 3
+    assert again(small, "--only", "extract", "--set", "extract.stride=4") == 0
+    [beside] = small.glob("features-*")
+    assert [FeatureStore(folder).recipe["rows"]["stride"] for folder in (small / "features", beside)] == [8, 4]
 
 
 @pytest.mark.parametrize("name", ["features", "run"])
-def test_what_was_begun_and_holds_nothing_hides_no_old_folder(small, capsys, name):
-    """A run with other settings was killed when it had made way, and before anything was done."""
-    before = made(small)
+def test_what_was_begun_and_holds_nothing_takes_any_settings(small, capsys, name):
+    """A run with other settings was killed before anything was done."""
     stage = Manifest.read(small / name).header["stage"]
-    (small / name).rename(small / f"{name}.old-1")
+    shutil.rmtree(small / name)
+    before = made(small)
     with Manifest.open(small / name, stage=stage, identity={"other": 1}, code_version=1):
         pass
     if name == "features":
-        assert planned(small, capsys)["extract"].startswith("taken back: features.old-1")
+        assert planned(small, capsys)["extract"].startswith("new: 3 videos")
     assert again(small) == 0
-    assert made(small) == before
+    assert made(small).keys() == before.keys() | {name}
 
 
-def test_a_folder_that_is_a_link_stays_on_its_disk(small, tmp_path):
+def test_shares_of_other_settings_meet_in_one_folder(small):
+    before = made(small)
+    share = ["--only", "extract", "--set", "extract.stride=4", "--set", "extract.shard_videos=2", "--shard-range"]
+    assert again(small, *share, "1/2") == 0
+    assert again(small, *share, "0/2") == 0
+    [beside] = small.glob("features-*")
+    assert made(small) == {**before, beside.name: made(small)[beside.name]}
+    assert len(FeatureStore(beside)) == 3
+
+
+def test_a_folder_that_is_a_link_has_the_others_on_its_disk(small, tmp_path):
     (tmp_path / "large").mkdir()
     (small / "features").rename(tmp_path / "large" / "features")
     (small / "features").symlink_to(tmp_path / "large" / "features")
-    before = made(tmp_path / "large")
-    assert again(small, "--set", "extract.stride=4", "--until", "extract") == 0
-    assert (small / "features").readlink() == tmp_path / "large" / "features"
-    assert made(tmp_path / "large")["features.old-1"] == before["features"]
+    assert again(small, "--set", "extract.stride=4", "--until", "pack") == 0
+    [beside] = (tmp_path / "large").glob("features-*")
+    assert FeatureStore(beside).recipe["rows"]["stride"] == 4
+    assert not list(small.glob("features-*"))
+    [store] = small.glob("store-*")
+    assert TrainingStore(store).recipe == FeatureStore(beside).recipe
     assert again(small) == 0
-    assert made(tmp_path / "large")["features"] == before["features"]
     assert (small / "features").is_symlink()
 
 
 def test_predictions_of_other_settings_are_written_over(small):
     wanted = ["--set", "evaluate.predictions=p.jsonl"]
     assert again(small, *wanted) == 0
-    assert again(small, *wanted, "--set", "train.seed=1") == 0
     assert (small / "p.jsonl").read_bytes() == (small / "evaluation" / "predictions.jsonl").read_bytes()
+    assert again(small, *wanted, "--set", "train.seed=1") == 0
+    [evaluation] = small.glob("evaluation-*")
+    assert (small / "p.jsonl").read_bytes() == (evaluation / "predictions.jsonl").read_bytes()
     (small / "p.jsonl").write_text("somebody's\n")
     assert again(small, *wanted) == 2
 
@@ -401,22 +455,30 @@ def test_videos_that_the_recipe_makes_may_change(tmp_path, capsys):
     before = made(tmp_path)
     assert run("demo.seed=1", dry=True) == 0
     shown = capsys.readouterr().out
-    assert "demo      made again, because demo.seed was 0 and is 1: 3 videos" in shown
-    assert "decode    made again, because its videos have changed: 3 videos" in shown
-    assert "extract   made again, because its videos have changed: 3 videos" in shown
+    assert re.search(f"demo      new in data-{DIGEST}, because demo.seed was 0 and is 1: 3 videos", shown)
+    assert "decode    follows from demo\n" in shown
+    assert "extract   follows from decode\n" in shown
     assert run("demo.seed=1") == 0
     other = made(tmp_path)
-    assert not set(before.values()) & {other[name] for name in before}
-    assert run(dry=True) == 0
-    assert capsys.readouterr().out.count("taken back: ") == 4
-    assert run() == 0
-    assert {name: made(tmp_path)[name] for name in before} == before
+    assert {re.sub(f"-{DIGEST}$", "", name) for name in other.keys() - before.keys()} == before.keys()
+    own = {re.sub(f"-{DIGEST}$", "", name): tmp_path / name for name in other.keys() - before.keys()}
+    for name in ("frames", "features"):
+        sources = [record["source"] for record in Manifest.read(own[name]).records.values() if "source" in record]
+        videos = {path.name: sha256_file(path) for path in (own["data"] / "videos").iterdir()}
+        assert {source["file"]: source["sha256"] for source in sources} == videos
+    for settings in ([], ["demo.seed=1"]):
+        capsys.readouterr()
+        assert run(*settings, dry=True) == 0
+        assert capsys.readouterr().out.count("done already") == 4
+        assert run(*settings) == 0
+    assert made(tmp_path) == other
 
 
 def test_one_step_alone(small):
     before = made(small)
     assert again(small, "--only", "train", "--set", "train.seed=1") == 0
-    assert set(made(small)) == {*before, "run.old-1"}
+    [run] = made(small).keys() - before.keys()
+    assert re.fullmatch(f"run-{DIGEST}", run)
     assert again(small, "--only", "decode") == 2
 
 
@@ -437,7 +499,7 @@ def test_variants_of_a_recipe_with_paths_from_the_top_of_the_disk(small, capsys)
     text = RECIPE.replace('features = "features"', f'features = "{small.absolute()}/./features"')
     (small / "r.toml").write_text(text)
     assert all(what.startswith("done already") for what in planned(small, capsys).values())
-    assert planned(small, capsys, "--set", "extract.stride=4")["pack"] == "made again, because it follows from extract"
+    assert planned(small, capsys, "--set", "extract.stride=4")["pack"] == "follows from extract"
     assert again(small, "--variant", "dense") == 0
     assert {"features-dense", "store-dense", "run-dense", "evaluation-dense"} < set(made(small))
     assert TrainingStore(small / "store-dense").recipe["rows"]["stride"] == 4
@@ -455,23 +517,27 @@ def test_what_is_renamed_in_a_variant(tmp_path):
     assert made["evaluate"] == {"run": f"{tmp_path}/test-v", "store": "../test", "split": "test", "out": "evaluation-v"}
 
 
-def test_what_is_taken_back_goes_on_with_new_videos(small, capsys):
-    before = made(small)
-    assert again(small, "--set", "extract.stride=4", "--only", "extract") == 0
+def test_new_videos_are_added_in_the_folder_of_each_setting(small, capsys):
+    setting = ["--set", "extract.stride=4"]
+    assert again(small, *setting, "--only", "extract") == 0
     write_video(small / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
-    plan = planned(small, capsys)
-    assert plan["extract"].startswith("goes on: features.old-1 is taken back, 1 of 4 videos left: 1 videos, ")
-    assert plan["pack"] == "made again, because it follows from extract"
+    [beside] = small.glob("features-*")
+    plan = planned(small, capsys, *setting)
+    assert plan["extract"].startswith(f"goes on in {beside.name}: 1 of 4 videos left: 1 videos, ")
+    assert plan["pack"] == "follows from extract"
+    assert again(small, *setting) == 0
+    assert (len(FeatureStore(beside)), len(FeatureStore(small / "features"))) == (4, 3)
+    assert planned(small, capsys)["extract"].startswith("goes on: 1 of 4 videos left: ")
     assert again(small) == 0
-    assert made(small)["features"] == before["features"]
     assert planned(small, capsys)["extract"].startswith("done already, nothing to do: 4 videos")
 
 
 def test_settings_may_be_given_several_times(small, capsys):
     plan = planned(small, capsys, "--set", "train.seed=1", "--set", "extract.stride=4", "--set", "train.epochs=3")
-    assert plan["extract"].startswith("made again, because extract.rows.stride")
+    assert re.match(f"new in features-{DIGEST}, because extract.rows.stride", plan["extract"])
     only = planned(small, capsys, "--only", "train", "--set", "train.seed=1", "--set", "train.epochs=3")
-    assert only["train"] == "made again, because train.epochs was 2 and is 3, train.seed was 0 and is 1"
+    changes = "train.epochs was 2 and is 3, train.seed was 0 and is 1"
+    assert re.fullmatch(f"new in run-{DIGEST}, because {changes}", only["train"])
 
 
 # What it leaves
@@ -486,7 +552,9 @@ def test_a_report_with_failures_coverage_and_figures(new, capsys):
     shown = capsys.readouterr().out
     text = report(new)
     assert "In place of the recipe's own settings: `train.seed=3`." in text
-    assert re.search(r"\| extract \| new \| \d+ s \| 3 of 4 videos, 0.01 hours of video, 90 frames, 9 rows, 1 shards", text)
+    assert re.search(
+        r"\| extract +\| new +\| \d+ s +\| 3 of 4 videos, 0.01 hours of video, 90 frames, 9 rows, 1 shards", text
+    )
     assert "- extract: 1 not_a_video: broken\n" in text
     assert "- train: 2 of 2 queries have features (100.0 %)\n" in text
     assert "- val: 1 of 3 queries have features (33.3 %); 2 missing videos: broken, gone\n" in text
@@ -507,22 +575,25 @@ def test_a_sweep_is_planned_and_its_table_reported(small, capsys):
     assert (small / "sweep" / "table.md").read_text().rstrip() in report(small)
 
 
-def test_a_sweep_of_other_settings_is_kept_and_taken_back(small, caplog):
+def test_a_sweep_of_other_settings_has_a_folder_of_its_own(small, caplog):
     model = RECIPE[RECIPE.index("model = ") :].splitlines()[0]
     sweep = '[reproduce]\nstores = ["store"]\nvariants = ["clf-1-a"]\nseeds = 1\nsplit = "val"\nout = "sweep"\n'
     with (small / "r.toml").open("a") as file:
         file.write(f'{sweep}[reproduce.training]\nepochs = 1\ndevice = "cpu"\n{model}\n')
     assert again(small) == 0
-    first = made(small)["sweep"]
-    assert again(small, "--set", "reproduce.training.epochs=2") == 0
-    second = made(small)["sweep"]
-    assert made(small)["sweep.old-1"] == first
-    with filelock.FileLock(small / "sweep" / ".lock"):
-        assert again(small) == 1
+    content = everything(small / "sweep")
+    other = ["--set", "reproduce.training.epochs=2"]
+    assert again(small, *other) == 0
+    [beside] = small.glob("sweep-*")
+    other_content = everything(beside)
+    with filelock.FileLock(beside / ".lock"):
+        assert again(small, *other) == 1
     assert "another process is working on it" in caplog.text
-    assert (made(small)["sweep"], made(small)["sweep.old-1"]) == (second, first)
-    assert again(small) == 0
-    assert (made(small)["sweep"], made(small)["sweep.old-2"]) == (first, second)
+    for more in ([], other):
+        assert again(small, *more) == 0
+    assert everything(small / "sweep").keys() == content.keys()
+    assert everything(beside).keys() == other_content.keys()
+    assert len(list(small.glob("sweep*"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -545,9 +616,8 @@ def test_a_log_with_times(small, capsys):
     assert shown == str(new)
     lines = new.read_text().splitlines()
     starts = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", line)]
-    assert any(line.endswith("made again, because train.seed was 0 and is 3") for line in starts)
-    assert any("[4/5] train" in line for line in starts)
-    assert any("run is kept as run.old-1" in line for line in starts)
+    assert any(re.search(f"new in run-{DIGEST}, because train.seed was 0 and is 3$", line) for line in starts)
+    assert any(re.search(rf"\[4/5\] train, in run-{DIGEST}$", line) for line in starts)
     assert f"`logs/{new.name}`" in report(small)
 
 
@@ -571,8 +641,8 @@ def test_an_interrupted_run_leaves_its_log_and_goes_on(small, capsys, monkeypatc
     assert "Traceback (most recent call last)" in text
     assert "in interrupted\n" in text  # where it was raised
     plan = planned(small, capsys, "--set", "train.seed=3")
-    assert plan["train"] == "goes on: 1 of at most 2 epochs done"
-    assert plan["evaluate"] == "made again, because it follows from train"
+    assert re.fullmatch(f"goes on in run-{DIGEST}: 1 of at most 2 epochs done", plan["train"])
+    assert plan["evaluate"] == "follows from train"
     assert again(small, "--set", "train.seed=3") == 0
 
 
@@ -580,7 +650,7 @@ def test_a_video_that_has_changed_is_refused_as_planned_and_in_the_log(small, ca
     before = set((small / "logs").iterdir())
     write_video(small / "videos" / "one.mp4", [100 * i for i in range(FRAMES + 10)], rate=10)
     plan = planned(small, capsys)
-    assert plan["extract"] == "will be refused: one has changed since features was made from it"
+    assert plan["extract"].startswith("will be refused: videos/one.mp4 has changed since features was made from it; ")
     assert plan["pack"].startswith("done already")
     assert again(small) == 2
     assert "has changed since" in caplog.text

@@ -1,4 +1,4 @@
-"""Everything about a recipe that can be known before any work is done: is it all there, does it fit, what will it cost."""
+"""A check of a recipe before any work is done: is everything in place, does it fit together, how much room will it take."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from excl.pipeline.queries import glove_download
 from excl.pipeline.queries import report as annotation_report
 from excl.pipeline.queries.preparation import QueryPreparation
 from excl.pipeline.queries.word_vectors import local_file
-from excl.workflows.runner.estimates import Lengths, cost_of, hours
+from excl.workflows.runner.estimates import VideoLengths, feature_size
 from excl.workflows.runner.output_folders import free_bytes
 from excl.workflows.runner.recipe import load_recipe, parse
 
@@ -36,7 +36,7 @@ DURATION_TOLERANCE_S = 1.0
 
 @dataclass(frozen=True, config=STRICT)
 class CheckConfig:
-    """Check a recipe before any work is done: videos, annotations, weights, word vectors, and what it will take."""
+    """Check a recipe before any work is done: videos, annotations, weights, word vectors, and how much it will be."""
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """A recipe file (TOML), or the name of one that comes with excl."""
@@ -46,33 +46,31 @@ class CheckConfig:
     """A variant of the recipe."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Settings in place of those of the recipe, such as extract.stride=4; may be given several times."""
-    measure: bool = True
-    """Decode a little and run I3D on one clip (where it will run on the CPU), to say how long all of it will take."""
 
 
 @dataclasses.dataclass
 class CheckReport:
-    """What was found, as lines for people, and how much of it is wrong."""
+    """The findings of a check as lines for people, and the number of problems."""
 
     lines: list[str] = dataclasses.field(default_factory=list)
     problems: int = 0
 
     def good(self, line: str) -> None:
-        """Something that is as it should be."""
+        """Add a line about something that is as it should be."""
         self.lines.append(f"ok       {line}")
 
-    def told(self, line: str) -> None:
-        """Something to know, which stops nothing."""
+    def note(self, line: str) -> None:
+        """Add a line about something to know, which stops nothing."""
         self.lines.append(f"note     {line}")
 
     def bad(self, line: str) -> None:
-        """Something that has to be mended."""
+        """Add a line about a problem."""
         self.problems += 1
         self.lines.append(f"PROBLEM  {line}")
 
 
 def run(config: CheckConfig) -> CheckReport:
-    """Everything that is found; nothing is written."""
+    """Check everything, and write nothing."""
     recipe = load_recipe(config.recipe, config.root, variant=config.variant, settings=config.set)
     findings = CheckReport()
     with recipe.inside() as root:
@@ -86,13 +84,14 @@ def run(config: CheckConfig) -> CheckReport:
             _weights(configs["extract"].weights_spec, findings)
         if "tokenise" in configs:
             outs = [c.out for c in configs.values() if c.out is not None and c is not configs["tokenise"]]
-            made = [p for p in configs["tokenise"].inputs() if not p.exists() and any(p.is_relative_to(out) for out in outs)]
-            if made:
-                findings.told(f"{', '.join(map(str, made))}: made by the recipe; run it and check again")
+            inputs = configs["tokenise"].inputs()
+            future = [path for path in inputs if not path.exists() and any(path.is_relative_to(out) for out in outs)]
+            if future:
+                findings.note(f"{', '.join(map(str, future))}: made by the recipe; run it and check again")
             else:
                 _queries(configs, probes, findings)
         if probes and "extract" in configs:
-            _cost(configs["extract"], probes, findings, root=root, measure=config.measure)
+            _size(configs["extract"], probes, findings, root=root)
     return findings
 
 
@@ -101,7 +100,7 @@ def _videos(configs: Mapping[str, Any], findings: CheckReport) -> dict[str, tupl
     reader = next((configs[step] for step in ("decode", "extract") if getattr(configs.get(step), "videos", None)), None)
     if reader is None or not reader.videos.exists():
         if reader is not None and "demo" in configs:
-            findings.told(
+            findings.note(
                 f"{reader.videos}: the videos are made by the recipe; run it and check again to see what they take"
             )
         return None
@@ -112,11 +111,11 @@ def _videos(configs: Mapping[str, Any], findings: CheckReport) -> dict[str, tupl
         return None
     probes: dict[str, tuple[Path, Probe]] = {}
     failures: list[str] = []
-    for (video_id, path), (_, found) in zip(paths.items(), probe_all(reader.reading, paths.values()), strict=True):
-        if isinstance(found, Probe):
-            probes[video_id] = (path, found)
+    for (video_id, path), (_, probe) in zip(paths.items(), probe_all(reader.reading, paths.values()), strict=True):
+        if isinstance(probe, Probe):
+            probes[video_id] = (path, probe)
         else:
-            failures.append(str(found))
+            failures.append(str(probe))
     for failure in sorted(failures)[:NAMES_SHOWN]:
         findings.bad(failure)
     if len(failures) > NAMES_SHOWN:
@@ -131,13 +130,13 @@ def _videos(configs: Mapping[str, Any], findings: CheckReport) -> dict[str, tupl
 def _weights(spec: str, findings: CheckReport) -> None:
     """Whether I3D's weights are at hand."""
     if spec.startswith("random:"):
-        findings.told(f"weights {spec}: RANDOM, for trying things out; features mean nothing")
+        findings.note(f"weights {spec}: RANDOM, for trying things out; features mean nothing")
     elif spec in PUBLISHED:
         path = cached_path(spec)
         if path.is_file():
             findings.good(f"weights {spec}: {path}")
         else:
-            findings.told(f"weights {spec}: not here yet; they are downloaded on first use (`excl weights fetch {spec}`)")
+            findings.note(f"weights {spec}: not here yet; they are downloaded on first use (`excl weights fetch {spec}`)")
     elif spec in imported_names():
         findings.good(f"weights {spec}: imported")
     elif wrong := describe_wrong(Path(spec)) if Path(spec).is_file() else "there is no such file":
@@ -156,7 +155,7 @@ def _queries(configs: Mapping[str, Any], probes: Mapping[str, tuple[Path, Probe]
         findings.bad(str(error))
     else:
         for line in annotation_report.lines(report):
-            findings.told(line)
+            findings.note(line)
         _splits(configs, {moment.split for moment in queries.moments}, findings)
         if probes is not None:
             _match(queries, probes, configs.get("pack"), findings)
@@ -171,7 +170,7 @@ def _word_vectors(glove: str, member: str | None, findings: CheckReport) -> None
         if path is None:
             path, member = glove_download.cached_path(glove), PUBLISHED_GLOVE[glove].text
         if not path.exists() and glove in PUBLISHED_GLOVE:
-            findings.told(f"word vectors {glove}: not here yet; downloaded on first use (`excl glove fetch {glove}`)")
+            findings.note(f"word vectors {glove}: not here yet; downloaded on first use (`excl glove fetch {glove}`)")
         else:
             findings.good(
                 f"word vectors {path}: {dimension(existing_file(path, what='word vectors'), member)} numbers a word"
@@ -180,13 +179,13 @@ def _word_vectors(glove: str, member: str | None, findings: CheckReport) -> None
         findings.bad(str(error))
 
 
-def _splits(configs: Mapping[str, Any], there: set[str], findings: CheckReport) -> None:
+def _splits(configs: Mapping[str, Any], annotated: set[str], findings: CheckReport) -> None:
     """Whether the splits that later steps ask for have any moments."""
-    wanted = {"train": {"train", "val"}, "evaluate": {configs["evaluate"].split} if "evaluate" in configs else set()}
-    for step, splits in wanted.items():
-        for split in sorted(splits - there) if step in configs else ():
+    required = {"train": {"train", "val"}, "evaluate": {configs["evaluate"].split} if "evaluate" in configs else set()}
+    for step, splits in required.items():
+        for split in sorted(splits - annotated) if step in configs else ():
             findings.bad(
-                f"[{step}] needs moments of the split {split}, and there are none; there are {', '.join(sorted(there))}"
+                f"[{step}] needs moments of the split {split}, and there are none; there are {', '.join(sorted(annotated))}"
             )
 
 
@@ -197,21 +196,21 @@ def _match(
     findings: CheckReport,
 ) -> None:
     """Whether annotations and videos are of the same videos."""
-    asked = {moment.video_id for moment in queries.moments}
-    missing, unused = asked - probes.keys(), probes.keys() - asked
+    queried = {moment.video_id for moment in queries.moments}
+    missing, unused = queried - probes.keys(), probes.keys() - queried
     covered = sum(moment.video_id in probes for moment in queries.moments)
     line = f"{covered:,} of {len(queries.moments):,} queries have their video"
-    hint = pack.match_hint(asked, set(probes))
+    hint = pack.match_hint(queried, set(probes))
     if missing:
-        few = ", ".join(repr(name) for name in sorted(missing)[:NAMES_SHOWN])
-        line += f"; {len(missing):,} videos are not there: {few}{', …' if len(missing) > NAMES_SHOWN else ''}"
+        shown = ", ".join(repr(name) for name in sorted(missing)[:NAMES_SHOWN])
+        line += f"; {len(missing):,} videos are not there: {shown}{', …' if len(missing) > NAMES_SHOWN else ''}"
     if not covered or hint or (missing and packing is not None and packing.missing_video == "fail"):
         findings.bad(line + hint)
     else:
-        (findings.told if missing else findings.good)(line)
+        (findings.note if missing else findings.good)(line)
     _durations(queries, probes, packing, findings)
     if unused:
-        findings.told(f"{len(unused):,} videos have no queries; their features are made all the same")
+        findings.note(f"{len(unused):,} videos have no queries; their features are made all the same")
 
 
 def _durations(
@@ -220,62 +219,52 @@ def _durations(
     packing: pack.PackConfig | None,
     findings: CheckReport,
 ) -> None:
-    """Whether videos are as long as annotated, and moments within them, as far as headers tell."""
-    found_s = {video_id: probe.duration_s for video_id, (_, probe) in probes.items() if probe.duration_s is not None}
+    """Whether videos are as long as annotated, and moments lie within them, as far as headers tell."""
+    files_s = {video_id: probe.duration_s for video_id, (_, probe) in probes.items() if probe.duration_s is not None}
+    moments = [moment for moment in queries.moments if moment.video_id in files_s]
     beyond = [
         moment
-        for moment in queries.moments
-        if moment.duration_s is None
-        and moment.video_id in found_s
-        and moment.end_s > found_s[moment.video_id] + DURATION_TOLERANCE_S
+        for moment in moments
+        if moment.duration_s is None and moment.end_s > files_s[moment.video_id] + DURATION_TOLERANCE_S
     ]
     if beyond:
         policy = queries.config.hygiene.beyond_video
-        tell = findings.bad if policy == "fail" else findings.told
-        tell(f"{len(beyond):,} moments reach beyond the end of their video's file ({policy}): {names(beyond)}")
-    other = [
+        add = findings.bad if policy == "fail" else findings.note
+        add(f"{len(beyond):,} moments reach beyond the end of their video's file ({policy}): {names(beyond)}")
+    differing = [
         moment
-        for moment in {moment.video_id: moment for moment in queries.moments}.values()
-        if moment.duration_s is not None
-        and moment.video_id in found_s
-        and abs(moment.duration_s - found_s[moment.video_id]) > DURATION_TOLERANCE_S
+        for moment in {moment.video_id: moment for moment in moments}.values()
+        if moment.duration_s is not None and abs(moment.duration_s - files_s[moment.video_id]) > DURATION_TOLERANCE_S
     ]
-    if other:
-        tell = findings.bad if packing is not None and packing.other_duration == "fail" else findings.told
-        more = f"more than {DURATION_TOLERANCE_S:g} s"
-        tell(f"{len(other):,} videos are not as long as annotated ({more}): {names(other)}")
+    if differing:
+        add = findings.bad if packing is not None and packing.other_duration == "fail" else findings.note
+        tolerance = f"more than {DURATION_TOLERANCE_S:g} s"
+        add(f"{len(differing):,} videos are not as long as annotated ({tolerance}): {names(differing)}")
 
 
 def dimension(path: Path, member: str | None) -> int:
-    """How many numbers a word has in a file of word vectors; ValueError if it is none."""
+    """Return how many numbers a word has in a file of word vectors; ValueError if it is no such file."""
     return load_vectors(path, Vocabulary.build([]), member=member).dim
 
 
-def _cost(
-    config: extract.ExtractConfig,
-    probes: Mapping[str, tuple[Path, Probe]],
-    findings: CheckReport,
-    *,
-    root: Path,
-    measure: bool,
+def _size(
+    config: extract.ExtractConfig, probes: Mapping[str, tuple[Path, Probe]], findings: CheckReport, *, root: Path
 ) -> None:
-    """Frames, rows, shards, bytes and rough hours."""
+    """Frames, rows, shards and bytes of the features, and whether there is room for them."""
     lengths = [(probe.duration_s or 0.0, probe.rate or 0.0) for _, probe in probes.values()]
-    cost, free = cost_of(config, Lengths(lengths, len(lengths))), free_bytes(root)
-    if cost.too_short:
-        findings.told(f"{cost.too_short:,} videos are too short for one row, by their headers")
-    tell = findings.good if cost.num_bytes <= free else findings.bad
-    tell(f"features: {cost} ({free / 1e9:,.1f} GB free)")
-    if measure and cost.frames:
-        findings.told(f"extract {hours(config, [path for path, _ in probes.values()], cost.frames)}")
+    size, free = feature_size(config, VideoLengths(lengths, len(lengths))), free_bytes(root)
+    if size.too_short:
+        findings.note(f"{size.too_short:,} videos are too short for one row, by their headers")
+    add = findings.good if size.num_bytes <= free else findings.bad
+    add(f"features: {size} ({free / 1e9:,.1f} GB free)")
 
 
 def show(findings: CheckReport) -> str:
-    """The findings as lines, the last of which counts the problems."""
+    """Return the findings as lines, the last of which counts the problems."""
     end = f"{findings.problems:,} problems to mend" if findings.problems else "nothing stands in the way"
     return "\n".join([*findings.lines, end])
 
 
 def num_problems(findings: CheckReport) -> int:
-    """How much has to be mended."""
+    """Return the number of problems."""
     return findings.problems

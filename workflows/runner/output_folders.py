@@ -1,269 +1,176 @@
-"""What a step's folder is, compared with what is asked of the step: done, begun, of other settings, or not there.
+"""Which folder each step works in. The folders of different settings stand side by side, and none is ever moved.
 
-A folder of other settings is not removed but moved aside, to `features.old-1` and so on, since it may have taken days; and
-it is taken back when its settings are asked for again. Nothing here computes features or trains.
+The first settings have the plain name, `features`. Other settings have a folder next to it whose name ends with a digest of
+all that determines its results, `features-1a2b3c4d`, so the same settings find the same folder again. The steps that follow
+read from there. Nothing here computes features or trains.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
-import logging
+import glob
+import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from excl.datasets.text.glove_files import PUBLISHED as PUBLISHED_GLOVE
-from excl.datasets.video.discovery import find_videos
-from excl.datasets.video.errors import VideoError
 from excl.models.i3d.download import cached_path
 from excl.models.i3d.published import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
-from excl.pipeline.artifacts.header import HEADER, diff
-from excl.pipeline.artifacts.manifest import Manifest, exclusive_folder, has_no_results
-from excl.pipeline.execution import work_items
-from excl.pipeline.execution.sharded_stage import video_files
+from excl.pipeline.artifacts import header as headers
+from excl.pipeline.artifacts.header import HEADER
+from excl.pipeline.artifacts.manifest import has_no_results
+from excl.pipeline.config import parse_section
 from excl.pipeline.queries import glove_download
-from excl.pipeline.store.frame_store import LOSSLESS
 from excl.pipeline.sweep import reproduce
 from excl.workflows import demo
-from excl.workflows.runner.recipe import NO_PATHS, normal, within
+from excl.workflows.runner.recipe import reads_from
+from excl.workflows.runner.variants import rename_paths
+from excl.workflows.steps import STEPS
 
-log = logging.getLogger(__name__)
-
+READ_VIDEOS = (decode.STAGE, extract.STAGE)
+STAGES: Mapping[str, ModuleType] = {
+    stage.STAGE: stage for stage in (demo, decode, extract, tokenise, pack, train, localize, evaluate, reproduce)
+}
 DIFFERENCES_SHOWN = 3
 SHA256_DIGITS = 64
-READ_VIDEOS = (decode.STAGE, extract.STAGE)
+NAME_DIGITS = 8
 
 
-def _extract(config: extract.ExtractConfig, configs: Mapping[str, Any]) -> dict[str, Any]:
-    pictures, decoded = LOSSLESS, configs.get(decode.STAGE)
-    if config.frames is not None and decoded is not None and decoded.out == config.frames:
-        pictures = decoded.pictures  # whether the frames are there already or not
-    elif config.frames is not None:
-        pictures = Manifest.read(config.frames, stage=decode.STAGE).header["identity"]["pictures"]
-    if config.weights_spec in PUBLISHED and not cached_path(config.weights_spec).is_file():
-        raise ValueError(f"the weights {config.weights_spec} are not in the cache and are downloaded first")
-    return extract.recipe(config, pictures)
+class StepFolders:
+    """The folders of a recipe's steps, chosen one after the other in the order of the steps.
 
-
-def _tokenise(config: tokenise.TokeniseConfig) -> dict[str, Any]:
-    if config.glove in PUBLISHED_GLOVE and not glove_download.cached_path(config.glove).is_file():
-        raise ValueError(f"the word vectors {config.glove} are not in the cache and are downloaded first")
-    return tokenise.made_by(config)
-
-
-MADE_BY: dict[
-    str, tuple[Callable[[Any], dict[str, Any]], int]
-] = {  # what determines the results of a step, and by which code
-    demo.STAGE: (demo.made_by, demo.CODE_VERSION),
-    decode.STAGE: (decode.made_by, decode.CODE_VERSION),
-    tokenise.STAGE: (_tokenise, tokenise.CODE_VERSION),
-    pack.STAGE: (pack.made_by, pack.CODE_VERSION),
-    train.STAGE: (train.made_by, train.CODE_VERSION),
-    localize.STAGE: (localize.made_by, localize.CODE_VERSION),
-    evaluate.STAGE: (evaluate.made_by, evaluate.CODE_VERSION),
-}
-
-
-def has_header(step: str) -> bool:
-    """Whether the folder of a step says what made it: that of a sweep does not, but those in it do."""
-    return step in MADE_BY or step == extract.STAGE
-
-
-def wanted_header(step: str, config: Any, configs: Mapping[str, Any]) -> dict[str, Any]:
-    """The header that a step's folder would have, by its own configuration and those of the whole recipe.
-
-    ValueError or OSError where it cannot be said: while what the step reads is not finished, or has to be downloaded first.
+    `tables` are the recipe's, whose relative paths count from the working directory, which is the root.
     """
-    if step == extract.STAGE:
-        made_by, version = _extract(config, configs), extract.CODE_VERSION
-    else:
-        made_by, version = MADE_BY[step][0](config), MADE_BY[step][1]
-    return json.loads(json.dumps({"stage": step, "code_version": version, "identity": made_by}))
 
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        self._tables = tables
+        self._beside: dict[str, tuple[Path, Path]] = {}  # of a step: the folder that the recipe names, and the chosen one
+        self._origins: dict[Path, str] = {}  # of a chosen folder: the folder of the demo whose videos are in it
 
-@dataclass(frozen=True)
-class FolderState:
-    """A folder of a step: its manifest, and in what its header is not the one wanted, as `key: (there, wanted)`."""
+    def config(self, step: str) -> Any:
+        """Return the configuration of a step, which reads from the folders that were chosen for the steps before."""
+        table = rename_paths(step, self._tables[step], dict(self._beside.values()), Path.cwd())
+        return parse_section(STEPS[step].config, table, where=f"[{step}]")
 
-    manifest: Manifest
-    differences: Mapping[str, tuple[Any, Any]]
+    def choose(self, step: str) -> Any:
+        """Choose the folder of a step, and return its configuration with this folder as `out`.
 
-    def reasons(self, step: str) -> str:
-        """The differences in words: `extract.rows.stride was 8 and is 4`."""
-        lines = [_reason(step, key, old, new) for key, (old, new) in self.differences.items()]
-        more = f", and {len(lines) - DIFFERENCES_SHOWN} more" if len(lines) > DIFFERENCES_SHOWN else ""
-        return ", ".join(lines[:DIFFERENCES_SHOWN]) + more
+        ValueError or OSError where the folder cannot be chosen yet, since what the step reads is not there.
+        """
+        self._beside.pop(step, None)
+        config = self.config(step)
+        if config.out is None:
+            return config
+        origin = self._origin(step, config)
+        if is_new(config.out) and not origin:
+            return config  # whatever the settings are
+        header = wanted_header(step, config)
+        folder = _next_to(config.out, f"-{_digest([header, origin])}")
+        if not origin and (_holds(step, config, header) or (is_free(config.out) and is_free(folder))):
+            return config
+        self._beside[step] = (config.out, folder)
+        if step == demo.STAGE or origin:
+            self._origins[folder] = origin or folder.name
+        return dataclasses.replace(config, out=folder)
 
-
-def _reason(step: str, key: str, old: object, new: object) -> str:
-    name = f"{step}.{key.removeprefix('identity.')}"
-    if all(isinstance(value, str) and len(value) == SHA256_DIGITS for value in (old, new)):
-        return f"{name} is not the same content"
-    return f"{name} was {old} and is {new}"
-
-
-def inspect_folder(folder: Path, wanted: Mapping[str, Any]) -> FolderState | None:
-    """What is in a folder; None where nothing was made yet. ValueError if its manifest is damaged."""
-    if not (folder / HEADER).is_file():
-        return None
-    if has_no_results(folder):
-        return None  # which takes any settings
-    manifest = Manifest.read(folder)
-    return FolderState(manifest, diff(manifest.header, wanted))
-
-
-def resolve_link(folder: Path) -> Path:
-    """Where a folder is: what a link points to, on a larger disk perhaps, stays there when it is moved aside."""
-    return folder.resolve() if folder.is_symlink() else folder
-
-
-def old_folders(folder: Path) -> Iterator[Path]:
-    """The folders that were moved aside, the latest first."""
-    folder = resolve_link(folder)
-    numbered = {path: path.name.rpartition(".old-")[2] for path in folder.parent.glob(f"{folder.name}.old-*")}
-    found = [(int(number), path) for path, number in numbered.items() if number.isdecimal() and path.is_dir()]
-    return (path for _, path in sorted(found, reverse=True))
-
-
-def is_new(folder: Path) -> bool:
-    """Whether nothing was made in a folder yet, and none like it was moved aside."""
-    return inspect_folder(folder, {}) is None and not any(old_folders(folder))
-
-
-def matching_old_folder(step: str, config: Any, wanted: Mapping[str, Any]) -> Path | None:
-    """The folder that was moved aside and was made from just what is wanted now; None if there is none."""
-    for path in old_folders(config.out):
-        if step == reproduce.STEP:
-            if reproduce.is_of(dataclasses.replace(config, out=path)):
-                return path
-            continue
+    def choose_existing(self, step: str) -> Any:
+        """Choose the folder of a step that is not run: the one of its settings if it is there, otherwise the plain one."""
+        config = self.config(step)
+        if config.out is None or not _others(config.out) or missing_download(config):
+            return config
         try:
-            found = inspect_folder(path, wanted)
-        except ValueError:
-            continue  # damaged: nothing to take back
-        if found is not None and not found.differences and not changed_video(step, config, found.manifest):
-            return path
-    return None
+            chosen = self.choose(step)
+        except (ValueError, OSError):
+            return config
+        if not is_free(chosen.out):
+            return chosen
+        self._beside.pop(step, None)
+        return config
+
+    def _origin(self, step: str, config: Any) -> str:
+        """The folder of the demo, if it is not the plain one, from whose videos decode and extract work.
+
+        The content of the videos is no part of the identity of these two stages.
+        """
+        if step not in READ_VIDEOS:
+            return ""
+        return next((origin for folder, origin in self._origins.items() if reads_from(config, folder)), "")
+
+    def is_beside(self, folder: Path | None) -> bool:
+        """Return whether a folder was chosen in place of the one that the recipe names."""
+        return any(folder == chosen for _, chosen in self._beside.values())
 
 
-def changed_video(step: str, config: Any, manifest: Manifest) -> str:
-    """A video of which another file was read than is there now, by its content; empty if there is none."""
-    if step not in READ_VIDEOS:
-        return ""
-    for video_id, path in videos_of(config).items():
-        item = work_items.VideoTask(video_id, path, 0)
-        if manifest.has_failed(work_items.key(video_id)) or work_items.is_as_recorded(manifest, item):
-            continue  # and nothing is parsed
-        record = manifest.records.get(work_items.key(video_id), {})
-        try:
-            if "stat" in record:
-                facts = work_items.file_facts(path) if reads_files(config) else decode.source_of(item)
-                if facts["sha256"] != record["source"]["sha256"]:
-                    return video_id
-        except VideoError:
-            continue  # it cannot be read any more: what was made of it stays
+def wanted_header(step: str, config: Any) -> dict[str, Any]:
+    """Return the header that the folder of a configuration would have. ValueError or OSError if an input is not finished."""
+    stage = STAGES[step]
+    return headers.plain(stage=step, identity=stage.made_by(config), code_version=stage.CODE_VERSION)
+
+
+def missing_download(config: Any) -> str:
+    """Return which weights or word vectors a step would download first, in words; empty if none."""
+    if isinstance(config, extract.ExtractConfig):
+        spec = config.weights_spec
+        if spec in PUBLISHED and not cached_path(spec).is_file():
+            return f"the weights {spec} are not in the cache and are downloaded first"
+    glove = config.glove if isinstance(config, tokenise.TokeniseConfig) else None
+    if glove in PUBLISHED_GLOVE and not glove_download.cached_path(glove).is_file():
+        return f"the word vectors {glove} are not in the cache and are downloaded first"
     return ""
 
 
-def reads_files(config: Any) -> bool:
-    """Whether videos are read from files, or frames from what decode left."""
-    return getattr(config, "frames", None) is None
+def is_new(folder: Path) -> bool:
+    """Return whether nothing was made in a folder yet, nor in one beside it for other settings."""
+    return is_free(folder) and not _others(folder)
 
 
-def videos_of(config: Any) -> Mapping[str, Path]:
-    """The videos that decode or extract reads, by id; ValueError or OSError if there are none."""
-    if reads_files(config):
-        return find_videos(config.videos)
-    manifest = Manifest.read(config.frames, stage=decode.STAGE)
-    return {video_id: config.frames / file for video_id, file in sorted(video_files(manifest).items())}
+def _next_to(folder: Path, ending: str) -> Path:
+    """The folder next to another; next to its target for a link, which may point to a larger disk."""
+    folder = folder.resolve() if folder.is_symlink() else folder
+    return folder.with_name(folder.name + ending)
 
 
-def move_aside(step: str, config: Any, configs: Mapping[str, Any]) -> None:
-    """Move a folder of other settings or inputs aside, and take back one of these, if there is one.
-
-    BusyError if somebody works on it. Nothing is done if another run has made way meanwhile.
-    """
-    wanted = wanted_header(step, config, configs) if has_header(step) else {}
-    out, kept = resolve_link(config.out), matching_old_folder(step, config, wanted)
-    if out.exists():
-        with exclusive_folder(out):
-            if _is_as_wanted(step, config, configs, wanted):
-                return
-            if has_no_results(out):
-                shutil.rmtree(out)
-            else:
-                free = next(path for n in itertools.count(1) if not (path := out.with_name(f"{out.name}.old-{n}")).exists())
-                out.rename(free)
-                log.warning("%s is kept as %s (remove it if it is not needed)", config.out, free)
-    if kept is not None:
-        kept.rename(out)
-        log.warning("%s is taken back from %s, which was made from just this", config.out, kept)
-        return
-    log.warning("%s is made again", config.out)
-    if config.out.is_symlink():
-        out.mkdir()
+def _others(folder: Path) -> list[Path]:
+    """The folders of other settings next to a folder."""
+    plain = _next_to(folder, "")
+    pattern = f"{glob.escape(plain.name)}-{'[0-9a-f]' * NAME_DIGITS}"
+    return [path for path in plain.parent.glob(pattern) if path.is_dir()]
 
 
-def _is_as_wanted(step: str, config: Any, configs: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a folder holds, in part at least, what is asked for."""
-    if step == reproduce.STEP:
+def is_free(folder: Path) -> bool:
+    """Return whether any settings may have the folder, since it has no results."""
+    return not any(folder.rglob(HEADER)) or ((folder / HEADER).is_file() and has_no_results(folder))
+
+
+def _holds(step: str, config: Any, header: Mapping[str, Any]) -> bool:
+    """Whether the folder of a configuration has results, and these are of its settings."""
+    if step == reproduce.STAGE:
         return reproduce.is_of(config)
-    found = inspect_folder(config.out, wanted)
-    return found is not None and not found.differences and not _has_changed_videos(step, config, configs, found)
+    return not is_free(config.out) and not headers.diff(headers.comparable_header(config.out), header)
 
 
-def _has_changed_videos(step: str, config: Any, configs: Mapping[str, Any], found: FolderState) -> bool:
-    """Whether the videos that a folder was made from are others now, which only those that the recipe makes may be."""
-    return step in READ_VIDEOS and made_by_recipe(config, configs) and bool(changed_video(step, config, found.manifest))
+def _digest(value: object) -> str:
+    return hashlib.sha256(headers.canonical(value).encode()).hexdigest()[:NAME_DIGITS]
 
 
-def prepare(step: str, config: Any, configs: Mapping[str, Any]) -> None:
-    """Before a step is run: take back what was moved aside, if nothing was made since, and make way for other videos.
-
-    Videos that an earlier step of the recipe made may change, and what was made of them is made again; others may not, which
-    the step itself refuses.
-    """
-    if config.out is None or not has_header(step) or is_new(config.out):
-        return
-    found = inspect_folder(config.out, {})
-    if found is None:
-        if matching_old_folder(step, config, wanted_header(step, config, configs)):
-            move_aside(step, config, configs)
-    elif step in READ_VIDEOS and made_by_recipe(config, configs):
-        found = inspect_folder(config.out, wanted_header(step, config, configs))
-        if found is not None and not found.differences and _has_changed_videos(step, config, configs, found):
-            move_aside(step, config, configs)
-
-
-def made_by_recipe(config: Any, configs: Mapping[str, Any]) -> bool:
-    """Whether the videos that a step reads are made by another step of the recipe."""
-    source = config.videos if reads_files(config) else config.frames
-    return any(other.out is not None and within(source, other.out) for other in configs.values())
+def reasons(step: str, config: Any, plain: Path) -> str:
+    """Return why a step has a folder of its own: in what its settings differ from those of the folder `plain`."""
+    if step == reproduce.STAGE or is_free(plain):
+        return ""
+    lines = []
+    for key, values in headers.diff(headers.comparable_header(plain), wanted_header(step, config)).items():
+        is_content = all(isinstance(value, str) and len(value) == SHA256_DIGITS for value in values)
+        change = "is not the same content" if is_content else f"was {values[0]} and is {values[1]}"
+        lines.append(f"{step}.{key.removeprefix('identity.')} {change}")
+    if len(lines) > DIFFERENCES_SHOWN:
+        lines[DIFFERENCES_SHOWN:] = [f"and {len(lines) - DIFFERENCES_SHOWN} more"]
+    return ", ".join(lines) or "its videos have changed"
 
 
 def free_bytes(root: Path) -> int:
-    """Of the disk of a folder that need not be there yet."""
+    """Return the free space on the disk of a folder, which need not be there yet."""
     return shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free
-
-
-def with_moved_inputs(config: Any, moved: Mapping[Path, Path]) -> Any:
-    """A configuration that reads from where its inputs lie now: those that will be taken back lie elsewhere."""
-
-    def place(given: Any) -> Any:
-        if isinstance(given, tuple):
-            return tuple(map(place, given))
-        for folder, now in moved.items() if isinstance(given, Path | str) else ():
-            path = Path(given)
-            if within(path, folder) and (isinstance(given, Path) or not within(folder, path)):
-                return type(given)(now / normal(path).relative_to(normal(folder)))
-        return given
-
-    names = {field.name for field in dataclasses.fields(config)} - {"out", *NO_PATHS}
-    values = {name: getattr(config, name) for name in sorted(names)}
-    changed = {name: place(value) for name, value in values.items() if place(value) != value}
-    return dataclasses.replace(config, **changed) if changed else config

@@ -2,39 +2,31 @@
 
 Every table of the file is the configuration of one step and holds its settings under the names that the command's
 flags have. Steps without a table are left out. Paths count from the root folder.
-
-`[variants.NAME]` holds what is otherwise in a variant, step by step: `[variants.charades]` with
-`extract = {weights = "charades"}`. What a variant changes, and all that follows from it, is made in folders of its own,
-`features-charades` and so on, beside those of the other variants; what it does not change is shared.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
-import os
 import tempfile
 import tomllib
 import typing
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from excl.datasets.parsing import read_text
 from excl.datasets.video.backends import resolve_backends
 from excl.pipeline.config import parse_section
+from excl.workflows.runner.variants import VARIANTS, apply_variant, require_variants, within
 from excl.workflows.steps import STEPS
-
-VARIANTS = "variants"
-NO_PATHS = {"query"}  # settings whose texts are sentences, one of which may well be the name of a folder
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a file says, with the chosen variant and the settings of the command line in it."""
+    """The content of a recipe file, with the chosen variant and the settings of the command line in place."""
 
     name: str
     root: Path
@@ -42,17 +34,17 @@ class Recipe:
     tables: Mapping[str, Any]
     """The settings of every step."""
     variants: tuple[str, ...]
-    """The variants that it has."""
+    """The names of its variants."""
     chosen: str | None
-    """The one that was asked for."""
+    """The name of the variant that was asked for."""
     settings: tuple[str, ...]
-    """Those of the command line, as given."""
+    """The settings of the command line, as they were written."""
     about: str
     """The comment at its head, which says what has to be there."""
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[Path]:
-        """Meanwhile paths count from the root; from an empty folder where there is no root yet, and none is made."""
+        """Make the root the working directory; if there is no root yet, an empty folder is it, and no root is made."""
         with contextlib.ExitStack() as stack:
             folder = self.root if self.root.is_dir() else Path(stack.enter_context(tempfile.TemporaryDirectory()))
             root = self.root.absolute()
@@ -61,7 +53,7 @@ class Recipe:
 
 
 def bundled() -> list[str]:
-    """The names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package."""
     folder = resources.files("excl.workflows") / "recipes"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
@@ -69,14 +61,14 @@ def bundled() -> list[str]:
 def load_recipe(
     recipe: str, root: Path | None = None, *, variant: str | None = None, settings: tuple[str, ...] = ()
 ) -> Recipe:
-    """A file, or one that comes with the package by its name; ValueError if there is none, or no such variant in it."""
+    """Read a recipe from a file, or one that comes with the package by its name. ValueError if it has no such variant."""
     name, text, default_root = _read(recipe)
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{name}: not valid TOML: {error}") from error
     variants = tables.pop(VARIANTS, {})
-    _require_variants(name, variants)
+    require_variants(name, variants)
     if variant is not None:
         if variant not in variants:
             raise ValueError(f"{name}: variant: has no {variant!r}; it has {', '.join(variants) or 'none'}")
@@ -100,7 +92,7 @@ def _read(recipe: str) -> tuple[str, str, Path]:
 
 
 def _head(text: str) -> str:
-    """The lines of comment with which a recipe begins, without their signs."""
+    """The comment with which a recipe begins, without the signs #."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -109,96 +101,8 @@ def _head(text: str) -> str:
     return "\n".join(lines)
 
 
-def _require_variants(name: str, variants: Any) -> None:
-    """ValueError for a table of variants that is none."""
-    tables = variants if isinstance(variants, dict) else {"": variants}
-    for variant, table in tables.items():
-        steps = table if isinstance(table, dict) else {"": table}
-        for step, settings in steps.items():
-            if step not in STEPS or not isinstance(settings, dict):
-                raise ValueError(
-                    f"{name}: [{VARIANTS}.{variant}]: {step or table!r}: wanted are settings of steps, "
-                    'such as extract = {weights = "charades"}'
-                )
-        if set(variant) & set("/\\ ") or variant in ("", ".", ".."):
-            raise ValueError(f"{name}: [{VARIANTS}.{variant}]: no name for a folder")
-
-
-def apply_variant(tables: Mapping[str, Any], variant: Mapping[str, Any], *, name: str, root: Path) -> dict[str, Any]:
-    """The tables of a variant: its settings in place, and folders of its own for what they change and what follows.
-
-    A path counts from the root, so what is in a folder is found whether it is given from there or from the top of the disk.
-    """
-    made: dict[str, Any] = {}
-    renamed: dict[str, str] = {}
-    for step in STEPS:
-        if step not in tables and step not in variant:
-            continue
-        before = tables.get(step, {})
-        table = _merged(before, variant.get(step, {}))
-        moved = _renamed(table, {root / folder: Path(new) for folder, new in renamed.items()}, root, _keys_of_paths(step))
-        out = table.get("out")
-        if moved != before and isinstance(out, str) and out == before.get("out"):
-            moved["out"] = renamed[out] = f"{out}-{name}"
-        made[step] = moved
-    unknown = {table: tables[table] for table in tables.keys() - made.keys()}
-    return made | unknown
-
-
-def _merged(table: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """One table with the settings of another in it, at any depth."""
-    merged: dict[str, Any] = copy.deepcopy(dict(table))
-    for key, value in other.items():
-        inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _renamed(table: Mapping[str, Any], renamed: Mapping[Path, Path], root: Path, paths: Set[str]) -> dict[str, Any]:
-    """A table with every path that is, or lies in, a renamed folder as it is now.
-
-    A text that is no path, such as a split, may be the name of a folder by chance; one that lies in it is a file.
-    """
-
-    def place(value: Any, *, is_path: bool) -> Any:
-        if isinstance(value, dict):
-            return {key: place(inner, is_path=False) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [place(inner, is_path=is_path) for inner in value]
-        for folder, new in renamed.items() if isinstance(value, str) else ():
-            if within(root / value, folder) and (is_path or not within(folder, root / value)):
-                moved = new / normal(root / value).relative_to(normal(folder))
-                return str(normal(root / moved) if PurePath(value).is_absolute() else moved)
-        return value
-
-    return {key: value if key in NO_PATHS else place(value, is_path=key in paths) for key, value in table.items()}
-
-
-def _keys_of_paths(step: str) -> set[str]:
-    """The settings of a step that are paths, or several."""
-    hints = typing.get_type_hints(STEPS[step].config, include_extras=True)
-    return {name for name, kind in hints.items() if Path in _parts(kind)}
-
-
-def _parts(kind: Any) -> Iterator[Any]:
-    """A type and those that it is made of."""
-    yield kind
-    for part in typing.get_args(kind):
-        yield from _parts(part)
-
-
-def normal(path: Path) -> Path:
-    """A path from the top of the disk, without dots in it."""
-    return Path(os.path.abspath(path))
-
-
-def within(path: Path, folder: Path) -> bool:
-    """Whether a path is a folder, or lies in it, however both are given."""
-    return normal(path).is_relative_to(normal(folder))
-
-
 def parse_setting(text: str) -> tuple[list[str], Any]:
-    """`train.model.dropout=0.3` as (["train", "model", "dropout"], 0.3); a value that is no TOML is a text."""
+    """Return `train.model.dropout=0.3` as (["train", "model", "dropout"], 0.3); a value that is no TOML is a text."""
     key, separator, value = text.partition("=")
     path = key.strip().split(".")
     if not separator or len(path) < 2 or path[0] not in STEPS:
@@ -232,7 +136,7 @@ def _list_keys(keys: list[str]) -> list[str]:
 def parse(
     name: str, tables: Mapping[str, Any], *, chosen: Collection[str] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """The configuration of every step whose table can be read, and a line for everything that is wrong.
+    """Return the configuration of every step whose table can be read, and a line for everything that is wrong.
 
     What a step reads has to be there only if it is one of those that are `chosen`, by default all.
     """
@@ -262,31 +166,31 @@ def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
     decoded, extracted = configs.get("decode"), configs.get("extract")
     if decoded is None or extracted is None or extracted.frames != decoded.out:
         return []
-    asked = extracted.making().to_json()
-    made = {"fps": decoded.fps, "short_side": decoded.short_side, "crop": decoded.crop}
-    made["backend"] = list(resolve_backends(decoded.backend))
+    sampling = extracted.making().to_json()
+    stored = {"fps": decoded.fps, "short_side": decoded.short_side, "crop": decoded.crop}
+    stored["backend"] = list(resolve_backends(decoded.backend))
     return [
-        f"{name}: [extract]: {key}: {asked[key]}, but [decode] has {value}; give both the same"
-        for key, value in made.items()
-        if asked[key] != value
+        f"{name}: [extract]: {key}: {sampling[key]}, but [decode] has {value}; give both the same"
+        for key, value in stored.items()
+        if sampling[key] != value
     ]
 
 
 def missing_inputs(name: str, configs: Mapping[str, Any], *, chosen: Collection[str] | None = None) -> list[str]:
-    """A line for every path of the chosen steps that is neither there nor inside the output of an earlier step."""
+    """Return a line for every path of the chosen steps that is neither there nor inside the output of an earlier step."""
     problems: list[str] = []
-    made: list[Path] = []
+    outs: list[Path] = []
     for step, config in configs.items():
         for key, path in inputs(config) if chosen is None or step in chosen else ():
-            if not path.exists() and not any(within(path, folder) for folder in made):
+            if not path.exists() and not any(within(path, folder) for folder in outs):
                 problems.append(f"{name}: [{step}]: {key}: {path}: not there, and no earlier step makes it")
         if config.out is not None:
-            made.append(config.out)
+            outs.append(config.out)
     return problems
 
 
 def inputs(config: Any) -> list[tuple[str, Path]]:
-    """The paths that a step reads, each with its key: those that the configuration tells, or all but `out`."""
+    """Return the paths that a step reads, each with its key: those that the configuration names, or all but `out`."""
     if hasattr(config, "inputs"):
         return [("reads", path) for path in config.inputs()]
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "out"}
@@ -296,3 +200,8 @@ def inputs(config: Any) -> list[tuple[str, Path]]:
         for path in (value if isinstance(value, tuple) else [value])
         if isinstance(path, Path)
     ]
+
+
+def reads_from(config: Any, folder: Path) -> bool:
+    """Return whether a step reads something in a folder."""
+    return any(within(path, folder) for _, path in inputs(config))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from excl.pipeline import pack
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import HEADER
@@ -17,98 +19,87 @@ from excl.pipeline.execution.progress import format_duration
 from excl.workflows.runner.output_folders import READ_VIDEOS
 from excl.workflows.runner.plan import StepPlan
 from excl.workflows.runner.recipe import Recipe
-from excl.workflows.runner.summary import FolderSnapshot, coverage, failures, summary, table
+from excl.workflows.runner.summary import coverage, failures, summary, table
 
 
 @dataclass(frozen=True)
 class FinishedStep:
-    """One step of this run: what was planned for it, and how long it took."""
+    """One step of this run."""
 
     planned: StepPlan
+    config: Any
+    """Its configuration, with the folder that was chosen for it."""
+    became: str
+    """What the run has made of the folder, whatever was planned."""
     wall_s: float
+
+    @property
+    def name(self) -> str:
+        """The name of the step."""
+        return self.planned.step
 
 
 def report_path(variant: str | None) -> Path:
-    """The report's name, which no file of the user's has: every variant has one of its own."""
+    """Return the name of the report: every variant has its own, and no file of the user has such a name."""
     return Path(f"excl-report-{variant}.md" if variant else "excl-report.md")
 
 
-def write_report(
-    path: Path,
-    recipe: Recipe,
-    configs: Mapping[str, Any],
-    done: Sequence[FinishedStep],
-    *,
-    chosen: Sequence[str],
-    log: Path | None,
-) -> None:
+def write_report(path: Path, recipe: Recipe, steps: Sequence[FinishedStep], *, log_path: Path | None) -> None:
     """Write what was done and what there is now, as Markdown."""
-    folders = {step: Manifest.read(configs[step].out) for step in chosen if _has_manifest(configs[step].out)}
-    parts = [_head(recipe, done, chosen, log), _steps(done, folders, configs)]
-    failed = [f"- {step}: {line}" for step, manifest in folders.items() for line in failures(manifest)]
-    if any(step in folders for step in READ_VIDEOS):
+    folders = {step.name: step.config.out for step in steps if step.config.out is not None}
+    manifests = {name: Manifest.read(folder) for name, folder in folders.items() if (folder / HEADER).is_file()}
+    parts = [_head(recipe, steps, log_path), _table_of_steps(steps, manifests)]
+    failed = [f"- {name}: {line}" for name, manifest in manifests.items() for line in failures(manifest)]
+    if any(name in manifests for name in READ_VIDEOS):
         parts.append(_section("Videos that failed", failed or ["None."]))
-    if pack.STAGE in folders and COMPLETE in folders[pack.STAGE].records:
-        lines = [f"- {split}: {line}" for split, line in coverage(configs[pack.STAGE].out).items()]
+    if pack.STAGE in manifests and COMPLETE in manifests[pack.STAGE].records:
+        lines = [f"- {split}: {line}" for split, line in coverage(folders[pack.STAGE]).items()]
         parts.append(_section("Coverage", lines))
-    places = [f"- {step}: `{configs[step].out}`" for step in chosen if configs[step].out is not None]
-    parts.append(_section("Where it is", places))
-    tables = [text for step in chosen if (text := _table(step, configs[step].out))]
-    parts += [_section("Figures", ["```", text, "```"]) for text in tables]
+    parts.append(_section("Where it is", [f"- {name}: `{folder}`" for name, folder in folders.items()]))
+    figures = [text for name, folder in folders.items() if (text := table(name, folder))]
+    parts += [_section("Figures", ["```", text, "```"]) for text in figures]
     write_text(path, "\n".join(parts))
-
-
-def _has_manifest(folder: Path | None) -> bool:
-    return folder is not None and (folder / HEADER).is_file()
-
-
-def _table(step: str, folder: Path | None) -> str:
-    return "" if folder is None else table(step, folder)
 
 
 def _section(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"## {title}", "", *lines, ""])
 
 
-def _head(recipe: Recipe, done: Sequence[FinishedStep], chosen: Sequence[str], log: Path | None) -> str:
-    total_s = sum(one.wall_s for one in done)
+def _head(recipe: Recipe, steps: Sequence[FinishedStep], log_path: Path | None) -> str:
+    total_s = sum(step.wall_s for step in steps)
     lines = [
         f"# {recipe.name}",
         "",
         f"excl {importlib.metadata.version('excl')}, {time.strftime('%Y-%m-%d %H:%M:%S')}: "
-        f"{len(chosen)} steps in {format_duration(total_s)}.",
+        f"{len(steps)} steps in {format_duration(total_s)}.",
     ]
     if recipe.chosen:
         lines.append(f"Variant: {recipe.chosen}.")
     if recipe.settings:
         lines.append(f"In place of the recipe's own settings: {', '.join(f'`{setting}`' for setting in recipe.settings)}.")
-    if log is not None:
-        lines.append(f"All that was said: `{log.parent.name}/{log.name}`.")
+    if log_path is not None:
+        lines.append(f"All messages of the run: `{log_path.parent.name}/{log_path.name}`.")
     return "\n".join([*lines, ""])
 
 
-def _steps(done: Sequence[FinishedStep], folders: Mapping[str, Manifest], configs: Mapping[str, Any]) -> str:
+def _table_of_steps(steps: Sequence[FinishedStep], manifests: Mapping[str, Manifest]) -> str:
     rows = [
-        f"| {one.planned.step} | {_became(one.planned, configs[one.planned.step].out)} | {format_duration(one.wall_s)} | "
-        f"{summary(one.planned.step, folders[one.planned.step]) if one.planned.step in folders else ''} |"
-        for one in done
+        (
+            step.name,
+            step.became,
+            format_duration(step.wall_s),
+            summary(step.name, manifests[step.name]) if step.name in manifests else "",
+        )
+        for step in steps
     ]
-    return "\n".join(["| step | this run | took | what is there |", "|---|---|---|---|", *rows, ""])
+    headers = ("step", "this run", "took", "what is there")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True) + "\n"
 
 
-def _became(planned: StepPlan, folder: Path | None) -> str:
-    """What the run has made of a step's folder, whatever was planned."""
-    return (
-        "done"
-        if folder is None or planned.before is None
-        else planned.before.change_since(FolderSnapshot.of(folder), planned.kind)
-    )
-
-
-def end_line(done: Sequence[FinishedStep], failed: int) -> str:
-    """The run in a line: how long it took, and which steps took it."""
-    videos = f"; {failed:,} videos failed" if failed else ""
-    slow = [f"{one.planned.step} {format_duration(one.wall_s)}" for one in done if one.planned.to_do]
-    if not slow:
-        return f"all was done already{videos}"
-    return f"done in {format_duration(sum(one.wall_s for one in done))}: {', '.join(slow)}{videos}"
+def end_line(steps: Sequence[FinishedStep], num_failed: int) -> str:
+    """Return the run in a line: how long it took, and which steps took it."""
+    failed = f"; {num_failed:,} videos failed" if num_failed else ""
+    durations = [f"{step.name} {format_duration(step.wall_s)}" for step in steps if step.planned.to_do]
+    if not durations:
+        return f"all was done already{failed}"
+    return f"done in {format_duration(sum(step.wall_s for step in steps))}: {', '.join(durations)}{failed}"

@@ -1,41 +1,38 @@
-"""Run a recipe: say what will be done, do what is not done yet, and report (recipe.py reads it, plan.py looks ahead)."""
+"""Run a recipe: say what will be done, do what is not done yet, and report (recipe.py, plan.py, output_folders.py)."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
+from tabulate import tabulate
 
 from excl.pipeline.artifacts.header import RecipeMismatchError
-from excl.pipeline.artifacts.journals import WAIT_S, BusyError, locked
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.circuit_breaker import SystemicError
 from excl.pipeline.execution.executor_settings import Given, apply_overrides
-from excl.workflows.runner.output_folders import READ_VIDEOS, move_aside, prepare
+from excl.workflows.runner.output_folders import READ_VIDEOS, StepFolders
 from excl.workflows.runner.plan import Planner, StepPlan
 from excl.workflows.runner.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
 from excl.workflows.runner.report import FinishedStep, end_line, report_path, write_report
 from excl.workflows.runner.run_log import buffered_run_log
+from excl.workflows.runner.summary import records_state
 from excl.workflows.steps import STEPS, run_step
 
 log = logging.getLogger(__name__)
 
-Held = Callable[[], AbstractContextManager[None]]
-
 
 @checked_dataclass(frozen=True, config=STRICT)
 class RunConfig:
-    """Run all steps of a recipe: what is done already is not done again, what was made from other settings is.
+    """Run all steps of a recipe: what is done already is not done again, and other settings have folders of their own.
 
     It says first what it will do, and leaves a log of the run in logs/ and a report in excl-report.md.
     """
@@ -58,7 +55,7 @@ class RunConfig:
     dry_run: bool = False
     """Say what would be done, and do nothing."""
     running: WithoutPrefix[Given] = field(default_factory=Given)
-    """Where decode and extract work: what is given is put in the place of what the recipe says, and the rest stays."""
+    """Where decode and extract work: these options replace the same settings of the recipe, and the rest stays."""
 
     def __post_init__(self) -> None:
         if self.running.share is not None and self.only not in READ_VIDEOS:
@@ -73,59 +70,51 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run ends with: the lines to print, and how many videos failed."""
+class RunResult:
+    """The end of a run: the lines to print, and how many videos failed."""
 
     lines: Sequence[str]
     failed: int
 
 
-def run(config: RunConfig) -> Outcome:
-    """Run the recipe's steps in order, or with `dry_run` say what they would do. What is found on the way is printed."""
+def run(config: RunConfig) -> RunResult:
+    """Run the recipe's steps in order, or with `dry_run` say what they would do. What steps find is printed on the way."""
     recipe = load_recipe(config.recipe, config.root, variant=config.variant, settings=config.set)
     with buffered_run_log(recipe.root) as begin_log:
         with recipe.inside() as root:
-            configs, chosen = _read(recipe, config)
-            planner = Planner(configs, root)
+            tables, chosen = _read(recipe, config)
             try:
-                planned = [planner.plan(step) for step in chosen]
+                plans = _plan(tables, chosen, root)
             except SystemicError:
                 begin_log()
                 raise
-        lines = plan_lines(recipe, planned, root)
+        lines = plan_lines(recipe, plans, root)
         if config.dry_run:
-            return Outcome(lines, 0)
+            return RunResult(lines, 0)
         for line in lines:
             log.info("%s", line)
         recipe.root.mkdir(parents=True, exist_ok=True)
-        path = begin_log() if any(one.to_do for one in planned) else None
-        alone, whole = partial(_alone, recipe, root), config.running.share is None
+        log_path = begin_log() if any(planned.to_do for planned in plans) else None
         try:
-            with recipe.inside(), alone() if whole else nullcontext():
-                moving = nullcontext if whole else partial(alone, wait_s=WAIT_S)
-                return _run(recipe, configs, planned, log_path=path, moving=moving)
-        except BaseException:  # of every kind, so that it has a log; it goes on from here
+            with recipe.inside():
+                return _run(recipe, tables, plans, log_path=log_path)
+        except BaseException:  # an interruption, too, so that the run has a log; it is raised again
             begin_log()
             raise
 
 
-@contextmanager
-def _alone(recipe: Recipe, root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Meanwhile no other run of the recipe puts folders of other settings where this one reads; BusyError if one is at it.
-
-    Its variants have folders of their own. Shares of one run work at the same time, and are alone while they make way.
-    """
-    name = recipe.name + (f"-{recipe.chosen}" if recipe.chosen else "")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(root, f".excl-run-{name}.lock", wait_s=wait_s))
-        except BusyError:
-            raise BusyError(f"{root}: another run of {name} is at work there; wait for it") from None
-        yield
+def _plan(tables: Mapping[str, Any], chosen: Sequence[str], root: Path) -> list[StepPlan]:
+    planner, plans = Planner(tables, root), []
+    for step in (step for step in STEPS if step in tables):
+        if step in chosen:
+            plans.append(planner.plan(step))
+        else:
+            planner.skip(step)
+    return plans
 
 
 def _read(recipe: Recipe, config: RunConfig) -> tuple[dict[str, Any], list[str]]:
-    """All configurations, and the steps to run; ValueError says all that is wrong, and where missing data is to be had."""
+    """The tables of all steps, and the steps to run. ValueError says all that is wrong, and where to get missing data."""
     chosen = _chosen(recipe.name, [step for step in STEPS if step in recipe.tables], config)
     tables = dict(recipe.tables)
     for step in READ_VIDEOS:
@@ -136,45 +125,66 @@ def _read(recipe: Recipe, config: RunConfig) -> tuple[dict[str, Any], list[str]]
         problems += ["", f"{recipe.name} says:", recipe.about]
     if problems:
         raise ValueError("\n".join(problems))
-    return configs, chosen
+    return tables, chosen
 
 
 def _chosen(name: str, steps: list[str], config: RunConfig) -> list[str]:
     """The steps to run, of those that the recipe has."""
-    last = config.only or config.until
-    if last is not None and last not in steps:
-        raise ValueError(f"{name}: has no step [{last}]; it has {', '.join(steps)}")
+    end = config.only or config.until
+    if end is not None and end not in steps:
+        raise ValueError(f"{name}: has no step [{end}]; it has {', '.join(steps)}")
     if config.only:
         return [config.only]
-    return steps[: steps.index(last) + 1 if last else None]
+    return steps[: steps.index(end) + 1 if end else None]
 
 
-def plan_lines(recipe: Recipe, planned: Sequence[StepPlan], root: Path) -> list[str]:
-    """The plan for people."""
-    of = ""
-    if recipe.variants:
-        of = f" (variants: {', '.join(f'{name}, this one' if name == recipe.chosen else name for name in recipe.variants)})"
-    return [f"{recipe.name}{of}, in {root}:", *(line for one in planned for line in one.lines())]
+def plan_lines(recipe: Recipe, plans: Sequence[StepPlan], root: Path) -> list[str]:
+    """Return the plan for people."""
+    variants = ", ".join(f"{name}, this one" if name == recipe.chosen else name for name in recipe.variants)
+    head = f"{recipe.name}{f' (variants: {variants})' if variants else ''}, in {root}:"
+    table = tabulate([("", planned.step, str(planned)) for planned in plans], tablefmt="plain", disable_numparse=True)
+    return [head, *table.splitlines()]
 
 
-def _run(
-    recipe: Recipe, configs: Mapping[str, Any], planned: Sequence[StepPlan], *, log_path: Path | None, moving: Held
-) -> Outcome:
-    """Run the planned steps, and report; `moving` is held while folders are moved."""
-    failed, done = 0, []
-    for number, one in enumerate(planned, start=1):
-        log.info("[%d/%d] %s", number, len(planned), one.step)
-        began = time.monotonic()
-        failed_here = _run_fitting(one.step, configs, moving)
-        if failed_here and one.step in READ_VIDEOS and number < len(planned):
-            _require_some(one.step, configs[one.step].out)
-        failed += failed_here
-        done.append(FinishedStep(one, time.monotonic() - began))
+def _run(recipe: Recipe, tables: Mapping[str, Any], plans: Sequence[StepPlan], *, log_path: Path | None) -> RunResult:
+    """Run the planned steps, and report."""
+    folders = StepFolders(tables)
+    plan_of = {planned.step: planned for planned in plans}
+    num_failed = 0
+    finished: list[FinishedStep] = []
+    for step in (step for step in STEPS if step in tables):
+        if step not in plan_of:
+            folders.choose_existing(step)
+            continue
+        started = time.monotonic()
+        config, became, failed_here = _run_step(step, folders, place=f"[{len(finished) + 1}/{len(plans)}] {step}")
+        finished.append(FinishedStep(plan_of[step], config, became, time.monotonic() - started))
+        if failed_here and step in READ_VIDEOS and len(finished) < len(plans):
+            _require_some(step, config.out)
+        num_failed += failed_here
     report = report_path(recipe.chosen)
-    if any(one.to_do for one in planned) or not report.is_file():
-        write_report(report, recipe, configs, done, chosen=[one.step for one in planned], log=log_path)
-    lines = [f"{recipe.name}: {end_line(done, failed)}", f"report: {report.absolute()}"]
-    return Outcome([*lines, f"log: {log_path}"] if log_path else lines, failed)
+    if any(planned.to_do for planned in plans) or not report.is_file():
+        write_report(report, recipe, finished, log_path=log_path)
+    lines = [f"{recipe.name}: {end_line(finished, num_failed)}", f"report: {report.absolute()}"]
+    return RunResult([*lines, f"log: {log_path}"] if log_path else lines, num_failed)
+
+
+def _run_step(step: str, folders: StepFolders, *, place: str) -> tuple[Any, str, int]:
+    """Run one step in the folder of its settings: its configuration, what became of the folder, how many videos failed."""
+    while True:
+        config = folders.choose(step)
+        log.info("%s%s", place, f", in {config.out}" if folders.is_beside(config.out) else "")
+        before = {} if config.out is None else records_state(config.out)
+        try:
+            num_failed = run_step(STEPS[step], config)
+        except RecipeMismatchError:
+            if folders.choose(step).out == config.out:
+                raise
+            continue  # another run has begun there in the meantime, with other settings
+        if config.out is None:
+            return config, "done", num_failed
+        became = "new" if not before else "unchanged" if records_state(config.out) == before else "gone on"
+        return config, became, num_failed
 
 
 def _require_some(step: str, folder: Path) -> None:
@@ -182,32 +192,18 @@ def _require_some(step: str, folder: Path) -> None:
     manifest = Manifest.read(folder)
     reasons = work_items.failed_by_reason(manifest)
     if sum(map(len, reasons.values())) == len(manifest.ids("video/")):
-        told = ", ".join(f"{len(names):,} {reason}" for reason, names in reasons.items())
+        counts = ", ".join(f"{len(names):,} {reason}" for reason, names in reasons.items())
         raise SystemicError(
-            f"{step}: every video failed ({told}), so the steps after it have nothing to work on and are not run; "
+            f"{step}: every video failed ({counts}), so the steps after it have nothing to work on and are not run; "
             f"{folder / RECORDS} says more of each video, and {work_items.RETRY} tries the videos again"
         )
 
 
-def _run_fitting(name: str, configs: Mapping[str, Any], moving: Held) -> int:
-    """Run one step in its folder, from which way is made for it if it is of other settings; how many videos failed."""
-    step, config = STEPS[name], configs[name]
-    with moving():
-        prepare(name, config, configs)
-    try:
-        return run_step(step, config)
-    except RecipeMismatchError as error:
-        log.warning("%s", str(error).rpartition("\n")[0] or error)
-    with moving():
-        move_aside(name, config, configs)
-    return run_step(step, config)
+def show(result: RunResult) -> str:
+    """Return the lines with which a run ends."""
+    return "\n".join(result.lines)
 
 
-def show(outcome: Outcome) -> str:
-    """What a run ends with."""
-    return "\n".join(outcome.lines)
-
-
-def num_failed(outcome: Outcome) -> int:
-    """How many videos failed."""
-    return outcome.failed
+def num_failed(result: RunResult) -> int:
+    """Return how many videos failed."""
+    return result.failed

@@ -1,4 +1,4 @@
-"""The log of a run: a file in `logs/` of the root with what is said on the terminal, each line with its time."""
+"""The log of a run: a file in `logs/` of the root with the messages of the terminal, each with its time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PATIENCE = 1_000_000  # lines that wait for the decision whether the run is wort
 
 @contextlib.contextmanager
 def buffered_run_log(root: Path) -> Iterator[Callable[[], Path]]:
-    """Meanwhile messages are kept; from when what is yielded is called, and also those before it, in a file of their own.
+    """Buffer the log messages. Calling the yielded function opens the log file, and writes to it these and all later ones.
 
-    It returns the file's path. So a run that finds nothing to do leaves no file. Of an error that ends the run the file has
-    where it was raised, too.
+    The function returns the file's path. A run that finds nothing to do does not call it, and leaves no file. An error that
+    ends the run is in the file with its traceback.
     """
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
     path = root.absolute() / LOGS / f"{stamp}-{os.getpid()}.log"
@@ -41,7 +41,7 @@ def buffered_run_log(root: Path) -> Iterator[Callable[[], Path]]:
     try:
         yield begin
     except BaseException as error:
-        memory.handle(logging.makeLogRecord(_of_error(error)))
+        memory.handle(logging.makeLogRecord(_error_record(error)))
         raise
     finally:
         everything.removeHandler(memory)
@@ -52,13 +52,13 @@ def buffered_run_log(root: Path) -> Iterator[Callable[[], Path]]:
             target.close()
 
 
-def _of_error(error: BaseException) -> dict[str, object]:
-    """What the file says of the error that ends the run; the terminal gets its message from the command."""
-    what = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+def _error_record(error: BaseException) -> dict[str, object]:
+    """The record for the file of the error that ends the run; the terminal gets its message from the command."""
+    message = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
     return {
         "name": "excl",
         "levelno": logging.ERROR,
         "levelname": "error: ",
-        "msg": what,
+        "msg": message,
         "exc_info": (type(error), error, error.__traceback__),
     }
