@@ -29,7 +29,7 @@ from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.journals import locked
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
 from excl.pipeline.store.feature_store import TrainingStore
-from excl.pipeline.sweep.jobs import Job, done, require_same_settings
+from excl.pipeline.sweep.jobs import Job, require_same_settings, run_jobs
 from excl.pipeline.sweep.table import MADE, Results, narrow, read_results, render
 from excl.pipeline.training.checkpoint_files import exists
 from excl.pipeline.training.checkpointer import LAST
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 STEP = "reproduce"
 MARKDOWN = "table.md"
-PER_RUN = ("store", "out", "seed")
 OF_VARIANTS = ("variant", "loss", "video_encoder", "predictor", "text_encoder")
 
 
@@ -137,7 +136,7 @@ def num_finished(config: ReproduceConfig) -> int:
 
 def _do(config: ReproduceConfig, jobs: Sequence[Job], errors: dict[str, str]) -> None:
     """Do the jobs, and write the table anew after each; `errors` takes those of jobs that failed."""
-    with contextlib.closing(done(jobs, config.parallel)) as results:
+    with contextlib.closing(run_jobs(jobs, config.parallel)) as results:
         for number, (job, error) in enumerate(results, start=1):
             if error is not None:
                 errors[job.name] = error
