@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from excl.models.i3d.chunks import CONTEXT_FRAMES, continuous_chunks, overlapping_chunks, single_clips
-from excl.models.i3d.compile_policy import Compile
+from excl.models.i3d.compilation import Compile
 from excl.models.i3d.network import FEATURE_DIM, pool_pairs
 from excl.models.i3d.row_layout import FRAMES_PER_STEP, Clips, Continuous, RowLayout, require_frames
 from excl.models.i3d.runner import Precision, Runner

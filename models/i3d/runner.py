@@ -8,6 +8,7 @@ there.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from excl.models.i3d.compile_policy import Compile, Compiler
+from excl.models.i3d.compilation import Compile, Compiler
 from excl.models.i3d.network import FRAMES_BEFORE_HALVING, I3D, Unit, fold_batch_norm, shape_after
 from excl.models.i3d.weights import Weights
 
@@ -93,7 +94,7 @@ class Runner:
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self._network = fold_batch_norm(weights.network()).to(device, self._dtype)
         self._network.to(memory_format=torch.channels_last_3d)
-        self._compiler = Compiler(compile, device, tolerance=TOLERANCE[precision])
+        self._compiler = Compiler(tolerance=TOLERANCE[precision]) if compile == "always" else None
         self._jobs: deque[_Job] = deque()
         self._changing = threading.Lock()
         self._seen: Counter[tuple[int, ...]] = Counter()
@@ -232,21 +233,18 @@ class Runner:
         def steps(frames: Tensor) -> Tensor:
             return self._network.steps(_normalised(frames, self._dtype), stride=self.stride)
 
-        if self._copying is None:
-            return self._compiler(steps, frames) if compiled else steps(frames)
-        with (
-            _choosing,
-            torch.backends.cudnn.flags(
-                enabled=True, benchmark=tuned, deterministic=False, allow_tf32=self.precision == "tf32"
-            ),
-        ):
-            return self._compiler(steps, frames) if compiled else steps(frames)
+        allow_tf32 = self.precision == "tf32"
+        cudnn_flags = torch.backends.cudnn.flags(enabled=True, benchmark=tuned, deterministic=False, allow_tf32=allow_tf32)
+        with contextlib.ExitStack() as settings:
+            if self._copying is not None:
+                settings.enter_context(_choosing)
+                settings.enter_context(cudnn_flags)
+            return self._compiler(steps, frames) if compiled and self._compiler else steps(frames)
 
     def _done(self, jobs: list[_Job], steps: Tensor, shape: tuple[int, ...], *, busy_s: float) -> None:
         self.usage.frames += shape[0] * shape[1]
         self.usage.flops += shape[0] * flops_of_clip(shape[1], shape[2], self.stride)
         self.usage.busy_s += busy_s
-        self._compiler.spent(shape, busy_s)
         self.usage.last_s = time.monotonic()
         begin = 0
         for job in jobs:
