@@ -134,7 +134,7 @@ class Extractor:
         return torch.cat([future.result().unflatten(1, (-1, offsets))[:, blocks] for future, blocks in parts], dim=1)
 
     def _chunk_frames(self, size: int) -> int:
-        """Return the frames of a chunk: fewer for larger pictures, so that its memory is that of `chunk_frames` at 224 pixels."""
+        """Return how many frames a chunk has: fewer of larger pictures, for the memory of `chunk_frames` at 224 pixels."""
         num_frames = int(self.chunk_frames * min(1.0, (CHUNK_SIZE / size) ** 2))
         return max(FRAMES_PER_STEP, num_frames // FRAMES_PER_STEP * FRAMES_PER_STEP)
 

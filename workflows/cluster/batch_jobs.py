@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 
@@ -22,28 +22,28 @@ from excl.workflows.cluster import dask_nanny
 
 log = logging.getLogger(__name__)
 
-CLUSTERS = {"slurm": "SLURM", "pbs": "PBS", "sge": "SGE", "lsf": "LSF", "htcondor": "HTCondor", "oar": "OAR", "moab": "Moab"}
+
+class BatchSystem(NamedTuple):
+    """A batch system: its name in dask-jobqueue, the variable in which a job finds its own id, the command to see jobs."""
+
+    name: str
+    id_variable: str | None
+    look: str
+
+
+SYSTEMS = {
+    "slurm": BatchSystem("SLURM", "SLURM_JOB_ID", "squeue --jobs"),
+    "pbs": BatchSystem("PBS", "PBS_JOBID", "qstat"),
+    "sge": BatchSystem("SGE", "JOB_ID", "qstat -j"),
+    "lsf": BatchSystem("LSF", "LSB_JOBID", "bjobs"),
+    "htcondor": BatchSystem("HTCondor", None, "condor_q"),
+    "oar": BatchSystem("OAR", "OAR_JOB_ID", "oarstat -j"),
+    "moab": BatchSystem("Moab", "PBS_JOBID", "checkjob"),
+}
 LINES = ("job_extra_directives", "job_script_prologue", "job_directives_skip")  # each --job of this name adds a line
 OF_SCHEDULER = ("host", "port")
 LOOPBACK = "127.0.0.1:0"  # where a worker's own web server listens, which it has also without a dashboard
 SHELLS = ("sh", "bash", "dash", "ksh", "zsh")
-ID_IN_JOB = {  # the variable that a job finds its own id in
-    "slurm": "SLURM_JOB_ID",
-    "pbs": "PBS_JOBID",
-    "sge": "JOB_ID",
-    "lsf": "LSB_JOBID",
-    "oar": "OAR_JOB_ID",
-    "moab": "PBS_JOBID",
-}
-LOOK = {
-    "slurm": "squeue --jobs",
-    "pbs": "qstat",
-    "sge": "qstat -j",
-    "lsf": "bjobs",
-    "htcondor": "condor_q",
-    "oar": "oarstat -j",
-    "moab": "checkjob",
-}
 TRIES = 3  # of each job that ends before its worker comes
 ENDED_FOR_S = 60.0  # after which a job whose worker had come would be known to have lost it
 TELL_AFTER_S = 300.0  # without any worker
@@ -59,7 +59,7 @@ def submitted(settings: ExecutorSettings, loop: Any) -> Iterator[Any]:
         module, _ = map(importlib.import_module, ("dask_jobqueue", "cryptography"))
     except ModuleNotFoundError as error:
         raise ValueError(f"executor {settings.executor}: `pip install 'excl[jobs]'` installs what it needs") from error
-    kind = getattr(module, CLUSTERS[settings.executor] + "Cluster")
+    kind = getattr(module, SYSTEMS[settings.executor].name + "Cluster")
     program = shlex.split(kind.job_cls.submit_command)[0]
     if shutil.which(program) is None:
         raise ValueError(f"executor {settings.executor}: there is no program {program} here to submit jobs with")
@@ -126,10 +126,11 @@ def with_exit_markers(settings: ExecutorSettings, options: dict[str, Any], folde
     shebang = (options.get("shebang") or configured.get("shebang") or "").split()
     is_shell = bool(shebang) and os.path.basename(shebang[-1]) in SHELLS
     env_extra = options.get("env_extra") or configured.get("env-extra")  # older; it counts only where there is no prologue
-    if settings.executor not in ID_IN_JOB or not is_shell or env_extra:
+    id_variable = SYSTEMS[settings.executor].id_variable
+    if not id_variable or not is_shell or env_extra:
         return options
     key, mark = (shlex.quote(os.path.join(folder, name)) for name in ("key", "ended-"))
-    trap = shlex.quote(f'[ ! -e {key} ] || touch {mark}"${ID_IN_JOB[settings.executor]}"')
+    trap = shlex.quote(f'[ ! -e {key} ] || touch {mark}"${id_variable}"')
     prologue = options.get("job_script_prologue") or configured.get("job-script-prologue") or []
     return {**options, "job_script_prologue": [f"trap {trap} EXIT", *prologue]}
 
@@ -187,7 +188,8 @@ class JobReplacer:
         if not num_workers and not self.has_warned and time.monotonic() - self.idle_since > TELL_AFTER_S:
             self.has_warned = True
             ids = [job.job_id for job in self.cluster.workers.values() if job.job_id]
-            look = f"{LOOK[self.settings.executor]} {(',' if self.settings.executor == 'slurm' else ' ').join(ids)}"
+            separator = "," if self.settings.executor == "slurm" else " "
+            look = f"{SYSTEMS[self.settings.executor].look} {separator.join(ids)}"
             log.warning("no worker has come of the jobs yet; `%s` says whether they wait; %s", look, self._output_hint())
         try:
             submit(self.cluster, self.settings, lost)
