@@ -33,7 +33,7 @@ class Chunk:
 def continuous_chunks(frames: Iterable[np.ndarray], layout: Continuous, chunk_frames: int) -> Iterator[Chunk]:
     """The chunks of a video of which each frame is uint8 [H, W, 3], padded as the layout says."""
     remainder = FRAMES_PER_STEP - layout.stride
-    return overlapping_chunks(_padded(frames, layout), remainder, chunk_frames, stride=layout.stride)
+    return overlapping_chunks(_pad(frames, layout), remainder, chunk_frames, stride=layout.stride)
 
 
 def overlapping_chunks(
@@ -63,7 +63,7 @@ def _blocks(begin: int, end: int) -> slice:
     return slice(begin // FRAMES_PER_STEP, math.ceil(end / FRAMES_PER_STEP))
 
 
-def _padded(frames: Iterable[np.ndarray], layout: Continuous) -> Iterator[np.ndarray]:
+def _pad(frames: Iterable[np.ndarray], layout: Continuous) -> Iterator[np.ndarray]:
     count, frame = 0, None
     for frame in frames:
         if count == 0:

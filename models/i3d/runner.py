@@ -124,7 +124,7 @@ class Runner:
         """
         noise = np.random.default_rng(0).integers(0, 256, (1, 24 - self.stride, 64, 64, 3), dtype=np.uint8)
         with torch.no_grad():
-            x = _normalised(torch.from_numpy(noise), torch.float32)
+            x = _normalise(torch.from_numpy(noise), torch.float32)
             expected = weights.network().steps(x, stride=self.stride)
             steps = self._compute(torch.from_numpy(noise).to(self.device), tuned=False, compiled=False).cpu()
         error = float((steps - expected).abs().max() / expected.abs().max())
@@ -231,7 +231,7 @@ class Runner:
         """Return the steps of uint8 [B, T, H, W, 3] on the device."""
 
         def steps(frames: Tensor) -> Tensor:
-            return self._network.steps(_normalised(frames, self._dtype), stride=self.stride)
+            return self._network.steps(_normalise(frames, self._dtype), stride=self.stride)
 
         allow_tf32 = self.precision == "tf32"
         cudnn_flags = torch.backends.cudnn.flags(enabled=True, benchmark=tuned, deterministic=False, allow_tf32=allow_tf32)
@@ -259,7 +259,7 @@ def _is_over(event: torch.cuda.Event) -> bool:
         return True
 
 
-def _normalised(frames: Tensor, dtype: torch.dtype) -> Tensor:
+def _normalise(frames: Tensor, dtype: torch.dtype) -> Tensor:
     """Return uint8 [B, T, H, W, 3] as the network's input: [B, 3, T, H, W] in [-1, 1], channels last in memory."""
     return (frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1).to(dtype)
 

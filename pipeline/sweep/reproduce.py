@@ -78,7 +78,7 @@ class ReproduceConfig:
     parallel: PositiveInt = 1
     """Trainings side by side, each in a process of its own with its share of the cores; its messages go to log.txt."""
     training: WithoutPrefix[SharedTrainConfig] = field(default_factory=SharedTrainConfig)
-    """How each is trained."""
+    """The settings of each training."""
 
     def __post_init__(self) -> None:
         if not self.stores or not self.variants:

@@ -642,7 +642,7 @@ def test_a_scheduler_that_is_started_here_leaves_trying_again_to_us(batch_system
     job = () if executor == "local" else tuple(JOB[3:])
     if job:
         pytest.importorskip("dask_jobqueue")
-    with dask_cluster.connected(ExecutorSettings(executor=executor, workers=1, job=job), gpus=[]):
+    with dask_cluster.connect(ExecutorSettings(executor=executor, workers=1, job=job), gpus=[]):
         assert Client.current().run_on_scheduler(settings_of) == (0, 1.0)
 
 
@@ -695,7 +695,7 @@ def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_pa
 def test_jobs_that_are_no_scripts_of_a_shell_are_not_marked(job, is_marked):
     pytest.importorskip("dask_jobqueue")
     running = ExecutorSettings(executor="slurm", job=("cores=1", "memory=1GB", "job_script_prologue=module load cuda", *job))
-    lines = batch_jobs.with_exit_markers(running, batch_jobs.jobqueue_options(running), "/a folder")["job_script_prologue"]
+    lines = batch_jobs.add_exit_markers(running, batch_jobs.jobqueue_options(running), "/a folder")["job_script_prologue"]
     assert lines[-1] == "module load cuda"
     assert [line.split()[0] for line in lines[:-1]] == (["trap"] if is_marked else [])
 

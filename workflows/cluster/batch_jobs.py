@@ -50,7 +50,7 @@ TELL_AFTER_S = 300.0  # without any worker
 
 
 @contextlib.contextmanager
-def submitted(settings: ExecutorSettings, loop: Any) -> Iterator[Any]:
+def job_cluster(settings: ExecutorSettings, loop: Any) -> Iterator[Any]:
     """Submit jobs of one worker each, and yield their cluster; the jobs are ended at the end.
 
     Raises ValueError if settings are missing or wrong, OSError if the batch system refuses a job.
@@ -64,7 +64,7 @@ def submitted(settings: ExecutorSettings, loop: Any) -> Iterator[Any]:
     if shutil.which(program) is None:
         raise ValueError(f"executor {settings.executor}: there is no program {program} here to submit jobs with")
     with certificates(settings) as security:
-        options = with_exit_markers(settings, jobqueue_options(settings), _folder(security))
+        options = add_exit_markers(settings, jobqueue_options(settings), _folder(security))
         try:
             cluster = kind(loop=loop, security=security, **options)
         except (ValueError, TypeError, RuntimeError, OSError) as error:
@@ -120,7 +120,7 @@ def _configured(settings: ExecutorSettings) -> dict[str, Any]:
     return dask.config.get(f"jobqueue.{_flags(settings).get('config_name', settings.executor)}", {})
 
 
-def with_exit_markers(settings: ExecutorSettings, options: dict[str, Any], folder: str) -> dict[str, Any]:
+def add_exit_markers(settings: ExecutorSettings, options: dict[str, Any], folder: str) -> dict[str, Any]:
     """Return options with which jobs also leave a file in a folder when they end, where they are scripts of a shell."""
     configured = _configured(settings)
     shebang = (options.get("shebang") or configured.get("shebang") or "").split()

@@ -23,7 +23,7 @@ from excl.pipeline.execution.executor_settings import JOBS, LOCAL, ExecutorSetti
 from excl.pipeline.execution.executors import Executor
 from excl.pipeline.execution.video_reading import num_cores
 from excl.workflows.cluster import batch_jobs
-from excl.workflows.cluster.dask_workers import DaskPool, threads_given, warnings_of_workers
+from excl.workflows.cluster.dask_workers import DaskPool, forward_warnings, omp_num_threads
 from excl.workflows.cluster.dispatch import dispatched
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run_on_workers(run: Callable[..., Any], config: Any) -> Any:
 
 def dask_executor(settings: ExecutorSettings, *, gpus: list[str]) -> Executor:
     """Return the executor of these settings, whose workers are found or started when there is a first task."""
-    return dispatched(lambda: connected(settings, gpus=gpus))
+    return dispatched(lambda: connect(settings, gpus=gpus))
 
 
 def gpus(config: Any) -> list[str]:
@@ -75,7 +75,7 @@ def gpus(config: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def connected(settings: ExecutorSettings, *, gpus: list[str]) -> Iterator[DaskPool]:
+def connect(settings: ExecutorSettings, *, gpus: list[str]) -> Iterator[DaskPool]:
     """Find or start the workers of these settings and yield them as a pool; those that were started here are ended."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
@@ -86,20 +86,20 @@ def connected(settings: ExecutorSettings, *, gpus: list[str]) -> Iterator[DaskPo
             _require_workers(DaskPool(client, settings.required_resources()), settings.executor)
         else:
             is_local = settings.executor == LOCAL
-            threads = threads_given() if is_local else None  # before Dask sets OMP_NUM_THREADS
+            threads = omp_num_threads() if is_local else None  # before Dask sets OMP_NUM_THREADS
             cores = None if is_local else batch_jobs.num_cores_of_job(settings)
             stack.enter_context(_environment())
             loop = stack.enter_context(_loop())
-            starting = _local_cluster(settings, gpus, loop) if is_local else batch_jobs.submitted(settings, loop)
+            new_cluster = _local_cluster(settings, gpus, loop) if is_local else batch_jobs.job_cluster(settings, loop)
             with dask.config.set(A_TASK_AT_A_TIME):  # the scheduler reads it when it starts
-                cluster = stack.enter_context(starting)
+                cluster = stack.enter_context(new_cluster)
             client = stack.enter_context(Client(cluster))
             if is_local:
                 client.register_plugin(_LocalWorker(len(cluster.worker_spec)))
             replace_lost = _replace_local_workers(cluster) if is_local else batch_jobs.JobReplacer(cluster, settings)
             if importlib.util.find_spec("bokeh"):
                 log.info("dashboard: %s", client.dashboard_link)
-        stack.enter_context(warnings_of_workers(client))
+        stack.enter_context(forward_warnings(client))
         pool = DaskPool(client, settings.required_resources(), mend=replace_lost, threads=threads, cores=cores)
         yield stack.enter_context(contextlib.closing(pool))
 
@@ -183,7 +183,7 @@ def _local_cluster(settings: ExecutorSettings, gpus: list[str], loop: Any) -> It
 
 def local_workers(number: int, gpus: list[str]) -> dict[int, dict[str, Any]]:
     """Return the specifications of workers on this machine, by number; each sees one of the GPUs, if there are any."""
-    threads = str(threads_given() or max(1, num_cores() // number))
+    threads = str(omp_num_threads() or max(1, num_cores() // number))
     workers = {}
     for index in range(number):
         env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)

@@ -154,18 +154,18 @@ def _outcome(future: Future) -> list[Record] | Exception:
         return error
 
 
-def threads_given() -> int | None:
+def omp_num_threads() -> int | None:
     """Return the number of threads in OMP_NUM_THREADS, if there is one."""
     number = os.environ.get(OMP, "").split(",")[0].strip()
     return int(number) if number.isdigit() and int(number) > 0 else None
 
 
-def _threads_here() -> int:
+def _threads_of_task() -> int:
     """Return how many threads a task has in this worker: as many as OMP_NUM_THREADS says, or its share of the cores.
 
     Where the user has not set OMP_NUM_THREADS, Dask's nanny sets it to 1; that value does not count.
     """
-    worker, number = this_worker(), threads_given()
+    worker, number = this_worker(), omp_num_threads()
     nanny_default = dask.config.get("distributed.nanny.pre-spawn-environ", {}).get(OMP)
     if number and (worker.nanny is None or str(number) != str(nanny_default)):
         return number
@@ -188,7 +188,7 @@ def do_task(
     states = this_worker().state.tasks
     if cores is not None:
         use_cores(cores)
-    torch.set_num_threads(threads or cores or _threads_here())
+    torch.set_num_threads(threads or cores or _threads_of_task())
 
     def work_unless_cancelled(item: VideoTask) -> Record:
         state = states.get(task.journal)
@@ -206,7 +206,7 @@ def excl_version() -> str:
 
 
 @contextlib.contextmanager
-def warnings_of_workers(client: Client) -> Iterator[None]:
+def forward_warnings(client: Client) -> Iterator[None]:
     """Log the warnings of workers in this process; one that several send, or that was logged here, is logged once."""
     ours = logging.getLogger("excl")
     recent = _Recent()
