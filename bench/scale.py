@@ -100,16 +100,13 @@ def make_files(folder: Path, number: int) -> None:
             (inner / f"v_{index:09d}.mp4").write_bytes(b"x")
 
 
-@contextlib.contextmanager
-def executor(name: str) -> Iterator[Executor]:
+def executor(name: str) -> Executor:
     if name == "inline":
-        yield inline(map)
-        return
+        return inline(map)
     from excl.pipeline.execution.executor_settings import ExecutorSettings
-    from excl.workflows.cluster.dask_cluster import connected
+    from excl.workflows.cluster.dask_cluster import dask_executor
 
-    with connected(ExecutorSettings(executor=name, workers=2), gpus=[]) as found:
-        yield found
+    return dask_executor(ExecutorSettings(executor=name, workers=2), gpus=[])
 
 
 class BegunError(Exception):
@@ -129,8 +126,7 @@ def plan(videos: Path, out: Path) -> None:
 
 
 def work(videos: Path, out: Path, *, how: str) -> None:
-    with executor(how) as chosen:
-        stage(out).run(find_videos(videos), retry_failed=False, executor=chosen)
+    stage(out).run(find_videos(videos), retry_failed=False, executor=executor(how))
 
 
 def resume(videos: Path, out: Path) -> None:

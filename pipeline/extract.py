@@ -26,7 +26,7 @@ from excl.datasets.video.backends import Choice
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.sampling import Video
-from excl.models.i3d.compile_policy import Compile
+from excl.models.i3d.compilation import Compile
 from excl.models.i3d.extractor import MAX_BATCH_FRAMES, MAX_SIZE, Extractor, choose_devices
 from excl.models.i3d.presets import PRESETS, PresetName
 from excl.models.i3d.row_layout import Pool
@@ -109,8 +109,9 @@ class ExtractConfig:
     """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps, or several GPUs: cuda:0,cuda:1."""
     chunk_frames: Annotated[PositiveInt, Field(multiple_of=8, le=MAX_BATCH_FRAMES)] = 512
     """Frames that the network sees at once of a long video: fewer need less memory and more time, the rows are the same."""
-    compile: Compile = "auto"
-    """torch.compile for shapes that come so often that it pays (auto), at once (always), or never."""
+    compile: Compile = "never"
+    """Whether to use torch.compile: always, which takes 10 to 20 s for each length of clip and then saves a tenth of the
+    time on a CPU; or never."""
     new_version: bool = False
     """Where --out was made from another recipe, do not refuse: write beside it, to OUT-2, OUT-3, …"""
     retry_failed: bool = False

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from excl.models.i3d.chunks import CONTEXT_FRAMES, continuous_chunks, overlapping_chunks, single_clips
-from excl.models.i3d.compile_policy import Compile
+from excl.models.i3d.compilation import Compile
 from excl.models.i3d.network import FEATURE_DIM, pool_pairs
 from excl.models.i3d.row_layout import FRAMES_PER_STEP, Clips, Continuous, RowLayout, require_frames
 from excl.models.i3d.runner import Precision, Runner
@@ -30,7 +30,7 @@ Part = tuple[np.ndarray, slice]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `name` says (`auto`, `cpu`, `cuda`, `cuda:1`, `mps`); ValueError if this machine has it not."""
+    """Return the device of a name (`auto`, `cpu`, `cuda`, `cuda:1`, `mps`); ValueError if it is not available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -40,7 +40,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_devices(names: str) -> list[torch.device]:
-    """The devices of a list like `cuda:0,cuda:1`, each as in `choose_device`; ValueError for one that is named twice."""
+    """Return the devices of a list like `cuda:0,cuda:1`; ValueError for one that is not available or named twice."""
     devices = [choose_device(name.strip()) for name in names.split(",")]
     if len(set(devices)) < len(devices):
         raise ValueError(f"device {names!r}: names one device twice")
@@ -66,7 +66,7 @@ class Extractor:
         compile: Compile = "never",
     ) -> None:
         if chunk_frames <= 0 or chunk_frames % FRAMES_PER_STEP:
-            raise ValueError(f"chunk_frames: {chunk_frames}; wanted is a multiple of 8")
+            raise ValueError(f"chunk_frames: {chunk_frames}; it must be a multiple of 8")
         self.layout, self.chunk_frames = layout, chunk_frames
         stride = layout.stride if isinstance(layout, Continuous) else FRAMES_PER_STEP
         batch_frames = min(MAX_BATCH_FRAMES, 8 * chunk_frames) if device.type == "cuda" else 0
@@ -79,26 +79,23 @@ class Extractor:
 
         NoRowsError for a video that the layout has no rows for.
         """
-        counted = _Counted(frames)
+        counted = _CountedFrames(frames)
         if isinstance(self.layout, Continuous):
-            return self._continuous(counted, self.layout)
+            return self._continuous_rows(counted, self.layout)
         assert isinstance(self.layout, Clips)
-        return self._clips(counted, self.layout)
+        rows = [self._clip_rows(steps, self.layout) for steps in self._run(self._batches(counted, self.layout))]
+        return torch.cat(rows)[torch.from_numpy(self.layout.real_rows(counted.count))].numpy()
 
-    def _continuous(self, frames: _Counted, layout: Continuous) -> np.ndarray:
+    def _continuous_rows(self, frames: _CountedFrames, layout: Continuous) -> np.ndarray:
         chunks = continuous_chunks(frames, layout, self._chunk_frames(frames.size))
-        blocks = [steps[0] for steps in self._run([(chunk.frames[None], chunk.wanted)] for chunk in chunks)]
+        blocks = [steps[0] for steps in self._run([(chunk.frames[None], chunk.blocks)] for chunk in chunks)]
         steps = torch.cat(blocks).flatten(0, 1)
         rows = steps if layout.pool == "1x7x7" else pool_pairs(steps[None], offsets=layout.offsets)[0]
         return rows[: layout.num_rows(frames.count)].numpy()
 
-    def _clips(self, frames: _Counted, layout: Clips) -> np.ndarray:
-        rows = [self._rows(steps, layout) for steps in self._run(self._batches(frames, layout))]
-        return torch.cat(rows)[torch.from_numpy(layout.kept(frames.count))].numpy()
-
     @staticmethod
-    def _rows(steps: Tensor, layout: Clips) -> Tensor:
-        """Rows of clips, [B * rows, 1024], of their steps [B, T', 1, 1024]."""
+    def _clip_rows(steps: Tensor, layout: Clips) -> Tensor:
+        """Return the rows of clips, [B * rows, 1024], from their steps [B, T', 1, 1024]."""
         rows = steps[:, :, 0]
         if layout.pool == "2x7x7":
             rows = pool_pairs(rows)
@@ -106,8 +103,8 @@ class Extractor:
             rows = rows.mean(dim=1, keepdim=True)
         return rows.reshape(-1, FEATURE_DIM)
 
-    def _batches(self, frames: _Counted, layout: Clips) -> Iterator[list[Part]]:
-        """Clips of equal length together, as many as make up a chunk; longer ones in chunks that change nothing."""
+    def _batches(self, frames: _CountedFrames, layout: Clips) -> Iterator[list[Part]]:
+        """Yield clips of equal length together, as many as fill a chunk; longer ones in chunks that change nothing."""
         chunk_frames = self._chunk_frames(frames.size)
         waiting: list[np.ndarray] = []
         for clip in single_clips(frames, layout):
@@ -116,17 +113,17 @@ class Extractor:
                 waiting = []
             if len(clip) > chunk_frames + 2 * CONTEXT_FRAMES:
                 chunks = overlapping_chunks(clip, len(clip) % FRAMES_PER_STEP, chunk_frames)
-                yield [(chunk.frames[None], chunk.wanted) for chunk in chunks]
+                yield [(chunk.frames[None], chunk.blocks) for chunk in chunks]
             else:
                 waiting.append(clip)
         if waiting:
             yield [(np.stack(waiting), slice(None))]
 
     def _run(self, jobs: Iterable[list[Part]]) -> Iterator[Tensor]:
-        """Steps of each job's clips, [B, blocks of 8 frames, offsets, 1024]; the next job is collected meanwhile."""
+        """Yield the steps of each job's clips, [B, blocks of 8 frames, offsets, 1024], while the next job is collected."""
         waiting: deque[list[tuple[Future[Tensor], slice]]] = deque()
         for job in jobs:
-            waiting.append([(self.runner.submit(clips), wanted) for clips, wanted in job])
+            waiting.append([(self.runner.submit(clips), blocks) for clips, blocks in job])
             if len(waiting) > 1:
                 yield self._joined(waiting.popleft())
         while waiting:
@@ -134,25 +131,25 @@ class Extractor:
 
     def _joined(self, parts: list[tuple[Future[Tensor], slice]]) -> Tensor:
         offsets = FRAMES_PER_STEP // self.runner.stride
-        return torch.cat([future.result().unflatten(1, (-1, offsets))[:, wanted] for future, wanted in parts], dim=1)
+        return torch.cat([future.result().unflatten(1, (-1, offsets))[:, blocks] for future, blocks in parts], dim=1)
 
     def _chunk_frames(self, size: int) -> int:
-        """Frames of a chunk, fewer for larger pictures, so that its memory is that of `chunk_frames` at 224 pixels."""
-        at_size = int(self.chunk_frames * min(1.0, (CHUNK_SIZE / size) ** 2))
-        return max(FRAMES_PER_STEP, at_size // FRAMES_PER_STEP * FRAMES_PER_STEP)
+        """Return how many frames a chunk has: fewer of larger pictures, for the memory of `chunk_frames` at 224 pixels."""
+        num_frames = int(self.chunk_frames * min(1.0, (CHUNK_SIZE / size) ** 2))
+        return max(FRAMES_PER_STEP, num_frames // FRAMES_PER_STEP * FRAMES_PER_STEP)
 
 
-class _Counted:
-    """Frames with their size, known at once, and their number, known when they are used up."""
+class _CountedFrames:
+    """Frames with their size, known at once, and their number, known at their end."""
 
     def __init__(self, frames: Iterable[np.ndarray]) -> None:
         iterator = iter(frames)
-        first = next(iterator, None)
+        frame = next(iterator, None)
         self.count = 0
-        require_frames(0 if first is None else 1)
-        assert first is not None
-        self.size = max(first.shape[:2])
-        self._frames = itertools.chain([first], iterator)
+        require_frames(0 if frame is None else 1)
+        assert frame is not None
+        self.size = max(frame.shape[:2])
+        self._frames = itertools.chain([frame], iterator)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for frame in self._frames:

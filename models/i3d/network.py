@@ -6,9 +6,9 @@ input and may differ in front and behind.
 
 Shapes: N clips, C channels, T frames, H x W pixels; T' = ceil(T / 8).
 
-Rows may be had more often than every 8 frames. The network halves time three times, and what is dropped on the way is a
-choice: with both choices of each halving there are 8 rows where there was one, each what the network gives when it starts
-so many frames later. `steps` makes both choices for the halvings that a stride asks for, so that the layers before them are
+The network can also compute rows more often than every 8 frames. It halves time three times, and which half it drops is a
+choice: both choices at each halving give 8 rows in place of one, row i being what the network gives when it starts i frames
+later. `steps` makes both choices for the halvings that a stride asks for, so that the layers before them are
 computed once: most of the work is done before the second halving, and a row for every frame costs 2.4 times a row for every
 8, not 8 times.
 """
@@ -28,7 +28,7 @@ FRAMES_BEFORE_HALVING = {"Conv3d_1a_7x7": 2, "MaxPool3d_4a_3x3": 4, "MaxPool3d_5
 
 
 def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros in front of and behind a dimension of `size`, so that ceil(size / stride) outputs come out."""
+    """Return the zeros in front of and behind a dimension of `size` that give ceil(size / stride) outputs."""
     total = max(kernel - (size % stride or stride), 0)
     return total // 2, total - total // 2
 
@@ -83,7 +83,7 @@ class Mixed(nn.Module):
 
 
 def shape_after(layer: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """T, H and W of the maps after a unit, a pool or an Inception block, whose own units all have these sizes."""
+    """Return T, H and W of the maps after a unit, a pool or an Inception block, whose own units all have these sizes."""
     strides = layer.conv3d.stride if isinstance(layer, Unit) else layer.stride if isinstance(layer, Pool) else (1, 1, 1)
     frames, height, width = (math.ceil(size / stride) for size, stride in zip(shape, strides, strict=True))
     return frames, height, width
@@ -102,7 +102,7 @@ class Logits(nn.Module):
 
 
 class I3D(nn.Module):
-    """RGB I3D. `features` is what the stages use, `logits` what it was trained for."""
+    """RGB I3D. The stages use `features`; it was trained for `logits`."""
 
     def __init__(self, num_classes: int = 400) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class I3D(nn.Module):
         """
         clips, offsets = x.shape[0], 8 // stride
         if stride not in STRIDES or (stride < 8 and x.shape[2] % 8 != 8 - stride):
-            raise ValueError(f"stride {stride}, {x.shape[2]} frames: wanted is 8, 4, 2 or 1, and 8m + 8 - stride frames")
+            raise ValueError(f"stride {stride}, {x.shape[2]} frames: strides are 8, 4, 2 and 1, with 8m + 8 - stride frames")
         for name, layer in self.layers():
             if stride < FRAMES_BEFORE_HALVING.get(name, 0):
                 x = torch.cat([x[:, :, :-1], x[:, :, 1:]])  # twice the clips, the second half one step later
@@ -167,7 +167,7 @@ class I3D(nn.Module):
 
 
 def fold_batch_norm(network: I3D) -> I3D:
-    """The network, changed in place, with each batch norm folded into its convolution: the same values, less work.
+    """Fold each batch norm into its convolution, in place, and return the network: the same values with less work.
 
     For inference only; the state dict is no longer the port's.
     """
@@ -178,7 +178,7 @@ def fold_batch_norm(network: I3D) -> I3D:
 
 
 def pool_pairs(steps: Tensor, *, offsets: int = 1) -> Tensor:
-    """Averages of time steps 8 frames apart, [N, n + offsets, 1024] to [N, n, 1024]: the time of I3D's last pool.
+    """Return averages of time steps 8 frames apart, [N, n + offsets, 1024] to [N, n, 1024]: the time of I3D's last pool.
 
     `offsets` is how many steps there are for every 8 frames.
     """

@@ -55,16 +55,11 @@ PRESETS: dict[str, Preset] = {
 }
 assert set(PRESETS) == set(get_args(PresetName))
 
-_KINDS: dict[str, type[Any]] = {
-    "continuous": Continuous,
-    "windows": Windows,
-    "port-chunks": PortChunks,
-    "shifted-windows": ShiftedWindows,
-    "stacks-with-one-more": StacksWithOneMore,
-}
+_LAYOUTS: tuple[type[Any], ...] = (Continuous, Windows, PortChunks, ShiftedWindows, StacksWithOneMore)
 
 
 def layout_from_json(values: Mapping[str, Any]) -> RowLayout:
-    """The layout of which `to_json` gave these values."""
+    """Return the layout of which `to_json` gave these values."""
     settings = dict(values)
-    return _KINDS[settings.pop("kind")](**settings)
+    kind = settings.pop("kind")
+    return next(layout for layout in _LAYOUTS if layout.kind == kind)(**settings)

@@ -1,8 +1,8 @@
-"""Layouts that repeat what published feature pipelines do by mistake, for comparing with features made by them.
+"""Layouts that repeat the mistakes of published feature pipelines, for comparison with features made by them.
 
 The mistakes, read from the pipelines' public code: the port's own script (piergiaj/pytorch-i3d, extract_features.py) cuts
 videos of more than 1600 frames into chunks, begins with frame 1, ends before the last frame, and keeps the rows of the 48
-and 56 frames that neighbouring chunks share, so that every seam has some 13 rows twice. VSLNet's scripts end every loop at
+and 56 frames that neighbouring chunks share, so that every seam has about 13 rows twice. VSLNet's scripts end every loop at
 `min(t - 1, start + stride)`: the last frame is never used, and the last window is moved back to be whole. video_features
 wants a frame more than it uses of every stack of 64.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,11 @@ from excl.models.i3d.row_layout import MIN_POOLED_FRAMES, Clips, NoRowsError
 
 
 class _Unpadded(Clips):
+    settings: ClassVar[tuple[str, ...]] = ("window",)  # what there is to choose, and so what a recipe holds
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, **{name: getattr(self, name) for name in self.settings}}
+
     def row_frames(self, num_frames: int) -> np.ndarray:
         """As in `Clips`; NoRowsError for a clip that the published code would fail on."""
         clips = self.clips(num_frames)
@@ -37,6 +42,8 @@ class _Unpadded(Clips):
 class PortChunks(_Unpadded):
     """The port's script: the whole video up to 1600 frames, and overlapping chunks of up to 1704 beyond."""
 
+    kind = "port-chunks"
+    settings = ()
     lookahead = 1
 
     def clip(self, index: int) -> tuple[int, int]:
@@ -45,62 +52,45 @@ class PortChunks(_Unpadded):
         return max(1, start - 48), start + 1600 + 56
 
     def clips(self, num_frames: int) -> list[tuple[int, int]]:
-        """All chunks, or the whole video."""
         if num_frames <= 1600:
             return [(0, num_frames)]
         clips = itertools.islice(map(self.clip, itertools.count()), len(range(1, num_frames - 56, 1600)))
         return [(begin, min(num_frames - 1, end)) for begin, end in clips]
-
-    def to_json(self) -> dict[str, Any]:
-        """The layout as JSON values, for recipes."""
-        return {"kind": "port-chunks"}
 
 
 @dataclass(frozen=True)
 class ShiftedWindows(_Unpadded):
     """VSLNet's windows: one every `window` frames, the last moved back to end before the last frame."""
 
+    kind = "shifted-windows"
+    lookahead = 1
     window: int = 16
 
-    lookahead = 1
-
     @property
-    def reach(self) -> int:
+    def lookback(self) -> int:
         """The last window is moved back by up to a window."""
         return self.window
 
     def clip(self, index: int) -> tuple[int, int]:
-        """Window number `index` of a longer video."""
         return index * self.window, (index + 1) * self.window
 
     def clips(self, num_frames: int) -> list[tuple[int, int]]:
-        """All windows."""
         ends = [min(num_frames - 1, start + self.window) for start in range(0, num_frames, self.window)]
         return [(max(0, end - self.window), end) for end in ends]
-
-    def to_json(self) -> dict[str, Any]:
-        """The layout as JSON values, for recipes."""
-        return {"kind": "shifted-windows", "window": self.window}
 
 
 @dataclass(frozen=True)
 class StacksWithOneMore(_Unpadded):
     """video_features' stacks: whole ones only, of which each needs one frame more than it uses; one row of each."""
 
+    kind = "stacks-with-one-more"
+    lookahead = 1
     window: int = 64
     mean: bool = True
 
-    lookahead = 1
-
     def clip(self, index: int) -> tuple[int, int]:
-        """Stack number `index`."""
         return index * self.window, (index + 1) * self.window
 
     def clips(self, num_frames: int) -> list[tuple[int, int]]:
-        """All stacks."""
         count = max(0, num_frames - 1) // self.window
         return [self.clip(index) for index in range(count)]
-
-    def to_json(self) -> dict[str, Any]:
-        """The layout as JSON values, for recipes."""
-        return {"kind": "stacks-with-one-more", "window": self.window}

@@ -1,6 +1,6 @@
 """Which rows a video has and which seconds each describes: the one map from rows to seconds, used wherever the two meet.
 
-A layout says what of a video the network sees at once and what rows come of it. There are two kinds. `Continuous` lets the
+A layout says what the network sees of a video at once and what rows result. There are two kinds. `Continuous` lets the
 network see the whole video (in chunks that change nothing, `chunks.py`): a row every `stride` frames, and the rows tile the
 video. `Windows` cuts out clips of equal length, each seen by itself, as many published features were made;
 `published_layouts.py` has those layouts that repeat a published pipeline's mistakes.
@@ -17,7 +17,7 @@ import abc
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class NoRowsError(ValueError):
 
 
 def require_frames(num_frames: int) -> None:
-    """ValueError for a video without frames."""
+    """Raise ValueError for a video without frames."""
     if num_frames <= 0:
         raise ValueError(f"a video has at least one frame, not {num_frames}")
 
@@ -67,17 +67,18 @@ class Continuous:
     With the pool 2x7x7 row j is centred on frame stride * (j + 1), and a video of T frames has max(1, ceil(T / stride) - 1)
     rows; with 1x7x7 row j covers frames [stride * j, stride * (j + 1)), and there are ceil(T / stride).
 
-    For that the video is padded with copies of its first and its last frame to `padded(T)` frames: for a stride of 8 none in
-    front, and behind to a multiple of 8. One remainder for all videos keeps the map the same for all of them (SAME padding
-    shifts the network's windows with the length), and no frame is left without a row.
+    To get these rows, the video is padded with copies of its first and its last frame to `padded(T)` frames: for a stride of
+    8 none in front, and behind to a multiple of 8. One remainder for all videos keeps the map the same for all of them (SAME
+    padding shifts the network's windows with the length), and no frame is left without a row.
     """
 
+    kind: ClassVar = "continuous"
     stride: int = 8
     pool: Pool = "2x7x7"
 
     def __post_init__(self) -> None:
         if self.stride not in (8, 4, 2, 1):
-            raise ValueError(f"stride: {self.stride} frames; wanted is 8, 4, 2 or 1")
+            raise ValueError(f"stride: {self.stride} frames; it must be 8, 4, 2 or 1")
 
     @property
     def offsets(self) -> int:
@@ -97,8 +98,8 @@ class Continuous:
 
     def padded(self, num_frames: int) -> int:
         """The length to which a video is padded: 8m + 8 - stride, with m steps at each offset."""
-        last = self.num_rows(num_frames) * self.stride
-        steps = math.ceil(last / FRAMES_PER_STEP) + (1 if self.pool == "2x7x7" else 0)
+        rows_end = self.num_rows(num_frames) * self.stride
+        steps = math.ceil(rows_end / FRAMES_PER_STEP) + (1 if self.pool == "2x7x7" else 0)
         return FRAMES_PER_STEP * steps + FRAMES_PER_STEP - self.stride
 
     def repeated(self, num_frames: int) -> int:
@@ -107,8 +108,8 @@ class Continuous:
 
     def row_times(self, num_frames: int, *, fps: float, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Start and end of every row in seconds: start[0] = 0, end[k] = start[k + 1], end[-1] = duration_s."""
-        first = self.stride / 2 if self.pool == "2x7x7" else 0
-        edges = (self.stride * np.arange(self.num_rows(num_frames) + 1) + first) / fps  # float64 [n + 1]
+        offset = self.stride / 2 if self.pool == "2x7x7" else 0
+        edges = (self.stride * np.arange(self.num_rows(num_frames) + 1) + offset) / fps  # float64 [n + 1]
         edges[0], edges[-1] = 0.0, duration_s
         if not (np.diff(edges) > 0).all():
             raise ValueError(f"{num_frames} frames at {fps} a second do not fit a video of {duration_s} s")
@@ -116,24 +117,25 @@ class Continuous:
 
     def to_json(self) -> dict[str, Any]:
         """The layout as JSON values, for recipes."""
-        return {"kind": "continuous", **dataclasses.asdict(self)}
+        return {"kind": self.kind, **dataclasses.asdict(self)}
 
 
 @dataclass(frozen=True)
 class Clips(abc.ABC):
-    """Layouts of clips that the network sees one by one, without what is before and after.
+    """Layouts of clips that the network sees one by one, without the frames before and after.
 
     A clip is a pair (begin, end) of frame numbers; beyond the end of the video its last frame is repeated. With `mean` the
     rows of a clip are averaged into one.
     """
 
+    kind: ClassVar[str]
     pool: Pool = "2x7x7"
     mean: bool = False
 
     lookahead = 0  # frames behind a clip that must exist for the clip to be as `clip` says
 
     @property
-    def reach(self) -> int:
+    def lookback(self) -> int:
         """How many frames before its regular place the last clip may begin."""
         return 0
 
@@ -154,14 +156,14 @@ class Clips(abc.ABC):
         """The frames that each row of all clips describes, [begin, end), float64 [n, 2], in the clips' order."""
         return np.concatenate([self._row_frames(begin, end) for begin, end in self.clips(num_frames)])
 
-    def kept(self, num_frames: int) -> np.ndarray:
-        """Which of those rows there are: not those that describe nothing but repeated frames. bool [n]."""
+    def real_rows(self, num_frames: int) -> np.ndarray:
+        """Which of those rows the video has: not those that describe nothing but repeated frames. bool [n]."""
         return self.row_frames(num_frames)[:, 0] < num_frames
 
     def num_rows(self, num_frames: int) -> int:
         """How many rows a video of `num_frames` > 0 frames has."""
         require_frames(num_frames)
-        return int(self.kept(num_frames).sum())
+        return int(self.real_rows(num_frames).sum())
 
     def repeated(self, num_frames: int) -> int:
         """How many copies of a video's last frame the network sees beside its frames."""
@@ -172,19 +174,19 @@ class Clips(abc.ABC):
         require_frames(num_frames)
         if not (num_frames - 1) / fps < duration_s:
             raise ValueError(f"{num_frames} frames at {fps} a second do not fit a video of {duration_s} s")
-        frames = self.row_frames(num_frames)[self.kept(num_frames)]
+        frames = self.row_frames(num_frames)[self.real_rows(num_frames)]
         return frames[:, 0] / fps, np.minimum(frames[:, 1] / fps, duration_s)
 
     def _row_frames(self, begin: int, end: int) -> np.ndarray:
         rows = self.rows_of(end - begin)
-        first = FRAMES_PER_STEP / 2 if self.pool == "2x7x7" else 0
-        edges = begin + FRAMES_PER_STEP * np.arange(rows + 1) + first  # float64 [n + 1]
+        offset = FRAMES_PER_STEP / 2 if self.pool == "2x7x7" else 0
+        edges = begin + FRAMES_PER_STEP * np.arange(rows + 1) + offset  # float64 [n + 1]
         edges[0], edges[-1] = begin, end
         return np.stack([edges[:-1], edges[1:]], axis=1)
 
-    @abc.abstractmethod
     def to_json(self) -> dict[str, Any]:
         """The layout as JSON values, for recipes."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ class Windows(Clips):
     that describe nothing but copies: with hop = window and "pad", ceil(T / window) windows.
     """
 
+    kind = "windows"
     window: int = 16
     hop: int = 16
     last: Literal["pad", "drop"] = "pad"
@@ -205,21 +208,15 @@ class Windows(Clips):
         if self.window < least:
             raise ValueError(f"window: {self.window} frames; with the pool {self.pool} at least {least} are needed")
         if self.hop < 1:
-            raise ValueError(f"hop: {self.hop} frames; wanted is at least 1")
+            raise ValueError(f"hop: {self.hop} frames; it must be at least 1")
 
     def clip(self, index: int) -> tuple[int, int]:
-        """Window number `index`."""
         return index * self.hop, index * self.hop + self.window
 
     def clips(self, num_frames: int) -> list[tuple[int, int]]:
-        """All windows of a video of `num_frames` frames."""
         if self.last == "drop":
             count = max(0, num_frames - self.window) // self.hop + 1
         else:
             covering = math.ceil(max(0, num_frames - self.window) / self.hop) + 1
             count = min(covering, math.ceil(num_frames / self.hop))
         return [self.clip(index) for index in range(count)]
-
-    def to_json(self) -> dict[str, Any]:
-        """The layout as JSON values, for recipes."""
-        return {"kind": "windows", **dataclasses.asdict(self)}

@@ -1,6 +1,6 @@
-"""The network on a device: clips from several threads, those of equal shape together, in the precision that was chosen.
+"""The network on a device: it takes clips from several threads and computes those of equal shape together.
 
-What bounds the work is arithmetic: 1.74 G multiply-adds a frame of 224 x 224. On a CPU memory comes next, and most of that
+Arithmetic bounds the work: 1.74 G multiply-adds a frame of 224 x 224. On a CPU memory comes next, and most of that
 is memory that the C library gives back after every layer and asks for again page by page (`keep_freed_memory`). On a GPU
 frames travel as bytes from pinned memory on a stream of their own while the batch before is computed, and are normalised
 there.
@@ -8,6 +8,7 @@ there.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
@@ -24,14 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from excl.models.i3d.compile_policy import Compile, Compiler
+from excl.models.i3d.compilation import Compile, Compiler
 from excl.models.i3d.network import FRAMES_BEFORE_HALVING, I3D, Unit, fold_batch_norm, shape_after
 from excl.models.i3d.weights import Weights
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-# How far the features may be from float32 on random weights and noise, relative to the largest. Measured on a CPU: 6e-7 and
+# How far features may differ from float32 on random weights and noise, relative to the largest. Measured on a CPU: 6e-7 and
 # 7e-3 (README); beyond these bounds the arithmetic is not what it says.
 TOLERANCE = {"float32": 2e-5, "tf32": 1e-2, "bfloat16": 3e-2}
 POLL_S = 2e-4
@@ -44,7 +45,7 @@ _choosing = threading.Lock()
 
 @dataclass
 class Usage:
-    """What a runner has done: frames given to the network, the seconds it was busy, and from when to when (monotonic)."""
+    """The work of a runner: frames given to the network, the seconds it was busy, and from when to when (monotonic)."""
 
     frames: int = 0
     flops: int = 0
@@ -53,7 +54,7 @@ class Usage:
     last_s: float = 0.0
 
     def summary(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         if self.first_s is None:
             return "I3D had nothing to do"
         wall_s = self.last_s - self.first_s
@@ -72,9 +73,9 @@ class _Job:
 class Runner:
     """Runs I3D. `submit` from any thread; clips of equal shape that wait together are computed together.
 
-    They are as many as have the largest tensor of `batch_frames` frames of 224 x 224 pixels; with 0 no more than one job's.
+    Together they have at most the largest tensor of `batch_frames` frames of 224 x 224 pixels; with 0 each job runs alone.
 
-    Raises ValueError for a precision that the device has not, or that on this machine is not what it should be.
+    Raises ValueError for a precision that the device lacks, or that this machine computes wrongly.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Runner:
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self._network = fold_batch_norm(weights.network()).to(device, self._dtype)
         self._network.to(memory_format=torch.channels_last_3d)
-        self._compiler = Compiler(compile, device, tolerance=TOLERANCE[precision])
+        self._compiler = Compiler(tolerance=TOLERANCE[precision]) if compile == "always" else None
         self._jobs: deque[_Job] = deque()
         self._changing = threading.Lock()
         self._seen: Counter[tuple[int, ...]] = Counter()
@@ -104,7 +105,7 @@ class Runner:
             self.check(weights)
 
     def submit(self, clips: np.ndarray) -> Future[Tensor]:
-        """Steps of clips uint8 [B, T, H, W, 3], as `I3D.steps` has them: float32 [B, T' * 8 / stride, 1024] on the CPU."""
+        """Return the steps of uint8 [B, T, H, W, 3], as `I3D.steps` does: float32 [B, T' * 8 / stride, 1024] on the CPU."""
         job = _Job(clips, Future())
         with self._changing:
             self._jobs.append(job)
@@ -112,21 +113,21 @@ class Runner:
         return job.result
 
     def take_usage(self) -> Usage:
-        """What it has done since it was asked last."""
-        taken, self.usage = self.usage, Usage()
-        return taken
+        """Return the usage since the last call."""
+        usage, self.usage = self.usage, Usage()
+        return usage
 
     def check(self, weights: Weights) -> None:
-        """ValueError if the arithmetic is not that of its precision: a small clip is compared with the CPU's float32.
+        """Compare a small clip with the CPU's float32; ValueError if they differ by more than the precision allows.
 
         Some versions of cuDNN and of PyTorch had wrong three-dimensional convolutions.
         """
         noise = np.random.default_rng(0).integers(0, 256, (1, 24 - self.stride, 64, 64, 3), dtype=np.uint8)
         with torch.no_grad():
-            x = _normalised(torch.from_numpy(noise), torch.float32)
-            wanted = weights.network().steps(x, stride=self.stride)
-            found = self._compute(torch.from_numpy(noise).to(self.device), tuned=False, compiled=False).cpu()
-        error = float((found - wanted).abs().max() / wanted.abs().max())
+            x = _normalise(torch.from_numpy(noise), torch.float32)
+            expected = weights.network().steps(x, stride=self.stride)
+            steps = self._compute(torch.from_numpy(noise).to(self.device), tuned=False, compiled=False).cpu()
+        error = float((steps - expected).abs().max() / expected.abs().max())
         log.info("I3D on %s in %s: relative error %.1e against float32 on the CPU", self.device, self.precision, error)
         if not error <= TOLERANCE[self.precision]:
             raise ValueError(
@@ -137,10 +138,10 @@ class Runner:
             )
 
     def _work(self) -> None:
-        """Compute what waits, as much of it at once as fits together. Runs in the runner's own thread, once for every job:
+        """Compute the jobs that wait, as many at once as fit together. The runner's thread calls this once for every job.
 
-        those whose job was taken together with another find nothing to take. What is in flight on a GPU lands when the next
-        is on its way, or when there is no next.
+        A call whose job was taken together with an earlier one finds nothing to take. A batch in flight on a GPU lands when
+        the next is on its way, or when there is no next.
         """
         jobs = self._take()
         try:
@@ -150,7 +151,7 @@ class Runner:
             self.batch_frames = 0  # from now on no more than one job's clips at once
             for job in jobs:
                 self._run_alone(job)
-        except Exception as error:  # noqa: BLE001  (belongs to those who asked, whatever it is)
+        except Exception as error:  # noqa: BLE001  (it belongs to those who submitted the jobs)
             for job in jobs:
                 if not job.result.done():
                     job.result.set_exception(error)
@@ -176,17 +177,17 @@ class Runner:
         with self._changing:
             if not self._jobs:
                 return []
-            taken = [self._jobs.popleft()]
-            room = self.batch_frames - self._cost(taken[0])
+            jobs = [self._jobs.popleft()]
+            room = self.batch_frames - self._cost(jobs[0])
             for job in list(self._jobs):
-                if job.clips.shape[1:] == taken[0].clips.shape[1:] and self._cost(job) <= room:
+                if job.clips.shape[1:] == jobs[0].clips.shape[1:] and self._cost(job) <= room:
                     room -= self._cost(job)
                     self._jobs.remove(job)
-                    taken.append(job)
-        return taken
+                    jobs.append(job)
+        return jobs
 
     def _cost(self, job: _Job) -> float:
-        """The job's largest tensor, in frames of 224 x 224 pixels at a stride of 8."""
+        """Return the size of the job's largest tensor, in frames of 224 x 224 pixels at a stride of 8."""
         clips, num_frames, height, width, _ = job.clips.shape
         return clips * num_frames * (height * width / 224**2) * (2 if self.stride == 1 else 1)
 
@@ -227,26 +228,23 @@ class Runner:
                 job.result.set_exception(error)
 
     def _compute(self, frames: Tensor, *, tuned: bool, compiled: bool = True) -> Tensor:
-        """Steps of uint8 [B, T, H, W, 3] on the device."""
+        """Return the steps of uint8 [B, T, H, W, 3] on the device."""
 
         def steps(frames: Tensor) -> Tensor:
-            return self._network.steps(_normalised(frames, self._dtype), stride=self.stride)
+            return self._network.steps(_normalise(frames, self._dtype), stride=self.stride)
 
-        if self._copying is None:
-            return self._compiler(steps, frames) if compiled else steps(frames)
-        with (
-            _choosing,
-            torch.backends.cudnn.flags(
-                enabled=True, benchmark=tuned, deterministic=False, allow_tf32=self.precision == "tf32"
-            ),
-        ):
-            return self._compiler(steps, frames) if compiled else steps(frames)
+        allow_tf32 = self.precision == "tf32"
+        cudnn_flags = torch.backends.cudnn.flags(enabled=True, benchmark=tuned, deterministic=False, allow_tf32=allow_tf32)
+        with contextlib.ExitStack() as settings:
+            if self._copying is not None:
+                settings.enter_context(_choosing)
+                settings.enter_context(cudnn_flags)
+            return self._compiler(steps, frames) if compiled and self._compiler else steps(frames)
 
     def _done(self, jobs: list[_Job], steps: Tensor, shape: tuple[int, ...], *, busy_s: float) -> None:
         self.usage.frames += shape[0] * shape[1]
         self.usage.flops += shape[0] * flops_of_clip(shape[1], shape[2], self.stride)
         self.usage.busy_s += busy_s
-        self._compiler.spent(shape, busy_s)
         self.usage.last_s = time.monotonic()
         begin = 0
         for job in jobs:
@@ -257,18 +255,18 @@ class Runner:
 def _is_over(event: torch.cuda.Event) -> bool:
     try:
         return event.query()
-    except RuntimeError:  # of the device: it comes again, and is told, when the event is waited for
+    except RuntimeError:  # of the device: it comes again, and is reported, when the event is waited for
         return True
 
 
-def _normalised(frames: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 [B, T, H, W, 3] as what the network takes: [B, 3, T, H, W] in [-1, 1], channels last in memory."""
+def _normalise(frames: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return uint8 [B, T, H, W, 3] as the network's input: [B, 3, T, H, W] in [-1, 1], channels last in memory."""
     return (frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1).to(dtype)
 
 
 @functools.cache
 def flops_of_clip(num_frames: int, size: int, stride: int = 8) -> int:
-    """Floating-point operations (two for a multiply-add) of the network's convolutions over a clip of size x size pixels.
+    """Count floating-point operations (two a multiply-add) of the network's convolutions over a clip of size x size pixels.
 
     They are counted by the sizes of the maps: to run the network on PyTorch's meta device costs seconds the first time.
     """
@@ -285,7 +283,7 @@ def flops_of_clip(num_frames: int, size: int, stride: int = 8) -> int:
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """ValueError for a precision that the device has not."""
+    """Raise ValueError for a precision that the device lacks."""
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision tf32 is one of NVIDIA's GPUs, not of {device}; choose float32 or bfloat16")
 

@@ -15,7 +15,7 @@ from excl.datasets.video.backends import resolve_backends
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import UPSCALE_ONLY, Geometry
 from excl.datasets.video.sampling import Video
-from excl.models.i3d.compile_policy import Compile
+from excl.models.i3d.compilation import Compile
 from excl.models.i3d.extractor import Extractor
 from excl.models.i3d.presets import PRESETS, layout_from_json
 from excl.models.i3d.published import PUBLISHED

@@ -1,20 +1,23 @@
-"""The trainings of a sweep: whether what is there was made with their settings, and doing them, maybe side by side.
+"""The trainings of a sweep: check that earlier results have the same settings, and run the jobs, maybe side by side.
 
-Each has a process of its own, so one that the system kills, because memory is short or a driver fails, costs itself alone.
+Each job that runs beside others has a process of its own, so one that the system kills, because memory is short or a driver
+fails, costs itself alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from excl.pipeline.training.checkpoint_files import exists
 from excl.pipeline.training.checkpointer import LAST
 
 DIFFERENCES_SHOWN = 5
+JOB_COMMAND = [sys.executable, "-c", "from excl.pipeline.sweep.jobs import run_sent_job; run_sent_job()"]
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,20 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where run, evaluation and messages are."""
+        """The folder of the run, the evaluation and the messages."""
         return self.training.out.parent
 
 
 def require_same_settings(jobs: Sequence[Job]) -> None:
-    """RecipeMismatchError, which says what differs, if a job's folder holds the results of other settings than the job's.
+    """Raise RecipeMismatchError with the differences if a job's folder holds results of settings that are not the job's.
 
-    Before anything is trained: results of two settings shall not meet in one table.
+    This is checked before anything is trained: results of two settings shall not meet in one table.
     """
-    found = [line for job in jobs for line in _differences(job)]
-    if found:
-        shown = found[:DIFFERENCES_SHOWN]
-        if len(found) > len(shown):
-            shown.append(f"and {len(found) - len(shown)} more")
+    differences = [line for job in jobs for line in _differences(job)]
+    if differences:
+        shown = differences[:DIFFERENCES_SHOWN]
+        if len(differences) > len(shown):
+            shown.append(f"and {len(differences) - len(shown)} more")
         raise RecipeMismatchError(
             "trainings of other settings are there already:\n  " + "\n  ".join(shown) + "\n"
             "Results of two settings are never put into one table: choose another output folder, or remove those folders."
@@ -61,23 +65,22 @@ def require_same_settings(jobs: Sequence[Job]) -> None:
 
 
 def _differences(job: Job) -> list[str]:
-    """In what the results in a job's folder are of other settings, a line each; what was not begun takes any settings."""
-    folders = []
+    """Return a line for each setting in which a job's earlier results differ from the job; a job not begun has none."""
+    stages: list[tuple[Path, Any, Any]] = []
     if exists(job.training.out, LAST):
-        folders.append((job.training.out, train.STAGE, train.CODE_VERSION, train.made_by(job.training)))
-        made, run_is_done = job.evaluation.folder, Manifest.read(job.training.out).is_complete
-        if run_is_done and (made / evaluate.METRICS).exists():
-            folders.append((made, evaluate.STAGE, evaluate.CODE_VERSION, evaluate.made_by(job.evaluation)))
+        stages.append((job.training.out, train, job.training))
+        if Manifest.read(job.training.out).is_complete and (job.evaluation.folder / evaluate.METRICS).exists():
+            stages.append((job.evaluation.folder, evaluate, job.evaluation))
     lines = []
-    for folder, stage, version, made_by in folders:
-        wanted = {"stage": stage, "code_version": version, "identity": made_by}
-        for key, (old, new) in diff(Manifest.read(folder).header, wanted).items():
-            lines.append(f"{folder}: {key}: the folder has {old!r}, asked for is {new!r}")
+    for folder, stage, config in stages:
+        header = {"stage": stage.STAGE, "code_version": stage.CODE_VERSION, "identity": stage.made_by(config)}
+        for key, (earlier, requested) in diff(Manifest.read(folder).header, header).items():
+            lines.append(f"{folder}: {key}: the folder has {earlier!r}, asked for is {requested!r}")
     return lines
 
 
-def do(job: Job) -> str | None:
-    """Train and evaluate unless it is done. Returns what went wrong with this one; raises what would with every one."""
+def run_job(job: Job) -> str | None:
+    """Train and evaluate unless it is done. Returns this job's error, if any; raises an error that would hit every job."""
     try:
         train.run(job.training)
         evaluate.run(job.evaluation)
@@ -88,90 +91,83 @@ def do(job: Job) -> str | None:
     return None
 
 
-def done(jobs: Sequence[Job], parallel: int) -> Generator[tuple[Job, str | None]]:
-    """The jobs as they are done, each with its error, if any. Closed early, or by an error, those that are running end."""
+def run_jobs(jobs: Sequence[Job], parallel: int) -> Generator[tuple[Job, str | None]]:
+    """Run the jobs and yield each with its error, if any, when it ends.
+
+    When the generator is closed or raises, the jobs that are running are ended; the next sweep resumes them.
+    """
     if parallel == 1:
         for job in jobs:
-            yield job, do(job)
+            yield job, run_job(job)
         return
-    # A process with CUDA cannot be forked. A job's is forked from a server that has none, and has imported all once for all.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([train.__name__, evaluate.__name__, "torch._dynamo"])  # this for optimizers
-    threads = max(1, num_cores() // parallel)
-    waiting = list(reversed(jobs))
-    running: dict[Connection, tuple[ForkServerProcess, Job]] = {}
+    waiting = iter(jobs)
+    running: dict[Any, tuple[subprocess.Popen[bytes], Job]] = {}  # by the pipe from which the outcome comes
     try:
-        while waiting or running:
-            while waiting and len(running) < parallel:
-                job = waiting.pop()
-                receiver, process = _started(context, job, threads)
-                running[receiver] = process, job
-            ready = wait(list(running))
-            for receiver in [one for one in running if one in ready]:
-                process, job = running[receiver]
-                error = _result(receiver, process)
-                del running[receiver]
-                yield job, error
+        while True:
+            for job in itertools.islice(waiting, parallel - len(running)):
+                process = _start(job, num_threads=max(1, num_cores() // parallel))
+                running[process.stdout] = process, job
+            if not running:
+                return
+            for pipe in wait(list(running)):
+                process, job = running.pop(pipe)
+                yield job, _outcome(process)
     finally:
-        for process, _ in running.values():  # what they have kept is taken up by the next sweep
+        for process, _ in running.values():
             process.terminate()
         for process, _ in running.values():
-            process.join()
+            process.wait()
 
 
-def _started(context: ForkServerContext, job: Job, threads: int) -> tuple[Connection, ForkServerProcess]:
-    """A process that does a job, and where its result comes from."""
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_do_in_process, args=(job, threads, sender), name=job.name)
-    process.start()
-    sender.close()  # so that only the process has it, and its end is seen
-    return receiver, process
+def _start(job: Job, *, num_threads: int) -> subprocess.Popen[bytes]:
+    """Start the process of a job; its messages and progress go to log.txt of the job's folder."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / "log.txt").open("ab") as file:
+        process = subprocess.Popen(JOB_COMMAND, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # the process was killed already
+        process.stdin.write(pickle.dumps((job, num_threads)))
+    return process
 
 
-def _result(receiver: Connection, process: ForkServerProcess) -> str | None:
-    """What went wrong in a process that has ended or is about to, None if nothing; raises what would with every job."""
-    try:
-        result: Any = receiver.recv()
-    except EOFError:
-        result = None
-        process.join()
-        if process.exitcode:
-            result = f"its process ended {_how(process.exitcode)}; log.txt in its folder may say why"
-    finally:
-        receiver.close()
-    process.join()
-    if isinstance(result, Exception):
-        raise result
-    return result
+def _outcome(process: subprocess.Popen[bytes]) -> str | None:
+    """Return the error of a job whose process has ended or is about to, None for success; raise one that hits every job."""
+    assert process.stdout is not None
+    with process:
+        reply = process.stdout.read()
+    if not reply:
+        return f"its process ended {_ending(process.returncode)}; log.txt in its folder may say why"
+    error = pickle.loads(reply)
+    if isinstance(error, Exception):
+        raise error
+    return error
 
 
-def _how(exit_code: int) -> str:
-    if exit_code > 0:
+def _ending(exit_code: int) -> str:
+    if exit_code >= 0:
         return f"with exit code {exit_code}"
     with contextlib.suppress(ValueError):
         return f"by the signal {signal.Signals(-exit_code).name}"
     return f"by the signal {-exit_code}"
 
 
-def _do_in_process(job: Job, threads: int, sender: Connection) -> None:
-    """Send `do`'s result, or what it raised for all jobs; messages and progress are in log.txt of the job's folder."""
-    torch.set_num_threads(threads)
+def run_sent_job() -> None:
+    """Run the job that standard input describes, in a process of its own; its outcome goes to standard output."""
+    outcome_pipe = os.dup(1)
+    os.dup2(2, 1)  # what libraries print goes to the log
+    job, num_threads = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / "log.txt").open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=file, force=True)
-        try:
-            sender.send(do(job))
-        except (RecipeMismatchError, BusyError) as error:
-            sender.send(error)
-        except Exception:  # the boundary of the process: its log says what it was, and it ends
-            logging.getLogger(__name__).exception("%s", job.name)
-            raise
+    torch.set_num_threads(num_threads)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    outcome: str | Exception | None
+    try:
+        outcome = run_job(job)
+    except (RecipeMismatchError, BusyError) as error:
+        outcome = error
+    os.write(outcome_pipe, pickle.dumps(outcome))
 
 
 def _end_with_parent() -> None:
-    """A training whose sweep was killed would hold its folder, and the next sweep would find it busy."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+    """End this process when standard input does: its job would still hold the folder when a killed sweep is run again."""
+    os.read(0, 1)
     os._exit(1)

@@ -1,10 +1,10 @@
-"""The paper's Table 1: trains its twelve variants several times on training stores, evaluates each, leaves the table.
+"""The paper's Table 1: train its twelve variants several times on training stores, evaluate each, and write the table.
 
     DATASET-FINGERPRINT/VARIANT/seed-N/run         what `excl train` writes
     DATASET-FINGERPRINT/VARIANT/seed-N/evaluation  what `excl evaluate` writes
     table.md, table.csv, table.json                written anew after every evaluation (table.py)
 
-What is done is not done twice; run again, a sweep that was killed goes on, in the middle of a training if need be.
+Nothing is done twice: run again, a sweep that was killed resumes, in the middle of a training if need be.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.journals import locked
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, identity
 from excl.pipeline.store.feature_store import TrainingStore
-from excl.pipeline.sweep.jobs import Job, done, require_same_settings
-from excl.pipeline.sweep.table import MADE, Results, narrow, read_results, render
+from excl.pipeline.sweep.jobs import Job, require_same_settings, run_jobs
+from excl.pipeline.sweep.table import EVALUATION, narrow, read_results, render
 from excl.pipeline.training.checkpoint_files import exists
 from excl.pipeline.training.checkpointer import LAST
 
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "reproduce", train.CODE_VERSION
 MARKDOWN = "table.md"
-PER_RUN = ("store", "out", "seed")
 OF_VARIANTS = ("variant", "loss", "video_encoder", "predictor", "text_encoder")
 
 
@@ -79,7 +78,7 @@ class ReproduceConfig:
     parallel: PositiveInt = 1
     """Trainings side by side, each in a process of its own with its share of the cores; its messages go to log.txt."""
     training: WithoutPrefix[SharedTrainConfig] = field(default_factory=SharedTrainConfig)
-    """How each is trained."""
+    """The settings of each training."""
 
     def __post_init__(self) -> None:
         if not self.stores or not self.variants:
@@ -99,16 +98,16 @@ class Reproduction:
 
 
 def run(config: ReproduceConfig) -> Reproduction:
-    """Do what is not done yet. ValueError where settings are not those of the folder, or where nothing could be trained.
+    """Train and evaluate what is not done yet; BusyError if another process works on the same table.
 
-    BusyError if another process is at the same table.
+    Raises ValueError if the folder has results of other settings, or if nothing could be trained.
     """
     jobs = _all_jobs(config)
     config.out.mkdir(parents=True, exist_ok=True)
     errors: dict[str, str] = {}
     with locked(config.out):
         require_same_settings(jobs)
-        _do(config, jobs, errors)
+        _run_and_tabulate(config, jobs, errors)
     if len(errors) == len(jobs):
         raise ValueError(f"nothing could be trained; {jobs[0].name}: {errors[jobs[0].name]}")
     return Reproduction(config.out, errors)
@@ -120,7 +119,7 @@ def made_by(config: ReproduceConfig) -> dict[str, Any]:
 
 
 def is_of(config: ReproduceConfig) -> bool:
-    """Whether a folder has trainings, and all that it has of these are of these settings."""
+    """Return whether the folder has some of these trainings, all of them of these settings."""
     jobs = _all_jobs(config)
     try:
         require_same_settings(jobs)
@@ -130,25 +129,26 @@ def is_of(config: ReproduceConfig) -> bool:
 
 
 def num_finished(config: ReproduceConfig) -> int:
-    """How many trainings and evaluations there are, if the table is finished with just these settings; 0 if not."""
+    """Return how many trainings there are, if the table is finished with just these settings; 0 if not."""
     jobs = _all_jobs(config)
     try:
         require_same_settings(jobs)
     except RecipeMismatchError:
         return 0
-    num_results = sum(map(len, read_results([job.folder / MADE for job in jobs]).values()))
+    num_results = sum(map(len, read_results([job.evaluation.folder for job in jobs]).values()))
     return len(jobs) if num_results == len(jobs) and (config.out / MARKDOWN).is_file() else 0
 
 
-def _do(config: ReproduceConfig, jobs: Sequence[Job], errors: dict[str, str]) -> None:
-    """Do the jobs, and write the table anew after each; `errors` takes those of jobs that failed."""
-    with contextlib.closing(done(jobs, config.parallel)) as results:
+def _run_and_tabulate(config: ReproduceConfig, jobs: Sequence[Job], errors: dict[str, str]) -> None:
+    """Run the jobs, and write the table anew after each; `errors` takes those of jobs that failed."""
+    with contextlib.closing(run_jobs(jobs, config.parallel)) as results:
         for number, (job, error) in enumerate(results, start=1):
             if error is not None:
                 errors[job.name] = error
                 log.error("[%d/%d] %s: %s", number, len(jobs), job.name, error)
                 continue
-            _write(config.out, read_results([one.folder / MADE for one in jobs]))
+            for suffix, text in render(read_results([job.evaluation.folder for job in jobs])).items():
+                write_text(config.out / f"table.{suffix}", text)
             log.info("[%d/%d] %s is done", number, len(jobs), job.name)
 
 
@@ -161,18 +161,18 @@ def _jobs(config: ReproduceConfig, store: TrainingStore) -> list[Job]:
     dataset = store.about_queries["dataset"]
     name = f"{dataset}-{store.manifest.fingerprint()[:8]}"
     variants = [variant for variant in VARIANTS if variant in config.variants or "all" in config.variants]
-    shared = {one.name: getattr(config.training, one.name) for one in dataclasses.fields(train.TrainConfig)}
+    settings = {field.name: getattr(config.training, field.name) for field in dataclasses.fields(train.TrainConfig)}
     jobs = []
     for seed in range(config.seeds):
         for variant in variants:
             folder = config.out / name / variant / f"seed-{seed}"
             model = variant_config(variant, like=config.training.model)
-            own = {"store": (store.path,), "out": folder / "run", "seed": seed, "model": model}
-            training = train.TrainConfig(**{**shared, **own})
+            changes = {"store": (store.path,), "out": folder / "run", "seed": seed, "model": model}
+            training = train.TrainConfig(**{**settings, **changes})
             evaluation = evaluate.EvaluateConfig(
                 run=folder / "run",
                 store=store.path,
-                out=folder / MADE,
+                out=folder / EVALUATION,
                 split=config.split,
                 device=training.device.split(",")[0].strip(),  # one is enough for it, where several share the training
             )
@@ -180,18 +180,14 @@ def _jobs(config: ReproduceConfig, store: TrainingStore) -> list[Job]:
     return jobs
 
 
-def _write(folder: Path, results: Results) -> None:
-    for suffix, text in render(results).items():
-        write_text(folder / f"table.{suffix}", text)
+def show(reproduction: Reproduction) -> str:
+    """Return the table for people, as narrow as a terminal, and the path of the whole one."""
+    failed = [f"FAILED: {name}: {error}" for name, error in reproduction.errors.items()]
+    path = reproduction.folder / MARKDOWN
+    table = narrow(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return "\n".join([*table, "", *failed, f"table: {path.resolve()}, and as .csv and .json"])
 
 
-def show(done: Reproduction) -> str:
-    """The table for people, as narrow as a terminal, and where the whole one is."""
-    failed = [f"FAILED: {name}: {error}" for name, error in done.errors.items()]
-    table = narrow((done.folder / MARKDOWN).with_suffix(".json").read_text(encoding="utf-8"))
-    return "\n".join([*table, "", *failed, f"table: {(done.folder / MARKDOWN).resolve()}, and as .csv and .json"])
-
-
-def num_failed(done: Reproduction) -> int:
-    """How many trainings failed."""
-    return len(done.errors)
+def num_failed(reproduction: Reproduction) -> int:
+    """Return how many trainings failed."""
+    return len(reproduction.errors)

@@ -1,4 +1,4 @@
-"""What I3D's classifier sees in a video, so that people see whether weights and pictures fit together."""
+"""Show what I3D's classifier sees in a video, so that people can tell whether weights and pictures fit together."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ClassifyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RankedClass:
-    """A class: its number, its name (None if nobody knows), its logit over the whole video, and its probability."""
+    """A class: its number, its name (None if unknown), its mean logit over the whole video, and its probability."""
 
     number: int
     name: str | None
@@ -70,7 +70,7 @@ class RankedClass:
 
 @dataclasses.dataclass(frozen=True)
 class ClassReport:
-    """The most probable classes of a video, and what was looked at."""
+    """The most probable classes of a video, with the weights and the frames."""
 
     video: str
     weights: str
@@ -104,13 +104,13 @@ def run(config: ClassifyConfig) -> ClassReport:
 
 
 def logits_of(weights: Weights, rows: np.ndarray) -> np.ndarray:
-    """Class scores before any softmax, float32 [n, classes], of feature rows [n, 1024]."""
+    """Return class scores before any softmax, float32 [n, classes], of feature rows [n, 1024]."""
     weight, bias = weights.state_dict["logits.conv3d.weight"], weights.state_dict["logits.conv3d.bias"]
     return torch.nn.functional.linear(torch.from_numpy(rows).float(), weight.flatten(1), bias).numpy()
 
 
 def most_probable(weights: Weights, logits: np.ndarray, count: int) -> list[RankedClass]:
-    """The `count` most probable classes of logits [classes], in order."""
+    """Return the `count` most probable classes of logits [classes], in order."""
     probabilities = torch.from_numpy(logits).double().softmax(0).numpy()
     names = weights.class_names
     return [
@@ -119,22 +119,22 @@ def most_probable(weights: Weights, logits: np.ndarray, count: int) -> list[Rank
     ]
 
 
-def show(classified: ClassReport) -> str:
-    """The classes for people, or as JSON."""
-    if classified.as_json:
-        values = dataclasses.asdict(classified)
+def show(report: ClassReport) -> str:
+    """Return the classes for people, or as JSON."""
+    if report.as_json:
+        values = dataclasses.asdict(report)
         del values["as_json"]
         return json.dumps(values)
     lines = [
-        f"{classified.video}: {classified.num_frames} frames, {classified.fps:g} a second over "
-        f"{classified.duration_s:.1f} s, weights {classified.weights}"
+        f"{report.video}: {report.num_frames} frames, {report.fps:g} a second over {report.duration_s:.1f} s, "
+        f"weights {report.weights}",
+        *class_lines(report.top),
     ]
-    lines += class_lines(classified.top)
-    if classified.random:
+    if report.random:
         lines.append("The weights are RANDOM: these classes mean nothing.")
     return "\n".join(lines)
 
 
 def class_lines(top: list[RankedClass]) -> list[str]:
-    """One line a class: probability, logit, name."""
-    return [f"{100 * one.probability:9.4f} %  {one.logit:9.4f}  {one.name or f'class {one.number}'}" for one in top]
+    """Return one line for each class: probability, logit, name."""
+    return [f"{100 * c.probability:9.4f} %  {c.logit:9.4f}  {c.name or f'class {c.number}'}" for c in top]

@@ -1,4 +1,4 @@
-"""Look at videos before any work is done on them: reads headers and first frames, leaves nothing."""
+"""Look at videos before any work is done on them: read headers and first frames, and write nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import field
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
+from tabulate import tabulate
 from tqdm import tqdm
 
 from excl.datasets.parsing import printable
@@ -17,6 +18,8 @@ from excl.datasets.video.errors import Reason
 from excl.datasets.video.probe import Probe
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.execution.video_reading import ProbingSeveral, probe_all
+
+COLUMNS = ("id", "codec", "size", "rate", "seconds", "frames", "turned", "notes")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,52 +49,51 @@ class ProbeFinding:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeReport:
-    """All files, and whether they are to be shown as JSON."""
+    """All files, and whether to show them as JSON."""
 
     files: list[ProbeFinding]
     as_json: bool
 
 
 def run(config: ProbeConfig) -> ProbeReport:
-    """A finding for every file that has the name of a video, sorted by path."""
+    """Return a finding for every file that has the name of a video, sorted by path."""
     paths = video_files(config.videos, warn=True)
     same_id = Counter(path.stem for path in paths)
 
     probes = probe_all(config.reading, paths, at_once=config.reading.decoders)
     files = []
-    for path, found in tqdm(probes, total=len(paths), desc="probe", unit="video", disable=None):
-        probe = found if isinstance(found, Probe) else None
-        reason = None if isinstance(found, Probe) else found.reason
-        message = "" if isinstance(found, Probe) else str(found)
+    for path, outcome in tqdm(probes, total=len(paths), desc="probe", unit="video", disable=None):
+        is_readable = isinstance(outcome, Probe)
+        probe, reason, message = (outcome, None, "") if is_readable else (None, outcome.reason, str(outcome))
         files.append(ProbeFinding(path.stem, str(path), probe, reason, message, same_id[path.stem]))
     return ProbeReport(files, config.json)
 
 
 def num_bad(findings: ProbeReport) -> int:
-    """How many files cannot be read, or share their id with another."""
+    """Return how many files cannot be read, or share their id with another."""
     return sum(file.probe is None or file.same_id > 1 for file in findings.files)
 
 
 def show(findings: ProbeReport) -> str:
-    """A table with a line that counts, or JSON lines."""
+    """Return a table with a line that counts, or JSON lines."""
     if findings.as_json:
         return "\n".join(json.dumps(dataclasses.asdict(file)) for file in findings.files)
-    width = max(len(printable(file.video_id)) for file in findings.files)
-    lines = [f"{'id':{width}}  {'codec':10}{'size':>11}{'rate':>8}{'seconds':>10}{'frames':>9}{'turned':>8}  notes"]
-    lines += [_line(file, width) for file in findings.files]
+    rows = [_row(file) for file in findings.files]
+    align = ("left", "left", "right", "right", "right", "right", "right", "left")
+    table = tabulate(rows, COLUMNS, tablefmt="plain", disable_numparse=True, colalign=align, missingval="-")
     hours = sum(file.probe.duration_s or 0 for file in findings.files if file.probe) / 3600
-    lines.append(f"{len(findings.files):,} files, {num_bad(findings):,} with problems, {hours:.2f} hours")
-    return "\n".join(lines)
+    return f"{table}\n{len(findings.files):,} files, {num_bad(findings):,} with problems, {hours:.2f} hours"
 
 
-def _line(file: ProbeFinding, width: int) -> str:
-    shared = [f"{file.same_id} files share this id"] if file.same_id > 1 else []
-    if file.probe is None:
-        return f"{printable(file.video_id):{width}}  {file.reason}: {'; '.join([printable(file.message), *shared])}"
-    p = file.probe
-    rate = "-" if p.rate is None else f"{p.rate:.3f}"
-    seconds = "-" if p.duration_s is None else f"{p.duration_s:.2f}"
-    return (
-        f"{printable(file.video_id):{width}}  {p.codec:10}{f'{p.width}x{p.height}':>11}{rate:>8}{seconds:>10}"
-        f"{p.frames or '-':>9}{p.rotation or '-':>8}  {'; '.join([*p.notes, *shared])}"
-    ).rstrip()
+def _row(file: ProbeFinding) -> list[str | int | None]:
+    """Return the cells of a file, None where there is nothing to say; the reason why there is no probe is a note."""
+    cells: list[str | int | None] = [None] * 6
+    notes = [f"{file.reason}: {printable(file.message)}"]
+    if (probe := file.probe) is not None:
+        rate = None if probe.rate is None else f"{probe.rate:.3f}"
+        seconds = None if probe.duration_s is None else f"{probe.duration_s:.2f}"
+        cells = [probe.codec, f"{probe.width}x{probe.height}", rate, seconds, probe.frames or None, probe.rotation or None]
+        notes = list(probe.notes)
+    if file.same_id > 1:
+        notes.append(f"{file.same_id} files share this id")
+    return [printable(file.video_id), *cells, "; ".join(notes)]

@@ -1,4 +1,4 @@
-"""The published check of I3D's Kinetics weights: what they must see in a clip that was published with them.
+"""The published check of I3D's Kinetics weights: the scores that they must give for a clip that was published with them.
 
 The clip is UCF-101's v_CricketShot_g04_c01 as DeepMind's kinetics-i3d repository holds it, 79 frames of 224 x 224 pixels
 that are already scaled to [-1, 1]; the scores are those of the same repository (`out/imagenet_rgb.txt`), computed with
@@ -72,63 +72,63 @@ class VerifyWeightsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WeightsCheck:
-    """What was found: lines for people, and whether something is not as published."""
+    """The result: lines for people, and whether something is not as published."""
 
     lines: list[str]
     wrong: bool
 
 
 def run(config: VerifyWeightsConfig) -> WeightsCheck:
-    """Check the weights. ValueError for a clip that is none."""
+    """Check the weights; ValueError for a file that is not the clip."""
     weights = load_weights(config.weights)
     published = weights.source in PUBLISHED
-    about = f"weights {weights.source}: " + (
+    headline = f"weights {weights.source}: " + (
         f"the published file (git blob id {weights.facts.git_blob_id})" if published else "not a published file"
     )
     if config.clip is None:
         hint = f"The clip is not at hand: {CLIP_URL} (git blob id {CLIP_BLOB_ID}); give it as --clip FILE"
-        return WeightsCheck([about, hint], wrong=False)
+        return WeightsCheck([headline, hint], wrong=False)
     if config.clip.suffix.lower() != ".npy":
-        return _check_video(config, about)
-    return _check_array(config.clip, weights, about)
+        return _check_video(config, headline)
+    return _check_array(config.clip, weights, headline)
 
 
-def num_wrong(checked: WeightsCheck) -> int:
-    """1 if something is not as published."""
-    return int(checked.wrong)
+def num_wrong(check: WeightsCheck) -> int:
+    """Return 1 if something is not as published, otherwise 0."""
+    return int(check.wrong)
 
 
-def show(checked: WeightsCheck) -> str:
-    """What was found, for people."""
-    return "\n".join(checked.lines)
+def show(check: WeightsCheck) -> str:
+    """Return the result for people."""
+    return "\n".join(check.lines)
 
 
-def _check_video(config: VerifyWeightsConfig, about: str) -> WeightsCheck:
+def _check_video(config: VerifyWeightsConfig, headline: str) -> WeightsCheck:
     assert config.clip is not None
-    seen = classify.run(classify.ClassifyConfig(video=config.clip, weights=config.weights, reading=config.reading)).top
-    wanted = next(iter(LOGITS))
-    right = seen[0].name == wanted
-    verdict = f"its most probable class {'is' if right else 'is NOT'} {wanted!r}, as published"
-    return WeightsCheck([about, *class_lines(seen), f"{config.clip}: {verdict}"], wrong=not right)
+    top = classify.run(classify.ClassifyConfig(video=config.clip, weights=config.weights, reading=config.reading)).top
+    published = next(iter(LOGITS))
+    right = top[0].name == published
+    verdict = f"its most probable class {'is' if right else 'is NOT'} {published!r}, as published"
+    return WeightsCheck([headline, *class_lines(top), f"{config.clip}: {verdict}"], wrong=not right)
 
 
-def _check_array(path: Path, weights: Weights, about: str) -> WeightsCheck:
-    """The network on the clip as it is, without any padding of ours, against the published scores."""
+def _check_array(path: Path, weights: Weights, headline: str) -> WeightsCheck:
+    """Run the network on the clip without any padding of ours, and compare with the published scores."""
     if weights.num_classes != NUM_CLASSES:
         raise ValueError(f"{weights.source}: has {weights.num_classes} classes; the check is for Kinetics' {NUM_CLASSES}")
     frames = _read_clip(path)
     x = torch.from_numpy(frames).permute(3, 0, 1, 2)[None]  # [1, 3, T, H, W]
     with torch.inference_mode():
         logits = weights.network().logits(x)[0].mean(dim=0).numpy()
-    found = dict(zip(class_names("kinetics"), logits.tolist(), strict=True))
-    worst = max(abs(found[name] - logit) for name, logit in LOGITS.items())
+    scores = dict(zip(class_names("kinetics"), logits.tolist(), strict=True))
+    worst = max(abs(scores[name] - logit) for name, logit in LOGITS.items())
     norm = float(np.linalg.norm(logits))
-    lines = [about]
-    lines += [f"{found[name]:9.4f}  published {logit:9.4f}  {name}" for name, logit in LOGITS.items()]
+    lines = [headline]
+    lines += [f"{scores[name]:9.4f}  published {logit:9.4f}  {name}" for name, logit in LOGITS.items()]
     right = (
         worst <= MAX_DIFFERENCE
         and abs(norm / LOGITS_NORM - 1) <= MAX_RELATIVE_NORM
-        and max(found, key=found.__getitem__) == next(iter(LOGITS))
+        and max(scores, key=scores.__getitem__) == next(iter(LOGITS))
     )
     lines.append(
         f"norm of the logits {norm:.4f}, published {LOGITS_NORM:.4f}; largest difference of the twenty {worst:.4f}: "
@@ -147,5 +147,5 @@ def _read_clip(path: Path) -> np.ndarray:
     if not isinstance(frames, np.ndarray) or frames.shape[-4:] != CLIP_SHAPE:
         raise ValueError(f"{path}: holds an array {getattr(frames, 'shape', '')}, the clip is {CLIP_SHAPE} or (1, …)")
     if frames.dtype.kind != "f" or np.abs(frames).max() > 1 + 1e-6:
-        raise ValueError(f"{path}: holds {frames.dtype} up to {np.abs(frames).max()}; wanted are frames in [-1, 1]")
+        raise ValueError(f"{path}: holds {frames.dtype} up to {np.abs(frames).max()}; the frames must lie in [-1, 1]")
     return np.ascontiguousarray(frames.reshape(CLIP_SHAPE), dtype=np.float32)

@@ -642,7 +642,7 @@ def test_a_scheduler_that_is_started_here_leaves_trying_again_to_us(batch_system
     job = () if executor == "local" else tuple(JOB[3:])
     if job:
         pytest.importorskip("dask_jobqueue")
-    with dask_cluster.connected(ExecutorSettings(executor=executor, workers=1, job=job), gpus=[]):
+    with dask_cluster.connect(ExecutorSettings(executor=executor, workers=1, job=job), gpus=[]):
         assert Client.current().run_on_scheduler(settings_of) == (0, 1.0)
 
 
@@ -695,7 +695,7 @@ def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_pa
 def test_jobs_that_are_no_scripts_of_a_shell_are_not_marked(job, is_marked):
     pytest.importorskip("dask_jobqueue")
     running = ExecutorSettings(executor="slurm", job=("cores=1", "memory=1GB", "job_script_prologue=module load cuda", *job))
-    lines = batch_jobs.with_exit_markers(running, batch_jobs.settings(running), "/a folder")["job_script_prologue"]
+    lines = batch_jobs.add_exit_markers(running, batch_jobs.jobqueue_options(running), "/a folder")["job_script_prologue"]
     assert lines[-1] == "module load cuda"
     assert [line.split()[0] for line in lines[:-1]] == (["trap"] if is_marked else [])
 
@@ -754,7 +754,7 @@ def test_settings_of_jobs_are_passed_on(monkeypatch):
         "port=7",
     )
     with dask.config.set({"jobqueue.slurm": given}):
-        told = batch_jobs.settings(
+        told = batch_jobs.jobqueue_options(
             ExecutorSettings(executor="slurm", job=job, resources=("GPU=1",), dashboard="127.0.0.1:1")
         )
     assert (told["cores"], told["memory"], told["processes"]) == (8, "32GB", 1)
@@ -824,7 +824,7 @@ def test_omp_num_threads_is_heeded_by_workers_of_this_machine(tmp_path, monkeypa
         monkeypatch.delenv("OMP_NUM_THREADS")
     wanted = int(given or num_cores())
     assert (
-        threads_of(tmp_path / "out", dask_cluster.once_needed(ExecutorSettings(executor="local", workers=1), gpus=[]))
+        threads_of(tmp_path / "out", dask_cluster.dask_executor(ExecutorSettings(executor="local", workers=1), gpus=[]))
         == wanted
     )
     assert {spec["options"]["env"]["OMP_NUM_THREADS"] for spec in dask_cluster.local_workers(1, []).values()} == {
@@ -870,17 +870,17 @@ def test_workers_share_all_cores(cores, of):
 
 def test_a_jobs_cores_are_the_threads_of_its_worker():
     asked = ExecutorSettings(executor="slurm", job=("cores=3", "memory=1GB"))
-    assert batch_jobs.cores(asked) == 3
+    assert batch_jobs.num_cores_of_job(asked) == 3
     with dask.config.set({"jobqueue.slurm.cores": 5, "jobqueue.mine.cores": 7}):
-        assert batch_jobs.cores(ExecutorSettings(executor="slurm", job=("memory=1GB",))) == 5
-        assert batch_jobs.cores(ExecutorSettings(executor="slurm", job=("config_name=mine",))) == 7
-        assert batch_jobs.cores(asked) == 3
-    assert batch_jobs.cores(ExecutorSettings(executor="slurm", job=("config_name=elsewhere",))) is None
+        assert batch_jobs.num_cores_of_job(ExecutorSettings(executor="slurm", job=("memory=1GB",))) == 5
+        assert batch_jobs.num_cores_of_job(ExecutorSettings(executor="slurm", job=("config_name=mine",))) == 7
+        assert batch_jobs.num_cores_of_job(asked) == 3
+    assert batch_jobs.num_cores_of_job(ExecutorSettings(executor="slurm", job=("config_name=elsewhere",))) is None
 
 
 def test_the_nanny_of_a_job_that_is_cancelled_says_nothing_of_its_listener(caplog):
     assert "--preload-nanny excl.workflows.cluster.dask_nanny" in " ".join(
-        batch_jobs.settings(ExecutorSettings(executor="slurm", job=("cores=1", "memory=1GB")))["worker_extra_args"]
+        batch_jobs.jobqueue_options(ExecutorSettings(executor="slurm", job=("cores=1", "memory=1GB")))["worker_extra_args"]
     )
     logger = logging.getLogger("tornado.application")
     before = list(logger.filters)

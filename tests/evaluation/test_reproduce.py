@@ -22,6 +22,7 @@ from excl.pipeline import train
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.feature_store import TrainingStore
 from excl.pipeline.sweep import reproduce
+from excl.pipeline.sweep.jobs import JOB_COMMAND
 from excl.pipeline.sweep.table import read_results
 from excl.workflows.cli import main
 from excl.workflows.runner.recipe import parse
@@ -110,7 +111,7 @@ def test_the_table_for_people(store, swept, capsys):
 
 def test_a_sweep_that_is_done_is_left_alone(store, swept, monkeypatch):
     before = state(swept)
-    monkeypatch.setattr(train, "Training", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "Trainer", lambda *_: pytest.fail("trained again"))
     assert main(arguments(store, swept)) == 0
     tables = {swept / f"table.{suffix}" for suffix in ("md", "csv", "json")}
     assert {p: t for p, t in state(swept).items() if p not in tables} == {p: t for p, t in before.items() if p not in tables}
@@ -201,13 +202,12 @@ def test_side_by_side_gives_the_same_and_ends_with_its_parent(store, swept, tmp_
 
 
 def workers_of(process):
-    """The processes in which trainings run: a forkserver's children."""
-    found = []
+    """The processes in which trainings run."""
+    workers = []
     for child in process.children():
         with contextlib.suppress(psutil.Error):  # one that has just ended
-            if any("forkserver" in part for part in child.cmdline()):
-                found += [worker for worker in child.children() if worker.cmdline() == child.cmdline()]
-    return found
+            workers += [child] if child.cmdline()[1:] == JOB_COMMAND[1:] else []
+    return workers
 
 
 def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_path):
@@ -216,10 +216,10 @@ def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_pat
     command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
-    while not list(out.glob("*/clf-1-a/seed-0/log.txt")):
+    while not list(out.glob("*/clf-1-a/seed-0/log.txt")) or not (workers := workers_of(psutil.Process(process.pid))):
         assert process.poll() is None
         time.sleep(0.005)
-    min(workers_of(psutil.Process(process.pid)), key=lambda worker: worker.create_time()).kill()
+    min(workers, key=lambda worker: worker.create_time()).kill()
     shown = process.communicate()[0]
     assert process.returncode == 3
     assert "FAILED: jsonl, clf-1-a, seed 0: its process ended by the signal SIGKILL" in shown

@@ -1,4 +1,4 @@
-"""When torch.compile is used: not before it pays, and never for worse."""
+"""When torch.compile is used: only on request, and never for worse."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from excl.models.i3d import compile_policy
-from excl.models.i3d.compile_policy import Compiler
+from excl.models.i3d import compilation
+from excl.models.i3d.compilation import Compiler
 from excl.models.i3d.runner import Runner
 from excl.models.i3d.weights import load_weights
 
@@ -24,7 +24,7 @@ def double(x):
 def compiled_as(monkeypatch, tmp_path):
     """`compiled_as(function)` puts a function in the place of what torch.compile makes; returns the list of its calls."""
     monkeypatch.setenv("EXCL_CACHE", str(tmp_path))
-    monkeypatch.setattr(compile_policy, "_shapes", [])
+    monkeypatch.setattr(compilation, "_compiled_shapes", [])
 
     def replace(made):
         calls = []
@@ -41,42 +41,35 @@ def compiled_as(monkeypatch, tmp_path):
     return replace
 
 
-def test_auto_compiles_a_shape_when_it_has_cost_enough(compiled_as):
+def test_a_shape_is_compiled_once_for_itself_alone(compiled_as):
     calls = compiled_as(lambda x: x * 2 + 1e-6)
-    compiler = Compiler("auto", CPU, tolerance=1e-5)
+    compiler = Compiler(tolerance=1e-5)
     small, large = torch.ones(1), torch.ones(2)
-    for _ in range(3):
-        compiler(double, small)
-        compiler.spent((1,), 0.4 * compile_policy.WORTH_S["cpu"])
-        compiler(double, large)
-        compiler.spent((2,), 0.1 * compile_policy.WORTH_S["cpu"])
-    assert calls == []
     assert torch.equal(compiler(double, small), 2 * small)  # compiles, and gives what was computed without
     assert len(calls) == 1
     assert calls[0]["dynamic"] is False
-    assert compiler(double, small).item() == pytest.approx(2 + 1e-6, abs=3e-7)
+    for _ in range(2):
+        assert compiler(double, small).item() == pytest.approx(2 + 1e-6, abs=3e-7)
+    assert len(calls) == 1
     compiler(double, large)
-    assert len(calls) == 1
+    assert len(calls) == 2
 
 
-def test_never_and_always(compiled_as):
-    calls = compiled_as(double)
-    never, always = Compiler("never", CPU, tolerance=1e-5), Compiler("always", CPU, tolerance=1e-5)
-    never.spent((1,), 1e9)
-    never(double, torch.ones(1))
-    assert calls == []
-    always(double, torch.ones(1))
-    always(double, torch.ones(1))
-    assert len(calls) == 1
+@pytest.mark.parametrize(("compile", "number"), [("never", 0), ("always", 1)])
+def test_a_runner_compiles_only_on_request(compiled_as, compile, number):
+    calls = compiled_as(lambda frames: frames)
+    runner = Runner(load_weights("random:0"), device=CPU, compile=compile)
+    runner.submit(np.zeros((1, 16, 16, 16, 3), np.uint8)).result()
+    assert len(calls) == number
 
 
 def test_no_more_shapes_than_the_compiler_takes(compiled_as):
     """PyTorch compiles one function for 8 shapes, and runs others as they are without saying so."""
     calls = compiled_as(double)
-    compiler = Compiler("always", CPU, tolerance=1e-5)
+    compiler = Compiler(tolerance=1e-5)
     for size in range(1, 20):
         assert compiler(double, torch.ones(size)).tolist() == size * [2]
-    assert len(calls) == compile_policy.MAX_SHAPES == torch._dynamo.config.recompile_limit
+    assert len(calls) == compilation.MAX_SHAPES == torch._dynamo.config.recompile_limit
 
 
 def test_the_check_at_the_start_is_not_compiled(compiled_as):
@@ -92,26 +85,18 @@ def test_the_check_at_the_start_is_not_compiled(compiled_as):
 )  # fmt: skip
 def test_what_fails_or_is_wrong_is_left_as_it_was(compiled_as, caplog, made, message):
     calls = compiled_as(made)
-    compiler = Compiler("always", CPU, tolerance=1e-3)
+    compiler = Compiler(tolerance=1e-3)
     for _ in range(3):
         assert compiler(double, torch.ones(3)).tolist() == [2, 2, 2]
     assert len(calls) == 1
     assert message in caplog.text
 
 
-def test_the_runner_tells_what_shapes_have_cost():
-    runner = Runner(load_weights("random:0"), device=CPU, compile="auto")
-    for _ in range(2):
-        runner.submit(np.zeros((1, 16, 16, 16, 3), np.uint8)).result()
-    assert list(runner._compiler._spent_s) == [(1, 16, 16, 16, 3)]
-    assert runner._compiler._spent_s[1, 16, 16, 16, 3] == runner.usage.busy_s > 0
-
-
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_the_real_compiler_gives_the_same(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     caplog.set_level("INFO")
-    compiler = Compiler("always", CPU, tolerance=1e-6)
+    compiler = Compiler(tolerance=1e-6)
 
     def function(x):
         return torch.relu(x.float() / 127.5 - 1).mean(dim=1)

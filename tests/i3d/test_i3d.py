@@ -25,7 +25,7 @@ from excl.models.i3d.extractor import MAX_BATCH_FRAMES, MAX_SIZE, Extractor, cho
 from excl.models.i3d.network import same_pads
 from excl.models.i3d.published_layouts import PortChunks, ShiftedWindows, StacksWithOneMore
 from excl.models.i3d.row_layout import Continuous, NoRowsError, Windows
-from excl.models.i3d.runner import TOLERANCE, Runner, _normalised, flops_of_clip
+from excl.models.i3d.runner import TOLERANCE, Runner, _normalise, flops_of_clip
 from excl.models.i3d.weights import load_weights
 
 
@@ -399,7 +399,7 @@ def test_settings_of_the_process_stay_as_they_are():
 
 
 def test_wrong_arithmetic_is_noticed_at_the_start(monkeypatch):
-    monkeypatch.setattr(Runner, "_compute", lambda self, x, **_: self._network.steps(_normalised(x, self._dtype)) * 1.1)
+    monkeypatch.setattr(Runner, "_compute", lambda self, x, **_: self._network.steps(_normalise(x, self._dtype)) * 1.1)
     with pytest.raises(ValueError, match=r"I3D on cpu in bfloat16 is off by .*another version of PyTorch"):
         Runner(weights(), device=torch.device("cpu"), precision="bfloat16")
 

@@ -1,8 +1,7 @@
-"""Workers of Dask as `dispatch.py` wants them, and what these do with a shard.
+"""A pool of Dask's workers for `dispatch.py`, and the work on a shard in such a worker.
 
-With `dask_cluster.py`, which finds or starts the workers, the only file that imports dask.distributed. Nothing is kept in
-the scheduler that the folder does not have: what comes back of a shard are its records, and a run that is started again
-goes by the folder alone.
+Only this file and `dask_cluster.py`, which finds or starts the workers, import dask.distributed. The scheduler holds nothing
+that the folder does not have: a worker returns the records of its shard, and a run that resumes reads the folder alone.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ SAME_AS_LAST = 100  # messages, among which one is told once
 
 
 class DaskPool:
-    """The workers of a client that have the resources `needed`; `mend` sees to it that lost ones come back.
+    """The workers of a client that have the resources `needed`; `mend` replaces lost ones.
 
-    Each works with so many `threads`, or with as many as there are for it where it is. `cores` is how many of its machine's
-    cores each has, where the machine does not tell it.
+    Each uses so many `threads`, or as many as its machine has for it. `cores` is how many of its machine's cores each has,
+    where the machine does not tell it.
     """
 
     def __init__(
@@ -65,55 +64,57 @@ class DaskPool:
         self.client, self.needed, self.mend = client, needed, mend
         self.threads, self.cores = threads, cores
         self.in_hand: dict[Future, ShardTask] = {}
-        self._fit: set[str] = set()  # the addresses of workers that have our code
+        self._checked: set[str] = set()  # the addresses of workers that have our code
         self._capacity, self._asked_at = 0, float("-inf")
         self._mended_at = time.monotonic()
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """What the scheduler knows of its workers, by address."""
+        """Return the scheduler's description of its workers, by address."""
         return dict(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def capacity(self) -> int:
-        """A task a thread, or as many as a worker's resources suffice for. ValueError if one of these has no such excl."""
+        """Return how many tasks the workers take: one a thread, or as many as a worker's resources suffice for.
+
+        Raises ValueError if one of these workers has another excl, or none.
+        """
         if time.monotonic() - self._asked_at > ASK_EVERY_S:
             self._require_scheduler()
             workers = self.workers()
-            room = {address: self._fits(worker) for address, worker in workers.items()}
-            self._capacity = sum(room.values())
-            self._require_our_code({address for address in room if room[address]})
+            num_tasks = {address: self._num_tasks(worker) for address, worker in workers.items()}
+            self._capacity = sum(num_tasks.values())
+            self._require_our_code({address for address in num_tasks if num_tasks[address]})
             self._asked_at = time.monotonic()
             if self.mend is not None and self._asked_at - self._mended_at > MEND_EVERY_S:
                 self._mended_at = self._asked_at
                 self.mend(len(workers))
         return self._capacity
 
-    def _fits(self, worker: dict[str, Any]) -> int:
+    def _num_tasks(self, worker: dict[str, Any]) -> int:
         offers = worker["resources"]
         return min([worker["nthreads"], *(int(offers.get(name, 0) // number) for name, number in self.needed.items())])
 
     def _require_our_code(self, addresses: set[str]) -> None:
-        """Ask workers that are new, for a task that a worker cannot unpickle is never heard of again."""
-        new = sorted(addresses - self._fit)
-        answers = self.client.run(version_here, workers=new, on_error="return") if new else {}
-        for address, found in answers.items():
-            if isinstance(found, OSError):  # it is gone already
+        """Ask new workers for their version: Dask never reports a task that a worker cannot unpickle."""
+        new_addresses = sorted(addresses - self._checked)
+        answers = self.client.run(excl_version, workers=new_addresses, on_error="return") if new_addresses else {}
+        for address, answer in answers.items():
+            if isinstance(answer, OSError):  # it is gone already
                 continue
-            if isinstance(found, Exception):
-                raise ValueError(f"worker {address} cannot do this work ({found}); install excl {version_here()} there")
-            if found != version_here():
-                raise ValueError(f"worker {address} has excl {found}, this process {version_here()}; install the same")
-            self._fit.add(address)
+            if isinstance(answer, Exception):
+                raise ValueError(f"worker {address} cannot do this work ({answer}); install excl {excl_version()} there")
+            if answer != excl_version():
+                raise ValueError(f"worker {address} has excl {answer}, this process {excl_version()}; install the same")
+            self._checked.add(address)
 
     def submit(self, work: ShardWork, task: ShardTask) -> None:
         """Have a task done by some worker."""
-        seen_here = next((item.path for item in task.todo if item.path.exists()), None)
-        needed = self.needed or None
-        arguments = (work, task, seen_here, self.threads, self.cores)
-        future = self.client.submit(do_task, *arguments, resources=needed, pure=False, key=task.journal)
+        sample_path = next((item.path for item in task.todo if item.path.exists()), None)
+        arguments = (work, task, sample_path, self.threads, self.cores)
+        future = self.client.submit(do_task, *arguments, resources=self.needed or None, pure=False, key=task.journal)
         self.in_hand[future] = task
 
     def wait(self, timeout_s: float) -> list[tuple[ShardTask, list[Record] | Exception]]:
-        """The tasks that have ended. OSError if the scheduler is gone."""
+        """Return the tasks that have ended; OSError if the scheduler is gone."""
         if not self.in_hand:
             time.sleep(timeout_s)
             return []
@@ -121,13 +122,13 @@ class DaskPool:
             wait(list(self.in_hand), timeout=timeout_s, return_when="FIRST_COMPLETED")
         self._require_scheduler()
         ended = [future for future in self.in_hand if future.done()]
-        found = [(self.in_hand.pop(future), _outcome(future)) for future in ended]
-        for future in ended:  # whose result is here: if its worker dies, nobody is to do it again
+        outcomes = [(self.in_hand.pop(future), _outcome(future)) for future in ended]
+        for future in ended:  # so that Dask does not repeat it if its worker dies
             future.release()
-        return found
+        return outcomes
 
     def _require_scheduler(self) -> None:
-        """Wait while the client tries to find its scheduler again; OSError when it has given up."""
+        """Wait while the client reconnects to its scheduler; OSError when it has given up."""
         while self.client.status == "connecting":
             time.sleep(0.1)
         if self.client.status != "running":
@@ -136,7 +137,7 @@ class DaskPool:
             )
 
     def close(self) -> None:
-        """Give up what is in hand."""
+        """Cancel the tasks in hand."""
         if self.in_hand and self.client.status == "running":
             with contextlib.suppress(OSError, TimeoutError):
                 self.client.cancel(list(self.in_hand))
@@ -153,72 +154,72 @@ def _outcome(future: Future) -> list[Record] | Exception:
         return error
 
 
-def threads_given() -> int | None:
-    """How many threads OMP_NUM_THREADS says, if it does."""
-    first = os.environ.get(OMP, "").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else None
+def omp_num_threads() -> int | None:
+    """Return the number of threads in OMP_NUM_THREADS, if there is one."""
+    number = os.environ.get(OMP, "").split(",")[0].strip()
+    return int(number) if number.isdigit() and int(number) > 0 else None
 
 
-def _threads_here() -> int:
-    """How many threads a task has in this worker: as OMP_NUM_THREADS says, or its share of the cores.
+def _threads_of_task() -> int:
+    """Return how many threads a task has in this worker: as many as OMP_NUM_THREADS says, or its share of the cores.
 
-    Where nothing is said, Dask's nanny says 1.
+    Where the user has not set OMP_NUM_THREADS, Dask's nanny sets it to 1; that value does not count.
     """
-    worker, given = this_worker(), threads_given()
-    by_nanny = dask.config.get("distributed.nanny.pre-spawn-environ", {}).get(OMP)
-    if given and (worker.nanny is None or str(given) != str(by_nanny)):
-        return given
+    worker, number = this_worker(), omp_num_threads()
+    nanny_default = dask.config.get("distributed.nanny.pre-spawn-environ", {}).get(OMP)
+    if number and (worker.nanny is None or str(number) != str(nanny_default)):
+        return number
     return max(1, num_cores() // worker.state.nthreads)
 
 
 def do_task(
-    work: ShardWork, task: ShardTask, seen: Path | None, threads: int | None = None, cores: int | None = None
+    work: ShardWork, task: ShardTask, sample_path: Path | None, threads: int | None = None, cores: int | None = None
 ) -> list[Record]:
-    """One task, in the worker's process. ValueError if the folders are not there.
+    """Do one task in the worker's process; ValueError if the folders are not there.
 
-    `seen` is a video that whoever sent the task can see. A task that is cancelled ends before its next video. Raises
-    WorkerDiedError if there was an attempt at it: a scheduler that was not started here tries again what a worker died of.
+    `sample_path` is a video that the sender of the task can see. A task that is cancelled ends before its next video. Raises
+    WorkerDiedError if there was an attempt at it: a scheduler that was not started here repeats what a worker died of.
     """
-    for path in (work.out / HEADER, *filter(None, [seen])):
+    for path in (work.out / HEADER, *filter(None, [sample_path])):
         if not path.is_file():
             raise ValueError(f"{path}: not there on {socket.gethostname()}; workers need the folders under the same paths")
     if attempts(work.out, task.journal)[0]:
         raise WorkerDiedError("a worker died")
-    tasks = this_worker().state.tasks
+    states = this_worker().state.tasks
     if cores is not None:
         use_cores(cores)
-    torch.set_num_threads(threads or cores or _threads_here())
+    torch.set_num_threads(threads or cores or _threads_of_task())
 
-    def unless_cancelled(item: VideoTask) -> Record:
-        state = tasks.get(task.journal)
+    def work_unless_cancelled(item: VideoTask) -> Record:
+        state = states.get(task.journal)
         if state is None or state.state == "cancelled":
             raise RuntimeError(f"shard {task.shard}: nobody waits for it any more")
         return work.work(item)
 
-    return run_shard(dataclasses.replace(work, work=unless_cancelled), task)
+    return run_shard(dataclasses.replace(work, work=work_unless_cancelled), task)
 
 
-def version_here() -> str:
-    """The version of excl; ImportError if what the work needs is not there."""
+def excl_version() -> str:
+    """Return the version of excl; ImportError if what the work needs is not installed."""
     importlib.import_module("excl.pipeline.extract")
     return importlib.metadata.version("excl")
 
 
 @contextlib.contextmanager
-def warnings_of_workers(client: Client) -> Iterator[None]:
-    """Meanwhile what workers warn of is logged here, and what several say, or was said here, once."""
+def forward_warnings(client: Client) -> Iterator[None]:
+    """Log the warnings of workers in this process; one that several send, or that was logged here, is logged once."""
     ours = logging.getLogger("excl")
     recent = _Recent()
     name = f"excl-log-{client.id}"
 
-    def tell(event: tuple[float, dict[str, Any]]) -> None:
-        said = event[1]
-        if said["msg"] not in recent.messages:
-            record = logging.makeLogRecord({**said, "levelname": logging.getLevelName(said["levelno"])})
+    def log_event(event: tuple[float, dict[str, Any]]) -> None:
+        fields = event[1]
+        if fields["msg"] not in recent.messages:
+            record = logging.makeLogRecord({**fields, "levelname": logging.getLevelName(fields["levelno"])})
             logging.getLogger(record.name).handle(record)
 
     ours.addHandler(recent)
-    client.subscribe_topic(name, tell)
+    client.subscribe_topic(name, log_event)
     client.register_plugin(ForwardLoggingPlugin("excl", logging.WARNING, name), name)
     try:
         yield
@@ -230,12 +231,12 @@ def warnings_of_workers(client: Client) -> Iterator[None]:
 
 
 class _Recent(logging.Handler):
-    """Knows what was logged last."""
+    """A handler that remembers the latest messages."""
 
     def __init__(self) -> None:
         super().__init__()
         self.messages: deque[str] = deque(maxlen=SAME_AS_LAST)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called for each message."""
+        """Remember a message."""
         self.messages.append(record.getMessage())

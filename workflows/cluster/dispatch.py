@@ -1,4 +1,4 @@
-"""Shards given out to workers that may die: what they had finished is kept, and a video that kills them is found.
+"""Send shards to workers that may die: what they had finished is kept, and a video that kills them is found.
 
 Nothing here knows what the workers are (`dask_cluster.py` does). A worker that dies leaves the journal of its shard, from
 which the videos that it had finished are committed. The others are tried once more, then in halves, until a video that is
@@ -7,6 +7,7 @@ in hand alone whenever a worker dies is recorded as the one that does it.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -39,26 +40,29 @@ class WorkerPool(Protocol):
     """Workers, each of which does one task at a time."""
 
     def capacity(self) -> int:
-        """How many tasks can be worked on now."""
+        """Return how many tasks can be worked on now."""
         ...
 
     def submit(self, work: ShardWork, task: ShardTask) -> None:
-        """Have `executors.do_shard` done somewhere."""
+        """Have `executors.run_shard` run somewhere."""
         ...
 
     def wait(self, timeout_s: float) -> list[tuple[ShardTask, list[Record] | Exception]]:
-        """Tasks that have ended, with the records that are new or the error; maybe none after the time-out."""
+        """Return tasks that have ended, with the records that are new or the error; maybe none after the time-out."""
         ...
 
 
-def dispatched(pool: Callable[[], AbstractContextManager[WorkerPool]]) -> Executor:
-    """An executor over the workers of a pool, which is made for each stage that is run."""
+def dispatched(open_pool: Callable[[], AbstractContextManager[WorkerPool]]) -> Executor:
+    """Return an executor over the workers of a pool, which is opened when a stage has a first task."""
 
     def execute(
         work: ShardWork, tasks: Iterable[ShardTask], manifest: Manifest, stop: Interrupt
     ) -> Generator[Record, None, None]:
-        with pool() as workers:
-            yield from _Dispatch(workers, work, manifest, stop).run(take_until_stopped(stop, tasks))
+        waiting = take_until_stopped(stop, tasks)
+        task = next(waiting, None)
+        if task is not None:
+            with open_pool() as pool:
+                yield from _Dispatch(pool, work, manifest, stop).run(itertools.chain([task], waiting))
 
     return execute
 
@@ -66,106 +70,99 @@ def dispatched(pool: Callable[[], AbstractContextManager[WorkerPool]]) -> Execut
 class _Dispatch:
     def __init__(self, pool: WorkerPool, work: ShardWork, manifest: Manifest, stop: Interrupt) -> None:
         self.pool, self.work, self.manifest, self.stop = pool, work, manifest, stop
-        self.again: deque[ShardTask] = deque()
+        self.retries: deque[ShardTask] = deque()
         self.failures: dict[str, int] = {}  # of the attempts at a task, by its token
-        self.in_hand = 0
+        self.num_in_hand = 0
         self.tail: Tail | None = None
-        self.told: set[str] = set()  # ids of what was seen in journals, and yielded, before its task ended
+        self.followed: set[str] = set()  # ids of records that were seen in journals, and yielded, before their task ended
         self.followed_at = time.monotonic()
 
     def run(self, tasks: Iterator[ShardTask]) -> Iterator[Record]:
         """Keep all workers busy until there is nothing left; yields what workers commit, once, and soon."""
-        tell_at = time.monotonic() + TELL_AFTER_S
-        while self._give_out(tasks) or self.in_hand:
+        warn_at = time.monotonic() + TELL_AFTER_S
+        while self._submit(tasks) or self.num_in_hand:
             ended = self.pool.wait(POLL_S)
             for task, outcome in ended:
-                self.in_hand -= 1
+                self.num_in_hand -= 1
                 yield from self._end(task, outcome)
             if time.monotonic() - self.followed_at > FOLLOW_EVERY_S:
                 yield from self._follow()
             if ended or self.pool.capacity():
-                tell_at = time.monotonic() + TELL_AFTER_S
-            elif time.monotonic() > tell_at:
-                tell_at = time.monotonic() + TELL_EVERY_S
+                warn_at = time.monotonic() + TELL_AFTER_S
+            elif time.monotonic() > warn_at:
+                warn_at = time.monotonic() + TELL_EVERY_S
                 log.warning("%s: there are no workers; waiting for some", self.work.name)
 
-    def _give_out(self, tasks: Iterator[ShardTask]) -> bool:
-        """Give out as many tasks as there are workers for, if no stop is asked for; returns whether more may be left."""
-        if self.stop.asked:  # also where there are no workers, or what a worker that died had in hand is left
+    def _submit(self, tasks: Iterator[ShardTask]) -> bool:
+        """Submit as many tasks as there are workers for, if no stop is asked for; returns whether more may be left."""
+        if self.stop.asked:  # also without any worker, and where a task of a worker that died is left
             return False
         while True:
-            if not self.again:
-                task = next(tasks, None)
-                if task is None:  # also where there are no workers: nobody waits for them then
-                    return False
-                self.again.append(task)
-            if self.in_hand >= self.pool.capacity():
+            task = self.retries.popleft() if self.retries else next(tasks, None)
+            if task is None:  # also without any worker: then nobody waits for one
+                return False
+            if self.num_in_hand >= self.pool.capacity():
+                self.retries.appendleft(task)
                 return True
-            task = self.again.popleft()
             self.tail = self.tail or Tail(self.work.out, task.run)
             self.pool.submit(self.work, task)
-            self.in_hand += 1
+            self.num_in_hand += 1
 
     def _follow(self) -> Iterator[Record]:
-        """The videos that workers have finished of the tasks in hand, for those who watch."""
+        """Yield the videos of the tasks in hand that workers have finished, for those who watch."""
         self.followed_at = time.monotonic()
         for record in self.tail.new() if self.tail else ():
-            if record["id"] not in self.told and not is_shard(record):
-                self.told.add(record["id"])
+            if record["id"] not in self.followed and not is_shard(record):
+                self.followed.add(record["id"])
                 yield record
 
     def _end(self, task: ShardTask, outcome: list[Record] | Exception) -> Iterator[Record]:
-        """Commit what came of a task, and see to what did not."""
-        failures = self.failures.pop(task.token, 0)
+        """Commit the records of a task that has ended, and retry what is missing of it."""
+        failures = self.failures.pop(task.token, 0) + 1
         if isinstance(outcome, list):
             yield from self._commit(task, outcome)
             return
-        kept = self.work.surviving_records(attempts(self.work.out, task.journal)[1], task.shard)
-        yield from self._commit(task, list(kept.values()))
-        left = tuple(item for item in task.todo if work_items.key(item.video_id) not in kept)
-        if not isinstance(outcome, WorkerDiedError | OSError):
+        survivors = self.work.surviving_records(attempts(self.work.out, task.journal)[1], task.shard)
+        yield from self._commit(task, list(survivors.values()))
+        todo = tuple(item for item in task.todo if work_items.key(item.video_id) not in survivors)
+        if not isinstance(outcome, WorkerDiedError) and (not isinstance(outcome, OSError) or failures >= TRIES):
             raise outcome
-        if not isinstance(outcome, WorkerDiedError) and failures + 1 >= TRIES:
-            raise outcome
-        log.warning("shard %d: %s; %d of %d videos are left of it", task.shard, outcome, len(left), len(task.todo))
-        if len(task.todo) == 1 and left and failures + 1 >= TRIES_ALONE:
-            yield self._blame(left[0])
-        elif left:
-            self._do_again(task, left, failures + 1)
+        log.warning("shard %d: %s; %d of %d videos are left of it", task.shard, outcome, len(todo), len(task.todo))
+        if len(task.todo) == 1 and todo and failures >= TRIES_ALONE:
+            yield self._blame(todo[0])
+        elif todo:
+            self._retry(task, todo, failures)
         elif self.work.videos_to_join(self.manifest.records, task.shard, task.members) is not None:
-            self._write_again(task, failures if not task.todo else 0)
-
-    def _write_again(self, task: ShardTask, failures: int) -> None:
-        """Have a shard written whose videos are all done; OSError if that has killed enough workers."""
-        if failures + 1 >= TRIES_ALONE:
-            raise OSError(
-                f"shard {task.shard}: {TRIES_ALONE} workers died that had to write it, of videos that are all done"
-            )
-        self._do_again(task, (), failures + 1)
+            failures = 1 if task.todo else failures  # only those of attempts at nothing but writing the shard
+            if failures >= TRIES_ALONE:
+                raise OSError(
+                    f"shard {task.shard}: {TRIES_ALONE} workers died that had to write it, of videos that are all done"
+                )
+            self._retry(task, (), failures)
 
     def _commit(self, task: ShardTask, records: list[Record]) -> Iterator[Record]:
-        """Commit records unless they are, and remove the journals that had them."""
-        known = self.manifest.records
-        new = [record for record in records if record["id"] not in known or known[record["id"]] != record]
+        """Commit records that are new, remove the journals that had them, and yield those that were not yet followed."""
+        committed = self.manifest.records
+        new = [record for record in records if committed.get(record["id"]) != record]
         if new:
             self.manifest.add_all(new)
         for record in filter(is_shard, new):
-            self.work.remove_parts(record, known)
+            self.work.remove_parts(record, committed)
         for path in attempts(self.work.out, task.journal)[0]:
             path.unlink(missing_ok=True)
-        yield from (record for record in new if record["id"] not in self.told)
-        self.told.difference_update(record["id"] for record in records)
+        yield from (record for record in new if record["id"] not in self.followed)
+        self.followed.difference_update(record["id"] for record in records)
 
-    def _do_again(self, task: ShardTask, left: tuple[VideoTask, ...], failures: int) -> None:
+    def _retry(self, task: ShardTask, todo: tuple[VideoTask, ...], failures: int) -> None:
         """Put what is left of a task at the head of the queue: as it is, or in halves after some failures."""
         names = [shard_key(task.shard), *map(work_items.key, task.members)]
         known = tuple(self.manifest.records[name] for name in names if name in self.manifest.records)
-        middle = len(left) // 2
-        pieces = [left[:middle], left[middle:]] if len(left) > 1 and failures >= TRIES else [left]
+        middle = len(todo) // 2
+        pieces = [todo[:middle], todo[middle:]] if len(todo) > 1 and failures >= TRIES else [todo]
         for piece in reversed(pieces):
-            again = ShardTask(task.shard, task.members, piece, known, task.run)
-            self.failures[again.token] = failures if len(piece) in {0, len(task.todo)} else 0
-            self.again.appendleft(again)
+            retry = ShardTask(task.shard, task.members, piece, known, task.run)
+            self.failures[retry.token] = failures if len(piece) in {0, len(task.todo)} else 0
+            self.retries.appendleft(retry)
 
     def _blame(self, item: VideoTask) -> Record:
         """Record a video as one that kills its worker."""
