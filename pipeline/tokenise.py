@@ -26,7 +26,7 @@ from excl.pipeline.config import identity
 from excl.pipeline.queries import report
 from excl.pipeline.queries.config import RUN_ONLY, TokeniseConfig
 from excl.pipeline.queries.preparation import QueryPreparation
-from excl.pipeline.queries.word_vectors import identify_known
+from excl.pipeline.queries.word_vectors import identify
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +44,13 @@ def run(config: TokeniseConfig) -> Path | list[str]:
     return run_once(
         config.out,
         stage=STAGE,
-        identity=made_by(config, queries),
+        identity=made_by(config),
         code_version=CODE_VERSION,
         build=lambda manifest: _work(config, queries, manifest),
     )
 
 
-def made_by(config: TokeniseConfig, queries: QueryPreparation | None = None) -> dict[str, Any]:
+def made_by(config: TokeniseConfig) -> dict[str, Any]:
     """What determines the folder."""
     assert config.glove is not None
     sources = config.sources()
@@ -63,10 +63,8 @@ def made_by(config: TokeniseConfig, queries: QueryPreparation | None = None) -> 
     made["durations"] = [_named(path) for path in sources.durations]
     if config.tokeniser == "nltk":
         made["nltk"] = importlib.metadata.version("nltk")
-    known = identify_known(config.glove)
-    if known is None:  # then the file is read to its end, once, for this and for the vectors
-        known = (queries or QueryPreparation(config)).vectors_and_file[1]
-    made["glove"] = {"file": known.file, "sha256": known.sha256}
+    glove = identify(config.glove)
+    made["glove"] = {"file": glove.file, "sha256": glove.sha256}
     return made
 
 

@@ -16,17 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excl.datasets.text.glove_files import PUBLISHED as PUBLISHED_GLOVE
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import VideoError
-from excl.models.i3d.download import cached_path
 from excl.models.i3d.published import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
 from excl.pipeline.artifacts.header import HEADER, diff
 from excl.pipeline.artifacts.manifest import Manifest, exclusive_folder, has_no_results
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.sharded_stage import video_files
-from excl.pipeline.queries import glove_download
+from excl.pipeline.queries.published_glove import PUBLISHED as PUBLISHED_GLOVE
 from excl.pipeline.store.frame_store import LOSSLESS
 from excl.pipeline.sweep import reproduce
 from excl.workflows import demo
@@ -45,13 +43,13 @@ def _extract(config: extract.ExtractConfig, configs: Mapping[str, Any]) -> dict[
         pictures = decoded.pictures  # whether the frames are there already or not
     elif config.frames is not None:
         pictures = Manifest.read(config.frames, stage=decode.STAGE).header["identity"]["pictures"]
-    if config.weights_spec in PUBLISHED and not cached_path(config.weights_spec).is_file():
+    if config.weights_spec in PUBLISHED and not PUBLISHED[config.weights_spec].cached_path.is_file():
         raise ValueError(f"the weights {config.weights_spec} are not in the cache and are downloaded first")
     return extract.recipe(config, pictures)
 
 
 def _tokenise(config: tokenise.TokeniseConfig) -> dict[str, Any]:
-    if config.glove in PUBLISHED_GLOVE and not glove_download.cached_path(config.glove).is_file():
+    if config.glove in PUBLISHED_GLOVE and not PUBLISHED_GLOVE[config.glove].cached_path.is_file():
         raise ValueError(f"the word vectors {config.glove} are not in the cache and are downloaded first")
     return tokenise.made_by(config)
 
