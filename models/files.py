@@ -18,8 +18,8 @@ BEGINNINGS = {
     b"\xfd7zXZ\0": "a file packed with xz; unpack it first",
     b"7z\xbc\xaf": "a file packed with 7z; unpack it first",
     b"\x28\xb5\x2f\xfd": "a file packed with zstd; unpack it first",
-    b"\x93NUMPY": "a NumPy array; wanted is {wanted}",
-    b"\x89HDF\r\n": "an HDF5 file; wanted is {wanted}",
+    b"\x93NUMPY": "a NumPy array; wanted is {expected}",
+    b"\x89HDF\r\n": "an HDF5 file; wanted is {expected}",
 }
 
 
@@ -68,8 +68,8 @@ def is_page(head: bytes) -> bool:
     return text.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<!--"))
 
 
-def describe_wrong_beginning(path: Path, wanted: str) -> str | None:
-    """Return what a file is, in a sentence, if it begins as another kind of file than the one `wanted`, or None."""
+def describe_wrong_beginning(path: Path, expected: str) -> str | None:
+    """Return what a file is, in a sentence, if it begins as another kind of file than the `expected` one, or None."""
     with path.open("rb") as file:
         head = file.read(1024)
     if not head:
@@ -81,5 +81,5 @@ def describe_wrong_beginning(path: Path, wanted: str) -> str | None:
             "an HTML page and not the file; fetch it again from its own address (on GitHub that has /raw/ in it, where that "
             "of the page has /blob/ or /tree/)"
         )
-    descriptions = (text.format(wanted=wanted) for magic, text in BEGINNINGS.items() if head.startswith(magic))
+    descriptions = (text.format(expected=expected) for magic, text in BEGINNINGS.items() if head.startswith(magic))
     return next(descriptions, None)

@@ -35,7 +35,7 @@ MAX_SHARE_WITHOUT_VECTOR = 0.5
 
 
 def run(config: TokeniseConfig) -> Path | list[str]:
-    """Tokenise everything, unless it is done. Returns the folder; with `report`, the lines of the report and no folder."""
+    """Tokenise everything, unless it is done. Return the folder; with `report`, the lines of the report and no folder."""
     queries = QueryPreparation(config)
     if config.report:
         return report.lines(queries.report)
@@ -51,21 +51,21 @@ def run(config: TokeniseConfig) -> Path | list[str]:
 
 
 def made_by(config: TokeniseConfig) -> dict[str, Any]:
-    """What determines the folder."""
+    """Return what determines the results in the folder."""
     assert config.glove is not None
     sources = config.sources()
-    made = identity(config, run_only=RUN_ONLY)
-    made["dataset"] = sources.format
+    values = identity(config, run_only=RUN_ONLY)
+    values["dataset"] = sources.format
     for split in ("train", "val", "test"):
-        made[split] = [_named(path) for path in sources.files.get(split, ())]
+        values[split] = [_named(path) for path in sources.files.get(split, ())]
     if "" in sources.files:
-        made["rows_name_their_split"] = _named(sources.files[""][0])
-    made["durations"] = [_named(path) for path in sources.durations]
+        values["rows_name_their_split"] = _named(sources.files[""][0])
+    values["durations"] = [_named(path) for path in sources.durations]
     if config.tokeniser == "nltk":
-        made["nltk"] = importlib.metadata.version("nltk")
+        values["nltk"] = importlib.metadata.version("nltk")
     glove = identify(config.glove)
-    made["glove"] = {"file": glove.file, "sha256": glove.sha256}
-    return made
+    values["glove"] = {"file": glove.file, "sha256": glove.sha256}
+    return values
 
 
 def _named(path: Path) -> dict[str, str]:
@@ -91,13 +91,13 @@ def _work(config: TokeniseConfig, queries: QueryPreparation, manifest: Manifest)
     outputs = {
         name: sha256_file(folder / name) for name in ("moments.jsonl", "vocabulary.txt", "vectors.npy", "report.json")
     }
-    about = {
+    summary = {
         "dataset": queries.sources.format,
         "splits": queries.made_of,
         "tokeniser": config.tokeniser,
         "hygiene": report.policies(config.hygiene),
     }
-    return {"about": about, "words": len(vocabulary), "sha256": outputs}
+    return {"about": summary, "words": len(vocabulary), "sha256": outputs}
 
 
 def _line(moment: Moment, tokens: Sequence[str], vocabulary: Vocabulary) -> str:
@@ -106,7 +106,7 @@ def _line(moment: Moment, tokens: Sequence[str], vocabulary: Vocabulary) -> str:
 
 
 def show(result: Path | list[str]) -> str:
-    """The report for people."""
+    """Return the report for people."""
     if isinstance(result, Path):
         result = report.lines(json.loads((result / "report.json").read_text(encoding="utf-8")))
     return "\n".join(result)

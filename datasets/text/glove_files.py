@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20  # that of a word and 300 numbers has 2,500
@@ -62,9 +61,9 @@ def find_text(path: Path, member: str | None) -> TextSource:
     names = texts_in(path)
     if member is None and len(names) == 1:
         return TextSource(path, names[0])
-    wanted = "one .txt" if member is None else repr(member)
+    description = "one .txt" if member is None else repr(member)
     advice = "say which with --glove-member NAME" if names else "is it a GloVe archive?"
-    raise GloveFileError(path, f"wanted {wanted} in it, found {len(names)} .txt: {', '.join(names[:8])}; {advice}")
+    raise GloveFileError(path, f"wanted {description} in it, found {len(names)} .txt: {', '.join(names[:8])}; {advice}")
 
 
 @contextlib.contextmanager
@@ -78,20 +77,15 @@ def unzip_errors(path: Path) -> Iterator[None]:
         raise GloveFileError(path, message) from error
 
 
-@contextlib.contextmanager
-def open_text(source: TextSource) -> Iterator[IO[bytes]]:
-    """Open a text for reading in binary mode."""
+def _open_text(source: TextSource) -> io.BufferedReader:
     if source.member is None:
-        with io.BufferedReader(source.path.open("rb", buffering=0), BLOCK_BYTES) as file:
-            yield file
-    else:
-        with zipfile.ZipFile(source.path) as archive, archive.open(source.member) as packed:
-            yield io.BufferedReader(packed, BLOCK_BYTES)  # type: ignore[arg-type]
+        return io.BufferedReader(source.path.open("rb", buffering=0), BLOCK_BYTES)
+    return io.BufferedReader(zipfile.ZipFile(source.path).open(source.member), BLOCK_BYTES)  # type: ignore[arg-type]
 
 
 def read_lines(source: TextSource) -> Iterator[bytes]:
     """Yield the lines of a text with their ends; never more than a block and a line in memory."""
-    with unzip_errors(source.path) if source.member else contextlib.nullcontext(), open_text(source) as file:
+    with unzip_errors(source.path) if source.member else contextlib.nullcontext(), _open_text(source) as file:
         while (line := file.readline(MAX_LINE_BYTES)) and (line.endswith(b"\n") or len(line) < MAX_LINE_BYTES):
             yield line
         start = file.tell() - len(line)

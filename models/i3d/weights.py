@@ -161,7 +161,9 @@ def convert(path: Path, target: Path, *, trained_on: str | None, licence: str | 
     if target.is_file() and not describe_wrong(target):  # facts given in an earlier import are kept
         target_state, target_facts = read_weight_file(target)
         if digest(target_state) != digest(state):
-            raise WeightFileError(target, "there are other weights in this file; choose another name, or remove it")
+            raise WeightFileError(
+                target, "other weights were imported under this name or into this file; choose another, or remove it"
+            )
         overrides = {key: getattr(target_facts, key) for key in ("trained_on", "licence", "fps")} | overrides
     if overrides and published_name(facts.git_blob_id):
         raise WeightFileError(path, f"these are published weights, whose facts are known; leave out {', '.join(overrides)}")
@@ -174,17 +176,8 @@ def check_name(name: str) -> str:
     if name in PUBLISHED or name.startswith("random"):
         raise ValueError(f"--name {name}: this name is taken; choose another one")
     if not NAME.fullmatch(name):
-        raise ValueError(f"--name {name!r}: wanted are letters, digits, - and _, and first a letter or a digit")
+        raise ValueError(f"--name {name!r}: use letters, digits, - and _, beginning with a letter or a digit")
     return name
-
-
-def check_free(name: str, path: Path) -> None:
-    """ValueError if other weights than those in `path` were imported under `name`."""
-    target = imported_path(name)
-    if not target.is_file() or describe_wrong(target):
-        return
-    if load_weights(name).sha256 != read_weights(path, source=path.name).sha256:
-        raise ValueError(f"--name {name}: other weights were imported under this name; choose another, or remove {target}")
 
 
 def _random_weights(spec: str) -> Weights:

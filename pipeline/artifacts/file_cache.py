@@ -27,24 +27,16 @@ MAX_CHECKSUMS = 256
 LOCK_S = 60
 
 
-@dataclass(frozen=True)
-class FileStamp:
-    """Identifies a file without reading it."""
+def file_stamp(path: Path) -> tuple[str, int, int]:
+    """Return what identifies a file without reading it: its path, size and time of change."""
+    stat = path.stat()
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 
-    path: str
-    size: int
-    mtime_ns: int
 
-    @classmethod
-    def of(cls, path: Path) -> FileStamp:
-        """Return the stamp of a file in its present state."""
-        stat = path.stat()
-        return cls(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-
-    def require(self, path: Path) -> None:
-        """Raise ValueError if the file has changed."""
-        if FileStamp.of(path) != self:
-            raise ValueError(f"{path}: it was changed while it was read; run the same command again")
+def require_unchanged(path: Path, stamp: tuple[str, int, int]) -> None:
+    """Raise ValueError if the file has changed since it had this stamp."""
+    if file_stamp(path) != stamp:
+        raise ValueError(f"{path}: it was changed while it was read; run the same command again")
 
 
 @dataclass(frozen=True)
@@ -60,8 +52,8 @@ def checksums(path: Path, member: str | None = None) -> Checksums:
 
     ValueError if the file changes while it is read.
     """
-    stamp = FileStamp.of(path)
-    key = json.dumps([*dataclasses.astuple(stamp), member])
+    stamp = file_stamp(path)
+    key = json.dumps([*stamp, member])
     entry = cache_folder() / "checksums" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Checksums(**json.loads(entry.read_text(encoding="utf-8")))
@@ -72,7 +64,7 @@ def checksums(path: Path, member: str | None = None) -> Checksums:
         while block := file.read(BLOCK_BYTES):
             sha256.update(block)
             sha1.update(block)
-    stamp.require(path)
+    require_unchanged(path, stamp)
     computed = Checksums(sha256.hexdigest(), sha1.hexdigest())
     text = json.dumps(dataclasses.asdict(computed))
     write_entry(entry, lambda: write_text(entry, text), max_entries=MAX_CHECKSUMS)

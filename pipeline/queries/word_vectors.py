@@ -23,7 +23,7 @@ from excl.datasets.text.tokens import Vocabulary
 from excl.models.download import cache_folder
 from excl.models.files import describe_wrong_beginning
 from excl.pipeline.artifacts.atomic_files import write_bytes
-from excl.pipeline.artifacts.file_cache import FileStamp, checksums, write_entry
+from excl.pipeline.artifacts.file_cache import checksums, file_stamp, require_unchanged, write_entry
 from excl.pipeline.config import existing_file
 from excl.pipeline.queries.published_glove import PUBLISHED, TEXT_FORMAT, published_file
 
@@ -55,8 +55,8 @@ def identify(path_or_name: str | os.PathLike[str]) -> GloveFile:
     path = _locate(path_or_name)
     sums = checksums(path)
     published = PUBLISHED.get(str(path_or_name))  # a zip under this name holds the published text, as fetch requires
-    known = published_file(sums.sha1) or (None if published is None else published.text)
-    return GloveFile(path.name, sums.sha256, sums.sha1, known)
+    text_name = None if published is None else published.text
+    return GloveFile(path.name, sums.sha256, sums.sha1, published_file(sums.sha1) or text_name)
 
 
 def vectors_for(
@@ -75,7 +75,7 @@ def vectors_for(
     path = _locate(path_or_name)
     if path_or_name in PUBLISHED and member is None:
         member = PUBLISHED[str(path_or_name)].text
-    stamp, file = FileStamp.of(path), identify(path_or_name)
+    stamp, file = file_stamp(path), identify(path_or_name)
     settings = {
         "sha256": file.sha256,
         "member": member,
@@ -91,7 +91,7 @@ def vectors_for(
     if (reason := describe_wrong_beginning(path, TEXT_FORMAT)) is not None:
         raise GloveFileError(path, reason)
     vectors = load_vectors(path, vocabulary, seed=seed, member=member, cased_fallback=cased_fallback)
-    stamp.require(path)
+    require_unchanged(path, stamp)
     arrays = io.BytesIO()
     np.savez(arrays, matrix=vectors.matrix, found=vectors.found, other_case=vectors.other_case)
     content = _checksum(key, arrays.getvalue()) + arrays.getvalue()

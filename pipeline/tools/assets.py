@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -40,68 +41,11 @@ class VerifyAssets:
 
 
 @dataclasses.dataclass(frozen=True)
-class AssetFinding:
-    """One file: `wrong` says what is wrong with it, None if nothing is; `path` is None if there is no file."""
-
-    name: str
-    file: str
-    path: str | None = None
-    size: int | None = None
-    wrong: str | None = None
-    published: str | None = None
-    sha256: str | None = None
-
-    def describe(self) -> str:
-        """Return what the file is, if nothing is wrong with it."""
-        raise NotImplementedError
-
-    def columns(self) -> dict[str, Any]:
-        """Return the columns of the table between the file's name and its size."""
-        return {}
-
-
-F = TypeVar("F", bound=AssetFinding)
-
-
-@dataclasses.dataclass(frozen=True)
 class AssetReport:
     """The text for people or programs, and how many of the files that were to be verified are wrong."""
 
     text: str
     num_wrong: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class AssetKind(Generic[F]):
-    """One kind of files."""
-
-    command: str
-    """The subcommand of excl."""
-    published: Mapping[str, PublishedFile]
-    paths: Callable[[], Mapping[str, Path]]
-    """The path in the cache of every name, also of files that are not there."""
-    blank: Callable[[str, Path], F]
-    """The finding of a name or path before the file is read."""
-    inspect: Callable[[F, Path, str | None], F]
-    """The finding after the file was read, which is compared with a published one if its name is given."""
-
-
-def list_assets(kind: AssetKind[Any], action: ListAssets) -> AssetReport:
-    """Report all files that have a name."""
-    findings = [_find(kind, name) for name in kind.paths()]
-    return AssetReport(_json_lines(findings) if action.json else _table(findings))
-
-
-def fetch_assets(kind: AssetKind[Any], names: Iterable[str]) -> AssetReport:
-    """Fetch published files."""
-    return AssetReport("\n".join(f"{name}: verified, in {kind.published[name].fetch()}" for name in names))
-
-
-def verify_assets(kind: AssetKind[Any], action: VerifyAssets, published: str | None = None) -> AssetReport:
-    """Report what files are, which have to be the published one of that name if it is given."""
-    findings = [_verify(kind, argument, published) for argument in action.what]
-    text = _json_lines(findings) if action.json else "\n".join(map(_line, findings))
-    return AssetReport(text, sum(finding.wrong is not None for finding in findings))
 
 
 def num_wrong(report: AssetReport) -> int:
@@ -114,51 +58,83 @@ def show(report: AssetReport) -> str:
     return report.text
 
 
-def _find(kind: AssetKind[Any], name: str, published: str | None = None) -> AssetFinding:
-    """Return the finding of a name; without `path` if the file is not in the cache."""
-    path = kind.paths()[name]
-    if not path.is_file():
-        return kind.blank(name, path)
-    return _inspect(kind, name, path, published or (name if name in kind.published else None))
+class AssetKind(ABC):
+    """One kind of files. A finding about a file is a JSON object, in which `wrong` is None if nothing is wrong with it."""
 
+    command: str
+    published: Mapping[str, PublishedFile]
 
-def _verify(kind: AssetKind[Any], argument: str, published: str | None) -> AssetFinding:
-    if argument not in kind.paths() or Path(argument).is_file():
-        return _inspect(kind, argument, Path(argument), published)
-    finding = _find(kind, argument, published)
-    if finding.path is not None:
-        return finding
-    hint = f"not in the cache; `excl {kind.command} fetch {argument}` downloads it"
-    return dataclasses.replace(finding, wrong=hint)
+    @abstractmethod
+    def paths(self) -> Mapping[str, Path]:
+        """Return the path in the cache of every name, also of files that are not there."""
 
+    @abstractmethod
+    def defaults(self, name: str) -> dict[str, Any]:
+        """Return what is known of a name, or of any file, before the file is read."""
 
-def _inspect(kind: AssetKind[Any], name: str, path: Path, published: str | None) -> AssetFinding:
-    finding = kind.blank(name, path)
-    try:
+    @abstractmethod
+    def inspect(self, path: Path, published: str | None) -> tuple[str, dict[str, Any]]:
+        """Return what a file is, in words and for the finding; ValueError if it is wrong, or not the published file."""
+
+    def list_files(self, action: ListAssets) -> AssetReport:
+        """Report all files that have a name."""
+        findings = [self._find(name, self.paths()[name], name)[1] for name in self.paths()]
+        return AssetReport(_json_lines(findings) if action.json else _table(findings))
+
+    def fetch(self, names: Iterable[str]) -> AssetReport:
+        """Fetch published files."""
+        return AssetReport("\n".join(f"{name}: verified, in {self.published[name].fetch()}" for name in names))
+
+    def verify(self, action: VerifyAssets, published: str | None = None) -> AssetReport:
+        """Report what files are; they have to be the published one of that name if it is given."""
+        lines, findings = [], []
+        for argument in action.what:
+            is_name = argument in self.paths() and not Path(argument).is_file()
+            path = self.paths()[argument] if is_name else Path(argument)
+            summary, finding = self._find(argument, path, published or (argument if is_name else None))
+            if finding["path"] is None:
+                hint = f"not in the cache; `excl {self.command} fetch {argument}` downloads it"
+                finding["wrong"] = hint if is_name else "there is no such file"
+            state = f"ok: {summary}" if finding["wrong"] is None else f"WRONG: {finding['wrong']}"
+            lines.append(f"{printable(argument)}: {state}")
+            findings.append(finding)
+        text = _json_lines(findings) if action.json else "\n".join(lines)
+        return AssetReport(text, sum(finding["wrong"] is not None for finding in findings))
+
+    def _find(self, name: str, path: Path, published: str | None) -> tuple[str, dict[str, Any]]:
+        """Return what a file is, in words and as a finding; the finding has no `path` if there is no file."""
+        finding: dict[str, Any] = {
+            "name": name,
+            "file": path.name,
+            "path": None,
+            "size": None,
+            "wrong": None,
+            "published": None,
+        }
+        finding |= self.defaults(name)
         if not path.is_file():
-            return dataclasses.replace(finding, size=None, wrong="there is no such file")
-        finding = dataclasses.replace(finding, file=path.name, path=str(path), size=path.stat().st_size)
-        return kind.inspect(finding, path, published)
-    except (ValueError, OSError) as error:
-        return dataclasses.replace(finding, wrong=getattr(error, "reason", str(error)))
+            return "", finding
+        finding |= {"file": path.name, "path": str(path), "size": path.stat().st_size}
+        try:
+            summary, facts = self.inspect(path, published if published in self.published else None)
+        except (ValueError, OSError) as error:
+            return "", {**finding, "wrong": getattr(error, "reason", str(error))}
+        return summary, {**finding, **facts}
 
 
-def _json_lines(findings: Iterable[AssetFinding]) -> str:
-    return "\n".join(json.dumps(dataclasses.asdict(finding)) for finding in findings)
+def _json_lines(findings: Iterable[Mapping[str, Any]]) -> str:
+    return "\n".join(map(json.dumps, findings))
 
 
-def _line(finding: AssetFinding) -> str:
-    state = f"ok: {finding.describe()}" if finding.wrong is None else f"WRONG: {finding.wrong}"
-    return f"{printable(finding.name)}: {state}"
-
-
-def _table(findings: Iterable[AssetFinding]) -> str:
+def _table(findings: Iterable[Mapping[str, Any]]) -> str:
     rows = []
     for finding in findings:
-        size = "-" if finding.size is None else f"{finding.size:,}"
-        place = "not fetched"
-        if finding.path is not None:
-            place = f"{finding.path} ({f'WRONG: {finding.wrong}' if finding.wrong else 'verified'})"
-        rows.append({"name": finding.name, "file": finding.file, **finding.columns(), "bytes": size, "where": place})
+        state = f"WRONG: {finding['wrong']}" if finding["wrong"] else "verified"
+        row = {"name": finding["name"], "file": finding["file"]}
+        if "classes" in finding:
+            row["classes"] = str(finding["classes"] or "-")
+        row["bytes"] = "-" if finding["size"] is None else f"{finding['size']:,}"
+        row["where"] = "not fetched" if finding["path"] is None else f"{finding['path']} ({state})"
+        rows.append(row)
     alignments = ["right" if column in ("classes", "bytes") else "left" for column in rows[0]]
     return tabulate(rows, headers="keys", tablefmt="plain", colalign=alignments, disable_numparse=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -16,18 +15,7 @@ from excl.models.files import describe_wrong_beginning
 from excl.pipeline.artifacts.file_cache import checksums
 from excl.pipeline.config import STRICT, WithoutPrefix, subcommand
 from excl.pipeline.queries.published_glove import PUBLISHED, TEXT_FORMAT, published_file, sha1_of_text
-from excl.pipeline.tools.assets import (
-    AssetFinding,
-    AssetKind,
-    AssetReport,
-    ListAssets,
-    VerifyAssets,
-    fetch_assets,
-    list_assets,
-    num_wrong,
-    show,
-    verify_assets,
-)
+from excl.pipeline.tools.assets import AssetKind, AssetReport, ListAssets, VerifyAssets, num_wrong, show
 
 __all__ = ["GloveConfig", "num_wrong", "run", "show"]
 
@@ -61,82 +49,65 @@ class GloveConfig:
     """What to do."""
 
 
-@dataclasses.dataclass(frozen=True)
-class GloveText:
-    """A text of vectors: its name, how many numbers a word has, its first word, and which published text it is."""
+class _GloveFiles(AssetKind):
+    command, published = "glove", PUBLISHED
 
-    name: str
-    dim: int
-    first_word: str
-    published: str | None = None
+    def paths(self) -> dict[str, Path]:
+        return {name: published.cached_path for name, published in PUBLISHED.items()}
 
-    def describe(self) -> str:
-        """Return which published text it is, or the numbers a word has and the first word."""
-        if self.published:
-            return f"in it the published {self.published}, {self.dim} numbers a word"
-        return f"{printable(self.name)} has {self.dim} numbers a word, the first word is {self.first_word!r}"
+    def defaults(self, name: str) -> dict[str, Any]:  # noqa: ARG002
+        return {"texts": [], "sha1": None, "sha256": None}
 
-
-@dataclasses.dataclass(frozen=True)
-class GloveFinding(AssetFinding):
-    """A text of vectors, or a zip of them."""
-
-    texts: tuple[GloveText, ...] = ()
-    sha1: str | None = None
-
-    def describe(self) -> str:
-        """Return which published file it is, or what its texts are, and its checksum."""
-        texts = ", ".join(text.describe() for text in self.texts)
-        if self.published:
-            summary = f"the published {self.published}, {' and '.join(str(text.dim) for text in self.texts)} numbers a word"
-        elif any(text.published for text in self.texts):
-            summary = f"a zip that was made again, {texts}"
+    def inspect(self, path: Path, published: str | None) -> tuple[str, dict[str, Any]]:
+        if (reason := describe_wrong_beginning(path, TEXT_FORMAT)) is not None:
+            raise ValueError(reason)
+        sums = checksums(path)
+        file_name = published_file(sums.sha1)
+        if is_zip(path):
+            texts = _texts(path, hashed=file_name is None)
         else:
-            summary = f"{texts}; not a published file"
-        return f"{summary}; sha1 {self.sha1}"
+            texts = [_text(path, None, file_name)]
+            if is_truncated(path):
+                raise ValueError("the last line lacks numbers: the file is cut short, or not of word vectors")
+        if published is not None and (difference := PUBLISHED[published].mismatch(path)) is not None:
+            raise ValueError(f"not the published {PUBLISHED[published].file_name}: {difference}")
+        facts = {"published": file_name, "texts": texts, "sha1": sums.sha1, "sha256": sums.sha256}
+        return f"{_describe(file_name, texts)}; sha1 {sums.sha1}", facts
 
 
-def _inspect(finding: GloveFinding, path: Path, published: str | None) -> GloveFinding:
-    if (reason := describe_wrong_beginning(path, TEXT_FORMAT)) is not None:
-        return dataclasses.replace(finding, wrong=reason)
-    sums = checksums(path)
-    known = published_file(sums.sha1)
-    finding = dataclasses.replace(finding, published=known, sha1=sums.sha1, sha256=sums.sha256)
-    if is_zip(path):
-        finding = dataclasses.replace(finding, texts=_texts(path, hashed=known is None))
-    else:
-        first_word, dim = peek(path)
-        finding = dataclasses.replace(finding, texts=(GloveText(path.name, dim, first_word, known),))
-        if is_truncated(path):
-            reason = "the last line lacks numbers: the file is cut short, or not of word vectors"
-    if published is not None and (difference := PUBLISHED[published].mismatch(path)) is not None:
-        reason = f"not the published {PUBLISHED[published].file_name}: {difference}"
-    return dataclasses.replace(finding, wrong=reason)
+def _text(path: Path, member: str | None, published: str | None) -> dict[str, Any]:
+    """Return what a text of vectors is: its name, its numbers a word, its first word, and which published text it is."""
+    first_word, dim = peek(path, member=member)
+    return {"name": member or path.name, "dim": dim, "first_word": first_word, "published": published}
 
 
-def _texts(path: Path, *, hashed: bool) -> tuple[GloveText, ...]:
+def _texts(path: Path, *, hashed: bool) -> list[dict[str, Any]]:
     """Return the texts in a zip; if hashed, every text is read to its end, which also finds damage."""
     texts, errors = [], []
     for member in texts_in(path):
         published = published_file(sha1_of_text(path, member)) if hashed else member
         try:
-            first_word, dim = peek(path, member=member)
+            texts.append(_text(path, member, published))
         except ValueError as error:
             errors.append(error)
-        else:
-            texts.append(GloveText(member, dim, first_word, published))
     if not texts:
         raise errors[0] if errors else ValueError("a zip without a .txt in it; wanted is one with GloVe's texts")
-    return tuple(texts)
+    return texts
 
 
-KIND = AssetKind(
-    "glove",
-    PUBLISHED,
-    paths=lambda: {name: published.cached_path for name, published in PUBLISHED.items()},
-    blank=lambda name, path: GloveFinding(name, path.name),
-    inspect=_inspect,
-)
+def _describe(published: str | None, texts: list[dict[str, Any]]) -> str:
+    """Return which published file it is, or what its texts are."""
+    if published:
+        return f"the published {published}, {' and '.join(str(text['dim']) for text in texts)} numbers a word"
+    parts = [
+        f"in it the published {text['published']}, {text['dim']} numbers a word"
+        if text["published"]
+        else f"{printable(text['name'])} has {text['dim']} numbers a word, the first word is {text['first_word']!r}"
+        for text in texts
+    ]
+    if any(text["published"] for text in texts):
+        return f"a zip that was made again, {', '.join(parts)}"
+    return f"{', '.join(parts)}; not a published file"
 
 
 def run(config: GloveConfig) -> AssetReport:
@@ -144,8 +115,8 @@ def run(config: GloveConfig) -> AssetReport:
     action = config.action
     match action:
         case ListAssets():
-            return list_assets(KIND, action)
+            return _GloveFiles().list_files(action)
         case VerifyAssets():
-            return verify_assets(KIND, action)
+            return _GloveFiles().verify(action)
         case FetchGlove():
-            return fetch_assets(KIND, action.names)
+            return _GloveFiles().fetch(action.names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,28 +9,9 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.models.i3d.published import PUBLISHED, published_name
-from excl.models.i3d.weights import (
-    check_free,
-    check_name,
-    convert,
-    import_published,
-    imported_names,
-    imported_path,
-    read_weights,
-)
+from excl.models.i3d.weights import check_name, convert, import_published, imported_names, imported_path, read_weights
 from excl.pipeline.config import STRICT, PositiveFloat, WithoutPrefix, subcommand
-from excl.pipeline.tools.assets import (
-    AssetFinding,
-    AssetKind,
-    AssetReport,
-    ListAssets,
-    VerifyAssets,
-    fetch_assets,
-    list_assets,
-    num_wrong,
-    show,
-    verify_assets,
-)
+from excl.pipeline.tools.assets import AssetKind, AssetReport, ListAssets, VerifyAssets, num_wrong, show
 
 __all__ = ["WeightsConfig", "num_wrong", "run", "show"]
 
@@ -62,21 +42,21 @@ class VerifyWeightFiles(VerifyAssets):
 
 @dataclass(frozen=True, config=STRICT)
 class ImportWeights:
-    """Take a weight file that was got by hand. A published file goes into the cache, and its name then works offline.
+    """Import a weight file that you have. A published file goes into the cache, and its name then works offline.
 
-    Weights of one's own are converted to safetensors: into the cache under --name, from then on a value of --weights, or to
-    a file with --to."""
+    Your own weights are converted to safetensors: into the cache under --name, which is then a value of --weights, or to a
+    file with --to."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """A weight file: torch's format or safetensors, with the keys of the public PyTorch port."""
     name: str | None = None
-    """The name for weights of one's own: letters, digits, - and _."""
+    """The name for your own weights: letters, digits, - and _."""
     to: Path | None = None
     """A file to write, FILE.safetensors."""
     trained_on: str | None = None
     """What the weights were trained on, for the record."""
     licence: str | None = None
-    """Under which licence they are, for the record."""
+    """The licence of the weights, for the record."""
     fps: PositiveFloat | None = None
     """Frames a second of the videos they were trained on, for the record."""
 
@@ -84,7 +64,7 @@ class ImportWeights:
         if self.name is not None:
             check_name(self.name)
         if self.to is not None and self.to.suffix != ".safetensors":
-            raise ValueError(f"--to {self.to}: wanted is a name that ends in .safetensors")
+            raise ValueError(f"--to {self.to}: the name has to end in .safetensors")
 
 
 Action = (
@@ -103,52 +83,33 @@ class WeightsConfig:
     """What to do."""
 
 
-@dataclasses.dataclass(frozen=True)
-class WeightsFinding(AssetFinding):
-    """A weight file."""
+class _WeightFiles(AssetKind):
+    command, published = "weights", PUBLISHED
 
-    classes: int | None = None
-    facts: dict[str, Any] | None = None
+    def paths(self) -> dict[str, Path]:
+        published = {name: weights.cached_path for name, weights in PUBLISHED.items()}
+        return published | {name: imported_path(name) for name in imported_names()}
 
-    def describe(self) -> str:
-        """Return the number of classes, the origin of the weights and the beginning of their checksum."""
-        converted = ", converted" if self.published and self.file.endswith(".safetensors") else ""
-        origin = f"the published {self.published}{converted}" if self.published else "none of the published files"
-        return f"weights of RGB I3D, {self.classes} classes, {origin}, tensors {(self.sha256 or '')[:12]}"
+    def defaults(self, name: str) -> dict[str, Any]:
+        facts = {"classes": None, "sha256": None, "facts": None}
+        if name not in PUBLISHED:
+            return facts
+        weights = PUBLISHED[name]
+        return {**facts, "file": weights.file_name, "classes": weights.num_classes, "size": weights.size}
 
-    def columns(self) -> dict[str, Any]:
-        """Return the number of classes."""
-        return {"classes": self.classes or "-"}
-
-
-def _paths() -> dict[str, Path]:
-    published = {name: weights.cached_path for name, weights in PUBLISHED.items()}
-    return published | {name: imported_path(name) for name in imported_names()}
-
-
-def _blank(name: str, path: Path) -> WeightsFinding:
-    """Return what is known of a published name before it is fetched, or the name of any other file."""
-    if name not in PUBLISHED or path != PUBLISHED[name].cached_path:
-        return WeightsFinding(name, path.name)
-    published = PUBLISHED[name]
-    return WeightsFinding(name, published.file_name, classes=published.num_classes, size=published.size)
-
-
-def _inspect(finding: WeightsFinding, path: Path, published: str | None) -> WeightsFinding:
-    weights = read_weights(path, source=finding.name)
-    difference = PUBLISHED[published].mismatch(path) if published else None
-    return dataclasses.replace(
-        finding,
-        file=path.name,
-        classes=weights.num_classes,
-        wrong=f"weights of RGB I3D, and not the published {published}: {difference}" if difference else None,
-        published=published_name(weights.facts.git_blob_id),
-        sha256=weights.sha256,
-        facts=weights.facts.to_json(),
-    )
-
-
-KIND = AssetKind("weights", PUBLISHED, _paths, _blank, _inspect)
+    def inspect(self, path: Path, published: str | None) -> tuple[str, dict[str, Any]]:
+        weights = read_weights(path, source=path.name)
+        if published is not None and (difference := PUBLISHED[published].mismatch(path)) is not None:
+            raise ValueError(f"weights of RGB I3D, and not the published {published}: {difference}")
+        name = published_name(weights.facts.git_blob_id)
+        converted = ", converted" if name and path.suffix == ".safetensors" else ""
+        origin = f"the published {name}{converted}" if name else "none of the published files"
+        return f"weights of RGB I3D, {weights.num_classes} classes, {origin}, tensors {weights.sha256[:12]}", {
+            "classes": weights.num_classes,
+            "published": name,
+            "sha256": weights.sha256,
+            "facts": weights.facts.to_json(),
+        }
 
 
 def run(config: WeightsConfig) -> AssetReport:
@@ -156,11 +117,11 @@ def run(config: WeightsConfig) -> AssetReport:
     action = config.action
     match action:
         case ListAssets():
-            return list_assets(KIND, action)
+            return _WeightFiles().list_files(action)
         case VerifyWeightFiles():
-            return verify_assets(KIND, action, action.is_)
+            return _WeightFiles().verify(action, action.is_)
         case FetchWeights():
-            return fetch_assets(KIND, action.names)
+            return _WeightFiles().fetch(action.names)
         case ImportWeights():
             return AssetReport("\n".join(_import(action)))
 
@@ -172,8 +133,6 @@ def _import(action: ImportWeights) -> list[str]:
             return [f"{action.file} is a published file; it is now {published_path}"]
         read_weights(action.file, source=action.file.name)  # a wrong file is reported before a missing flag
         raise ValueError(f"{action.file}: none of the published files; say with --name under which name to import it")
-    if action.name is not None:
-        check_free(action.name, action.file)
     targets = [imported_path(action.name)] if action.name is not None else []
     targets += [action.to] if action.to is not None else []
     lines = []
