@@ -4,8 +4,8 @@
 
 The file is made here in the shape of glove.840B.300d.txt: a word and 300 numbers a line, 2.5 kB; with --full 2.2 million
 lines, 5.6 GB, for which 9 GB of room are needed in the temporary folder. One word of the vocabulary is not in it, so nothing
-can stop early. Each figure is the median of rounds, in which all ways take turns. The file is in the system's cache by then,
-so what a ratio tells is the work of the processor: from a disk, every way takes at least the time of that disk.
+can stop early. Each figure is the median processor time of the rounds, in which all ways take turns. The file is in the
+system's cache by then; from a disk, every way takes at least the time of that disk.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ def without_cache(work: Callable[[], object]) -> Callable[[], object]:
 
 
 def measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each way."""
+    """Return the median processor time of each way in seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
-            started = time.perf_counter()
+            started = time.process_time()
             work()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.process_time() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
