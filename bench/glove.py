@@ -4,8 +4,8 @@
 
 The file is made here in the shape of glove.840B.300d.txt: a word and 300 numbers a line, 2.5 kB; with --full 2.2 million
 lines, 5.6 GB, for which 9 GB of room are needed in the temporary folder. One word of the vocabulary is not in it, so nothing
-can stop early. Each figure is the median of rounds, in which all ways take turns. The file is in the system's cache by then,
-so what a ratio tells is the work of the processor: from a disk, every way takes at least the time of that disk.
+can stop early. Each figure is the median processor time of the rounds, in which all ways take turns. The file is in the
+system's cache by then; from a disk, every way takes at least the time of that disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from excl.datasets.text.glove import load_vectors
 from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
 from excl.models.download import cache_folder
-from excl.pipeline.queries.vector_cache import checksums
+from excl.pipeline.artifacts.file_cache import checksums
 from excl.pipeline.queries.word_vectors import vectors_for
 
 DIM = 300
@@ -36,7 +36,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def write_glove(path: Path, num_lines: int) -> None:
-    """`num_lines` words, w0, w1, …, with numbers that repeat after some thousands."""
+    """Write `num_lines` words, w0, w1, …, with numbers that repeat after 4096 lines."""
     values = np.random.default_rng(0).normal(0, 0.4, (4096, DIM))
     tails = [(" " + " ".join(f"{value:.5f}" for value in row) + "\n").encode() for row in values]
     with path.open("wb") as file:
@@ -45,7 +45,7 @@ def write_glove(path: Path, num_lines: int) -> None:
 
 
 def read_bytes(path: Path) -> None:
-    """Reading alone."""
+    """Read the bytes alone."""
     block = bytearray(BLOCK_BYTES)
     with path.open("rb", buffering=0) as file:
         while file.readinto(block):
@@ -53,53 +53,53 @@ def read_bytes(path: Path) -> None:
 
 
 def unzip(path: Path) -> None:
-    """Unpacking alone, with Python's zipfile as excl has it."""
+    """Unpack alone, with Python's zipfile as excl does."""
     with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as file:
         while file.read(BLOCK_BYTES):
             pass
 
 
 def plain(path: Path, vocabulary: Vocabulary) -> None:
-    """The loop that most loaders are: every line decoded, split, and all its numbers parsed."""
-    wanted, found = set(vocabulary.words), {}
+    """Decode and split every line and parse all its numbers, as most loaders do."""
+    words, vectors = set(vocabulary.words), {}
     with path.open(encoding="utf-8") as file:
         for line in file:
             word, *numbers = line.rstrip().split(" ")
             vector = np.array([float(number) for number in numbers], dtype=np.float32)
-            if word in wanted:
-                found[word] = vector
+            if word in words:
+                vectors[word] = vector
 
 
-def forgetting(work: Callable[[], object]) -> Callable[[], object]:
-    """`work`, with nothing remembered of earlier runs."""
+def without_cache(work: Callable[[], object]) -> Callable[[], object]:
+    """Return `work` after which the cache is empty."""
 
     def run() -> object:
-        shutil.rmtree(cache_folder() / "glove", ignore_errors=True)
+        shutil.rmtree(cache_folder(), ignore_errors=True)
         return work()
 
     return run
 
 
 def measure(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way."""
+    """Return the median processor time of each way in seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
-            started = time.perf_counter()
+            started = time.process_time()
             work()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.process_time() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def show(figures: dict[str, float], num_bytes: int) -> None:
-    """A table against the first way."""
-    first = next(iter(figures.values()))
+    """Print a table with ratios to the first way."""
+    baseline_s = next(iter(figures.values()))
     for name, seconds in figures.items():
-        print(f"{name:52}{seconds:9.3f} s{num_bytes / seconds / 1e9:8.2f} GB/s{seconds / first:10.2f}")
+        print(f"{name:52}{seconds:9.3f} s{num_bytes / seconds / 1e9:8.2f} GB/s{seconds / baseline_s:10.2f}")
 
 
 def main() -> None:
-    """Make the file, time everything in turn, print the tables."""
+    """Write the file, time all ways in turn, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=100_000)
     parser.add_argument("--words", type=int, default=10_000, help="of the vocabulary")
@@ -123,8 +123,8 @@ def main() -> None:
             "reading the bytes": lambda: read_bytes(text),
             "excl, load_vectors": lambda: load_vectors(text, vocabulary),
             "excl, load_vectors with cased_fallback": lambda: load_vectors(text, vocabulary, cased_fallback=True),
-            "sha256 and sha1 alone": forgetting(lambda: checksums(text)),
-            "excl, first run: checksums, vectors, cache written": forgetting(lambda: vectors_for(text, vocabulary)),
+            "sha256 and sha1 alone": without_cache(lambda: checksums(text)),
+            "excl, first run: checksums, vectors, cache written": without_cache(lambda: vectors_for(text, vocabulary)),
             "excl, second run: from the cache": lambda: vectors_for(text, vocabulary),
             "a plain loader": lambda: plain(text, vocabulary),
         }

@@ -1,18 +1,16 @@
 """Published files in the cache: downloaded so that an interruption costs nothing, and never half of one used.
 
-A download grows in `<name>.part`; what server's file it is of is in `<name>.part.json`, so that the next attempt can ask for
+A download grows in `<name>.part`; `<name>.part.json` identifies the server's file, so that the next attempt can ask for
 the rest of the same one. Only a complete file that is the published one gets the final name.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import filelock
@@ -20,176 +18,159 @@ import platformdirs
 import requests
 from tqdm import tqdm
 
+from excl.models.files import describe_wrong_beginning, is_page, publish
+
 log = logging.getLogger(__name__)
 
 TIMEOUTS_S = (15, 60)  # to connect, and between two pieces of the answer
 PAGE = "what came is an HTML page and not the file"
 
 
-@dataclass(frozen=True)
-class Download:
-    """A published file: where it comes from, where it belongs, how it is known."""
+class PublishedFile(ABC):
+    """A published file: where it comes from, where it belongs, how it is recognised."""
 
-    url: str
-    path: Path
-    differs: Callable[[Path], str | None]
-    """In what a file is not the published one, or None."""
-    what_is: Callable[[Path], str | None]
-    """What a file that is not the published one is by its bytes, or None where nobody can tell."""
-    manual_hint: str
-    """What to do with a file that was fetched by hand: "run …", "put it …"."""
+    file_name: str
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The address from which the file is fetched."""
+
+    @property
+    @abstractmethod
+    def manual_hint(self) -> str:
+        """What to do with a file that was fetched by hand: "run …", "put it …"."""
+
+    @abstractmethod
+    def mismatch(self, path: Path) -> str | None:
+        """Return in what the file at `path` differs from the published one, or None."""
+
+    @property
+    def cache_name(self) -> str:
+        """The file's name in the cache."""
+        return self.file_name
+
+    @property
+    def cached_path(self) -> Path:
+        """Where in the cache the file is, or would be."""
+        return cache_folder() / self.cache_name
+
+    def fetch(self) -> Path:
+        """Return the file in the cache; download it with a progress bar if it is not there.
+
+        A file in the cache is verified every time, and fetched again if it is damaged. OSError if the download fails (the
+        next call resumes it), ValueError if what came is not the published file (it is removed).
+        """
+        path = self.cached_path
+        if path.is_file() and self.mismatch(path) is None:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            log.info("%s: another process is fetching it; waiting", path)
+            lock.acquire()
+        try:
+            if path.is_file():
+                if (difference := self.mismatch(path)) is None:
+                    return path
+                log.warning("%s: damaged (%s); it is fetched again", path, difference)
+            _download(self, path)
+        finally:
+            lock.release()
+        return path
 
 
 def cache_folder() -> Path:
-    """`EXCL_CACHE`, or the platform's cache folder."""
+    """Return `EXCL_CACHE`, or the platform's cache folder."""
     return Path(os.environ.get("EXCL_CACHE") or platformdirs.user_cache_path("excl"))
 
 
-def is_page(head: bytes) -> bool:
-    """Whether a file that begins so is an HTML page."""
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return text.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<!--"))
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success its content is on disk and named `path`, on failure it is gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Bring a file to disk and give it its final name, durably."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def fetch(download: Download) -> Path:
-    """The published file in the cache, downloaded with a progress bar if it is not there.
-
-    What is in the cache is verified every time, and fetched again if it is damaged. OSError if the download fails (the next
-    call goes on from where it stopped), ValueError if what came is not the published file (it is removed).
-    """
-    path = download.path
-    if path.is_file() and download.differs(path) is None:
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        log.info("%s: another process is fetching it; waiting", path)
-        lock.acquire()
-    try:
-        if path.is_file():
-            if (found := download.differs(path)) is None:
-                return path
-            log.warning("%s: damaged (%s); it is fetched again", path, found)
-        _fetch(download)
-    finally:
-        lock.release()
-    return path
-
-
-def _fetch(download: Download) -> None:
-    part = download.path.with_name(download.path.name + ".part")
-    if not (part.is_file() and download.differs(part) is None):  # a kill can come between the last byte and the name
+def _download(published: PublishedFile, path: Path) -> None:
+    """Bring the published file to `path`; a kill can come between the last byte and the final name."""
+    part = path.with_name(path.name + ".part")
+    if not (part.is_file() and published.mismatch(part) is None):
         try:
-            _bring(download, part)
-        except OSError as error:  # requests' errors are, and those of a full disk
-            raise _failed(download, part, _reason(error)) from error
-        found = download.differs(part)
-        if found is not None:
-            what = download.what_is(part)
+            _complete(published, part)
+        except OSError as error:  # requests' errors are OSErrors, and so are those of a full disk
+            raise _download_error(published, part, error) from error
+        if (difference := published.mismatch(part)) is not None:
+            kind = describe_wrong_beginning(part, published.file_name)
+            difference += f"; it is {kind}" if kind else ""
             _discard(part)
             raise ValueError(
-                f"{download.url}: the download is not the published file ({found}{f'; it is {what}' if what else ''}); "
-                f"it was removed. Try again, or fetch the file by hand and {download.manual_hint}."
+                f"{published.url}: the download is not the published file ({difference}); it was removed. "
+                f"Try again, or fetch the file by hand and {published.manual_hint}."
             )
-    publish(part, download.path)
+    publish(part, path)
     _discard(part)
 
 
-def _reason(error: OSError) -> str:
-    """What went wrong with the network, out of what requests tells of its own inside."""
-    text = str(error)
-    known = re.search(r"Failed to resolve '[^']+'|Connection refused|timed out|Network is unreachable", text)
-    return known[0] if known else text
-
-
-def _failed(download: Download, part: Path, reason: str) -> OSError:
-    kept = part.stat().st_size if part.is_file() else 0
-    state = f"{kept:,} bytes are kept, and the same command goes on from there" if kept else "the same command tries again"
+def _download_error(published: PublishedFile, part: Path, error: OSError) -> OSError:
+    """Return the error for the user, with the reason that requests hides in a longer text."""
+    match = re.search(r"Failed to resolve '[^']+'|Connection refused|timed out|Network is unreachable", str(error))
+    size = part.stat().st_size if part.is_file() else 0
+    state = f"{size:,} bytes are kept, and the same command resumes there" if size else "the same command tries again"
     return OSError(
-        f"{download.url}: cannot be downloaded ({reason}); {state}. Or fetch the file by hand, on another machine "
-        f"perhaps, and {download.manual_hint}."
+        f"{published.url}: cannot be downloaded ({match[0] if match else error}); {state}. Or fetch the file by hand, on "
+        f"another machine perhaps, and {published.manual_hint}."
     )
 
 
-def _bring(download: Download, part: Path) -> None:
-    """Bring `part` to the whole of what is at the URL; RequestException if that fails on the way."""
-    start, headers = _resume(part, download.url)
-    with requests.get(download.url, headers=headers, stream=True, timeout=TIMEOUTS_S) as answer:
+def _complete(published: PublishedFile, part: Path) -> None:
+    """Complete `part` with the bytes at the URL; RequestException if that fails on the way."""
+    start, headers = _resume(part, published.url)
+    with requests.get(published.url, headers=headers, stream=True, timeout=TIMEOUTS_S) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable and start:
             _discard(part)  # as long as the server's file or longer, and not the published one
-            return _bring(download, part)
+            return _complete(published, part)
         answer.raise_for_status()
         if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise ValueError(_page(answer, download))
+            raise ValueError(_page(answer, published))
         if answer.status_code == requests.codes.partial_content:
             if answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                return _write(answer, part, start, download)
+                return _write(answer, part, start, published)
             _discard(part)
             raise requests.RequestException("the server sent another part than was asked for")
         _discard(part)
-        _remember(answer, part, download.url)
-        return _write(answer, part, 0, download)
+        _store_validator(answer, part, published.url)
+        return _write(answer, part, 0, published)
 
 
-def _page(answer: requests.Response, download: Download) -> str:
-    return f"{answer.url}: {PAGE}; fetch it by hand and {download.manual_hint}"
+def _page(answer: requests.Response, published: PublishedFile) -> str:
+    return f"{answer.url}: {PAGE}; fetch it by hand and {published.manual_hint}"
 
 
 def _resume(part: Path, url: str) -> tuple[int, dict[str, str]]:
-    """From which byte to ask on, and the headers that ask for it only if the server's file is still the same."""
+    """Return the byte to resume from, and the headers that ask for the rest only if the server's file is still the same."""
     headers = {"Accept-Encoding": "identity"}
     try:
-        known = json.loads(part.with_name(part.name + ".json").read_text(encoding="utf-8"))
-        start, validator = part.stat().st_size, known["validator"]
-        if known["url"] != url or not isinstance(validator, str):
+        facts = json.loads(part.with_name(part.name + ".json").read_text(encoding="utf-8"))
+        start, validator = part.stat().st_size, facts["validator"]
+        if facts["url"] != url or not isinstance(validator, str):
             return 0, headers
     except (OSError, ValueError, KeyError, TypeError):
         return 0, headers
     return start, {**headers, "Range": f"bytes={start}-", "If-Range": validator} if start else headers
 
 
-def _remember(answer: requests.Response, part: Path, url: str) -> None:
-    """Write down by what the server's file can be known again: a strong ETag, or else when it was last changed."""
+def _store_validator(answer: requests.Response, part: Path, url: str) -> None:
+    """Store what identifies the server's file: a strong ETag, or else the time of its last change."""
     tag = answer.headers.get("ETag", "")
     validator = tag if tag.startswith('"') else answer.headers.get("Last-Modified")
     if validator:
         part.with_name(part.name + ".json").write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
 
 
-def _write(answer: requests.Response, part: Path, start: int, download: Download) -> None:
+def _write(answer: requests.Response, part: Path, start: int, published: PublishedFile) -> None:
     length = answer.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
     bar = tqdm(total=total, initial=start, desc=part.name.removesuffix(".part"), unit="B", unit_scale=True, disable=None)
     with part.open("ab" if start else "wb", buffering=0) as file, bar:
         for block in answer.iter_content(1 << 16):
             if file.tell() == 0 and is_page(block):
-                raise ValueError(_page(answer, download))
+                raise ValueError(_page(answer, published))
             file.write(block)
             bar.update(len(block))
         if total is not None and file.tell() < total and "Content-Encoding" not in answer.headers:

@@ -25,13 +25,13 @@ from excl.models.i3d.runner import check_precision, keep_freed_memory
 from excl.models.i3d.weights import Weights, imported_names, imported_path, load_weights, read_weights
 from excl.pipeline import train
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_json
+from excl.pipeline.artifacts.file_cache import checksums
 from excl.pipeline.artifacts.manifest import Manifest, run_once
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, dump
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.sharded_stage import MAX_THREADS
 from excl.pipeline.execution.video_reading import VideoReading, num_cores
 from excl.pipeline.extract import CODE_VERSIONS
-from excl.pipeline.queries.vector_cache import checksums
 from excl.pipeline.store import feature_cache
 from excl.pipeline.store.feature_recipe import IMPORTED, OWN_FILE, FeatureRecipe, compute_features
 from excl.pipeline.store.feature_store import Query, VideoFeatures

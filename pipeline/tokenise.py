@@ -26,7 +26,7 @@ from excl.pipeline.config import identity
 from excl.pipeline.queries import report
 from excl.pipeline.queries.config import RUN_ONLY, TokeniseConfig
 from excl.pipeline.queries.preparation import QueryPreparation
-from excl.pipeline.queries.word_vectors import identify_known
+from excl.pipeline.queries.word_vectors import identify
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ MAX_SHARE_WITHOUT_VECTOR = 0.5
 
 
 def run(config: TokeniseConfig) -> Path | list[str]:
-    """Tokenise everything, unless it is done. Returns the folder; with `report`, the lines of the report and no folder."""
+    """Tokenise everything, unless it is done. Return the folder; with `report`, the lines of the report and no folder."""
     queries = QueryPreparation(config)
     if config.report:
         return report.lines(queries.report)
@@ -44,30 +44,28 @@ def run(config: TokeniseConfig) -> Path | list[str]:
     return run_once(
         config.out,
         stage=STAGE,
-        identity=made_by(config, queries),
+        identity=made_by(config),
         code_version=CODE_VERSION,
         build=lambda manifest: _work(config, queries, manifest),
     )
 
 
-def made_by(config: TokeniseConfig, queries: QueryPreparation | None = None) -> dict[str, Any]:
-    """What determines the folder."""
+def made_by(config: TokeniseConfig) -> dict[str, Any]:
+    """Return what determines the results in the folder."""
     assert config.glove is not None
     sources = config.sources()
-    made = identity(config, run_only=RUN_ONLY)
-    made["dataset"] = sources.format
+    values = identity(config, run_only=RUN_ONLY)
+    values["dataset"] = sources.format
     for split in ("train", "val", "test"):
-        made[split] = [_named(path) for path in sources.files.get(split, ())]
+        values[split] = [_named(path) for path in sources.files.get(split, ())]
     if "" in sources.files:
-        made["rows_name_their_split"] = _named(sources.files[""][0])
-    made["durations"] = [_named(path) for path in sources.durations]
+        values["rows_name_their_split"] = _named(sources.files[""][0])
+    values["durations"] = [_named(path) for path in sources.durations]
     if config.tokeniser == "nltk":
-        made["nltk"] = importlib.metadata.version("nltk")
-    known = identify_known(config.glove)
-    if known is None:  # then the file is read to its end, once, for this and for the vectors
-        known = (queries or QueryPreparation(config)).vectors_and_file[1]
-    made["glove"] = {"file": known.file, "sha256": known.sha256}
-    return made
+        values["nltk"] = importlib.metadata.version("nltk")
+    glove = identify(config.glove)
+    values["glove"] = {"file": glove.file, "sha256": glove.sha256}
+    return values
 
 
 def _named(path: Path) -> dict[str, str]:
@@ -93,13 +91,13 @@ def _work(config: TokeniseConfig, queries: QueryPreparation, manifest: Manifest)
     outputs = {
         name: sha256_file(folder / name) for name in ("moments.jsonl", "vocabulary.txt", "vectors.npy", "report.json")
     }
-    about = {
+    summary = {
         "dataset": queries.sources.format,
         "splits": queries.made_of,
         "tokeniser": config.tokeniser,
         "hygiene": report.policies(config.hygiene),
     }
-    return {"about": about, "words": len(vocabulary), "sha256": outputs}
+    return {"about": summary, "words": len(vocabulary), "sha256": outputs}
 
 
 def _line(moment: Moment, tokens: Sequence[str], vocabulary: Vocabulary) -> str:
@@ -108,7 +106,7 @@ def _line(moment: Moment, tokens: Sequence[str], vocabulary: Vocabulary) -> str:
 
 
 def show(result: Path | list[str]) -> str:
-    """The report for people."""
+    """Return the report for people."""
     if isinstance(result, Path):
         result = report.lines(json.loads((result / "report.json").read_text(encoding="utf-8")))
     return "\n".join(result)

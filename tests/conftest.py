@@ -28,7 +28,7 @@ from excl.pipeline import extract
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 hypothesis.settings.register_profile("excl", deadline=None)  # no test depends on time
 hypothesis.settings.load_profile("excl")
-weights._by_formula = functools.cache(weights._by_formula)  # which many tests take in every process
+weights._formula_values = functools.cache(weights._formula_values)  # which many tests take in every process
 BITS, CELL = 12, 16  # the number of a frame as a row of black and white cells, 16 pixels each
 
 

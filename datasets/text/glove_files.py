@@ -1,58 +1,39 @@
-"""GloVe's files: the published ones and how they are known, and how a text is opened, alone or in a zip."""
+"""The lines of a text in GloVe's format, in a file of its own or in a zip."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-BASE_URL = "https://nlp.stanford.edu/data/"
+BLOCK_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20  # that of a word and 300 numbers has 2,500
+
+
+class GloveFileError(ValueError):
+    """A file that cannot be read as word vectors, and the reason."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
-class PublishedGlove:
-    """A zip as Stanford publishes it. Its text is what counts: the zip may have been made again since."""
+class TextSource:
+    """A text file, or a member of a zip."""
 
-    file_name: str
-    sha1: str
-    text: str
-    """The member with 300 numbers a word."""
-    text_sha1: str
+    path: Path
+    member: str | None
 
-    @property
-    def url(self) -> str:
-        """Where it is fetched from."""
-        return BASE_URL + self.file_name
-
-
-# The sha1s are those of Apache MXNet's contrib.text, which others repeat.
-PUBLISHED = {
-    "6B": PublishedGlove(
-        "glove.6B.zip",
-        "b64e54f1877d2f735bdd000c1d7d771e25c7dfdc",
-        "glove.6B.300d.txt",
-        "646443dd885090927f8215ecf7a677e9f703858d",
-    ),
-    "840B": PublishedGlove(
-        "glove.840B.300d.zip",
-        "8084fbacc2dee3b1fd1ca4cc534cbfff3519ed0d",
-        "glove.840B.300d.txt",
-        "294b9f37fa64cce31f9ebb409c266fc379527708",
-    ),
-}
-
-
-def published_file(sha1: str) -> str | None:
-    """The name of the published file, zip or text, that has this sha1."""
-    names = {one.sha1: one.file_name for one in PUBLISHED.values()}
-    names |= {one.text_sha1: one.text for one in PUBLISHED.values()}
-    return names.get(sha1)
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}[{self.member}]"
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is to be read as a zip: by its name, or by how it begins."""
+    """Return whether a file is a zip by its name or by its beginning."""
     if path.suffix.lower() == ".zip":
         return True
     with path.open("rb") as file:
@@ -60,57 +41,56 @@ def is_zip(path: Path) -> bool:
 
 
 def texts_in(path: Path) -> list[str]:
-    """The names of the .txt in a zip; ValueError if it cannot be read."""
-    with path.open("rb") as file, _damage_told(path), zipfile.ZipFile(file) as archive:
-        return _texts(archive)
+    """Return the names of the .txt in a zip, without macOS's shadows of them; GloveFileError if it cannot be read."""
+    return [name for name in _members(path) if name.endswith(".txt") and not name.startswith("__MACOSX/")]
 
 
-@contextmanager
-def open_text(path: Path, member: str | None) -> Iterator[tuple[Callable[[int], bytes], str]]:
-    """What reads up to so many bytes, and a name for messages; damage of a zip that shows on the way is a ValueError."""
+def _members(path: Path) -> list[str]:
+    with unzip_errors(path), zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def find_text(path: Path, member: str | None) -> TextSource:
+    """Return the text to read: the file, the member of a zip, or the only .txt in it; GloveFileError if there is none."""
     if not is_zip(path):
         if member is not None:
-            raise ValueError(f"{path}: is no .zip, so it has no member {member!r}; leave the member out")
-        with path.open("rb", buffering=0) as plain:
-            yield plain.read, str(path)
-        return
-    with path.open("rb") as file:
-        with _damage_told(path):
-            archive = zipfile.ZipFile(file)
-        name = _member(archive, path, member)
-        with _damage_told(path):
-            packed = archive.open(name)
-
-        def read(num_bytes: int) -> bytes:
-            with _damage_told(path):
-                return packed.read(num_bytes)
-
-        yield read, f"{path}[{name}]"
+            raise GloveFileError(path, f"is no .zip, so it has no member {member!r}; leave the member out")
+        return TextSource(path, None)
+    if member is not None and member in _members(path):
+        return TextSource(path, member)
+    names = texts_in(path)
+    if member is None and len(names) == 1:
+        return TextSource(path, names[0])
+    description = "one .txt" if member is None else repr(member)
+    advice = "say which with --glove-member NAME" if names else "is it a GloVe archive?"
+    raise GloveFileError(path, f"wanted {description} in it, found {len(names)} .txt: {', '.join(names[:8])}; {advice}")
 
 
-@contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+@contextlib.contextmanager
+def unzip_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of a damaged zip, which can be of any kind, into GloveFileError."""
     try:
         yield
-    except Exception as error:  # of a damaged zip anything can come
+    except Exception as error:
         reason = str(error) or type(error).__name__
+        message = f"cannot be unpacked ({reason}); download it again, or unpack it and give the .txt"
+        raise GloveFileError(path, message) from error
+
+
+def _open_text(source: TextSource) -> io.BufferedReader:
+    if source.member is None:
+        return io.BufferedReader(source.path.open("rb", buffering=0), BLOCK_BYTES)
+    return io.BufferedReader(zipfile.ZipFile(source.path).open(source.member), BLOCK_BYTES)  # type: ignore[arg-type]
+
+
+def read_lines(source: TextSource) -> Iterator[bytes]:
+    """Yield the lines of a text with their ends; never more than a block and a line in memory."""
+    with unzip_errors(source.path) if source.member else contextlib.nullcontext(), _open_text(source) as file:
+        while (line := file.readline(MAX_LINE_BYTES)) and (line.endswith(b"\n") or len(line) < MAX_LINE_BYTES):
+            yield line
+        start = file.tell() - len(line)
+    if line:
         raise ValueError(
-            f"{path}: cannot be unpacked ({reason}); download it again, or unpack it and give the .txt"
-        ) from error
-
-
-def _texts(archive: zipfile.ZipFile) -> list[str]:
-    """The text files in a zip, without macOS's shadows of them."""
-    return [name for name in archive.namelist() if name.endswith(".txt") and not name.startswith("__MACOSX/")]
-
-
-def _member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
-    """The name of the text file to read."""
-    names = _texts(archive)
-    if member is not None and member in archive.namelist():
-        return member
-    if member is None and len(names) == 1:
-        return names[0]
-    wanted = "one .txt" if member is None else repr(member)
-    advice = "say which with --glove-member NAME" if names else "is it a GloVe archive?"
-    raise ValueError(f"{path}: wanted {wanted} in it, found {len(names)} .txt: {', '.join(names[:8])}; {advice}")
+            f"{source}: no line feed in {MAX_LINE_BYTES:,} bytes from byte {start:,} on, {line[:40]!r}; "
+            "wanted a line for every word, as in glove.6B.300d.txt"
+        )

@@ -1,7 +1,7 @@
-"""Queries to tokens, tokens to a vocabulary and its ids: reads and leaves text only, without any data of NLTK's.
+"""Queries become tokens, tokens a vocabulary and its ids: text only, without any of NLTK's data.
 
-Index 0 is padding and index 1 every word that the vocabulary does not hold; to spell the name of one of them in a query
-does not reach it.
+Index 0 is padding and index 1 every word outside the vocabulary; a query that spells the name of one of them holds an
+unknown word.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _BETWEEN_SENTENCES = re.compile(
 
 
 def tokenise(query: str, tokeniser: Tokeniser = "nltk") -> list[str]:
-    """The tokens of a query, lower-case, none with whitespace in it; [] for a query without any.
+    """Return the tokens of a query, lower-case and without whitespace; [] for a query without any.
 
     `nltk`: words and punctuation marks by NLTK's word tokeniser after a split into sentences; its double quotes come out as
-    `` and ''. `whitespace`: what stands between whitespace, punctuation glued to it, as 2D-TAN has it. `words`: runs of
+    `` and ''. `whitespace`: the runs between whitespace, with their punctuation, as in 2D-TAN. `words`: runs of
     letters, digits and underscores. `no-punctuation`: ASCII's punctuation marks are taken out, then as `whitespace`; LGI's
     vocabularies come out of it. ValueError for more than MAX_QUERY_CHARS characters.
     """
@@ -59,7 +59,7 @@ def tokenise(query: str, tokeniser: Tokeniser = "nltk") -> list[str]:
 
 
 def too_long(query: str) -> str:
-    """What is wrong with a query of more than MAX_QUERY_CHARS characters; empty for a shorter one."""
+    """Return what is wrong with a query of more than MAX_QUERY_CHARS characters; empty for a shorter one."""
     if len(query) <= MAX_QUERY_CHARS:
         return ""
     return (
@@ -87,7 +87,7 @@ class Vocabulary:
 
     @classmethod
     def build(cls, token_lists: Iterable[Sequence[str]], *, min_count: int = 1, max_size: int | None = None) -> Vocabulary:
-        """The words that occur at least `min_count` times, frequent ones first, equals by alphabet (code points).
+        """Return the words that occur at least `min_count` times, frequent ones first, equals by alphabet (code points).
 
         `max_size` keeps the first so many, the two specials not counted. A token spelt like a special is no word.
         """
@@ -107,24 +107,24 @@ class Vocabulary:
         return {word: index for index, word in enumerate(self.words) if index not in (PAD, UNK)}
 
     def ids(self, tokens: Sequence[str]) -> list[int]:
-        """The index of every token, UNK for those that are no word of the vocabulary."""
+        """Return the index of every token, UNK for a token outside the vocabulary."""
         return [self._index_by_word.get(token, UNK) for token in tokens]
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 of what `save` writes."""
+        """The hex sha256 of the file that `save` writes."""
         return hashlib.sha256(("\n".join(self.words) + "\n").encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """One word a line, UTF-8: line number, from 0, is index."""
+        """Write one word a line, UTF-8: the line's number, from 0, is the index."""
         path.write_bytes(("\n".join(self.words) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """What `save` wrote; ValueError names the file and what is wrong with it."""
-        *words, rest = read_text(path).split("\n")
-        if rest:
-            raise ValueError(f"{path}: the last line, {rest[:60]!r}, does not end; the file may be cut short")
+        """Read a file written by `save`; ValueError names the file and what is wrong with it."""
+        *words, remainder = read_text(path).split("\n")
+        if remainder:
+            raise ValueError(f"{path}: the last line, {remainder[:60]!r}, does not end; the file may be cut short")
         try:
             return cls(tuple(words))
         except ValueError as error:

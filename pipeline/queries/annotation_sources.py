@@ -40,11 +40,11 @@ def find_sources(
     dataset: str, annotations: Path | None, chosen: Mapping[str, Sequence[str]], durations: Sequence[Path]
 ) -> AnnotationSources:
     """The files for the settings of `excl tokenise`; ValueError where these do not go together."""
-    own = OWN.get(Path(dataset).suffix.lower())
-    if own is not None:
+    own_format = OWN.get(Path(dataset).suffix.lower())
+    if own_format is not None:
         if annotations or durations or any(chosen.values()):
             raise ValueError(f"dataset: {dataset} names its splits itself: no annotations, train, val, test or durations")
-        return AnnotationSources(own, {"": (Path(dataset),)}, (), {})
+        return AnnotationSources(own_format, {"": (Path(dataset),)}, (), {})
     if dataset not in FORMATS:
         raise ValueError(
             f"dataset: {dataset!r} is neither one of {', '.join(FORMATS)} nor a file that ends in {', '.join(OWN)}"
@@ -66,34 +66,34 @@ def _parts(
     """The official files in the folder, by the names of their parts, and what is known of them."""
     if dataset not in KNOWN:
         raise ValueError(f"annotations: only for {', '.join(KNOWN)}; for {dataset} give the files by train, val and test")
-    known = KNOWN[dataset]
+    official = KNOWN[dataset]
     if annotations.exists() and not annotations.is_dir():
-        wanted = ", ".join(part.file for part in known.parts.values())
-        raise ValueError(f"annotations: {annotations} is a file; wanted is the folder with {wanted}")
+        file_names = ", ".join(part.file for part in official.parts.values())
+        raise ValueError(f"annotations: {annotations} is a file; wanted is the folder with {file_names}")
     files: dict[str, tuple[Path, ...]] = {}
     facts: dict[Path, Part] = {}
     for split in SPLITS:
-        names = [name for value in chosen[split] or (known.splits.get(split, ""),) for name in value.split("+") if name]
-        unknown = [name for name in names if name not in known.parts]
+        names = [name for value in chosen[split] or (official.splits.get(split, ""),) for name in value.split("+") if name]
+        unknown = [name for name in names if name not in official.parts]
         if len(set(names)) < len(names):
             raise ValueError(f"{split}: {'+'.join(names)} has a part twice")
         if unknown:
             raise ValueError(
-                f"{split}: {unknown[0]!r} is no part of {dataset}; these are {', '.join(known.parts)}, several joined by +"
+                f"{split}: {unknown[0]!r} is no part of {dataset}; those are {', '.join(official.parts)}, joined by +"
             )
-        files[split] = tuple(annotations / known.parts[name].file for name in names)
-        facts |= {annotations / known.parts[name].file: known.parts[name] for name in names}
+        files[split] = tuple(annotations / official.parts[name].file for name in names)
+        facts |= {annotations / official.parts[name].file: official.parts[name] for name in names}
     return files, facts
 
 
-def _durations(dataset: str, annotations: Path | None, given: Sequence[Path]) -> tuple[Path, ...]:
+def _durations(dataset: str, annotations: Path | None, paths: Sequence[Path]) -> tuple[Path, ...]:
     """The files that hold the videos' durations, for the data sets that have them apart."""
     if dataset not in ("charades-sta", "tacos-tall"):
-        if given:
+        if paths:
             raise ValueError("durations: needed for charades-sta, possible for tacos-tall, and for nothing else")
         return ()
-    if given or dataset == "tacos-tall":
-        return tuple(given)
+    if paths or dataset == "tacos-tall":
+        return tuple(paths)
     if annotations is None:
         raise ValueError(
             "durations: needed for charades-sta: Charades_v1_train.csv and Charades_v1_test.csv, or charades.json"
@@ -107,14 +107,14 @@ def load_moments(sources: AnnotationSources) -> list[Moment]:
     for path in sources.all_files():
         existing_file(path, what=f"annotations of {sources.format}")
     moments = [m for split, paths in sources.files.items() for path in paths for m in _load(sources, path, split)]
-    others = sorted({m.split for m in moments} - set(SPLITS))
-    if others:
-        raise ValueError(f"{moments[0].source}: found the splits {others}; they are called {', '.join(SPLITS)} here")
+    unknown_splits = sorted({m.split for m in moments} - set(SPLITS))
+    if unknown_splits:
+        raise ValueError(f"{moments[0].source}: found the splits {unknown_splits}; they are called {', '.join(SPLITS)} here")
     for split in ("train", *(split for split in ("val", "test") if sources.files.get(split))):
         if not any(m.split == split for m in moments):
-            where = ", ".join(path.name for path in sources.files.get(split) or sources.all_files())
-            why = "the vocabulary comes from it" if split == "train" else "leave the file out, if that is right"
-            raise ValueError(f"{where}: no moments of the split {split}; {why} (lines that begin with # are comments)")
+            file_names = ", ".join(path.name for path in sources.files.get(split) or sources.all_files())
+            hint = "the vocabulary comes from it" if split == "train" else "leave the file out, if that is right"
+            raise ValueError(f"{file_names}: no moments of the split {split}; {hint} (lines that begin with # are comments)")
     repeated = [i for i, count in Counter(m.annotation_id for m in moments).items() if count > 1]
     if repeated:
         raise ValueError(f"{len(repeated)} annotation ids stand more than once, {repeated[0]!r} for one")
@@ -124,14 +124,14 @@ def load_moments(sources: AnnotationSources) -> list[Moment]:
 
 def _require_one_query(moments: Sequence[Moment]) -> None:
     """ValueError where moments have one query id and are not answers to one query."""
-    first: dict[str, Moment] = {}
+    moment_by_query: dict[str, Moment] = {}
     for moment in moments:
-        known = first.setdefault(moment.query_id, moment) if moment.query_id else moment
-        if (known.split, known.video_id, known.query, known.group) != (
+        earlier = moment_by_query.setdefault(moment.query_id, moment) if moment.query_id else moment
+        if (earlier.split, earlier.video_id, earlier.query, earlier.group) != (
             moment.split, moment.video_id, moment.query, moment.group
         ):  # fmt: skip
             raise ValueError(
-                f"{known.source} and {moment.source} have the query_id {moment.query_id!r}, but are not of one split, "
+                f"{earlier.source} and {moment.source} have the query_id {moment.query_id!r}, but are not of one split, "
                 "video, query and group; only several answers to one query have one query_id"
             )
 

@@ -1,4 +1,4 @@
-"""From annotations to queries that can be learnt from: cleaned, split, tokenised, with a vocabulary and word vectors."""
+"""Annotations become queries to learn from: cleaned, split, tokenised, with a vocabulary and word vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from excl.pipeline.queries.word_vectors import GloveFile, vectors_for
 
 
 class QueryPreparation:
-    """All that comes of the annotations, each part computed when it is first asked for."""
+    """The results of the annotations, each computed when it is first used."""
 
     def __init__(self, config: TokeniseConfig) -> None:
         self.config, self.sources = config, config.sources()
@@ -31,31 +31,31 @@ class QueryPreparation:
     @cached_property
     def tokens_of(self) -> dict[str, list[str]]:
         """The tokens of every query that is not too long."""
-        kept = {m.query for m in self.raw if not too_long(m.query)}
-        return {query: tokenise(query, self.config.tokeniser) for query in kept}
+        queries = {m.query for m in self.raw if not too_long(m.query)}
+        return {query: tokenise(query, self.config.tokeniser) for query in queries}
 
     def why_unusable(self, moment: Moment) -> str:
-        """Why a query cannot be used; empty where it can."""
+        """Return why a query cannot be used; empty if it can."""
         if moment.query not in self.tokens_of:
             return f"its query has more than {MAX_QUERY_CHARS:,} characters"
         return "" if self.tokens_of[moment.query] else "its query has no word"
 
     @cached_property
     def cleaning(self) -> Cleaning:
-        """What the policies leave of the rows."""
+        """The rows after the policies were applied."""
         return clean(self.raw, self.config.hygiene, why_unusable=self.why_unusable)
 
     @cached_property
     def moments(self) -> list[Moment]:
         """The moments to use, a validation split among them."""
-        kept, config = self.cleaning.kept, self.config
-        for split in sorted({m.split for m in self.raw} - {m.split for m in kept}):
+        moments, config = self.cleaning.kept, self.config
+        for split in sorted({m.split for m in self.raw} - {m.split for m in moments}):
             raise ValueError(f"no moment of the split {split} can be used: {self.cleaning.dropped[0][1]}, for one")
         if not self.carves:
-            return kept
-        training = [moment for moment in kept if moment.split == "train"]
+            return moments
+        training = [moment for moment in moments if moment.split == "train"]
         carved = carve_validation(training, fraction=config.carve_val, seed=config.seed)
-        return [*carved, *(moment for moment in kept if moment.split != "train")]
+        return [*carved, *(moment for moment in moments if moment.split != "train")]
 
     @property
     def carves(self) -> bool:
@@ -64,14 +64,14 @@ class QueryPreparation:
 
     @property
     def made_of(self) -> dict[str, str]:
-        """For every split what it is made of."""
-        there = {moment.split for moment in self.moments}
-        made = {split: self.sources.made_of(split) for split in SPLITS if split in there}
+        """The origin of every split."""
+        splits = {moment.split for moment in self.moments}
+        origins = {split: self.sources.made_of(split) for split in SPLITS if split in splits}
         if self.carves:
             share, seed = self.config.carve_val, self.config.seed
-            made["val"] = f"{share:.0%} of the videos of {made['train']}, by seed {seed}"
-            made["train"] += ", the rest"
-        return made
+            origins["val"] = f"{share:.0%} of the videos of {origins['train']}, by seed {seed}"
+            origins["train"] += ", the rest"
+        return origins
 
     @cached_property
     def tokens(self) -> list[list[str]]:
@@ -99,9 +99,9 @@ class QueryPreparation:
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """What is told of all of it, as JSON values."""
+        """The report about annotations, splits, vocabulary and vectors, as JSON values."""
         vectors, file = (None, None) if self.config.glove is None else self.vectors_and_file
-        known = KNOWN.get(self.sources.format)
+        official = KNOWN.get(self.sources.format)
         report = {
             "dataset": self.sources.format,
             "made_of": self.made_of,
@@ -113,7 +113,7 @@ class QueryPreparation:
             "splits": reports.splits_report(self.moments, self.tokens, self.vocabulary, vectors),
             "vocabulary": {
                 "words": len(self.vocabulary) - 2,
-                "paper": known.paper_words if known else None,
+                "paper": official.paper_words if official else None,
                 "fingerprint": self.vocabulary.fingerprint,
             },
             "shared_videos": reports.shared_videos(self.moments),

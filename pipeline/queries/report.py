@@ -1,4 +1,4 @@
-"""What `tokenise` says of annotations, tokens and word vectors: as JSON values, and as lines for people."""
+"""The report of `tokenise` about annotations, tokens and word vectors: as JSON values, and as lines for people."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORDS_SHOWN = 8
 def annotations_report(
     sources: AnnotationSources, moments: Sequence[Moment], hygiene: CleaningPolicy, *, why_unusable: Callable[[Moment], str]
 ) -> dict[str, Any]:
-    """What the files hold, split by split, before anything is done about it."""
+    """Return what the files hold, split by split, before cleaning."""
     report = {}
     for split in SPLITS:
         chosen = [m for m in moments if m.split == split]
@@ -51,19 +51,21 @@ def annotations_report(
 
 
 def cleaning_report(cleaning: Cleaning) -> dict[str, Any]:
-    """What was done about it."""
+    """Return which moments were changed or dropped."""
     return {
         "kept": len(cleaning.kept),
-        "changed": [{"annotation_id": m.annotation_id, "source": m.source, "how": how} for m, how in cleaning.changed],
-        "dropped": [{"annotation_id": m.annotation_id, "source": m.source, "why": why} for m, why in cleaning.dropped],
+        "changed": [{"annotation_id": m.annotation_id, "source": m.source, "how": change} for m, change in cleaning.changed],
+        "dropped": [{"annotation_id": m.annotation_id, "source": m.source, "why": reason} for m, reason in cleaning.dropped],
     }
 
 
 def splits_report(
     moments: Sequence[Moment], tokens: Sequence[Sequence[str]], vocabulary: Vocabulary, vectors: WordVectors | None
 ) -> dict[str, Any]:
-    """For every split what of it is in the vocabulary and, where word vectors are given, has one."""
-    found = None if vectors is None else {w for w, f in zip(vocabulary.words, vectors.found, strict=True) if f}
+    """Return for every split the tokens outside the vocabulary and, with word vectors, those without one."""
+    with_vector = None
+    if vectors is not None:
+        with_vector = {word for word, has_row in zip(vocabulary.words, vectors.found, strict=True) if has_row}
     report = {}
     for split in SPLITS:
         chosen = [(m, t) for m, t in zip(moments, tokens, strict=True) if m.split == split]
@@ -77,13 +79,13 @@ def splits_report(
             "unknown": _share((word for word, i in zip(t, row, strict=True) if i == UNK) for (_, t), row in
                               zip(chosen, ids, strict=True)),
         }  # fmt: skip
-        if found is not None:
-            report[split]["without_vector"] = _share((word for word in t if word not in found) for _, t in chosen)
+        if with_vector is not None:
+            report[split]["without_vector"] = _share((word for word in t if word not in with_vector) for _, t in chosen)
     return report
 
 
 def _share(words_by_query: Iterable[Iterable[str]]) -> dict[str, Any]:
-    """How many tokens and queries words touch, and which they are, the most frequent first."""
+    """Return how many tokens and queries the words are in, and the words, the most frequent first."""
     words: Counter[str] = Counter()
     queries = 0
     for row in words_by_query:
@@ -95,13 +97,13 @@ def _share(words_by_query: Iterable[Iterable[str]]) -> dict[str, Any]:
 
 
 def vectors_report(vocabulary: Vocabulary, vectors: WordVectors, file: Mapping[str, Any]) -> dict[str, Any]:
-    """Which file the vectors came from, and which words of the vocabulary it lacks."""
-    without = [word for word, found in zip(vocabulary.words[2:], vectors.found[2:], strict=True) if not found]
+    """Return which file the vectors are from, and which words of the vocabulary it lacks."""
+    without = [word for word, has_row in zip(vocabulary.words[2:], vectors.found[2:], strict=True) if not has_row]
     return {**file, "dim": vectors.dim, "words_without_vector": len(without), "without_vector": without}
 
 
 def shared_videos(moments: Sequence[Moment]) -> list[str]:
-    """A line for every two splits that have videos in common: what is chosen on one is then not new to the other."""
+    """Return a line for every two splits with videos in common: a choice on one is then not new to the other."""
     videos = {split: {m.video_id for m in moments if m.split == split} for split in SPLITS}
     pairs = [(a, b, len(videos[a] & videos[b])) for a, b in combinations(videos, 2)]
     return [
@@ -112,13 +114,13 @@ def shared_videos(moments: Sequence[Moment]) -> list[str]:
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
-    """The report for people."""
-    shown = [f"{report['dataset']}; " + "; ".join(f"{split} is {what}" for split, what in report["made_of"].items())]
+    """Return the report for people."""
+    shown = [f"{report['dataset']}; " + "; ".join(f"{split} is {origin}" for split, origin in report["made_of"].items())]
     for split, facts in report["annotations"].items():
         shown += _annotation_lines(split, facts)
     done = report["cleaning"]
     counted = Counter(row["how"] for row in done["changed"])
-    changed = "".join(f", {count:,} of them {how}" for how, count in counted.items())
+    changed = "".join(f", {count:,} of them {change}" for change, count in counted.items())
     shown.append(f"{done['kept']:,} moments kept{changed}; {len(done['dropped']):,} dropped")
     reasons: dict[str, list[str]] = {}
     for row in done["dropped"]:
@@ -131,9 +133,9 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     for split, facts in report["splits"].items():
         shown += _token_lines(split, facts)
     if vectors := report.get("vectors"):
-        known = f", which is {vectors['known']}" if vectors["known"] else ", which is none of the published files we know"
+        identity = f", which is {vectors['known']}" if vectors["known"] else ", which is none of the published files we know"
         shown.append(
-            f"{vectors['words_without_vector']:,} of {words['words']:,} words have no vector in {vectors['file']}{known} "
+            f"{vectors['words_without_vector']:,} of {words['words']:,} words have no vector in {vectors['file']}{identity} "
             f"(numbers a word: {vectors['dim']})"
         )
     return shown + list(report["shared_videos"])
@@ -146,10 +148,12 @@ def _annotation_lines(split: str, facts: Mapping[str, Any]) -> list[str]:
     length = "" if facts["moment_s"] is None else "; moments of {mean} ± {std} s".format(**facts["moment_s"])
     same = " (as published)" if as_published else ""
     shown = [f"{split}: {rows} rows, {videos} videos{same}{length}"]
-    for flaw, found in facts["flaws"].items():
-        if found["rows"]:
-            by = f", by {facts['furthest_beyond_s']} s at most" if flaw == "beyond_video" else ""
-            shown.append(f"  {found['rows']:,} {FLAWS[flaw]}{by} ({found['policy']}): {found['first']}")
+    for flaw, rows_of_flaw in facts["flaws"].items():
+        if rows_of_flaw["rows"]:
+            extent = f", by {facts['furthest_beyond_s']} s at most" if flaw == "beyond_video" else ""
+            shown.append(
+                f"  {rows_of_flaw['rows']:,} {FLAWS[flaw]}{extent} ({rows_of_flaw['policy']}): {rows_of_flaw['first']}"
+            )
     return shown
 
 
@@ -159,14 +163,14 @@ def _beside(count: int, published: int | None) -> str:
 
 def _token_lines(split: str, facts: Mapping[str, Any]) -> list[str]:
     shown = [f"{split}: {facts['moments']:,} moments of {facts['videos']:,} videos, {facts['tokens']:,} tokens"]
-    for name, what in (("unknown", UNKNOWN), ("without_vector", f"{UNKNOWN}, or without a vector")):
+    for name, description in (("unknown", UNKNOWN), ("without_vector", f"{UNKNOWN}, or without a vector")):
         share = facts.get(name)
         if share and share["tokens"]:
-            first = [printable(word) for word in list(share["words"])[:WORDS_SHOWN]]
-            more = ", …" if len(share["words"]) > WORDS_SHOWN else ""
+            words = [printable(word) for word in list(share["words"])[:WORDS_SHOWN]]
+            ellipsis = ", …" if len(share["words"]) > WORDS_SHOWN else ""
             shown.append(
-                f"  {what}: {share['tokens']:,} tokens in {share['queries']:,} queries, {len(share['words']):,} words: "
-                f"{', '.join(first)}{more}"
+                f"  {description}: {share['tokens']:,} tokens in {share['queries']:,} queries, {len(share['words']):,} words"
+                f": {', '.join(words)}{ellipsis}"
             )
     return shown
 
@@ -176,5 +180,5 @@ def _rounded(value: float) -> float:
 
 
 def policies(hygiene: CleaningPolicy) -> dict[str, str]:
-    """The policies as JSON values."""
+    """Return the policies as JSON values."""
     return dataclasses.asdict(hygiene)

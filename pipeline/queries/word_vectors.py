@@ -1,22 +1,36 @@
 """Word vectors of a vocabulary, from a file in GloVe's format or a published one by name, read once and then remembered.
 
-A published name stands for a zip in the cache, which is fetched on first use.
+A published name stands for a zip in the cache, which is fetched on first use. A matrix is remembered in the folder `glove`
+of the cache by the checksum of its file, the vocabulary and all settings.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
+import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from excl.datasets.text.glove import WordVectors, load_vectors
-from excl.datasets.text.glove_files import PUBLISHED, published_file
-from excl.datasets.text.tokens import Vocabulary
-from excl.pipeline.config import existing_file
-from excl.pipeline.queries import glove_download, vector_cache
-from excl.pipeline.queries.vector_cache import Checksums, FileStamp
+import numpy as np
 
-LOADER_VERSION = 1  # raise it when a change alters what load_vectors gives, or matrices of the old one are used
+from excl.datasets.text.glove import WordVectors, load_vectors
+from excl.datasets.text.glove_files import GloveFileError
+from excl.datasets.text.tokens import Vocabulary
+from excl.models.download import cache_folder
+from excl.models.files import describe_wrong_beginning
+from excl.pipeline.artifacts.atomic_files import write_bytes
+from excl.pipeline.artifacts.file_cache import checksums, file_stamp, require_unchanged, write_entry
+from excl.pipeline.config import existing_file
+from excl.pipeline.queries.published_glove import PUBLISHED, TEXT_FORMAT, published_file
+
+log = logging.getLogger(__name__)
+
+LOADER_VERSION = 1  # raise it when a change alters the results of load_vectors, or remembered matrices stay in use
+MAX_MATRICES = 16
 
 
 @dataclass(frozen=True)
@@ -28,25 +42,21 @@ class GloveFile:
     sha256: str
     sha1: str
     known: str | None
-    """The name of the published file that it is, or whose text it holds; None if it is none."""
+    """The name of the published file that it is, or whose text it holds; None if it is not a published one."""
 
 
 def local_file(path_or_name: str | os.PathLike[str]) -> Path | None:
-    """The file that is meant; None for `6B` and `840B`, whose file is in the cache or has to be fetched."""
+    """Return the path of a file; None for `6B` and `840B`, whose file is in the cache or has to be fetched."""
     return None if path_or_name in PUBLISHED else Path(path_or_name)
 
 
 def identify(path_or_name: str | os.PathLike[str]) -> GloveFile:
-    """What a file is; its bytes are read unless their checksums are remembered. Fetches `6B` and `840B` on first use."""
-    path = _path(path_or_name)
-    return _described(path, vector_cache.checksums(path))
-
-
-def identify_known(path_or_name: str | os.PathLike[str]) -> GloveFile | None:
-    """What a file is if its checksums are remembered, or None: then `vectors_for` computes them while it reads."""
-    path = _path(path_or_name)
-    known = vector_cache.known_checksums(path)
-    return None if known is None else _described(path, known)
+    """Return what a file is; it is read unless its checksums are remembered. Fetches `6B` and `840B` on first use."""
+    path = _locate(path_or_name)
+    sums = checksums(path)
+    published = PUBLISHED.get(str(path_or_name))  # a zip under this name holds the published text, as fetch requires
+    text_name = None if published is None else published.text
+    return GloveFile(path.name, sums.sha256, sums.sha1, published_file(sums.sha1) or text_name)
 
 
 def vectors_for(
@@ -57,53 +67,59 @@ def vectors_for(
     member: str | None = None,
     cased_fallback: bool = False,
 ) -> tuple[WordVectors, GloveFile]:
-    """The vectors of a vocabulary, as `load_vectors` has them, and what file they are from.
+    """Return the vectors of a vocabulary, as `load_vectors` reads them, and the file they are from.
 
-    The file is a path, or `6B` or `840B` for the published ones with 300 numbers a word. What was read before is
-    remembered, by the content of the file and all settings, and then the file is not opened. ValueError as `load_vectors`.
+    The file is a path, or `6B` or `840B` for the published ones with 300 numbers a word. Vectors are remembered by the
+    content of the file and all settings; the second time the file is not opened. ValueError as in `load_vectors`.
     """
-    path = _path(path_or_name)
+    path = _locate(path_or_name)
     if path_or_name in PUBLISHED and member is None:
         member = PUBLISHED[str(path_or_name)].text
-    stamp, sums = FileStamp.of(path), vector_cache.known_checksums(path)
-
-    def load() -> WordVectors:
-        if (wrong := glove_download.describe_wrong_file(path)) is not None:
-            raise ValueError(f"{path}: {wrong}")
-        return load_vectors(path, vocabulary, seed=seed, member=member, cased_fallback=cased_fallback)
-
-    def made_from(sums: Checksums) -> dict[str, str | int | bool | None]:
-        return {
-            "sha256": sums.sha256,
-            "member": member,
-            "vocabulary": vocabulary.fingerprint,
-            "seed": seed,
-            "cased_fallback": cased_fallback,
-            "version": LOADER_VERSION,
-        }
-
-    if sums is not None and (vectors := vector_cache.load_cached(made_from(sums))) is not None:
-        return vectors, _described(path, sums)
-    if sums is not None:
-        vectors = load()
-    else:
-        with vector_cache.checksums_beside(path) as result:
-            vectors = load()
-            sums = result()
-    stamp.require(path)
-    vector_cache.save_cached(made_from(sums), vectors)
-    return vectors, _described(path, sums)
+    stamp, file = file_stamp(path), identify(path_or_name)
+    settings = {
+        "sha256": file.sha256,
+        "member": member,
+        "vocabulary": vocabulary.fingerprint,
+        "seed": seed,
+        "cased_fallback": cased_fallback,
+        "version": LOADER_VERSION,
+    }
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    entry = cache_folder() / "glove" / "vectors" / f"{key}.vectors"
+    if (vectors := _load_entry(entry, key)) is not None:
+        return vectors, file
+    if (reason := describe_wrong_beginning(path, TEXT_FORMAT)) is not None:
+        raise GloveFileError(path, reason)
+    vectors = load_vectors(path, vocabulary, seed=seed, member=member, cased_fallback=cased_fallback)
+    require_unchanged(path, stamp)
+    arrays = io.BytesIO()
+    np.savez(arrays, matrix=vectors.matrix, found=vectors.found, other_case=vectors.other_case)
+    content = _checksum(key, arrays.getvalue()) + arrays.getvalue()
+    write_entry(entry, lambda: write_bytes(entry, content), max_entries=MAX_MATRICES)
+    return vectors, file
 
 
-def _path(path_or_name: str | os.PathLike[str]) -> Path:
+def _load_entry(entry: Path, key: str) -> WordVectors | None:
+    """Return the vectors of an entry of the cache, if it is there and undamaged."""
+    try:
+        content = entry.read_bytes()
+    except OSError:
+        return None
+    if _checksum(key, content[32:]) != content[:32]:
+        log.warning("%s: damaged; the word vectors are read from their file again", entry)
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(entry)  # the least recently used entries are removed
+    with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
+        return WordVectors(arrays["matrix"], arrays["found"], arrays["other_case"])
+
+
+def _checksum(key: str, content: bytes) -> bytes:
+    """Return 32 bytes that an entry begins with: a damaged entry or one under another name has others."""
+    return hashlib.sha256(key.encode() + content).digest()
+
+
+def _locate(path_or_name: str | os.PathLike[str]) -> Path:
     if path_or_name in PUBLISHED:
-        return glove_download.fetch(str(path_or_name))
+        return PUBLISHED[str(path_or_name)].fetch()
     return existing_file(Path(path_or_name), what="word vectors")
-
-
-def _described(path: Path, sums: Checksums) -> GloveFile:
-    known = published_file(sums.sha1)
-    for one in PUBLISHED.values():
-        if known is None and vector_cache.known_text_sha1(path, one.text) == one.text_sha1:
-            known = one.text
-    return GloveFile(path.name, sums.sha256, sums.sha1, known)

@@ -15,15 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from excl.models.download import cache_folder
+from excl.pipeline.artifacts.file_cache import write_entry
 from excl.pipeline.store.shard import Shard, VideoFeatures, write_shard
 
 log = logging.getLogger(__name__)
 
 KEPT = 64  # a film of three hours in the paper's rows is 14 MB
-LOCK_S = 60
 
 
 def load(made_from: Mapping[str, Any]) -> VideoFeatures | None:
@@ -43,17 +41,7 @@ def load(made_from: Mapping[str, Any]) -> VideoFeatures | None:
 def save(made_from: Mapping[str, Any], video: VideoFeatures) -> None:
     """Keep features under what they were made from."""
     path = _path(made_from)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.parent / ".lock", timeout=LOCK_S):
-            for leftover in path.parent.glob(".*.tmp"):  # of a process that was killed: whoever writes holds the lock
-                leftover.unlink()
-            write_shard(path, [video], recipe=made_from)
-            others = [other for other in path.parent.glob("*.h5") if other != path]
-            for other in sorted(others, key=lambda other: other.stat().st_mtime_ns, reverse=True)[KEPT - 1 :]:
-                other.unlink()
-    except (OSError, filelock.Timeout) as error:
-        log.warning("%s: the cache cannot be written (%s); the next question costs the same work", path.parent, error)
+    write_entry(path, lambda: write_shard(path, [video], recipe=made_from), max_entries=KEPT)
 
 
 def _path(made_from: Mapping[str, Any]) -> Path:

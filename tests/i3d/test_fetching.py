@@ -11,8 +11,8 @@ import sys
 import pytest
 from file_server import CONTENT, Server
 
-from excl.models.download import is_page
-from excl.models.i3d import download, published
+from excl.models.files import is_page, sha256_file
+from excl.models.i3d import published
 from excl.models.i3d.published import PublishedWeights, git_blob_id
 
 STOP = object()
@@ -33,7 +33,7 @@ def server(monkeypatch, tmp_path):
 def publish(monkeypatch, tmp_path, content, size=None):
     path = tmp_path / "published"
     path.write_bytes(content)
-    entry = PublishedWeights("rgb_charades.pt", git_blob_id(path), 157, size=size, sha256=published.sha256_file(path))
+    entry = PublishedWeights("rgb_charades.pt", git_blob_id(path), 157, size=size, sha256=sha256_file(path))
     monkeypatch.setitem(published.PUBLISHED, "charades", entry)
     return entry
 
@@ -49,8 +49,8 @@ def assert_whole(tmp_path):
 
 
 def test_fetched_once_and_then_read_from_the_cache(server, tmp_path):
-    first = download.fetch("charades")
-    assert download.fetch("charades") == first
+    first = published.PUBLISHED["charades"].fetch()
+    assert published.PUBLISHED["charades"].fetch() == first
     assert server.asked == [(None, None)]
     assert_whole(tmp_path)
 
@@ -58,19 +58,19 @@ def test_fetched_once_and_then_read_from_the_cache(server, tmp_path):
 @pytest.mark.parametrize("seed", range(8))
 def test_interrupted_anywhere_it_goes_on_from_there(server, tmp_path, seed):
     draw = random.Random(seed)
-    part = tmp_path / "cache" / (download.cached_path("charades").name + ".part")
+    part = tmp_path / "cache" / (published.PUBLISHED["charades"].cached_path.name + ".part")
     kept = 0
     for _ in range(3):
         sent = draw.randrange(1, (len(CONTENT) - kept) // 2)
         server.cuts = [sent]
         with pytest.raises(OSError, match=r"rgb_charades\.pt: cannot be downloaded.*weights import") as raised:
-            download.fetch("charades")
-        assert not download.cached_path("charades").exists()
+            published.PUBLISHED["charades"].fetch()
+        assert not published.PUBLISHED["charades"].cached_path.exists()
         before, kept = kept, part.stat().st_size
         assert sent - (1 << 16) < kept - before <= sent  # the last, unfinished block is lost
         assert (f"{kept:,} bytes are kept" in str(raised.value)) == (kept > 0)
         assert part.read_bytes() == CONTENT[:kept]
-    download.fetch("charades")
+    published.PUBLISHED["charades"].fetch()
     assert server.asked[-1] == ((f"bytes={kept}-", '"first"') if kept else (None, None))
     assert_whole(tmp_path)
 
@@ -79,8 +79,8 @@ def test_interrupted_anywhere_it_goes_on_from_there(server, tmp_path, seed):
 def test_what_cannot_go_on_starts_again(server, tmp_path, cut, ranges, etag):
     server.cuts, server.ranges, server.etag = [cut], ranges, etag
     with pytest.raises(OSError, match="cannot be downloaded"):
-        download.fetch("charades")
-    download.fetch("charades")
+        published.PUBLISHED["charades"].fetch()
+    published.PUBLISHED["charades"].fetch()
     assert len(server.asked) == 2
     assert_whole(tmp_path)
 
@@ -88,8 +88,8 @@ def test_what_cannot_go_on_starts_again(server, tmp_path, cut, ranges, etag):
 def test_a_weak_etag_is_not_relied_on(server, tmp_path):
     server.cuts, server.etag = [5000], 'W/"weak"'
     with pytest.raises(OSError, match="cannot be downloaded"):
-        download.fetch("charades")
-    download.fetch("charades")
+        published.PUBLISHED["charades"].fetch()
+    published.PUBLISHED["charades"].fetch()
     assert server.asked == [(None, None), (None, None)]
     assert_whole(tmp_path)
 
@@ -97,17 +97,17 @@ def test_a_weak_etag_is_not_relied_on(server, tmp_path):
 def test_a_file_that_changed_meanwhile_is_not_patched_together(server, tmp_path):
     server.content, server.cuts = bytes(len(CONTENT)), [400_000]
     with pytest.raises(OSError, match="cannot be downloaded"):
-        download.fetch("charades")
+        published.PUBLISHED["charades"].fetch()
     server.content, server.etag = CONTENT, '"second"'
-    download.fetch("charades")
+    published.PUBLISHED["charades"].fetch()
     assert_whole(tmp_path)
 
 
 def test_a_part_that_is_already_whole_needs_no_download(server, tmp_path):
-    download.fetch("charades")
-    path = download.cached_path("charades")
+    published.PUBLISHED["charades"].fetch()
+    path = published.PUBLISHED["charades"].cached_path
     path.rename(path.with_name(path.name + ".part"))  # killed between the last byte and the name
-    download.fetch("charades")
+    published.PUBLISHED["charades"].fetch()
     assert len(server.asked) == 1
     assert_whole(tmp_path)
 
@@ -115,10 +115,10 @@ def test_a_part_that_is_already_whole_needs_no_download(server, tmp_path):
 def test_a_part_that_is_too_long_starts_again(server, tmp_path):
     server.cuts = [10]
     with pytest.raises(OSError, match="cannot be downloaded"):
-        download.fetch("charades")
+        published.PUBLISHED["charades"].fetch()
     part = next(p for p in (tmp_path / "cache").iterdir() if p.name.endswith(".part"))
     part.write_bytes(CONTENT + b"more")
-    download.fetch("charades")
+    published.PUBLISHED["charades"].fetch()
     assert [asked for asked, _ in server.asked] == [None, f"bytes={len(CONTENT) + 4}-", None]
     assert_whole(tmp_path)
 
@@ -133,7 +133,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 50883138
 def test_a_download_that_is_not_the_published_file_is_refused_and_removed(server, tmp_path, content, what):
     server.content = content
     with pytest.raises(ValueError, match=f"not the published file.*{what}.*removed"):
-        download.fetch("charades")
+        published.PUBLISHED["charades"].fetch()
     assert cached(tmp_path) == []
 
 
@@ -142,7 +142,7 @@ def test_a_page_is_refused_before_it_is_written(server, tmp_path, content_type):
     server.content, server.content_type = b"\n<!DOCTYPE html><html>sign in</html>", content_type
     assert is_page(server.content)
     with pytest.raises(ValueError, match=r"an HTML page and not the file.*weights import"):
-        download.fetch("charades")
+        published.PUBLISHED["charades"].fetch()
     assert b"".join(p.read_bytes() for p in (tmp_path / "cache").iterdir() if p.name.endswith(".part")) == b""
 
 
@@ -150,7 +150,7 @@ def test_a_page_is_refused_before_it_is_written(server, tmp_path, content_type):
 def test_a_server_that_refuses_is_told_with_what_to_do(server, tmp_path, status):
     server.status = status
     with pytest.raises(OSError, match=rf"rgb_charades\.pt: cannot be downloaded \({status}.*weights import FILE"):
-        download.fetch("charades")
+        published.PUBLISHED["charades"].fetch()
     assert cached(tmp_path) == []
 
 
@@ -158,15 +158,15 @@ def test_no_server_at_all_is_told_with_what_to_do(server, monkeypatch):
     server.http.server_close()
     monkeypatch.setattr(published, "BASE_URL", "http://127.0.0.1:9/")
     with pytest.raises(OSError, match=r"rgb_charades\.pt: cannot be downloaded .*tries again.*weights import FILE"):
-        download.fetch("charades")
+        published.PUBLISHED["charades"].fetch()
 
 
 def test_a_damaged_cache_is_fetched_again(server, tmp_path, caplog):
-    path = download.fetch("charades")
+    path = published.PUBLISHED["charades"].fetch()
     damaged = bytearray(CONTENT)
     damaged[1234] ^= 1
     path.write_bytes(damaged)
-    download.fetch("charades")
+    published.PUBLISHED["charades"].fetch()
     assert "damaged (git blob id" in caplog.text
     assert_whole(tmp_path)
 
@@ -175,10 +175,10 @@ def fetching_process(server):
     """Another process that fetches the same file from the same server into the same cache."""
     entry = published.PUBLISHED["charades"]
     code = (
-        "from excl.models.i3d import fetching, published\n"
+        "from excl.models.i3d import published\n"
         f"published.BASE_URL = {server.url!r}\n"
         f"published.PUBLISHED['charades'] = published.PublishedWeights('rgb_charades.pt', {entry.git_blob_id!r}, 157)\n"
-        "print(fetching.fetch('charades'))\n"
+        "print(published.PUBLISHED['charades'].fetch())\n"
     )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -192,8 +192,8 @@ def test_killed_while_fetching_leaves_nothing_that_could_be_used(server, tmp_pat
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     server.stall.set()
-    assert not download.cached_path("charades").exists()
-    download.fetch("charades")
+    assert not published.PUBLISHED["charades"].cached_path.exists()
+    published.PUBLISHED["charades"].fetch()
     assert_whole(tmp_path)
 
 
@@ -207,6 +207,6 @@ def test_two_processes_at_once_download_once(server, tmp_path):
     first.communicate()
     third = fetching_process(server)
     outputs = [process.communicate()[0].strip() for process in (second, third)]
-    assert outputs == [str(download.cached_path("charades"))] * 2
+    assert outputs == [str(published.PUBLISHED["charades"].cached_path)] * 2
     assert len(server.asked) == 2  # the killed one, and one of the others
     assert_whole(tmp_path)

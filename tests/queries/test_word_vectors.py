@@ -15,7 +15,7 @@ import pytest
 from excl.datasets.text.glove import load_vectors
 from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
 from excl.pipeline.queries import word_vectors
-from excl.pipeline.queries.word_vectors import GloveFile, identify, identify_known, local_file, vectors_for
+from excl.pipeline.queries.word_vectors import GloveFile, identify, local_file, vectors_for
 
 LINES = b"the 0.1 0.2 -0.3\ncat 1 2e0 3\nSat 4 5 6\n"
 WORDS = Vocabulary((PAD_TOKEN, UNK_TOKEN, "cat", "sat", "emu"))
@@ -52,7 +52,7 @@ def same(one, other):
 
 
 def entries(cache, kind="vectors"):
-    folder = cache / "glove" / kind
+    folder = cache / "checksums" if kind == "checksums" else cache / "glove" / kind
     return sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
 
 
@@ -65,7 +65,7 @@ def test_vectors_are_those_of_the_loader_with_what_the_file_is(path):
     vectors, file = vectors_for(path, WORDS, seed=3)
     assert same(vectors, load_vectors(path, WORDS, seed=3))
     sums = hashlib.sha256(LINES).hexdigest(), hashlib.sha1(LINES).hexdigest()
-    assert file == GloveFile("glove.txt", *sums, known=None) == identify(path) == identify_known(path)
+    assert file == GloveFile("glove.txt", *sums, known=None) == identify(path)
 
 
 def test_the_second_time_the_file_is_not_opened(path, opened):
@@ -79,11 +79,10 @@ def test_the_second_time_the_file_is_not_opened(path, opened):
 
 
 def test_checksums_are_computed_once(path, opened):
-    assert identify_known(path) is None
-    assert "glove.txt" not in opened
-    identify(path)
+    file = identify(path)
+    assert "glove.txt" in opened
     opened.clear()
-    assert identify(path) == identify_known(path)
+    assert identify(path) == file
     assert "glove.txt" not in opened
 
 
@@ -146,7 +145,6 @@ def test_a_file_that_changed_is_noticed(path):
     stat = path.stat()
     path.write_bytes(LINES.replace(b"1 2e0", b"7 8e0"))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert identify_known(path) is None
     after, changed = vectors_for(path, WORDS)
     assert after.matrix[2].tolist() == [7, 8, 3]
     assert before.matrix[2].tolist() == [1, 2, 3]
@@ -167,7 +165,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(path, cache, monkeypatc
     with pytest.raises(ValueError, match=r"glove\.txt: it was changed while it was read; run the same command again"):
         vectors_for(path, WORDS)
     assert entries(cache) == []
-    assert identify_known(path) is None
+    assert identify(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("at", [0, 40, -1])
@@ -197,10 +195,10 @@ def test_an_entry_under_another_name_is_not_taken(path, cache):
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"stamp": 1, "what": 2, "facts": 3}'])
 def test_damaged_checksums_are_computed_again(path, cache, content):
     file = identify(path)
-    (entry,) = entries(cache, "files")
+    (entry,) = entries(cache, "checksums")
     entry.write_bytes(content)
-    assert identify_known(path) is None
-    assert identify(path) == file == identify_known(path)
+    assert identify(path) == file
+    assert entry.read_bytes() != content
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -283,7 +281,7 @@ def test_a_wrong_file_is_refused_and_nothing_of_it_kept(path, cache, content, me
 
 
 def test_a_missing_file_is_told(tmp_path):
-    for ask in (identify, identify_known, lambda path: vectors_for(path, WORDS)):
+    for ask in (identify, lambda path: vectors_for(path, WORDS)):
         with pytest.raises(FileNotFoundError, match=r"none\.txt: there is no such file \(word vectors\)"):
             ask(tmp_path / "none.txt")
 

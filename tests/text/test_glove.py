@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from excl.datasets.text import glove
-from excl.datasets.text.glove import cut_short, load_vectors, peek
+from excl.datasets.text import glove_files
+from excl.datasets.text.glove import is_truncated, load_vectors, peek
 from excl.datasets.text.glove_files import texts_in
 from excl.datasets.text.tokens import PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary
 
@@ -273,7 +273,7 @@ def slowly(lines, words, cased_fallback):
 def test_whatever_the_file_the_words_have_what_a_slow_reader_finds(lines, words, block_bytes, cased_fallback, packed):
     lines = [("first", [0, 0]), *lines]
     content = "".join(f"{word} {x} {y}\n" for word, (x, y) in lines).encode()
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(glove, "BLOCK_BYTES", block_bytes):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(glove_files, "BLOCK_BYTES", block_bytes):
         path = write_zip(Path(folder), glove_txt=content) if packed else write(Path(folder), content)
         vectors = load_vectors(path, vocabulary(*words), cased_fallback=cased_fallback)
     wanted = slowly(lines, words, cased_fallback)
@@ -288,7 +288,7 @@ def test_a_damaged_line_is_named_by_its_number_wherever_blocks_end(at, block_byt
     lines = [b"w%d %s 2" % (number, b"1" * (number % 7 + 1)) for number in range(401)]
     lines[at] = b"dog 1"
     content = b"\n".join([b"401 2"] * header + lines)
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(glove, "BLOCK_BYTES", block_bytes):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(glove_files, "BLOCK_BYTES", block_bytes):
         path = write(Path(folder), content)
         with pytest.raises(ValueError, match=rf"glove\.txt:{at + 1 + header}: 1 numbers for b'dog'"):
             load_vectors(path, vocabulary("dog"))
@@ -349,4 +349,4 @@ def test_a_zip_is_known_by_its_content_too_and_shadows_of_macos_are_no_texts(tmp
     [(b"", False), (b"dog 1 2 3", False), (b"dog 1 2", True), (b"dog 1 2 -", True), (b"d", True), (b"\n\n", False)],
 )
 def test_a_text_that_ends_within_a_line_is_known(tmp_path, rest, cut):
-    assert cut_short(write(tmp_path, LINES + rest)) is cut
+    assert is_truncated(write(tmp_path, LINES + rest)) is cut

@@ -11,10 +11,9 @@ import zipfile
 import pytest
 from file_server import Server
 
-from excl.datasets.text import glove_files
-from excl.datasets.text.glove_files import PUBLISHED, PublishedGlove
 from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
-from excl.pipeline.queries.glove_download import cached_path
+from excl.pipeline.queries import published_glove
+from excl.pipeline.queries.published_glove import PUBLISHED, PublishedGlove
 from excl.pipeline.queries.word_vectors import identify, vectors_for
 from excl.workflows.cli import main
 
@@ -46,7 +45,7 @@ def damaged(archive):
 def published(monkeypatch, tmp_path):
     """A small zip counts as the published one of 6B."""
     sums = hashlib.sha1(ZIP).hexdigest(), hashlib.sha1(LINES).hexdigest()
-    monkeypatch.setitem(PUBLISHED, "6B", PublishedGlove("glove.6B.zip", sums[0], TEXT, sums[1]))
+    monkeypatch.setitem(PUBLISHED, "6B", PublishedGlove("6B", "glove.6B.zip", sums[0], TEXT, sums[1]))
     monkeypatch.setenv("EXCL_CACHE", str(tmp_path / "cache"))
 
 
@@ -54,7 +53,7 @@ def published(monkeypatch, tmp_path):
 def server(monkeypatch):
     one = Server()
     one.content = ZIP
-    monkeypatch.setattr(glove_files, "BASE_URL", one.url)
+    monkeypatch.setattr(published_glove, "BASE_URL", one.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield one
     one.stall.set()
@@ -75,12 +74,12 @@ def test_fetch_goes_on_from_where_it_stopped(server, capsys, caplog):
     assert main(["glove", "fetch", "6B"]) == 1
     assert "glove.6B.zip: cannot be downloaded" in caplog.text
     assert "give its path in place of 6B, or put it at" in caplog.text
-    part = cached_path("6B").with_name("glove.6B.zip.part")
+    part = PUBLISHED["6B"].cached_path.with_name("glove.6B.zip.part")
     part.write_bytes(ZIP[:50])
     assert main(["glove", "fetch", "6B"]) == 0
     assert server.asked[1] == ("bytes=50-", '"first"')
-    assert capsys.readouterr().out == f"6B: verified, in {cached_path('6B')}\n"
-    assert cached_path("6B").read_bytes() == ZIP
+    assert capsys.readouterr().out == f"6B: verified, in {PUBLISHED['6B'].cached_path}\n"
+    assert PUBLISHED["6B"].cached_path.read_bytes() == ZIP
     assert not part.exists()
 
 
@@ -91,7 +90,7 @@ def test_a_zip_that_was_made_again_is_taken_for_its_text(server, capsys, caplog)
     caplog.clear()
     assert main(["glove", "fetch", "6B"]) == 0
     assert caplog.text == ""
-    assert main(["glove", "verify", "6B", str(cached_path("6B"))]) == 0
+    assert main(["glove", "verify", "6B", str(PUBLISHED["6B"].cached_path)]) == 0
     told = (
         "ok: a zip that was made again, glove.6B.50d.txt has 1 numbers a word, the first word is 'cat', "
         f"in it the published {TEXT}, 3 numbers a word; sha1 {hashlib.sha1(AGAIN).hexdigest()}\n"
@@ -120,7 +119,7 @@ def test_something_else_is_refused_and_removed(server, caplog, content, message)
     assert "the download is not the published file" in caplog.text
     assert message in caplog.text
     assert "it was removed" in caplog.text
-    assert [p for p in cached_path("6B").parent.iterdir() if p.name.startswith("glove.")] == []
+    assert [p for p in PUBLISHED["6B"].cached_path.parent.iterdir() if p.name.startswith("glove.")] == []
 
 
 def test_a_page_is_refused(server, caplog):
@@ -131,7 +130,7 @@ def test_a_page_is_refused(server, caplog):
 
 def test_damage_in_the_cache_is_told_and_mended(server, capsys, caplog):
     assert main(["glove", "fetch", "6B"]) == 0
-    cached_path("6B").write_bytes(damaged(ZIP))
+    PUBLISHED["6B"].cached_path.write_bytes(damaged(ZIP))
     capsys.readouterr()
     assert main(["glove", "list"]) == 0
     first, second = capsys.readouterr().out.splitlines()[1:]

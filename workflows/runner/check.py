@@ -12,19 +12,17 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.annotations.cleaning import names
 from excl.datasets.text.glove import load_vectors
-from excl.datasets.text.glove_files import PUBLISHED as PUBLISHED_GLOVE
 from excl.datasets.text.tokens import Vocabulary
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.probe import Probe
-from excl.models.i3d.download import cached_path
 from excl.models.i3d.published import PUBLISHED
 from excl.models.i3d.weights import describe_wrong, imported_names
 from excl.pipeline import extract, pack, tokenise
 from excl.pipeline.config import STRICT, existing_file
 from excl.pipeline.execution.video_reading import probe_all
-from excl.pipeline.queries import glove_download
 from excl.pipeline.queries import report as annotation_report
 from excl.pipeline.queries.preparation import QueryPreparation
+from excl.pipeline.queries.published_glove import PUBLISHED as PUBLISHED_GLOVE
 from excl.pipeline.queries.word_vectors import local_file
 from excl.workflows.runner.estimates import VideoLengths, feature_size
 from excl.workflows.runner.output_folders import free_bytes
@@ -132,7 +130,7 @@ def _weights(spec: str, findings: CheckReport) -> None:
     if spec.startswith("random:"):
         findings.note(f"weights {spec}: RANDOM, for trying things out; features mean nothing")
     elif spec in PUBLISHED:
-        path = cached_path(spec)
+        path = PUBLISHED[spec].cached_path
         if path.is_file():
             findings.good(f"weights {spec}: {path}")
         else:
@@ -168,7 +166,7 @@ def _word_vectors(glove: str, member: str | None, findings: CheckReport) -> None
     try:
         path = local_file(glove)
         if path is None:
-            path, member = glove_download.cached_path(glove), PUBLISHED_GLOVE[glove].text
+            path, member = PUBLISHED_GLOVE[glove].cached_path, PUBLISHED_GLOVE[glove].text
         if not path.exists() and glove in PUBLISHED_GLOVE:
             findings.note(f"word vectors {glove}: not here yet; downloaded on first use (`excl glove fetch {glove}`)")
         else:

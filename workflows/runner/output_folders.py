@@ -16,15 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from excl.datasets.text.glove_files import PUBLISHED as PUBLISHED_GLOVE
-from excl.models.i3d.download import cached_path
 from excl.models.i3d.published import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
 from excl.pipeline.artifacts import header as headers
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.manifest import has_no_results
 from excl.pipeline.config import parse_section
-from excl.pipeline.queries import glove_download
+from excl.pipeline.queries.published_glove import PUBLISHED as PUBLISHED_GLOVE
 from excl.pipeline.sweep import reproduce
 from excl.workflows import demo
 from excl.workflows.runner.recipe import reads_from
@@ -115,10 +113,10 @@ def missing_download(config: Any) -> str:
     """Return which weights or word vectors a step would download first, in words; empty if none."""
     if isinstance(config, extract.ExtractConfig):
         spec = config.weights_spec
-        if spec in PUBLISHED and not cached_path(spec).is_file():
+        if spec in PUBLISHED and not PUBLISHED[spec].cached_path.is_file():
             return f"the weights {spec} are not in the cache and are downloaded first"
     glove = config.glove if isinstance(config, tokenise.TokeniseConfig) else None
-    if glove in PUBLISHED_GLOVE and not glove_download.cached_path(glove).is_file():
+    if glove in PUBLISHED_GLOVE and not PUBLISHED_GLOVE[glove].cached_path.is_file():
         return f"the word vectors {glove} are not in the cache and are downloaded first"
     return ""
 
