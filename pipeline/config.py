@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -39,6 +39,8 @@ OneOrMorePaths = Annotated[tuple[Path, ...], Field(min_length=1), BeforeValidato
 
 C = TypeVar("C")
 WithoutPrefix = Annotated[C, tyro.conf.arg(name="")]  # flags of a nested configuration under their own names
+_RUN_ONLY = "says where and how to run, and changes no result"
+RunOnly = Annotated[C, _RUN_ONLY]  # a field that is no part of the identity
 
 
 def subcommand(config: type[Any], name: str) -> Any:
@@ -81,12 +83,10 @@ def dump(config: object) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def identity(config: object, *, run_only: tuple[str, ...]) -> dict[str, Any]:
-    """What of a configuration determines the results: all of it but the fields named, which say where and how it runs."""
-    values = dump(config)
-    for name in run_only:
-        del values[name]
-    return values
+def identity(config: object) -> dict[str, Any]:
+    """The settings that determine the results, as JSON values: all fields but those that are marked as RunOnly."""
+    hints = get_type_hints(type(config), include_extras=True)
+    return {name: value for name, value in dump(config).items() if _RUN_ONLY not in get_args(hints[name])}
 
 
 def existing_file(path: Path, *, what: str) -> Path:

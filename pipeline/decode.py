@@ -26,7 +26,7 @@ from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, WithoutPrefix, identity
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.pipeline.execution.executors import Executor
@@ -45,10 +45,10 @@ SAMPLED_VIDEOS, SAMPLED_SECONDS = 16, 2.0  # from which the size is predicted
 class DecodeConfig:
     """Sample videos at exact times and keep the frames, for extracting many times from the same videos."""
 
-    videos: Path
+    videos: RunOnly[Path]
     """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line, from the
     list's own folder."""
-    out: Path
+    out: RunOnly[Path]
     """The folder to write: frames and manifest. Run again with the same settings, it goes on where it stopped."""
     fps: PositiveFloat | Literal["native"] = 5.0
     """Frames a second of presentation time, or native, the rate of each video itself."""
@@ -64,11 +64,11 @@ class DecodeConfig:
     """How frames are kept: png, without loss, or jpeg:QUALITY (jpeg:95 takes a quarter of png's bytes)."""
     shard_videos: PositiveInt = 16
     """How many videos make up one shard."""
-    retry_failed: bool = False
+    retry_failed: RunOnly[bool] = False
     """Try those videos again that failed before."""
-    reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
+    reading: RunOnly[WithoutPrefix[ReadingSeveral]] = field(default_factory=ReadingSeveral)
     """How videos are read."""
-    running: WithoutPrefix[ExecutorSettings] = field(default_factory=ExecutorSettings)
+    running: RunOnly[WithoutPrefix[ExecutorSettings]] = field(default_factory=ExecutorSettings)
     """Where the work is done."""
 
     def __post_init__(self) -> None:
@@ -78,9 +78,6 @@ class DecodeConfig:
     def elsewhere(self) -> DecodeConfig:
         """The same settings for a process with another working directory."""
         return dataclasses.replace(self, videos=self.videos.absolute(), out=self.out.absolute())
-
-
-RUN_ONLY = ("videos", "out", "retry_failed", "reading", "running")
 
 
 def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
@@ -107,7 +104,7 @@ def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
 
 def made_by(config: DecodeConfig) -> dict[str, Any]:
     """What determines the frames."""
-    return {**identity(config, run_only=RUN_ONLY), "backend": list(resolve_backends(config.backend))}
+    return {**identity(config), "backend": list(resolve_backends(config.backend))}
 
 
 def _at_once(config: DecodeConfig) -> int:

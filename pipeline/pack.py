@@ -24,7 +24,7 @@ from excl.datasets.parsing import printable
 from excl.pipeline import tokenise
 from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json, write_text
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest, run_once
-from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, identity
 from excl.pipeline.store.feature_store import FeatureStore, Query
 from excl.pipeline.store.shard import write_shard
 from excl.pipeline.store.virtual_index import write_index
@@ -39,11 +39,11 @@ NAMES_SHOWN = 5
 class PackConfig:
     """Join features and queries into a training store, and say which queries have features."""
 
-    features: Path
+    features: RunOnly[Path]
     """The feature store that `excl extract` wrote."""
-    queries: Path
+    queries: RunOnly[Path]
     """The folder that `excl tokenise` wrote."""
-    out: Path
+    out: RunOnly[Path]
     """The training store to write."""
     missing_video: Literal["keep", "drop", "fail"] = "keep"
     """What becomes of queries whose video has no features. keep: they stay in the store and count as misses, so that results
@@ -81,7 +81,7 @@ def _made_by(config: PackConfig, store: FeatureStore) -> dict[str, Any]:
     if not queries.is_complete:
         raise ValueError(f"{config.queries}: `excl tokenise` has not finished there; run it again")
     return {
-        **identity(config, run_only=("features", "queries", "out")),
+        **identity(config),
         "features": store.manifest.fingerprint(),
         "queries": queries.fingerprint(),
         "recipe": store.recipe,

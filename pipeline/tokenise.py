@@ -24,7 +24,7 @@ from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, writ
 from excl.pipeline.artifacts.manifest import Manifest, run_once
 from excl.pipeline.config import identity
 from excl.pipeline.queries import report
-from excl.pipeline.queries.config import RUN_ONLY, TokeniseConfig
+from excl.pipeline.queries.config import TokeniseConfig
 from excl.pipeline.queries.preparation import QueryPreparation
 from excl.pipeline.queries.word_vectors import identify_known
 
@@ -54,7 +54,7 @@ def made_by(config: TokeniseConfig, queries: QueryPreparation | None = None) -> 
     """What determines the folder."""
     assert config.glove is not None
     sources = config.sources()
-    made = identity(config, run_only=RUN_ONLY)
+    made = identity(config)
     made["dataset"] = sources.format
     for split in ("train", "val", "test"):
         made[split] = [_named(path) for path in sources.files.get(split, ())]
