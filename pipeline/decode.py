@@ -26,11 +26,13 @@ from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.video_records import VideoRecord, require_finished, video_files, video_id_of, video_key
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, WithoutPrefix, identity
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.pipeline.execution.executors import Executor
-from excl.pipeline.execution.sharded_stage import ShardedStage, part_name, video_files
+from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
+from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
 from excl.pipeline.store import frame_store
 from excl.pipeline.store.frame_store import StoredFrames
@@ -91,7 +93,7 @@ def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
         shard_videos=config.shard_videos,
         work=partial(decode_video, config, recipe),
         join=partial(frame_store.join_frames, recipe=recipe),
-        identify=lambda item: work_items.file_facts(item.path),
+        identify=lambda item: file_facts(item.path),
         at_once=partial(_at_once, config),
         before=partial(_predict, config),
     )
@@ -120,13 +122,13 @@ def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
     resolve_backends(backend)
 
 
-def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> dict[str, Any]:
+def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> VideoRecord:
     """Write the frames of one video as a shard of one; returns its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
-        state = work_items.file_stat(item.path)
-        source = work_items.file_facts(item.path)
+        state = file_stat(item.path)
+        source = file_facts(item.path)
         video = config.reading.open(
             item.path,
             fps=None if config.fps == "native" else config.fps,
@@ -144,11 +146,11 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.
             source=source,
             recipe=recipe,
         )
-        work_items.require_unchanged(item.path, state)
+        require_unchanged(item.path, state)
     except (VideoError, InternalError) as error:
         return work_items.failure(item.video_id, error, item.file)
     return {
-        "id": work_items.key(item.video_id),
+        "id": video_key(item.video_id),
         "part": name,
         "part_sha256": sha256_file(config.out / name),
         "videos": [item.video_id],
@@ -203,7 +205,7 @@ def stored_videos(
     Raises ValueError if the frames were not sampled as asked for, or not all of them are there yet.
     """
     manifest = Manifest.read(folder, stage=STAGE)
-    work_items.require_finished(manifest)
+    require_finished(manifest)
     wanted = {"fps": "native" if fps is None else fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
     made_by, version = manifest.header["identity"], manifest.header["code_version"]
     found = {key: made_by.get(key) for key in wanted}
@@ -217,7 +219,7 @@ def stored_videos(
         flags = " ".join(f"--{key.replace('_', '-')} {found[key]}" for key in wanted if key != "backend")
         raise ValueError(f"{folder}: its frames were sampled otherwise: {'; '.join(other)}; what was used there: {flags}")
     if manifest.failed:
-        names = ", ".join(name.removeprefix("video/") for name in list(manifest.failed)[:5])
+        names = ", ".join(video_id_of(key) for key in list(manifest.failed)[:5])
         log.warning("%s: %d videos that could not be decoded are left out: %s", folder, len(manifest.failed), names)
     return {video_id: folder / file for video_id, file in sorted(video_files(manifest).items())}, made_by["pictures"]
 

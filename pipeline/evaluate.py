@@ -25,7 +25,8 @@ from pydantic.dataclasses import dataclass
 from excl.models.excl import variant_label
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_bytes, write_json
-from excl.pipeline.artifacts.manifest import Manifest, run_once
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import STRICT, PositiveInt, RunOnly, identity
 from excl.pipeline.evaluation import metrics as scoring
 from excl.pipeline.evaluation import metrics_table

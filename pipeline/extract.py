@@ -35,13 +35,15 @@ from excl.models.i3d.runner import Precision, check_precision, keep_freed_memory
 from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline import decode
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.header import matching_folder
+from excl.pipeline.artifacts.video_records import VideoRecord, video_key
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executor_settings import INLINE, LOCAL, ExecutorSettings
 from excl.pipeline.execution.executors import Executor
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
+from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
 from excl.pipeline.store.feature_recipe import FeatureRecipe, RowOptions, compute_features, resolve_recipe, weights_identity
 from excl.pipeline.store.frame_store import LOSSLESS, StoredFrames
@@ -173,7 +175,7 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
         log_left_out(config.videos, left_out)
     made_by = recipe(config, pictures)
     if config.new_version:
-        out = Manifest.version(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION)
+        out = matching_folder(config.out, stage=STAGE, identity=made_by, code_version=CODE_VERSION)
         if out != config.out:
             log.info("%s was made from another recipe; writing %s", config.out, out)
         config = dataclasses.replace(config, out=out)
@@ -204,8 +206,8 @@ def _at_once(config: ExtractConfig) -> int:
     return config.reading.decoders or enough
 
 
-def _identify_file(item: work_items.VideoTask) -> dict[str, Any]:
-    return work_items.file_facts(item.path)
+def _identify_file(item: work_items.VideoTask) -> Mapping[str, Any]:
+    return file_facts(item.path)
 
 
 def recipe(config: ExtractConfig, pictures: str) -> dict[str, Any]:
@@ -252,14 +254,14 @@ def _extractor(config: ExtractConfig) -> Extractor:
         return _extractors[settings, device]
 
 
-def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_items.VideoTask) -> dict[str, Any]:
+def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_items.VideoTask) -> VideoRecord:
     """Write the features of one video as a shard of one; returns its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
-        state = work_items.file_stat(item.path)
+        state = file_stat(item.path)
         video = _open_video(config, item)
-        source = video.source if isinstance(video, StoredFrames) else work_items.file_facts(item.path)
+        source = video.source if isinstance(video, StoredFrames) else file_facts(item.path)
         if weights_identity(_weights(config.weights_spec)) != made_by["weights"]:
             raise ValueError(f"{config.weights_spec}: other weights on this machine than where the run began")
         extractor = _extractor(config)
@@ -267,13 +269,13 @@ def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_ite
         features = compute_features(
             video, extractor, video_id=item.video_id, dtype=config.dtype, source=source, frames=timed
         )
-        work_items.require_unchanged(item.path, state)
+        require_unchanged(item.path, state)
     except (VideoError, InternalError) as error:
         return work_items.failure(item.video_id, error, item.file)
     writing_since = time.monotonic()
     write_shard(config.out / name, [features], recipe=made_by)
     return {
-        "id": work_items.key(item.video_id),
+        "id": video_key(item.video_id),
         "part": name,
         "part_sha256": sha256_file(config.out / name),
         "videos": [item.video_id],

@@ -23,7 +23,9 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.parsing import printable
 from excl.pipeline import tokenise
 from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json, write_text
-from excl.pipeline.artifacts.manifest import COMPLETE, Manifest, run_once
+from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
+from excl.pipeline.artifacts.run_once import run_once
+from excl.pipeline.artifacts.video_records import shard_key
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, identity
 from excl.pipeline.store.feature_store import FeatureStore, Query
 from excl.pipeline.store.shard import write_shard
@@ -265,7 +267,7 @@ def _write_shards(config: PackConfig, store: FeatureStore, queries: list[Query],
     for first in range(0, len(video_ids), config.shard_videos):
         members = video_ids[first : first + config.shard_videos]
         name = f"shards/{first // config.shard_videos:05d}.h5"
-        if f"shard/{name}" in manifest.records:
+        if shard_key(name) in manifest.records:
             continue
         about = [query.to_json() for video_id in members for query in asked[video_id]]
         videos = [store[video_id] for video_id in members]
@@ -273,4 +275,4 @@ def _write_shards(config: PackConfig, store: FeatureStore, queries: list[Query],
             video.require_in_order()
         write_shard(config.out / name, videos, recipe=store.recipe, queries=about)
         sha256 = sha256_file(config.out / name)
-        manifest.add({"id": f"shard/{name}", "file": name, "videos": members, "sha256": sha256})
+        manifest.add({"id": shard_key(name), "file": name, "videos": members, "sha256": sha256})

@@ -21,7 +21,8 @@ import numpy as np
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.text.tokens import Vocabulary
 from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json, write_text
-from excl.pipeline.artifacts.manifest import Manifest, run_once
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import identity
 from excl.pipeline.queries import report
 from excl.pipeline.queries.config import TokeniseConfig

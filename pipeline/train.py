@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.artifacts.manifest import run_once
+from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import identity
 from excl.pipeline.training.checkpoint_files import files_of, read_checkpoint
 from excl.pipeline.training.checkpointer import BEST, LAST

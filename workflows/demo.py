@@ -31,7 +31,7 @@ from tqdm import tqdm
 from excl.pipeline.artifacts.atomic_files import atomic_write, write_text
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, NonNegativeInt, PositiveInt, RunOnly, identity
-from excl.pipeline.execution.work_items import Map
+from excl.pipeline.execution.thread_map import Map
 
 log = logging.getLogger(__name__)
 

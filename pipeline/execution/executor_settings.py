@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.pipeline.artifacts.journals import ShardRange
+from excl.pipeline.artifacts.shard_range import ShardRange
 from excl.pipeline.config import STRICT, NonNegativeInt
 
 INLINE, LOCAL = "inline", "local"

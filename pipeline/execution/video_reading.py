@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -21,6 +21,7 @@ from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.probe import Probe
 from excl.datasets.video.sampling import OnDamage, Sampling
+from excl.pipeline.artifacts.video_records import Timing
 from excl.pipeline.config import STRICT, NonNegativeInt, PositiveFloat, PositiveInt
 from excl.pipeline.execution.circuit_breaker import cause_of, unless_systemic
 
@@ -110,7 +111,7 @@ class TimedReading:
                 return
             yield frame
 
-    def timing(self, began: float, *, writing_since: float | None = None) -> dict[str, Any]:
+    def timing(self, began: float, *, writing_since: float | None = None) -> Timing:
         """For a record: the seconds since a moment, and those of waiting for frames, of I3D, and of writing."""
         now = time.monotonic()
         written_s = 0.0 if writing_since is None else now - writing_since

@@ -16,9 +16,10 @@ from pydantic.dataclasses import dataclass
 from excl.pipeline.artifacts.atomic_files import move, sha256_file
 from excl.pipeline.artifacts.header import diff, read_header
 from excl.pipeline.artifacts.manifest import SOURCES, Manifest
+from excl.pipeline.artifacts.video_records import add_to_plan, planned_ids, shard_key, video_key
 from excl.pipeline.config import STRICT
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.sharded_stage import part_name, shard_key
+from excl.pipeline.execution.sharded_stage import part_name
 from excl.pipeline.extract import STAGE
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.shard import write_shard
@@ -55,18 +56,18 @@ def run(config: MergeConfig) -> Path:
     with Manifest.open(config.out, stage=STAGE, identity=identity, code_version=version, about=about) as manifest:
         (config.out / "shards").mkdir(exist_ok=True)
         (config.out / "parts").mkdir(exist_ok=True)
-        if not work_items.planned(manifest):
-            manifest.add({"id": "plan/0", "planned": sorted(where)})
+        if not planned_ids(manifest):
+            add_to_plan(manifest, sorted(where), first_number=0)
         sources = sorted(store.manifest.fingerprint() for store in stores)
         known = manifest.records.get(SOURCES, {"of": sources})
-        if work_items.planned(manifest) != sorted(where) or known["of"] != sources:
+        if planned_ids(manifest) != sorted(where) or known["of"] != sources:
             raise ValueError(
                 f"{config.out}: was made from other stores, or from these before they changed; choose another folder, or "
                 "remove it"
             )
         manifest.add({"id": SOURCES, "of": sources})
         size = identity["shard_videos"]
-        planned = work_items.planned(manifest)
+        planned = planned_ids(manifest)
         for shard, begin in enumerate(range(0, len(planned), size)):
             _shard(manifest, shard, planned[begin : begin + size], where, first_number=begin)
         write_index(manifest)
@@ -89,7 +90,7 @@ def _whereabouts(stores: list[FeatureStore]) -> dict[str, FeatureStore]:
     """The store of every planned video; one that failed in a store may be done in another."""
     found: dict[str, FeatureStore] = {}
     for store in stores:
-        for video_id in work_items.planned(store.manifest):
+        for video_id in planned_ids(store.manifest):
             if video_id in found and video_id in found[video_id] and video_id in store:
                 raise ValueError(f"{video_id!r} is both in {found[video_id].path} and in {store.path}; whose is it to be?")
             if video_id not in found or video_id in store:
@@ -101,8 +102,8 @@ def _shard(manifest: Manifest, shard: int, members: list[str], where: dict[str, 
     """Write one shard and the records of its videos, unless they are there."""
     done = [video_id for video_id in members if video_id in where[video_id]]
     for number, video_id in enumerate(members, start=first_number):
-        if work_items.key(video_id) not in manifest.records:
-            record = dict(where[video_id].manifest.records[work_items.key(video_id)])
+        if video_key(video_id) not in manifest.records:
+            record = dict(where[video_id].manifest.records[video_key(video_id)])
             if "part" in record:
                 record["part"] = part_name(number)
             manifest.add(record)

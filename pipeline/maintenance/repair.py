@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from excl.pipeline.artifacts import journals
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
+from excl.pipeline.artifacts.video_records import planned_ids, shard_key, video_id_of, video_key, video_keys
 from excl.pipeline.config import STRICT
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.sharded_stage import part_name
@@ -77,20 +78,19 @@ def run(config: RepairConfig) -> RepairReport:
 
 def _has_plan(manifest: Manifest) -> bool:
     """Whether every video that has a record is planned: records of a plan are the first and never many."""
-    planned = set(work_items.planned(manifest))
-    recorded = {name.removeprefix("video/") for name in manifest.records if name.startswith("video/")}
+    planned = set(planned_ids(manifest))
+    recorded = set(map(video_id_of, video_keys(manifest)))
     return bool(planned) and recorded <= planned
 
 
 def _from_shards(manifest: Manifest) -> list[str]:
     """Records of shards and of videos that are lost, made again from the shards; returns their keys."""
     found: list[str] = []
-    identity = manifest.header["identity"]
-    numbers = {video_id: number for number, video_id in enumerate(work_items.planned(manifest))}
+    numbers = {video_id: number for number, video_id in enumerate(planned_ids(manifest))}
     named = {record.get("file") for record in manifest.records.values()}
     for path in sorted((manifest.folder / "shards").glob("*.h5")):
         name, (number, _, content) = f"shards/{path.name}", path.stem.partition("-")
-        key, sha256 = f"shard/{number}", sha256_file(path)
+        key, sha256 = shard_key(number), sha256_file(path)
         known = name in named
         if (not known and key in manifest.records) or not content or not sha256.startswith(content):
             continue  # an older version of the shard, or damaged
@@ -100,7 +100,7 @@ def _from_shards(manifest: Manifest) -> list[str]:
         except (ValueError, OSError):
             continue
         ids = [video.video_id for video in videos]
-        if shard.recipe != identity.get("recipe", identity) or not set(ids) <= numbers.keys():
+        if shard.recipe != manifest.recipe or not set(ids) <= numbers.keys():
             continue
         if not known:
             manifest.records[key] = {
@@ -108,7 +108,7 @@ def _from_shards(manifest: Manifest) -> list[str]:
             }  # fmt: skip
             found.append(key)
         for video in videos:
-            if work_items.key(video.video_id) not in manifest.records:
+            if video_key(video.video_id) not in manifest.records:
                 record = _video_record(video, manifest.folder / part_name(numbers[video.video_id]), shard.recipe)
                 manifest.records[record["id"]] = record
                 found.append(record["id"])
@@ -122,7 +122,7 @@ def _video_record(video: VideoFeatures, part: Path, recipe: Mapping[str, Any]) -
     part.unlink()
     told = ("source", "num_frames", "frames_repeated", "transposed")
     record = {
-        "id": work_items.key(video.video_id),
+        "id": video_key(video.video_id),
         "part": f"{part.parent.name}/{part.name}",
         "part_sha256": sha256,
         "videos": [video.video_id],
@@ -158,17 +158,16 @@ def _keep_whole_videos(manifest: Manifest, path: Path, *, dry_run: bool) -> list
         shard = Shard(path)
     except (ValueError, OSError):
         return []
-    numbers = {video_id: number for number, video_id in enumerate(work_items.planned(manifest))}
+    numbers = {video_id: number for number, video_id in enumerate(planned_ids(manifest))}
     kept = []
-    identity = manifest.header["identity"]
-    if shard.recipe != identity.get("recipe", identity):
+    if shard.recipe != manifest.recipe:
         return []
     for position in range(len(shard.videos)):
         try:
             video = shard.video(position)
         except ValueError:
             continue
-        if video.video_id in numbers and work_items.key(video.video_id) in manifest.records:
+        if video.video_id in numbers and video_key(video.video_id) in manifest.records:
             kept.append(video.video_id)
             if not dry_run:
                 write_shard(manifest.folder / part_name(numbers[video.video_id]), [video], recipe=shard.recipe)

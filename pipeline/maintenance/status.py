@@ -13,9 +13,9 @@ from pydantic.dataclasses import dataclass
 
 from excl.pipeline.artifacts.header import read_header
 from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.video_records import failed_by_reason, planned_ids, video_key, video_keys
 from excl.pipeline.comparison.similarity import row_statistics
 from excl.pipeline.config import STRICT
-from excl.pipeline.execution import work_items
 from excl.pipeline.store.feature_store import FeatureStore
 
 NAMES_SHOWN = 5
@@ -46,9 +46,9 @@ class InspectConfig:
 def status(config: StatusConfig) -> tuple[StatusConfig, dict[str, Any]]:
     """The state of a folder as JSON values."""
     manifest = Manifest.read(config.folder)
-    videos = {name: r for name, r in manifest.records.items() if name.startswith("video/")}
+    videos = {name: manifest.records[name] for name in video_keys(manifest)}
     done = [record for record in videos.values() if "error" not in record]
-    planned = work_items.planned(manifest)
+    planned = planned_ids(manifest)
     seconds, wall_s = sum(r.get("duration_s", 0.0) for r in done), sum(r.get("wall_s", 0.0) for r in done)
     return config, {
         "folder": str(config.folder),
@@ -57,8 +57,8 @@ def status(config: StatusConfig) -> tuple[StatusConfig, dict[str, Any]]:
         "complete": manifest.is_complete or (bool(planned) and len(videos) >= len(planned)),
         "videos_planned": len(planned),
         "videos_done": len(done),
-        "videos_failed": {reason: sorted(names) for reason, names in work_items.failed_by_reason(manifest).items()},
-        "videos_to_do": len([name for name in planned if work_items.key(name) not in videos]),
+        "videos_failed": {reason: sorted(names) for reason, names in failed_by_reason(manifest).items()},
+        "videos_to_do": len([name for name in planned if video_key(name) not in videos]),
         "hours_of_video": round(seconds / 3600, 3),
         "hours_of_work": round(wall_s / 3600, 3),
         "times_real_time_of_one_worker": round(seconds / wall_s, 2) if wall_s else None,

@@ -22,7 +22,9 @@ from excl.models.i3d.presets import layout_from_json
 from excl.pipeline.artifacts import journals
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.header import header_is_as_written
+from excl.pipeline.artifacts.locks import LOCK
 from excl.pipeline.artifacts.manifest import COMPLETE, RECORDS, Manifest
+from excl.pipeline.artifacts.video_records import video_key, video_keys
 from excl.pipeline.comparison.similarity import repeats
 from excl.pipeline.config import STRICT
 from excl.pipeline.store import virtual_index
@@ -104,7 +106,7 @@ def find(manifest: Manifest, *, read_data: bool) -> list[StoreFinding]:
         if path.suffix == ".h5" and manifest.header["stage"] in FEATURE_STAGES and name != virtual_index.INDEX:
             findings += _shard(manifest, name, videos_of[name], read_data=read_data)
     if manifest.header["stage"] in ("extract", "import"):
-        lost = [v for videos in videos_of.values() for v in videos if f"video/{v}" not in manifest.records]
+        lost = [v for videos in videos_of.values() for v in videos if video_key(v) not in manifest.records]
         findings += [StoreFinding(RECORDS, "no record of a video that a shard holds", video_id) for video_id in lost]
     return findings + _strangers(manifest.folder, recorded)
 
@@ -113,8 +115,9 @@ def files_of(manifest: Manifest) -> dict[str, str | None]:
     """Every file that the records name, with its sha256 where that is recorded."""
     files: dict[str, str | None] = {}
     joined = {v for r in manifest.records.values() if "file" in r for v in r.get("videos", ())}
-    for record in manifest.records.values():
-        if "file" in record and "error" not in record and not record["id"].startswith("video/"):
+    videos = set(video_keys(manifest))
+    for key, record in manifest.records.items():
+        if "file" in record and "error" not in record and key not in videos:
             files[record["file"]] = record.get("sha256")
         elif "part" in record and not joined.issuperset(record["videos"]):
             files[record["part"]] = record.get("part_sha256")
@@ -140,7 +143,7 @@ def _strangers(folder: Path, recorded: Mapping[str, Any]) -> list[StoreFinding]:
     """Files that no record names: leftovers of a kill, or somebody's own."""
     told = {"manifest.json", RECORDS, *recorded, *(str(path.relative_to(folder)) for path in journals.journals(folder))}
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    strange = [name for name in names if name not in told and not name.startswith(journals.LOCK)]
+    strange = [name for name in names if name not in told and not name.startswith(LOCK)]
     return [StoreFinding(name, "no record names it", remark=True) for name in strange]
 
 
@@ -151,8 +154,7 @@ def _shard(manifest: Manifest, name: str, expected: list[str], *, read_data: boo
     except (ValueError, OSError) as error:
         return [StoreFinding(name, str(error))]
     findings = []
-    identity = manifest.header["identity"]
-    if shard.recipe != identity.get("recipe", identity):
+    if shard.recipe != manifest.recipe:
         findings.append(StoreFinding(name, "of another recipe than the folder"))
     held = [video["id"] for video in shard.videos]
     if held != expected:

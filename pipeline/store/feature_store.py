@@ -20,7 +20,7 @@ from excl.datasets.text.tokens import Vocabulary
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
-from excl.pipeline.execution import work_items
+from excl.pipeline.artifacts.video_records import positions, require_finished
 from excl.pipeline.store.shard import FORMAT, Shard, VideoFeatures, write_shard
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class FeatureStore:
     def __init__(self, path: Path | str, *, in_memory: bool = False) -> None:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
-        self._where = work_items.positions(self.manifest)
+        self._where = positions(self.manifest)
         if not self._where:
             raise ValueError(f"{self.path}: a folder of the stage {self.manifest.header['stage']!r} without features")
         self._mapped: OrderedDict[str, Shard] = OrderedDict()
@@ -97,8 +97,7 @@ class FeatureStore:
     @property
     def recipe(self) -> dict[str, Any]:
         """What made the features: sampling, geometry, weights, precision."""
-        identity = self.manifest.header["identity"]
-        return identity.get("recipe", identity)
+        return self.manifest.recipe
 
     def __getitem__(self, video_id: str) -> VideoFeatures:
         if video_id in self._held:
@@ -154,7 +153,7 @@ class FeatureStore:
 
     def require_finished(self) -> None:
         """ValueError if `extract` has not come to its end here: the store is still going to change."""
-        work_items.require_finished(self.manifest)
+        require_finished(self.manifest)
         if any(file.startswith("parts/") for file, _ in self._where.values()):
             raise ValueError(f"{self.path}: its last shards are still to be joined; run `excl extract` to its end first")
 

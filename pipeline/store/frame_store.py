@@ -36,7 +36,7 @@ from excl.datasets.video.sampling import Video, VideoFacts
 from excl.pipeline.artifacts.atomic_files import atomic_write
 from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.execution.sharded_stage import video_files
+from excl.pipeline.artifacts.video_records import video_files
 
 if TYPE_CHECKING:
     import torch

@@ -26,7 +26,7 @@ from excl.models.excl.config import Variant
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import RecipeMismatchError
-from excl.pipeline.artifacts.journals import locked
+from excl.pipeline.artifacts.locks import locked
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
 from excl.pipeline.store.feature_store import TrainingStore
 from excl.pipeline.sweep.jobs import Job, done, require_same_settings

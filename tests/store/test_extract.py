@@ -28,8 +28,11 @@ from excl.models.i3d.row_layout import Continuous
 from excl.pipeline import decode, extract
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.video_records import require_finished
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
+from excl.pipeline.execution.source_files import file_facts
+from excl.pipeline.execution.thread_map import in_threads
 from excl.pipeline.store.feature_store import FeatureStore, VideoFeatures, write_shard
 from excl.pipeline.store.frame_store import StoredFrames
 from excl.workflows.cli import main
@@ -249,7 +252,7 @@ def test_kill_9_again_and_again(videos, tmp_path, few_numbers):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_at_random_instants(videos, tmp_path, few_numbers, workers):
     """50 kills over several stores, each resumed until it is done: the same bytes as without."""
-    spread = map if workers == 1 else work_items.in_threads(workers)
+    spread = map if workers == 1 else in_threads(workers)
     run_small(videos, tmp_path / "whole", shard_videos=2)
     began = time.monotonic()
     run_small(videos, tmp_path / "again", shard_videos=2)
@@ -527,7 +530,7 @@ def test_a_video_that_can_no_longer_be_read_stops_nothing(videos, tmp_path, capl
 def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, monkeypatch):
     some = tmp_path / "videos"
     shutil.copytree(videos, some)
-    honest = work_items.file_facts
+    honest = file_facts
 
     def replaced_meanwhile(path):
         facts = honest(path)
@@ -535,7 +538,7 @@ def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, mo
             path.write_bytes((videos / "v2.mp4").read_bytes())
         return facts
 
-    monkeypatch.setattr(work_items, "file_facts", replaced_meanwhile)
+    monkeypatch.setattr(extract, "file_facts", replaced_meanwhile)
     store = run_small(some, tmp_path / "out")
     assert list(store) == ["v0", "v2", "v3", "v4"]
     assert store.manifest.failed["video/v1"]["error"] == "changed"
@@ -580,7 +583,7 @@ def test_an_unfinished_store_is_readable_and_said_to_be_unfinished(videos, tmp_p
     store = FeatureStore(extract.run(config, executor=inline(some)))
     assert list(store) == ["v0", "v1", "v2"]
     with pytest.raises(ValueError, match="2 of its videos are still to be done"):
-        work_items.require_finished(store.manifest)
+        require_finished(store.manifest)
 
 
 @pytest.mark.parametrize(

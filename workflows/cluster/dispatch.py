@@ -18,8 +18,9 @@ from excl.datasets.video.errors import VideoError
 from excl.pipeline.artifacts.journals import Tail, attempts
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.record_log import Record
+from excl.pipeline.artifacts.video_records import is_shard, shard_key, video_key
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import Executor, ShardTask, ShardWork, is_shard, shard_key, take_until_stopped
+from excl.pipeline.execution.executors import Executor, ShardTask, ShardWork, take_until_stopped
 from excl.pipeline.execution.interrupts import Interrupt
 from excl.pipeline.execution.work_items import VideoTask
 
@@ -91,7 +92,7 @@ class _Dispatch:
 
     def _give_out(self, tasks: Iterator[ShardTask]) -> bool:
         """Give out as many tasks as there are workers for, if no stop is asked for; returns whether more may be left."""
-        if self.stop.asked:  # also where there are no workers, or what a worker that died had in hand is left
+        if self.stop.requested:  # also where there are no workers, or what a worker that died had in hand is left
             return False
         while True:
             if not self.again:
@@ -122,7 +123,7 @@ class _Dispatch:
             return
         kept = self.work.surviving_records(attempts(self.work.out, task.journal)[1], task.shard)
         yield from self._commit(task, list(kept.values()))
-        left = tuple(item for item in task.todo if work_items.key(item.video_id) not in kept)
+        left = tuple(item for item in task.todo if video_key(item.video_id) not in kept)
         if not isinstance(outcome, WorkerDiedError | OSError):
             raise outcome
         if not isinstance(outcome, WorkerDiedError) and failures + 1 >= TRIES:
@@ -158,7 +159,7 @@ class _Dispatch:
 
     def _do_again(self, task: ShardTask, left: tuple[VideoTask, ...], failures: int) -> None:
         """Put what is left of a task at the head of the queue: as it is, or in halves after some failures."""
-        names = [shard_key(task.shard), *map(work_items.key, task.members)]
+        names = [shard_key(task.shard), *map(video_key, task.members)]
         known = tuple(self.manifest.records[name] for name in names if name in self.manifest.records)
         middle = len(left) // 2
         pieces = [left[:middle], left[middle:]] if len(left) > 1 and failures >= TRIES else [left]

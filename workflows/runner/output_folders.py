@@ -23,9 +23,11 @@ from excl.models.i3d.download import cached_path
 from excl.models.i3d.published import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
 from excl.pipeline.artifacts.header import HEADER, diff
-from excl.pipeline.artifacts.manifest import Manifest, exclusive_folder, has_no_results
+from excl.pipeline.artifacts.locks import exclusive_folder
+from excl.pipeline.artifacts.manifest import Manifest, has_no_results
+from excl.pipeline.artifacts.video_records import video_files, video_key
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.sharded_stage import video_files
+from excl.pipeline.execution.source_files import file_facts, is_as_recorded
 from excl.pipeline.queries import glove_download
 from excl.pipeline.store.frame_store import LOSSLESS
 from excl.pipeline.sweep import reproduce
@@ -157,12 +159,12 @@ def changed_video(step: str, config: Any, manifest: Manifest) -> str:
         return ""
     for video_id, path in videos_of(config).items():
         item = work_items.VideoTask(video_id, path, 0)
-        if manifest.has_failed(work_items.key(video_id)) or work_items.is_as_recorded(manifest, item):
+        if manifest.has_failed(video_key(video_id)) or is_as_recorded(manifest, item):
             continue  # and nothing is parsed
-        record = manifest.records.get(work_items.key(video_id), {})
+        record = manifest.records.get(video_key(video_id), {})
         try:
             if "stat" in record:
-                facts = work_items.file_facts(path) if reads_files(config) else decode.source_of(item)
+                facts = file_facts(path) if reads_files(config) else decode.source_of(item)
                 if facts["sha256"] != record["source"]["sha256"]:
                     return video_id
         except VideoError:

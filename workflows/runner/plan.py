@@ -15,8 +15,8 @@ from typing import Any, Literal
 from excl.datasets.video.probe import Probe
 from excl.pipeline import decode, extract, train
 from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.video_records import planned_ids, video_files, video_key
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.sharded_stage import video_files
 from excl.pipeline.execution.video_reading import probe_all
 from excl.pipeline.sweep import reproduce
 from excl.workflows import demo
@@ -171,7 +171,7 @@ class Planner:
                 return StepPlan(step, "goes on", "with what the step before adds", summary(step, found.manifest))
             if not todo:
                 return StepPlan(step, "done", holds=f"{summary(step, found.manifest)}{_of_failed(found.manifest)}")
-            total = len(set(work_items.planned(found.manifest)) | set(videos_of(reading)))
+            total = len(set(planned_ids(found.manifest)) | set(videos_of(reading)))
             return self._to_make(step, "goes on", f"{len(todo):,} of {total:,} videos left", reading, todo)
         if found.manifest.is_complete:
             return StepPlan(step, "done", holds=summary(step, found.manifest))
@@ -184,7 +184,7 @@ class Planner:
         there = video_files(manifest)
         left = {}
         for video_id, path in videos_of(config).items():
-            record = manifest.records.get(work_items.key(video_id))
+            record = manifest.records.get(video_key(video_id))
             failed = record is not None and "error" in record
             lost = not failed and not (manifest.folder / there.get(video_id, "?")).is_file()
             if (
@@ -232,7 +232,7 @@ class Planner:
         if reads_files(config):
             return _of_files(config, videos)
         records = Manifest.read(config.frames).records
-        seen = [(records[work_items.key(video_id)]["duration_s"], 25.0) for video_id in videos]
+        seen = [(records[video_key(video_id)]["duration_s"], 25.0) for video_id in videos]
         return Lengths(seen, len(seen)), []
 
 

@@ -15,8 +15,9 @@ import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from excl.pipeline.artifacts.header import RecipeMismatchError
-from excl.pipeline.artifacts.journals import WAIT_S, BusyError, locked
+from excl.pipeline.artifacts.locks import WAIT_S, BusyError, locked
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
+from excl.pipeline.artifacts.video_records import failed_by_reason, video_keys
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.circuit_breaker import SystemicError
@@ -180,8 +181,8 @@ def _run(
 def _require_some(step: str, folder: Path) -> None:
     """SystemicError if every video of a step failed: what follows would have nothing to work on."""
     manifest = Manifest.read(folder)
-    reasons = work_items.failed_by_reason(manifest)
-    if sum(map(len, reasons.values())) == len(manifest.ids("video/")):
+    reasons = failed_by_reason(manifest)
+    if sum(map(len, reasons.values())) == len(video_keys(manifest)):
         told = ", ".join(f"{len(names):,} {reason}" for reason, names in reasons.items())
         raise SystemicError(
             f"{step}: every video failed ({told}), so the steps after it have nothing to work on and are not run; "
