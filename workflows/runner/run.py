@@ -21,7 +21,7 @@ from excl.pipeline.artifacts.video_records import failed_by_reason, video_keys
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.circuit_breaker import SystemicError
-from excl.pipeline.execution.executor_settings import Given, apply_overrides
+from excl.pipeline.execution.executor_settings import ExecutorOverrides, apply_overrides
 from excl.workflows.runner.output_folders import READ_VIDEOS, move_aside, prepare
 from excl.workflows.runner.plan import Planner, StepPlan
 from excl.workflows.runner.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
@@ -58,11 +58,11 @@ class RunConfig:
     """Run the steps up to this one, and not those after it."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
-    running: WithoutPrefix[Given] = field(default_factory=Given)
+    running: WithoutPrefix[ExecutorOverrides] = field(default_factory=ExecutorOverrides)
     """Where decode and extract work: what is given is put in the place of what the recipe says, and the rest stays."""
 
     def __post_init__(self) -> None:
-        if self.running.share is not None and self.only not in READ_VIDEOS:
+        if self.running.shard_range is not None and self.only not in READ_VIDEOS:
             raise ValueError(f"shard_range: with --only {' or --only '.join(READ_VIDEOS)}; the other steps need all shards")
         for name in ("only", "until"):
             if getattr(self, name) is not None and getattr(self, name) not in STEPS:
@@ -100,7 +100,7 @@ def run(config: RunConfig) -> Outcome:
             log.info("%s", line)
         recipe.root.mkdir(parents=True, exist_ok=True)
         path = begin_log() if any(one.to_do for one in planned) else None
-        alone, whole = partial(_alone, recipe, root), config.running.share is None
+        alone, whole = partial(_alone, recipe, root), config.running.shard_range is None
         try:
             with recipe.inside(), alone() if whole else nullcontext():
                 moving = nullcontext if whole else partial(alone, wait_s=WAIT_S)
