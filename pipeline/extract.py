@@ -193,10 +193,7 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
         after=write_index,
     )
     stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)
-    for extractor in _extractors.values():
-        usage = extractor.runner.take_usage()
-        if usage.frames:
-            log.info("%s", usage.summary())
+    EXTRACTORS.log_usage()
     return config.out
 
 
@@ -230,28 +227,45 @@ def _weights(spec: str) -> Weights:
     return load_weights(spec)
 
 
-_one_at_a_time = threading.Lock()
-_turn = itertools.count()
-_extractors: dict[tuple[Any, ...], Extractor] = {}
+class ExtractorPool:
+    """The networks of this process: one a device, made when it is first needed and kept while the settings are the same."""
+
+    def __init__(self) -> None:
+        self._lock, self._turns = threading.Lock(), itertools.count()
+        self._settings: tuple[object, ...] = ()
+        self._extractors: dict[str, Extractor] = {}
+
+    def extractor(self, config: ExtractConfig) -> Extractor:
+        """Return the network for the next video, on each device in turn."""
+        devices = choose_devices(config.device)
+        device = devices[next(self._turns) % len(devices)]
+        made = config.making()
+        settings = (os.getpid(), config.weights_spec, made, config.chunk_frames, config.compile)  # a fork has no threads
+        with self._lock:
+            if settings != self._settings:
+                self.clear()
+                self._settings = settings
+            if device.type == "cpu":
+                keep_freed_memory()
+            if str(device) not in self._extractors:
+                self._extractors[str(device)] = made.extractor(
+                    _weights(config.weights_spec), device, chunk_frames=config.chunk_frames, compile=config.compile
+                )
+            return self._extractors[str(device)]
+
+    def clear(self) -> None:
+        """Forget all networks."""
+        self._extractors.clear()
+
+    def log_usage(self) -> None:
+        """Log how the time of each network was spent since the last call."""
+        for extractor in self._extractors.values():
+            usage = extractor.runner.take_usage()
+            if usage.frames:
+                log.info("%s", usage.summary())
 
 
-def _extractor(config: ExtractConfig) -> Extractor:
-    """The network for the next video, on each device in turn: one a device and process, made when it is first needed."""
-    devices = choose_devices(config.device)
-    device = devices[next(_turn) % len(devices)]
-    made = config.making()
-    settings = (os.getpid(), config.weights_spec, made, config.chunk_frames, config.compile)  # a fork has no threads
-    with _one_at_a_time:
-        for known in list(_extractors):
-            if known[0] != settings:
-                del _extractors[known]
-        if device.type == "cpu":
-            keep_freed_memory()
-        if (settings, device) not in _extractors:
-            _extractors[settings, device] = made.extractor(
-                _weights(config.weights_spec), device, chunk_frames=config.chunk_frames, compile=config.compile
-            )
-        return _extractors[settings, device]
+EXTRACTORS = ExtractorPool()  # of this process, which may work on several shards, one after the other
 
 
 def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_items.VideoTask) -> VideoRecord:
@@ -264,7 +278,7 @@ def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_ite
         source = video.source if isinstance(video, StoredFrames) else file_facts(item.path)
         if weights_identity(_weights(config.weights_spec)) != made_by["weights"]:
             raise ValueError(f"{config.weights_spec}: other weights on this machine than where the run began")
-        extractor = _extractor(config)
+        extractor = EXTRACTORS.extractor(config)
         timed = TimedReading(video)
         features = compute_features(
             video, extractor, video_id=item.video_id, dtype=config.dtype, source=source, frames=timed

@@ -32,7 +32,7 @@ from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 from excl.pipeline.execution.source_files import file_stat, require_unchanged
-from excl.pipeline.execution.video_reading import VideoLimits, stop_decoders
+from excl.pipeline.execution.video_reading import VideoLimits, decoders_stopped
 from excl.pipeline.extract import join_features
 from excl.pipeline.store.feature_recipe import IMPORTED
 from excl.pipeline.store.shard import VideoFeatures, write_shard
@@ -133,11 +133,9 @@ def run(config: ImportConfig) -> Path:
         about={"source": str(config.source)},
         after=write_index,
     )
-    try:
+    with decoders_stopped():
         files = {name: source.file_of(key) for name, key in names.items()}
         stage.run(files, executor=inline(map), retry_failed=config.retry_failed)
-    finally:
-        stop_decoders()
     return config.out
 
 

@@ -190,7 +190,7 @@ class FewNumbers:
 @pytest.fixture
 def few_numbers(monkeypatch):
     """Extraction without the network and without a decoder's process: what is left is the order of writing."""
-    monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
+    monkeypatch.setattr(extract.EXTRACTORS, "extractor", lambda *_: FewNumbers())
     in_process = lambda config, item: PyAVVideo(item.path, Sampling(5, Geometry(config.short_side, config.crop)))  # noqa: E731
     monkeypatch.setattr(extract, "_open_video", in_process)
 
@@ -570,7 +570,7 @@ def test_features_that_do_not_fit_float16_cost_one_video(videos, tmp_path, monke
         def __call__(self, frames):
             return super().__call__(frames) * np.float32(1e6)
 
-    monkeypatch.setattr(extract, "_extractor", lambda *_: TooLarge())
+    monkeypatch.setattr(extract.EXTRACTORS, "extractor", lambda *_: TooLarge())
     extract.run(extract.ExtractConfig(videos=videos / "v0.mp4", out=tmp_path / "out", **SMALL))
     assert "do not fit float16" in Manifest.read(tmp_path / "out").failed["video/v0"]["message"]
 
