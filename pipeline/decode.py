@@ -34,7 +34,7 @@ from excl.pipeline.execution.executors import Executor
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
-from excl.pipeline.store import frame_store
+from excl.pipeline.store import frame_codec, frame_store
 from excl.pipeline.store.frame_store import StoredFrames
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class DecodeConfig:
     backend: Choice = "pyav"
     """What decodes: pyav, the reference; decord, torchcodec, torchcodec-cuda (NVDEC), which refuse files that they would
     get wrong; or auto, the GPU's decoder where there is one, with pyav for what it refuses, and otherwise pyav."""
-    pictures: str = frame_store.LOSSLESS
+    pictures: str = frame_codec.LOSSLESS
     """How frames are kept: png, without loss, or jpeg:QUALITY (jpeg:95 takes a quarter of png's bytes)."""
     shard_videos: PositiveInt = 16
     """How many videos make up one shard."""
@@ -75,7 +75,7 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         check_sampled(self.short_side, self.crop, self.backend)
-        frame_store.check_pictures(self.pictures)
+        frame_codec.check_pictures(self.pictures)
 
     def elsewhere(self) -> DecodeConfig:
         """The same settings for a process with another working directory."""
@@ -166,7 +166,7 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.
 
 def _predict(config: DecodeConfig, todo: list[work_items.VideoTask]) -> None:
     """Say how much room the frames will take, by a few frames of a few of the videos, and whether there is as much."""
-    encode = frame_store.encoder(config.pictures, side=config.crop)
+    encode = frame_codec.encoder(config.pictures, side=config.crop)
     geometry = Geometry.of(config.short_side, config.crop)
     wanted_frames, sizes = [], []
     chosen = todo[:: max(1, len(todo) // SAMPLED_VIDEOS)][:SAMPLED_VIDEOS]

@@ -32,7 +32,7 @@ from excl.pipeline.evaluation import metrics as scoring
 from excl.pipeline.evaluation import metrics_table
 from excl.pipeline.evaluation.predictions import TOP, require_own_qids, write_predictions
 from excl.pipeline.evaluation.query_blind import RULE, swap_queries
-from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, store_of
 

@@ -46,7 +46,8 @@ from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
 from excl.pipeline.store.feature_recipe import FeatureRecipe, RowOptions, compute_features, resolve_recipe, weights_identity
-from excl.pipeline.store.frame_store import LOSSLESS, StoredFrames
+from excl.pipeline.store.frame_codec import LOSSLESS
+from excl.pipeline.store.frame_store import StoredFrames
 from excl.pipeline.store.shard import Shard, VideoFeatures, write_shard
 from excl.pipeline.store.virtual_index import write_index
 

@@ -35,7 +35,8 @@ from excl.pipeline.extract import CODE_VERSIONS
 from excl.pipeline.queries.vector_cache import checksums
 from excl.pipeline.store import feature_cache
 from excl.pipeline.store.feature_recipe import IMPORTED, OWN_FILE, FeatureRecipe, compute_features
-from excl.pipeline.store.feature_store import Query, VideoFeatures
+from excl.pipeline.store.shard import VideoFeatures
+from excl.pipeline.store.training_store import Query
 from excl.pipeline.training.examples import Example
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict
 

@@ -1,7 +1,7 @@
 """Stage 4, pack: joins a feature store and tokenised queries into one sharded training store.
 
 A training store has everything that training needs and nothing else: shards of the videos that have queries, each with the
-queries about them (`pipeline/store/feature_store.py`), `vocabulary.txt` and `vectors.npy`, and `uncovered.jsonl`, the
+queries about them (`pipeline/store/training_store.py`), `vocabulary.txt` and `vectors.npy`, and `uncovered.jsonl`, the
 queries whose video has no features. Those are counted, named and later evaluated as misses, never dropped in silence.
 `coverage.json` says which videos are missing, which have no queries, and whose file is not as long as the annotations say.
 """
@@ -27,8 +27,9 @@ from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
 from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.artifacts.video_records import shard_key
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, identity
-from excl.pipeline.store.feature_store import FeatureStore, Query
+from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.shard import write_shard
+from excl.pipeline.store.training_store import Query
 from excl.pipeline.store.virtual_index import write_index
 
 log = logging.getLogger(__name__)

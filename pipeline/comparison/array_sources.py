@@ -27,7 +27,8 @@ from excl.pipeline.comparison.array_files import (
     read_npz,
     read_tensor,
 )
-from excl.pipeline.store.feature_store import FORMAT, FeatureStore
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.shard import FORMAT
 
 if TYPE_CHECKING:
     import torch

@@ -28,7 +28,8 @@ from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, id
 from excl.pipeline.exchange import naming_rules
 from excl.pipeline.exchange.export_view import TASKS, ExportView, Task
 from excl.pipeline.exchange.formats import FORMATS, Format, FormatSettings
-from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.training_store import TrainingStore
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Feature stores: folders of shards as mappings from video id to rows, and training stores, which have queries too.
+"""Feature stores: folders of shards as mappings from video id to rows.
 
 A store believes only the shards that its manifest records. Everything about a shard is in `shard.py`.
 """
@@ -6,22 +6,18 @@ A store believes only the shards that its manifest records. Everything about a s
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from excl.datasets.text.tokens import Vocabulary
-from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
 from excl.pipeline.artifacts.video_records import positions, require_finished
-from excl.pipeline.store.shard import FORMAT, Shard, VideoFeatures, write_shard
+from excl.pipeline.store.shard import Shard, VideoFeatures
 
 if TYPE_CHECKING:
     import dask.array
@@ -30,43 +26,8 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-__all__ = ["FORMAT", "FeatureStore", "Query", "Shard", "TrainingStore", "VideoFeatures", "write_shard"]
-
 ELEMENTS_OF_ONE_THREAD = 32_768  # torch's grain size
 MAX_MAPPED = 4096  # shards at once: a system allows some 65,000 mappings a process
-
-
-@dataclass(frozen=True)
-class Query:
-    """A moment as training stores keep it: `duration_s` is the video's by its annotations, None if nothing knows it."""
-
-    annotation_id: str
-    video_id: str
-    query: str
-    start_s: float
-    end_s: float
-    duration_s: float | None
-    split: str
-    group: str
-    tokens: tuple[str, ...]
-    token_ids: tuple[int, ...]
-    query_id: str = ""
-    """Queries with the same one are one query with several answers; empty where there is one."""
-
-    @property
-    def key(self) -> str:
-        """What queries that are one with several answers have in common, and no other has."""
-        return self.query_id or f"annotation {self.annotation_id}"
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Query:
-        """A query from a JSON object with these keys; others are left out."""
-        values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{**values, "tokens": tuple(values["tokens"]), "token_ids": tuple(values["token_ids"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """The query as JSON values."""
-        return dataclasses.asdict(self)
 
 
 class FeatureStore:
@@ -224,44 +185,3 @@ def _all_rows(path: Path) -> np.ndarray:
     for position in range(len(shard.videos)):
         shard.rows(position)
     return shard.mapped
-
-
-class TrainingStore(FeatureStore):
-    """What `excl pack` wrote: features, and the queries about them with their vocabulary and word vectors."""
-
-    def __init__(self, path: Path | str) -> None:
-        super().__init__(path)
-        if self.manifest.header["stage"] != "pack" or not self.manifest.is_complete:
-            raise ValueError(f"{self.path}: not a finished training store; `excl pack` writes one")
-
-    def queries(self, split: str) -> list[Query]:
-        """The queries of a split, those without features last; ValueError with the splits there are if it is empty."""
-        rows = [row for shard in self.shards() for row in shard.queries()]
-        with self._own("uncovered.jsonl").open(encoding="utf-8") as file:
-            rows += [json.loads(line) for line in file]
-        chosen = [Query.from_json(row) for row in rows if row["split"] == split]
-        if not chosen:
-            raise ValueError(f"{self.path}: no queries of a split {split!r}; it has {sorted({r['split'] for r in rows})}")
-        return chosen
-
-    @property
-    def about_queries(self) -> dict[str, Any]:
-        """Which data set the queries are of, what its splits are made of, the tokeniser, the policies on bad annotations."""
-        return self.manifest.header["identity"]["about_queries"]
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The words of the token ids."""
-        return Vocabulary.load(self._own("vocabulary.txt"))
-
-    @property
-    def vectors(self) -> np.ndarray:
-        """The word vectors, float32 [V, D]."""
-        return np.load(self._own("vectors.npy"), allow_pickle=False)
-
-    def _own(self, name: str) -> Path:
-        """A file of the store; ValueError if it is not the one that was packed."""
-        path = self.path / name
-        if sha256_file(path) != self.manifest.records[COMPLETE]["sha256"][name]:
-            raise ValueError(f"{path}: not the file that was packed; remove the folder and run `excl pack` again")
-        return path

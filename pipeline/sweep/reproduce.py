@@ -28,7 +28,7 @@ from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.locks import locked
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
-from excl.pipeline.store.feature_store import TrainingStore
+from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.sweep.jobs import Job, done, require_same_settings
 from excl.pipeline.sweep.table import MADE, Results, narrow, read_results, render
 from excl.pipeline.training.checkpoint_files import exists

@@ -33,8 +33,9 @@ from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
 from excl.pipeline.execution.source_files import file_facts
 from excl.pipeline.execution.thread_map import in_threads
-from excl.pipeline.store.feature_store import FeatureStore, VideoFeatures, write_shard
+from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.frame_store import StoredFrames
+from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cli import main
 from excl.workflows.cluster.dask_cluster import on_cluster
 

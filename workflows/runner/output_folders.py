@@ -29,7 +29,7 @@ from excl.pipeline.artifacts.video_records import video_files, video_key
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.source_files import file_facts, is_as_recorded
 from excl.pipeline.queries import glove_download
-from excl.pipeline.store.frame_store import LOSSLESS
+from excl.pipeline.store.frame_codec import LOSSLESS
 from excl.pipeline.sweep import reproduce
 from excl.workflows import demo
 from excl.workflows.runner.recipe import NO_PATHS, normal, within
