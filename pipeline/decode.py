@@ -105,17 +105,17 @@ def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
 
 
 def made_by(config: DecodeConfig) -> dict[str, Any]:
-    """What determines the frames."""
+    """Return what determines the frames."""
     return {**identity(config), "backend": list(resolve_backends(config.backend))}
 
 
 def _at_once(config: DecodeConfig) -> int:
-    """How many videos at once: one a core."""
+    """Return how many videos to decode at once: one a core."""
     return config.reading.decoders or num_cores()
 
 
 def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
-    """ValueError for a geometry that is none, and for a decoder that this machine has not."""
+    """Raise ValueError if the crop does not fit or the decoder is not installed."""
     if isinstance(short_side, int) and short_side < 32:
         raise ValueError(f"short_side: {short_side} pixels are too few, the least is 32")
     Geometry.of(short_side, crop)
@@ -123,7 +123,7 @@ def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
 
 
 def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> VideoRecord:
-    """Write the frames of one video as a shard of one; returns its record."""
+    """Write the frames of one video as a shard of one; return its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
@@ -165,31 +165,31 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.
 
 
 def _predict(config: DecodeConfig, todo: list[work_items.VideoTask]) -> None:
-    """Say how much room the frames will take, by a few frames of a few of the videos, and whether there is as much."""
+    """Log how much room the frames will take, judged by a few frames of a few videos, and whether there is as much."""
     encode = frame_codec.encoder(config.pictures, side=config.crop)
     geometry = Geometry.of(config.short_side, config.crop)
-    wanted_frames, sizes = [], []
+    num_frames, sizes = [], []
     chosen = todo[:: max(1, len(todo) // SAMPLED_VIDEOS)][:SAMPLED_VIDEOS]
     for item in chosen:
         try:
             probe = config.reading.probe(item.path)
             rate = (probe.rate or 25.0) if config.fps == "native" else config.fps
-            some = iter(config.reading.open(item.path, fps=1 / SAMPLED_SECONDS, geometry=geometry))
-            sizes += [len(encode(frame)) for frame in itertools.islice(some, 3)]
+            frames = iter(config.reading.open(item.path, fps=1 / SAMPLED_SECONDS, geometry=geometry))
+            sizes += [len(encode(frame)) for frame in itertools.islice(frames, 3)]
         except (VideoError, InternalError):
-            continue  # it is told of when its turn comes
-        wanted_frames.append((probe.duration_s or 0.0) * rate)
+            continue  # it is reported when its turn comes
+        num_frames.append((probe.duration_s or 0.0) * rate)
     if not sizes:
         return
-    count = sum(wanted_frames) / len(chosen) * len(todo)
-    needed = count * sum(sizes) / len(sizes)
-    free = shutil.disk_usage(config.out).free
-    by = "" if len(chosen) == len(todo) else f", judged by {len(chosen)} of them"
+    count = sum(num_frames) / len(chosen) * len(todo)
+    num_bytes = count * sum(sizes) / len(sizes)
+    free_bytes = shutil.disk_usage(config.out).free
+    basis = "" if len(chosen) == len(todo) else f", judged by {len(chosen)} of them"
     log.info(
         "decode: %d videos, about %s frames, %s to write%s; %s are free",
-        len(todo), f"{count:,.0f}", _size(needed), by, _size(free),
+        len(todo), f"{count:,.0f}", _size(num_bytes), basis, _size(free_bytes),
     )  # fmt: skip
-    if needed > free:
+    if num_bytes > free_bytes:
         log.warning("decode: the disk of %s will probably be full before the end", config.out)
 
 
@@ -200,30 +200,35 @@ def _size(num_bytes: float) -> str:
 def stored_videos(
     folder: Path, *, fps: float | None, short_side: int | str, crop: int, backends: tuple[str, ...]
 ) -> tuple[dict[str, Path], str]:
-    """Video id to the file that holds its frames, for a folder of `decode`, and how the frames are kept there.
+    """Map each video of a folder of `decode` to the file that holds its frames; also return how frames are kept there.
 
     Raises ValueError if the frames were not sampled as asked for, or not all of them are there yet.
     """
     manifest = Manifest.read(folder, stage=STAGE)
     require_finished(manifest)
-    wanted = {"fps": "native" if fps is None else fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
-    made_by, version = manifest.header["identity"], manifest.header["code_version"]
-    found = {key: made_by.get(key) for key in wanted}
+    expected = {"fps": "native" if fps is None else fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
+    recipe, version = manifest.header["identity"], manifest.header["code_version"]
     if version != CODE_VERSION:
         raise ValueError(
             f"{folder}: its frames were made by version {version} of the code, now it is {CODE_VERSION}; decode again into "
             "another folder"
         )
-    other = [f"{key} is {found[key]!r}, asked for is {wanted[key]!r}" for key in wanted if found[key] != wanted[key]]
-    if other:
-        flags = " ".join(f"--{key.replace('_', '-')} {found[key]}" for key in wanted if key != "backend")
-        raise ValueError(f"{folder}: its frames were sampled otherwise: {'; '.join(other)}; what was used there: {flags}")
+    differences = [
+        f"{key} is {recipe.get(key)!r}, asked for is {value!r}"
+        for key, value in expected.items()
+        if recipe.get(key) != value
+    ]
+    if differences:
+        flags = " ".join(f"--{key.replace('_', '-')} {recipe.get(key)}" for key in expected if key != "backend")
+        raise ValueError(
+            f"{folder}: its frames were sampled otherwise: {'; '.join(differences)}; what was used there: {flags}"
+        )
     if manifest.failed:
         names = ", ".join(video_id_of(key) for key in list(manifest.failed)[:5])
         log.warning("%s: %d videos that could not be decoded are left out: %s", folder, len(manifest.failed), names)
-    return {video_id: folder / file for video_id, file in sorted(video_files(manifest).items())}, made_by["pictures"]
+    return {video_id: folder / file for video_id, file in sorted(video_files(manifest).items())}, recipe["pictures"]
 
 
 def source_of(item: work_items.VideoTask) -> dict[str, Any]:
-    """Which video an item's stored frames are of: its file's name, size and sha256."""
+    """Return which file the stored frames of a video are from: its name, size and sha256."""
     return StoredFrames(item.path, item.video_id).source

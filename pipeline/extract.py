@@ -125,8 +125,8 @@ class ExtractConfig:
     """Where the work is done."""
 
     def __post_init__(self) -> None:
-        made = self.making()
-        check_sampled(made.short_side, made.crop, self.backend)
+        feature_recipe = self.making()
+        check_sampled(feature_recipe.short_side, feature_recipe.crop, self.backend)
         check_spec(self.weights_spec)
         if self.running.executor in (INLINE, LOCAL):  # other machines may have other devices
             for device in choose_devices(self.device):
@@ -135,7 +135,7 @@ class ExtractConfig:
             raise ValueError("give either --videos or --frames")
 
     def making(self) -> FeatureRecipe:
-        """How the features are made; ValueError for settings that contradict each other."""
+        """Return how the features are made; ValueError for settings that contradict each other."""
         names = [field.name for field in dataclasses.fields(RowOptions)]
         return resolve_recipe(
             RowOptions(**{name: getattr(self, name) for name in names}),
@@ -149,7 +149,7 @@ class ExtractConfig:
 
     @property
     def weights_spec(self) -> str:
-        """Which weights, by name."""
+        """The weights, by name."""
         return self.weights or PRESETS[self.preset].weights
 
     def elsewhere(self) -> ExtractConfig:
@@ -161,12 +161,16 @@ class ExtractConfig:
 
 def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
     """Extract what is not extracted yet; failures are recorded and do not stop the run. Returns the store's folder."""
-    made = config.making()
+    feature_recipe = config.making()
     pictures, identify = LOSSLESS, _identify_file
     videos: Mapping[str, Path]
     if config.frames is not None:
         videos, pictures = stored_videos(
-            config.frames, fps=made.fps, short_side=made.short_side, crop=made.crop, backends=made.backends
+            config.frames,
+            fps=feature_recipe.fps,
+            short_side=feature_recipe.short_side,
+            crop=feature_recipe.crop,
+            backends=feature_recipe.backends,
         )
         identify = source_of
     else:
@@ -199,7 +203,7 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
 
 
 def _at_once(config: ExtractConfig) -> int:
-    """How many videos at once: on a CPU I3D takes longest and all cores, so that one video ahead is enough."""
+    """Return how many videos to read at once: on a CPU I3D takes longest and all cores, so one video ahead is enough."""
     enough = 2 if choose_devices(config.device)[0].type == "cpu" else num_cores()
     return config.reading.decoders or enough
 
@@ -209,7 +213,7 @@ def _identify_file(item: work_items.VideoTask) -> Mapping[str, Any]:
 
 
 def recipe(config: ExtractConfig, pictures: str) -> dict[str, Any]:
-    """What determines the features, for the manifest and every shard: the settings, and what the weights are.
+    """Return what determines the features, for the manifest and every shard: the settings and the weights.
 
     `pictures` is how frames were kept on the way: "png" is without loss, and so the same as not at all.
     """
@@ -240,8 +244,14 @@ class ExtractorPool:
         """Return the network for the next video, on each device in turn."""
         devices = choose_devices(config.device)
         device = devices[next(self._turns) % len(devices)]
-        made = config.making()
-        settings = (os.getpid(), config.weights_spec, made, config.chunk_frames, config.compile)  # a fork has no threads
+        feature_recipe = config.making()
+        settings = (
+            os.getpid(),
+            config.weights_spec,
+            feature_recipe,
+            config.chunk_frames,
+            config.compile,
+        )  # a fork has no threads
         with self._lock:
             if settings != self._settings:
                 self.clear()
@@ -249,7 +259,7 @@ class ExtractorPool:
             if device.type == "cpu":
                 keep_freed_memory()
             if str(device) not in self._extractors:
-                self._extractors[str(device)] = made.extractor(
+                self._extractors[str(device)] = feature_recipe.extractor(
                     _weights(config.weights_spec), device, chunk_frames=config.chunk_frames, compile=config.compile
                 )
             return self._extractors[str(device)]
@@ -270,7 +280,7 @@ EXTRACTORS = ExtractorPool()  # of this process, which may work on several shard
 
 
 def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_items.VideoTask) -> VideoRecord:
-    """Write the features of one video as a shard of one; returns its record."""
+    """Write the features of one video as a shard of one; return its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
@@ -309,25 +319,25 @@ def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_ite
 def _open_video(config: ExtractConfig, item: work_items.VideoTask) -> Video:
     if config.frames is not None:
         return StoredFrames(item.path, item.video_id)
-    made = config.making()
+    feature_recipe = config.making()
     return config.reading.open(
         item.path,
-        fps=made.fps,
-        geometry=made.geometry,
-        backends=made.backends,
+        fps=feature_recipe.fps,
+        geometry=feature_recipe.geometry,
+        backends=feature_recipe.backends,
         threads=item.threads,
     )
 
 
 def join_features(target: Path, sources: list[tuple[str, Path]], *, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Write a shard of the videos in `sources`, each with the file that holds it; what its record is to say of it."""
-    found: dict[str, VideoFeatures] = {}
+    """Write a shard of the videos in `sources`, each with the file that holds it; return facts for its record."""
+    stored: dict[str, VideoFeatures] = {}
     for path in {path: None for _, path in sources}:
-        opened = Shard(path)
-        if opened.recipe != recipe:
+        shard = Shard(path)
+        if shard.recipe != recipe:
             raise ValueError(f"{path}: of another recipe than the folder; remove the file and run the same command again")
-        videos = [opened.video(position) for position in range(len(opened.videos))]
-        found.update({video.video_id: video for video in videos})
-    joined = [found[video_id] for video_id, _ in sources]
+        videos = [shard.video(position) for position in range(len(shard.videos))]
+        stored.update({video.video_id: video for video in videos})
+    joined = [stored[video_id] for video_id, _ in sources]
     write_shard(target, joined, recipe=recipe)
     return {"num_rows": sum(len(video.features) for video in joined)}

@@ -29,10 +29,10 @@ class Journal:
     A line is with the system at once, so that a kill loses none, and on the disk within a second and at the end.
     """
 
-    def __init__(self, folder: Path, name: str, known: Iterable[Record]) -> None:
+    def __init__(self, folder: Path, name: str, records: Iterable[Record]) -> None:
         """Open a journal; `earlier` are the records of attempts at the task of this name that died."""
         self.earlier = attempts(folder, name)[1]
-        self.records: MutableMapping[str, Record] = {**{record["id"]: record for record in known}, **self.earlier}
+        self.records: MutableMapping[str, Record] = {**{record["id"]: record for record in records}, **self.earlier}
         self.path = folder / FOLDER / f"{name}-{uuid.uuid4().hex[:12]}.jsonl"
         self._file = self.path.open("ab")
         self._synced_at = time.monotonic()

@@ -35,9 +35,9 @@ def run_once(
 
 
 def _require_outputs(manifest: Manifest) -> None:
-    made = dict(manifest.records[COMPLETE].get("sha256", {}))
-    made |= {r["file"]: None for r in manifest.records.values() if "file" in r}  # large ones are checked when they are read
-    for name, sha256 in made.items():
+    files = dict(manifest.records[COMPLETE].get("sha256", {}))
+    files |= {r["file"]: None for r in manifest.records.values() if "file" in r}  # large ones are checked when they are read
+    for name, sha256 in files.items():
         path = manifest.folder / name
         if not path.is_file() or (sha256 is not None and sha256_file(path) != sha256):
             state = "has changed since it was made" if path.is_file() else "is not there any more"

@@ -49,9 +49,9 @@ def save(made_from: Mapping[str, Any], video: VideoFeatures) -> None:
             for leftover in path.parent.glob(".*.tmp"):  # of a process that was killed: whoever writes holds the lock
                 leftover.unlink()
             write_shard(path, [video], recipe=made_from)
-            others = [other for other in path.parent.glob("*.h5") if other != path]
-            for other in sorted(others, key=lambda other: other.stat().st_mtime_ns, reverse=True)[KEPT - 1 :]:
-                other.unlink()
+            files = [file for file in path.parent.glob("*.h5") if file != path]
+            for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)[KEPT - 1 :]:
+                file.unlink()
     except (OSError, filelock.Timeout) as error:
         log.warning("%s: the cache cannot be written (%s); the next question costs the same work", path.parent, error)
 

@@ -78,11 +78,11 @@ class FeatureStore:
     def read_batch(self, video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The rows of several videos, padded with zeros: float32 [B, T, D], and how many each has, int64 [B]."""
         rows = [self._rows(video_id) for video_id in video_ids]
-        num_rows = torch.tensor([len(one) for one in rows])
+        num_rows = torch.tensor([len(features) for features in rows])
         shape = len(rows), int(num_rows.max()), rows[0].shape[1]
         batch = torch.from_numpy(np.zeros(shape, np.float32))  # [B, T, D]; NumPy's zeros cost nothing until they are touched
-        for index, one in enumerate(rows):
-            copy_rows(torch.from_numpy(one), batch[index])
+        for index, features in enumerate(rows):
+            copy_rows(torch.from_numpy(features), batch[index])
         return batch, num_rows
 
     def tensor(self, video_id: str) -> Tensor:
@@ -97,8 +97,8 @@ class FeatureStore:
     def duration_s(self, video_id: str) -> float:
         """The end of a video, by its facts alone if they say it."""
         shard, position = self._find(video_id)
-        known = shard.videos[position].get("duration_s")
-        return self[video_id].duration_s if known is None else float(known)
+        duration_s = shard.videos[position].get("duration_s")
+        return self[video_id].duration_s if duration_s is None else float(duration_s)
 
     def to_dask(self) -> dask.array.Array:
         """All rows of all videos as one lazy array [R, D], a block a shard, shards by name."""
@@ -140,9 +140,9 @@ class FeatureStore:
         except KeyError:
             raise KeyError(f"{self.path} has no features of {video_id!r}") from None
         shard = self._shard(file)
-        found = shard.videos[position]["id"] if position < len(shard.videos) else None
-        if found != video_id:
-            raise ValueError(f"{self.path / file}: holds {found!r} where {video_id!r} is recorded; it is damaged")
+        stored_id = shard.videos[position]["id"] if position < len(shard.videos) else None
+        if stored_id != video_id:
+            raise ValueError(f"{self.path / file}: holds {stored_id!r} where {video_id!r} is recorded; it is damaged")
         return shard, position
 
     def _shard(self, file: str) -> Shard:
@@ -168,9 +168,9 @@ def copy_rows(rows: Tensor, target: Tensor) -> None:
         target.numpy()[: len(rows)] = rows.numpy()
         return
     step = max(1, ELEMENTS_OF_ONE_THREAD // rows.shape[1])
-    for first in range(0, len(rows), step):
-        block = rows[first : first + step]
-        target[first : first + len(block)].copy_(block)
+    for begin in range(0, len(rows), step):
+        block = rows[begin : begin + step]
+        target[begin : begin + len(block)].copy_(block)
 
 
 def _copied(video: VideoFeatures) -> VideoFeatures:

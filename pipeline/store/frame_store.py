@@ -91,11 +91,11 @@ def join_frames(target: Path, sources: Sequence[tuple[str, Path]], *, recipe: Ma
     lengths = np.concatenate([video.lengths for video in stored])
     with atomic_write(target) as temporary, h5py.File(temporary, "w") as file:
         pictures = file.create_dataset("pictures", shape=(int(lengths.sum()),), dtype=np.uint8)
-        at = 0
+        position = 0
         for video in stored:
             for block in video.blocks():
-                pictures[at : at + len(block)] = block
-                at += len(block)
+                pictures[position : position + len(block)] = block
+                position += len(block)
         frames, described = [len(video.lengths) for video in stored], [video.described for video in stored]
         _write_index(file, lengths=lengths, frames=frames, videos=described, recipe=recipe)
     return {"num_frames": sum(frames), "bytes": int(lengths.sum())}
@@ -133,8 +133,8 @@ class StoredFrames:
                     raise ValueError(f"not of the format {FORMAT} {VERSION}")
                 videos = json.loads(file["videos"][:].tobytes())
                 position = [video["id"] for video in videos].index(video_id)
-                first, end = file["offsets"][position : position + 2]
-                self.offsets = file["picture_offsets"][first : end + 1]
+                begin, end = file["offsets"][position : position + 2]
+                self.offsets = file["picture_offsets"][begin : end + 1]
                 self.described: dict[str, Any] = videos[position]
                 self.facts = VideoFacts(**self.described["facts"])
                 self.source: dict[str, Any] = self.described["source"]
@@ -150,8 +150,8 @@ class StoredFrames:
         crc = 0
         for begin, end, content in self._reads():
             crc = zlib.crc32(content.data, crc)
-            at = self.offsets[begin : end + 1] - self.offsets[begin]
-            for start, stop in itertools.pairwise(at):
+            offsets = self.offsets[begin : end + 1] - self.offsets[begin]
+            for start, stop in itertools.pairwise(offsets):
                 try:
                     yield decode_picture(content[start:stop])
                 except ValueError as error:
