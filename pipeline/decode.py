@@ -94,7 +94,7 @@ def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
         work=partial(decode_video, config, recipe),
         join=partial(frame_store.join_frames, recipe=recipe),
         identify=lambda item: file_facts(item.path),
-        at_once=partial(_at_once, config),
+        at_once=partial(_videos_at_once, config),
         before=partial(_predict, config),
     )
     left_out: Counter[str] = Counter()
@@ -109,7 +109,7 @@ def made_by(config: DecodeConfig) -> dict[str, Any]:
     return {**identity(config), "backend": list(resolve_backends(config.backend))}
 
 
-def _at_once(config: DecodeConfig) -> int:
+def _videos_at_once(config: DecodeConfig) -> int:
     """Return how many videos to decode at once: one a core."""
     return config.reading.decoders or num_cores()
 

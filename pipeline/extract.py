@@ -193,7 +193,7 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
         work=functools.partial(extract_video, config, made_by),
         join=functools.partial(join_features, recipe=made_by),
         identify=identify,
-        at_once=functools.partial(_at_once, config),
+        at_once=functools.partial(_videos_at_once, config),
         about={"weights": _weights(config.weights_spec).facts.to_json()},
         after=write_index,
     )
@@ -202,7 +202,7 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
     return config.out
 
 
-def _at_once(config: ExtractConfig) -> int:
+def _videos_at_once(config: ExtractConfig) -> int:
     """Return how many videos to read at once: on a CPU I3D takes longest and all cores, so one video ahead is enough."""
     enough = 2 if choose_devices(config.device)[0].type == "cpu" else num_cores()
     return config.reading.decoders or enough

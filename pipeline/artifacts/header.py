@@ -82,11 +82,11 @@ def _text(header: Mapping[str, Any]) -> str:
     return json.dumps({**plain, "crc32": _crc32(canonical(plain).encode())}, indent=2) + "\n"
 
 
-def diff(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def diff(header: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the two values under every dotted key where nested mappings differ, `(nothing)` for a key that one lacks."""
-    left, right = _flatten(left), _flatten(right)
-    keys = [key for key in sorted(left.keys() | right.keys()) if left.get(key) != right.get(key)]
-    return {key: (left.get(key, "(nothing)"), right.get(key, "(nothing)")) for key in keys}
+    values, expected_values = _flatten(header), _flatten(expected)
+    keys = [key for key in sorted(values.keys() | expected_values.keys()) if values.get(key) != expected_values.get(key)]
+    return {key: (values.get(key, "(nothing)"), expected_values.get(key, "(nothing)")) for key in keys}
 
 
 def diff_lines(header: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

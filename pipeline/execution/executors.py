@@ -21,7 +21,7 @@ from excl.pipeline.artifacts.record_log import Record
 from excl.pipeline.artifacts.video_records import ShardRecord, VideoRecord, is_shard, shard_key, video_id_of, video_key
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.interrupts import Interrupt
-from excl.pipeline.execution.thread_map import Map, in_threads
+from excl.pipeline.execution.thread_map import Map, threaded_map
 from excl.pipeline.execution.work_items import VideoTask
 
 Join = Callable[[Path, list[tuple[str, Path]]], Mapping[str, Any]]
@@ -44,14 +44,14 @@ class RecordSink(Protocol):
 class ShardTask:
     """The unit of work: one shard, of whose `members` (all its planned videos, in order) `todo` are to be done.
 
-    `known` are the records that there are of the shard and its members. Attempts at the same task, which may have died,
+    `records` are those that exist of the shard and its members. Attempts at the same task, which may have died,
     share its `token`; `run` is the folder of all journals of a run.
     """
 
     shard: int
     members: tuple[str, ...]
     todo: tuple[VideoTask, ...]
-    known: tuple[Record, ...]
+    records: tuple[Record, ...]
     run: str
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
@@ -191,7 +191,7 @@ def inline(map: Map | None = None) -> Executor:
     def execute(
         work: ShardWork, tasks: Iterable[ShardTask], manifest: Manifest, interrupt: Interrupt
     ) -> Generator[Record, None, None]:
-        for record in work.do(manifest, take_until_stopped(interrupt, tasks), map or in_threads(work.at_once())):
+        for record in work.do(manifest, take_until_stopped(interrupt, tasks), map or threaded_map(work.at_once())):
             if is_shard(record):
                 work.remove_parts(record, manifest.records)
             yield record
@@ -209,13 +209,13 @@ def take_until_stopped(interrupt: Interrupt, tasks: Iterable[ShardTask]) -> Iter
 
 def run_shard(work: ShardWork, task: ShardTask) -> list[Record]:
     """Do one task in a worker's process; returns the new records, also those of attempts at it that died."""
-    journal = Journal(work.out, task.journal, task.known)
+    journal = Journal(work.out, task.journal, task.records)
     surviving = work.surviving_records(journal.earlier, task.shard)
     todo = tuple(item for item in task.todo if video_key(item.video_id) not in surviving)
     for item in todo:  # until it is done it counts as not done
         journal.records.pop(video_key(item.video_id), None)
     try:
-        new_records = list(work.do(journal, [dataclasses.replace(task, todo=todo)], in_threads(work.at_once())))
+        new_records = list(work.do(journal, [dataclasses.replace(task, todo=todo)], threaded_map(work.at_once())))
         if joined := work.join_parts(journal, task.shard, task.members):
             new_records.append(joined)
     finally:

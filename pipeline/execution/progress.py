@@ -30,8 +30,8 @@ def for_terminal(record: logging.LogRecord) -> bool:
 class Progress:
     """Counts and logs what is committed. Rates are those of this run, since the moment when it began to work."""
 
-    def __init__(self, what: str, total: int, bar: tqdm) -> None:
-        self.what, self.total, self.bar = what, total, bar
+    def __init__(self, stage: str, total: int, bar: tqdm) -> None:
+        self.stage, self.total, self.bar = stage, total, bar
         self.done, self.failed, self.frames, self.video_s = 0, 0, 0, 0.0
         self.spent_s: dict[str, float] = {}
         self._began = self._logged_at = time.monotonic()
@@ -46,12 +46,13 @@ class Progress:
             self.spent_s[name] = self.spent_s.get(name, 0.0) + seconds
         self.bar.set_postfix_str(self._rates(), refresh=False)
         self.bar.update()
-        now = time.monotonic()
-        if self.done % max(1, self.total // LINES) == 0 or now - self._logged_at > LINE_EVERY_S:
-            self._logged_at = now
-            left_s = (now - self._began) / self.done * (self.total - self.done)
+        time_s = time.monotonic()
+        if self.done % max(1, self.total // LINES) == 0 or time_s - self._logged_at > LINE_EVERY_S:
+            self._logged_at = time_s
+            left_s = (time_s - self._began) / self.done * (self.total - self.done)
             log.info(
-                "%s: %d of %d videos, %s, %s left", self.what, self.done, self.total, self._rates(), format_duration(left_s),
+                "%s: %d of %d videos, %s, %s left",
+                self.stage, self.done, self.total, self._rates(), format_duration(left_s),
                 extra={ONLY_FILES: not self.bar.disable},
             )  # fmt: skip
 
@@ -62,7 +63,7 @@ class Progress:
             return
         log.info(
             "%s: %.0f s of video in %.1f s, %.1f times real time%s",
-            self.what, self.video_s, wall_s, self.video_s / wall_s, self._time_shares(),
+            self.stage, self.video_s, wall_s, self.video_s / wall_s, self._time_shares(),
         )  # fmt: skip
 
     def _rates(self) -> str:
@@ -85,10 +86,10 @@ def format_duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Progress]:
+def progress(stage: str, total: int) -> Iterator[Progress]:
     """Show the progress of a run over so many videos; what is logged inside leaves the bar whole."""
-    with logging_redirect_tqdm(), tqdm(total=total, desc=what, unit="video", disable=None) as bar:
-        run_progress = Progress(what, total, bar)
+    with logging_redirect_tqdm(), tqdm(total=total, desc=stage, unit="video", disable=None) as bar:
+        run_progress = Progress(stage, total, bar)
         yield run_progress
         run_progress.end()
 

@@ -17,7 +17,7 @@ class Map(Protocol):
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]: ...
 
 
-def in_threads(workers: int) -> Map:
+def threaded_map(workers: int) -> Map:
     """Return a map that works on so many items at once and yields results as they come."""
 
     def mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

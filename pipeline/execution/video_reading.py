@@ -143,13 +143,13 @@ class TimedReading:
 
     def timing(self, began: float, *, writing_since: float | None = None) -> Timing:
         """Return the seconds since `began`, and of these the seconds of waiting for frames, of I3D, and of writing."""
-        now = time.monotonic()
-        written_s = 0.0 if writing_since is None else now - writing_since
+        end = time.monotonic()
+        written_s = 0.0 if writing_since is None else end - writing_since
         work = "writing" if writing_since is None else "I3D"
-        spent = {"decoding": self.waited_s, work: now - began - self.waited_s - written_s}
+        spent = {"decoding": self.waited_s, work: end - began - self.waited_s - written_s}
         if writing_since is not None:
             spent["writing"] = written_s
-        return {"wall_s": round(now - began, 3), "timing": {name: round(seconds, 3) for name, seconds in spent.items()}}
+        return {"wall_s": round(end - began, 3), "timing": {name: round(seconds, 3) for name, seconds in spent.items()}}
 
 
 def probe_all(

@@ -106,7 +106,7 @@ class RowOptions:
         window_options = ("window", "hop", "window_mean", "last_window")
         options = [name for name in window_options if getattr(self, name) is not None]
         if self.bug_compatible:
-            return self._with_bugs([*options, *(name for name in ("stride", "pool") if getattr(self, name))])
+            return self._buggy_layout([*options, *(name for name in ("stride", "pool") if getattr(self, name))])
         if self.stride is not None:
             if options:
                 raise ValueError(
@@ -133,7 +133,7 @@ class RowOptions:
         several = dataclasses.replace(chosen, mean=False).rows_of(window) > 1
         return dataclasses.replace(chosen, mean=chosen.mean and several)  # the mean of one row is that row: one recipe
 
-    def _with_bugs(self, options: list[str]) -> RowLayout:
+    def _buggy_layout(self, options: list[str]) -> RowLayout:
         bugs = PRESETS[self.preset].bugs
         if bugs is None:
             names = ", ".join(name for name, preset in PRESETS.items() if preset.bugs)

@@ -32,7 +32,7 @@ from excl.pipeline.artifacts.video_records import require_finished
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
 from excl.pipeline.execution.source_files import file_facts
-from excl.pipeline.execution.thread_map import in_threads
+from excl.pipeline.execution.thread_map import threaded_map
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.frame_store import StoredFrames
 from excl.pipeline.store.shard import VideoFeatures, write_shard
@@ -253,7 +253,7 @@ def test_kill_9_again_and_again(videos, tmp_path, few_numbers):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_at_random_instants(videos, tmp_path, few_numbers, workers):
     """50 kills over several stores, each resumed until it is done: the same bytes as without."""
-    spread = map if workers == 1 else in_threads(workers)
+    spread = map if workers == 1 else threaded_map(workers)
     run_small(videos, tmp_path / "whole", shard_videos=2)
     began = time.monotonic()
     run_small(videos, tmp_path / "again", shard_videos=2)
