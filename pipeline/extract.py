@@ -245,13 +245,8 @@ class ExtractorPool:
         devices = choose_devices(config.device)
         device = devices[next(self._turns) % len(devices)]
         feature_recipe = config.making()
-        settings = (
-            os.getpid(),
-            config.weights_spec,
-            feature_recipe,
-            config.chunk_frames,
-            config.compile,
-        )  # a fork has no threads
+        # A fork has no threads, so its networks are made anew.
+        settings = (os.getpid(), config.weights_spec, feature_recipe, config.chunk_frames, config.compile)
         with self._lock:
             if settings != self._settings:
                 self.clear()
@@ -319,13 +314,9 @@ def extract_video(config: ExtractConfig, made_by: dict[str, Any], item: work_ite
 def _open_video(config: ExtractConfig, item: work_items.VideoTask) -> Video:
     if config.frames is not None:
         return StoredFrames(item.path, item.video_id)
-    feature_recipe = config.making()
+    recipe = config.making()
     return config.reading.open(
-        item.path,
-        fps=feature_recipe.fps,
-        geometry=feature_recipe.geometry,
-        backends=feature_recipe.backends,
-        threads=item.threads,
+        item.path, fps=recipe.fps, geometry=recipe.geometry, backends=recipe.backends, threads=item.threads
     )
 
 
