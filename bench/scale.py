@@ -30,9 +30,11 @@ from typing import Any
 
 from excl.datasets.video.discovery import find_videos
 from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.video_records import video_key
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import Executor, inline
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
+from excl.pipeline.execution.source_files import file_stat
 
 SHARD_VIDEOS, FOLDER_VIDEOS = 64, 1000
 SOURCE, EMPTY = "0" * 64, hashlib.sha256(b"").hexdigest()
@@ -41,12 +43,12 @@ RECIPE = {"fps": 5.0, "short_side": 256, "crop": 224, "weights": {"source": "not
 
 def record_of(out: Path, item: work_items.VideoTask) -> dict[str, Any]:
     """What extract records of a video, with its part, which is empty here."""
-    stat = work_items.file_stat(item.path)
+    stat = file_stat(item.path)
     (out / part_name(item.number)).touch()
     facts = {"duration_s": 118.2, "claimed_duration_s": 118.2, "backend": "pyav", "frames_expected": 3543}
     counts = {"frames_decoded": 3543, "frames_skipped": 0, "bad_packets": 0, "corrupt_frames": 0, "largest_gap_s": 0.034}
     return {
-        "id": work_items.key(item.video_id),
+        "id": video_key(item.video_id),
         "part": part_name(item.number),
         "part_sha256": EMPTY,
         "videos": [item.video_id],

@@ -21,7 +21,8 @@ import h5py
 import numpy as np
 
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.store.feature_store import FeatureStore, VideoFeatures, write_shard
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.shard import VideoFeatures, write_shard
 
 SIZE, BATCH, BATCHES, SHARD_VIDEOS = 1024, 32, 20, 64
 Read = Callable[[list[str]], object]

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from excl.models.excl import ExCL, ExCLConfig, span_loss
-from excl.pipeline.store.feature_store import Query
+from excl.pipeline.store.training_store import Query
 from excl.pipeline.training.distributed import RankContext
 from excl.pipeline.training.examples import Batch, Example
 from excl.pipeline.training.loader import TrainLoader

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -28,26 +28,28 @@ Fraction01 = Annotated[float, Field(ge=0, lt=1)]
 BRANCH = re.compile(r"(constrained-)?(int|float|str)|literal\[.*\]")
 
 
-def _one_or_more(given: Any) -> Any:
-    """A path as a tuple of one; of strings, as pydantic's reader of JSON wants them."""
-    given = [given] if isinstance(given, str | Path) else given
-    paths = isinstance(given, list | tuple) and all(isinstance(path, str | Path) for path in given)
-    return tuple(map(str, given)) if paths else given
+def _one_or_more(value: Any) -> Any:
+    """Return one path or several as a tuple of strings, which pydantic's reader of JSON takes."""
+    paths = [value] if isinstance(value, str | Path) else value
+    is_list = isinstance(paths, list | tuple) and all(isinstance(path, str | Path) for path in paths)
+    return tuple(map(str, paths)) if is_list else value
 
 
 OneOrMorePaths = Annotated[tuple[Path, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
 
 C = TypeVar("C")
 WithoutPrefix = Annotated[C, tyro.conf.arg(name="")]  # flags of a nested configuration under their own names
+_RUN_ONLY = "says where and how to run, and changes no result"
+RunOnly = Annotated[C, _RUN_ONLY]  # a field that is no part of the identity
 
 
 def subcommand(config: type[Any], name: str) -> Any:
-    """The annotation of a configuration that makes it a command in a command, with its docstring as its help."""
+    """Return the annotation that makes a configuration a subcommand, with its docstring as its help."""
     return tyro.conf.subcommand(name, description=" ".join((config.__doc__ or "").split()), prefix_name=False)
 
 
 def parse_section(config_type: type[C], section: Mapping[str, Any], *, where: str) -> C:
-    """A configuration from a table of a TOML file; ValueError names every key that is unknown, missing or wrong."""
+    """Return a configuration from a table of a TOML file; ValueError names every key that is unknown, missing or wrong."""
     try:
         # JSON is the detour by which strict typing still takes a string for a path and a list for a tuple.
         return TypeAdapter(config_type).validate_json(json.dumps(section, default=str), strict=True)
@@ -56,7 +58,7 @@ def parse_section(config_type: type[C], section: Mapping[str, Any], *, where: st
 
 
 def describe(error: ValidationError, *, where: str) -> str:
-    """A ValidationError as one line a field: `where: key: what is wrong (given: value)`."""
+    """Return a ValidationError as one line a field: `where: key: what is wrong (given: value)`."""
     lines: dict[str, str] = {}
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"] if not BRANCH.fullmatch(str(part)))
@@ -64,33 +66,28 @@ def describe(error: ValidationError, *, where: str) -> str:
             lines[key] += f", or {item['msg'].removeprefix('Input should be ')}"
             continue
         reason = item["msg"].removeprefix("Value error, ")
-        message = {"unexpected_keyword_argument": "unknown", "missing": "missing, and it has no default"}.get(
-            item["type"], reason
-        )
-        given = (
-            ""
-            if item["type"] in {"missing", "unexpected_keyword_argument", "value_error"}
-            else f" (given: {item['input']!r})"
-        )
-        lines[key] = f"{where}: {key}: {message}{given}" if key else f"{where}: {message}"
+        message = {
+            "unexpected_keyword_argument": "unknown",
+            "missing": "missing, and it has no default",
+            "value_error": reason,
+        }.get(item["type"], f"{reason} (given: {item['input']!r})")
+        lines[key] = f"{where}: {key}: {message}" if key else f"{where}: {reason}"
     return "\n".join(lines.values())
 
 
 def dump(config: object) -> dict[str, Any]:
-    """A configuration as JSON values."""
+    """Return a configuration as JSON values."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def identity(config: object, *, run_only: tuple[str, ...]) -> dict[str, Any]:
-    """What of a configuration determines the results: all of it but the fields named, which say where and how it runs."""
-    values = dump(config)
-    for name in run_only:
-        del values[name]
-    return values
+def identity(config: object) -> dict[str, Any]:
+    """The settings that determine the results, as JSON values: all fields but those that are marked as RunOnly."""
+    hints = get_type_hints(type(config), include_extras=True)
+    return {name: value for name, value in dump(config).items() if _RUN_ONLY not in get_args(hints[name])}
 
 
 def existing_file(path: Path, *, what: str) -> Path:
-    """`path` if it is a file; FileNotFoundError, or ValueError for a folder, says what was looked for and where."""
+    """Return `path` if it is a file; FileNotFoundError, or ValueError for a folder, says what was looked for and where."""
     if path.is_dir():
         raise ValueError(f"{path}: a folder; wanted is a file ({what})")
     if not path.is_file():

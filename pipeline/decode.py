@@ -11,6 +11,7 @@ import itertools
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import field
 from functools import partial
 from pathlib import Path
@@ -25,13 +26,15 @@ from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix, identity
+from excl.pipeline.artifacts.video_records import VideoRecord, require_finished, video_files, video_id_of, video_key
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, WithoutPrefix, identity
 from excl.pipeline.execution import sharded_stage, work_items
 from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.pipeline.execution.executors import Executor
-from excl.pipeline.execution.sharded_stage import Preview, ShardedStage, part_name, video_files
+from excl.pipeline.execution.sharded_stage import Preview, ShardedStage, part_name
+from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
-from excl.pipeline.store import frame_store
+from excl.pipeline.store import frame_codec, frame_store
 from excl.pipeline.store.frame_store import StoredFrames
 
 log = logging.getLogger(__name__)
@@ -44,10 +47,10 @@ SAMPLED_VIDEOS, SAMPLED_SECONDS = 16, 2.0  # from which the size is predicted
 class DecodeConfig:
     """Sample videos at exact times and keep the frames, for extracting many times from the same videos."""
 
-    videos: Path
+    videos: RunOnly[Path]
     """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line, from the
     list's own folder."""
-    out: Path
+    out: RunOnly[Path]
     """The folder to write: frames and manifest. Run again with the same settings, it goes on where it stopped."""
     fps: PositiveFloat | Literal["native"] = 5.0
     """Frames a second of presentation time, or native, the rate of each video itself."""
@@ -59,27 +62,24 @@ class DecodeConfig:
     backend: Choice = "pyav"
     """What decodes: pyav, the reference; decord, torchcodec, torchcodec-cuda (NVDEC), which refuse files that they would
     get wrong; or auto, the GPU's decoder where there is one, with pyav for what it refuses, and otherwise pyav."""
-    pictures: str = frame_store.LOSSLESS
+    pictures: str = frame_codec.LOSSLESS
     """How frames are kept: png, without loss, or jpeg:QUALITY (jpeg:95 takes a quarter of png's bytes)."""
     shard_videos: PositiveInt = 16
     """How many videos make up one shard."""
-    retry_failed: bool = False
+    retry_failed: RunOnly[bool] = False
     """Try those videos again that failed before."""
-    reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
+    reading: RunOnly[WithoutPrefix[ReadingSeveral]] = field(default_factory=ReadingSeveral)
     """How videos are read."""
-    running: WithoutPrefix[ExecutorSettings] = field(default_factory=ExecutorSettings)
+    running: RunOnly[WithoutPrefix[ExecutorSettings]] = field(default_factory=ExecutorSettings)
     """Where the work is done."""
 
     def __post_init__(self) -> None:
         check_sampled(self.short_side, self.crop, self.backend)
-        frame_store.check_pictures(self.pictures)
+        frame_codec.check_pictures(self.pictures)
 
     def elsewhere(self) -> DecodeConfig:
         """The same settings for a process with another working directory."""
         return dataclasses.replace(self, videos=self.videos.absolute(), out=self.out.absolute())
-
-
-RUN_ONLY = ("videos", "out", "retry_failed", "reading", "running")
 
 
 def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
@@ -94,7 +94,7 @@ def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
         work=partial(decode_video, config, recipe),
         join=partial(frame_store.join_frames, recipe=recipe),
         identify=_identify_file,
-        at_once=partial(_at_once, config),
+        at_once=partial(_videos_at_once, config),
         before=partial(_predict, config),
     )
     videos = find_videos(config.videos, warn=True)
@@ -108,35 +108,35 @@ def preview(config: DecodeConfig) -> Preview:
     return sharded_stage.preview(config.out, videos, identify=_identify_file, retry_failed=config.retry_failed)
 
 
-def _identify_file(item: work_items.VideoTask) -> dict[str, Any]:
-    return work_items.file_facts(item.path)
+def _identify_file(item: work_items.VideoTask) -> Mapping[str, Any]:
+    return file_facts(item.path)
 
 
 def made_by(config: DecodeConfig) -> dict[str, Any]:
-    """What determines the frames."""
-    return {**identity(config, run_only=RUN_ONLY), "backend": list(resolve_backends(config.backend))}
+    """Return what determines the frames."""
+    return {**identity(config), "backend": list(resolve_backends(config.backend))}
 
 
-def _at_once(config: DecodeConfig) -> int:
-    """How many videos at once: one a core."""
+def _videos_at_once(config: DecodeConfig) -> int:
+    """Return how many videos to decode at once: one a core."""
     return config.reading.decoders or num_cores()
 
 
 def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
-    """ValueError for a geometry that is none, and for a decoder that this machine has not."""
+    """Raise ValueError if the crop does not fit or the decoder is not installed."""
     if isinstance(short_side, int) and short_side < 32:
         raise ValueError(f"short_side: {short_side} pixels are too few, the least is 32")
     Geometry.of(short_side, crop)
     resolve_backends(backend)
 
 
-def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> dict[str, Any]:
-    """Write the frames of one video as a shard of one; returns its record."""
+def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> VideoRecord:
+    """Write the frames of one video as a shard of one; return its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
-        state = work_items.file_stat(item.path)
-        source = work_items.file_facts(item.path)
+        state = file_stat(item.path)
+        source = file_facts(item.path)
         video = config.reading.open(
             item.path,
             fps=None if config.fps == "native" else config.fps,
@@ -154,11 +154,11 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.
             source=source,
             recipe=recipe,
         )
-        work_items.require_unchanged(item.path, state)
+        require_unchanged(item.path, state)
     except (VideoError, InternalError) as error:
         return work_items.failure(item.video_id, error, item.file)
     return {
-        "id": work_items.key(item.video_id),
+        "id": video_key(item.video_id),
         "part": name,
         "part_sha256": sha256_file(config.out / name),
         "videos": [item.video_id],
@@ -173,31 +173,31 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.
 
 
 def _predict(config: DecodeConfig, todo: list[work_items.VideoTask]) -> None:
-    """Say how much room the frames will take, by a few frames of a few of the videos, and whether there is as much."""
-    encode = frame_store.encoder(config.pictures, side=config.crop)
+    """Log how much room the frames will take, judged by a few frames of a few videos, and whether there is as much."""
+    encode = frame_codec.encoder(config.pictures, side=config.crop)
     geometry = Geometry.of(config.short_side, config.crop)
-    wanted_frames, sizes = [], []
+    num_frames, sizes = [], []
     chosen = todo[:: max(1, len(todo) // SAMPLED_VIDEOS)][:SAMPLED_VIDEOS]
     for item in chosen:
         try:
             probe = config.reading.probe(item.path)
             rate = (probe.rate or 25.0) if config.fps == "native" else config.fps
-            some = iter(config.reading.open(item.path, fps=1 / SAMPLED_SECONDS, geometry=geometry))
-            sizes += [len(encode(frame)) for frame in itertools.islice(some, 3)]
+            frames = iter(config.reading.open(item.path, fps=1 / SAMPLED_SECONDS, geometry=geometry))
+            sizes += [len(encode(frame)) for frame in itertools.islice(frames, 3)]
         except (VideoError, InternalError):
-            continue  # it is told of when its turn comes
-        wanted_frames.append((probe.duration_s or 0.0) * rate)
+            continue  # it is reported when its turn comes
+        num_frames.append((probe.duration_s or 0.0) * rate)
     if not sizes:
         return
-    count = sum(wanted_frames) / len(chosen) * len(todo)
-    needed = count * sum(sizes) / len(sizes)
-    free = shutil.disk_usage(config.out).free
-    by = "" if len(chosen) == len(todo) else f", judged by {len(chosen)} of them"
+    count = sum(num_frames) / len(chosen) * len(todo)
+    num_bytes = count * sum(sizes) / len(sizes)
+    free_bytes = shutil.disk_usage(config.out).free
+    basis = "" if len(chosen) == len(todo) else f", judged by {len(chosen)} of them"
     log.info(
         "decode: %d videos, about %s frames, %s to write%s; %s are free",
-        len(todo), f"{count:,.0f}", _size(needed), by, _size(free),
+        len(todo), f"{count:,.0f}", _size(num_bytes), basis, _size(free_bytes),
     )  # fmt: skip
-    if needed > free:
+    if num_bytes > free_bytes:
         log.warning("decode: the disk of %s will probably be full before the end", config.out)
 
 
@@ -213,25 +213,30 @@ def stored_videos(
     Raises ValueError if the frames were not sampled as asked for, or not all of them are there yet.
     """
     manifest = Manifest.read(folder, stage=STAGE)
-    work_items.require_finished(manifest)
-    wanted = {"fps": "native" if fps is None else fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
-    made_by, version = manifest.header["identity"], manifest.header["code_version"]
-    found = {key: made_by.get(key) for key in wanted}
+    require_finished(manifest)
+    expected = {"fps": "native" if fps is None else fps, "short_side": short_side, "crop": crop, "backend": list(backends)}
+    recipe, version = manifest.header["identity"], manifest.header["code_version"]
     if version != CODE_VERSION:
         raise ValueError(
             f"{folder}: its frames were made by version {version} of the code, now it is {CODE_VERSION}; decode again into "
             "another folder"
         )
-    other = [f"{key} is {found[key]!r}, asked for is {wanted[key]!r}" for key in wanted if found[key] != wanted[key]]
-    if other:
-        flags = " ".join(f"--{key.replace('_', '-')} {found[key]}" for key in wanted if key != "backend")
-        raise ValueError(f"{folder}: its frames were sampled otherwise: {'; '.join(other)}; what was used there: {flags}")
+    differences = [
+        f"{key} is {recipe.get(key)!r}, asked for is {value!r}"
+        for key, value in expected.items()
+        if recipe.get(key) != value
+    ]
+    if differences:
+        flags = " ".join(f"--{key.replace('_', '-')} {recipe.get(key)}" for key in expected if key != "backend")
+        raise ValueError(
+            f"{folder}: its frames were sampled otherwise: {'; '.join(differences)}; what was used there: {flags}"
+        )
     if manifest.failed:
-        names = ", ".join(name.removeprefix("video/") for name in list(manifest.failed)[:5])
+        names = ", ".join(video_id_of(key) for key in list(manifest.failed)[:5])
         log.warning("%s: %d videos that could not be decoded are left out: %s", folder, len(manifest.failed), names)
     return {video_id: folder / file for video_id, file in sorted(video_files(manifest).items())}
 
 
 def source_of(item: work_items.VideoTask) -> dict[str, Any]:
-    """Which video an item's stored frames are of: its file's name, size and sha256."""
+    """Return which file the stored frames of a video are from: its name, size and sha256."""
     return StoredFrames(item.path, item.video_id).source

@@ -24,13 +24,14 @@ from pydantic.dataclasses import dataclass
 from excl.models.excl import variant_label
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_bytes, write_json
-from excl.pipeline.artifacts.manifest import Manifest, run_once
-from excl.pipeline.config import STRICT, PositiveInt, identity
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.run_once import run_once
+from excl.pipeline.config import STRICT, PositiveInt, RunOnly, identity
 from excl.pipeline.evaluation import metrics as scoring
 from excl.pipeline.evaluation import metrics_table
 from excl.pipeline.evaluation.predictions import TOP, require_own_qids, write_predictions
 from excl.pipeline.evaluation.query_blind import RULE, swap_queries
-from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, store_of
 
@@ -42,23 +43,23 @@ METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
 class EvaluateConfig:
     """Evaluate a trained run on a split of a training store, and three baselines with it."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run: RunOnly[Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]]
     """The run that `excl train` wrote."""
-    store: Path | None = None
+    store: RunOnly[Path | None] = None
     """The training store to evaluate on, with the run's vocabulary and feature recipe. Default: the one that the run was
-    trained on, if it has not been moved."""
-    out: Path | None = None
-    """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, next to the run."""
+    trained on, if it is still where it was."""
+    out: RunOnly[Path | None] = None
+    """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, beside the run."""
     split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""
-    predictions: Path | None = None
+    predictions: RunOnly[Path | None] = None
     """Write the predictions to this file too: JSON lines in Moment-DETR's format, as `excl score` reads them."""
-    strict: bool = False
-    """Show the recalls that count IoU > threshold in place of >=, as some published code does. metrics.json has both."""
-    batch_size: PositiveInt = 64
+    strict: RunOnly[bool] = False
+    """Show the figures that count only what is above a threshold, as some published code does. metrics.json has both."""
+    batch_size: RunOnly[PositiveInt] = 64
     """Queries at a time."""
-    device: str = "auto"
-    """The device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    device: RunOnly[str] = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
 
     def __post_init__(self) -> None:
         choose_device(self.device)
@@ -109,7 +110,7 @@ def _require_free(path: Path, folder: Path) -> None:
 def made_by(config: EvaluateConfig) -> dict[str, Any]:
     """The identity of an evaluation: all that determines its metrics."""
     return {
-        **identity(config, run_only=("run", "store", "out", "predictions", "strict", "batch_size", "device")),
+        **identity(config),
         "run": Manifest.read(config.run).fingerprint(),
         "store": _open_store(config).manifest.fingerprint(),
     }

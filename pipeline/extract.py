@@ -34,16 +34,20 @@ from excl.models.i3d.runner import Precision, check_precision, keep_freed_memory
 from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline import decode
 from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.artifacts.header import matching_folder
 from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.video_records import VideoRecord, video_key
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
 from excl.pipeline.execution import sharded_stage, work_items
 from excl.pipeline.execution.executor_settings import INLINE, LOCAL, ExecutorSettings
 from excl.pipeline.execution.executors import Executor
 from excl.pipeline.execution.sharded_stage import Preview, ShardedStage, part_name
+from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
 from excl.pipeline.store.feature_recipe import FeatureRecipe, RowOptions, compute_features, resolve_recipe, weights_identity
-from excl.pipeline.store.frame_store import LOSSLESS, StoredFrames
+from excl.pipeline.store.frame_codec import LOSSLESS
+from excl.pipeline.store.frame_store import StoredFrames
 from excl.pipeline.store.shard import Shard, VideoFeatures, write_shard
 from excl.pipeline.store.virtual_index import write_index
 
@@ -122,8 +126,8 @@ class ExtractConfig:
     """Where the work is done."""
 
     def __post_init__(self) -> None:
-        made = self.making()
-        check_sampled(made.short_side, made.crop, self.backend)
+        feature_recipe = self.making()
+        check_sampled(feature_recipe.short_side, feature_recipe.crop, self.backend)
         check_spec(self.weights_spec)
         if self.running.executor in (INLINE, LOCAL):  # other machines may have other devices
             for device in choose_devices(self.device):
@@ -132,7 +136,7 @@ class ExtractConfig:
             raise ValueError("give either --videos or --frames")
 
     def making(self) -> FeatureRecipe:
-        """How the features are made; ValueError for settings that contradict each other."""
+        """Return how the features are made; ValueError for settings that contradict each other."""
         names = [field.name for field in dataclasses.fields(RowOptions)]
         return resolve_recipe(
             RowOptions(**{name: getattr(self, name) for name in names}),
@@ -146,7 +150,7 @@ class ExtractConfig:
 
     @property
     def weights_spec(self) -> str:
-        """Which weights, by name."""
+        """The weights, by name."""
         return self.weights or PRESETS[self.preset].weights
 
     def elsewhere(self) -> ExtractConfig:
@@ -161,7 +165,7 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
     videos = _videos(config, warn=True)
     recipe = made_by(config)
     if config.new_version:
-        out = Manifest.version(config.out, stage=STAGE, identity=recipe, code_version=CODE_VERSION)
+        out = matching_folder(config.out, stage=STAGE, identity=recipe, code_version=CODE_VERSION)
         if out != config.out:
             log.info("%s was made from another recipe; writing %s", config.out, out)
         config = dataclasses.replace(config, out=out)
@@ -174,20 +178,17 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
         work=functools.partial(extract_video, config, recipe),
         join=functools.partial(join_features, recipe=recipe),
         identify=_identify(config),
-        at_once=functools.partial(_at_once, config),
+        at_once=functools.partial(_videos_at_once, config),
         about={"weights": _weights(config.weights_spec).facts.to_json()},
         after=write_index,
     )
     stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)
-    for extractor in _extractors.values():
-        usage = extractor.runner.take_usage()
-        if usage.frames:
-            log.info("%s", usage.summary())
+    EXTRACTORS.log_usage()
     return config.out
 
 
-def _at_once(config: ExtractConfig) -> int:
-    """How many videos at once: on a CPU I3D takes longest and all cores, so that one video ahead is enough."""
+def _videos_at_once(config: ExtractConfig) -> int:
+    """Return how many videos to read at once: on a CPU I3D takes longest and all cores, so one video ahead is enough."""
     enough = 2 if choose_devices(config.device)[0].type == "cpu" else num_cores()
     return config.reading.decoders or enough
 
@@ -203,20 +204,22 @@ def _videos(config: ExtractConfig, *, warn: bool = False) -> Mapping[str, Path]:
     if config.videos is not None:
         return find_videos(config.videos, warn=warn)
     assert config.frames is not None
-    made = config.making()
-    return stored_videos(config.frames, fps=made.fps, short_side=made.short_side, crop=made.crop, backends=made.backends)
+    recipe = config.making()
+    return stored_videos(
+        config.frames, fps=recipe.fps, short_side=recipe.short_side, crop=recipe.crop, backends=recipe.backends
+    )
 
 
-def _identify(config: ExtractConfig) -> Callable[[work_items.VideoTask], dict[str, Any]]:
+def _identify(config: ExtractConfig) -> Callable[[work_items.VideoTask], Mapping[str, Any]]:
     return _identify_file if config.frames is None else source_of
 
 
-def _identify_file(item: work_items.VideoTask) -> dict[str, Any]:
-    return work_items.file_facts(item.path)
+def _identify_file(item: work_items.VideoTask) -> Mapping[str, Any]:
+    return file_facts(item.path)
 
 
 def made_by(config: ExtractConfig) -> dict[str, Any]:
-    """What determines the features, for the manifest and every shard: the settings, and what the weights are.
+    """Return what determines the features, for the manifest and every shard: the settings, and what the weights are.
 
     How frames were kept on the way counts, too: "png" is without loss, and so the same as not at all.
     """
@@ -238,52 +241,70 @@ def _weights(spec: str) -> Weights:
     return load_weights(spec)
 
 
-_one_at_a_time = threading.Lock()
-_turn = itertools.count()
-_extractors: dict[tuple[Any, ...], Extractor] = {}
+class ExtractorPool:
+    """The networks of this process: one a device, made when it is first needed and kept while the settings are the same."""
+
+    def __init__(self) -> None:
+        self._lock, self._turns = threading.Lock(), itertools.count()
+        self._settings: tuple[object, ...] = ()
+        self._extractors: dict[str, Extractor] = {}
+
+    def extractor(self, config: ExtractConfig) -> Extractor:
+        """Return the network for the next video, on each device in turn."""
+        devices = choose_devices(config.device)
+        device = devices[next(self._turns) % len(devices)]
+        feature_recipe = config.making()
+        # A fork has no threads, so its networks are made anew.
+        settings = (os.getpid(), config.weights_spec, feature_recipe, config.chunk_frames, config.compile)
+        with self._lock:
+            if settings != self._settings:
+                self.clear()
+                self._settings = settings
+            if device.type == "cpu":
+                keep_freed_memory()
+            if str(device) not in self._extractors:
+                self._extractors[str(device)] = feature_recipe.extractor(
+                    _weights(config.weights_spec), device, chunk_frames=config.chunk_frames, compile=config.compile
+                )
+            return self._extractors[str(device)]
+
+    def clear(self) -> None:
+        """Forget all networks."""
+        self._extractors.clear()
+
+    def log_usage(self) -> None:
+        """Log how the time of each network was spent since the last call."""
+        for extractor in self._extractors.values():
+            usage = extractor.runner.take_usage()
+            if usage.frames:
+                log.info("%s", usage.summary())
 
 
-def _extractor(config: ExtractConfig) -> Extractor:
-    """The network for the next video, on each device in turn: one a device and process, made when it is first needed."""
-    devices = choose_devices(config.device)
-    device = devices[next(_turn) % len(devices)]
-    made = config.making()
-    settings = (os.getpid(), config.weights_spec, made, config.chunk_frames, config.compile)  # a fork has no threads
-    with _one_at_a_time:
-        for known in list(_extractors):
-            if known[0] != settings:
-                del _extractors[known]
-        if device.type == "cpu":
-            keep_freed_memory()
-        if (settings, device) not in _extractors:
-            _extractors[settings, device] = made.extractor(
-                _weights(config.weights_spec), device, chunk_frames=config.chunk_frames, compile=config.compile
-            )
-        return _extractors[settings, device]
+EXTRACTORS = ExtractorPool()  # of this process, which may work on several shards, one after the other
 
 
-def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> dict[str, Any]:
+def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> VideoRecord:
     """Write the features of one video as a shard of one; returns its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:
-        state = work_items.file_stat(item.path)
+        state = file_stat(item.path)
         video = _open_video(config, item)
-        source = video.source if isinstance(video, StoredFrames) else work_items.file_facts(item.path)
+        source = video.source if isinstance(video, StoredFrames) else file_facts(item.path)
         if weights_identity(_weights(config.weights_spec)) != recipe["weights"]:
             raise ValueError(f"{config.weights_spec}: other weights on this machine than where the run began")
-        extractor = _extractor(config)
+        extractor = EXTRACTORS.extractor(config)
         timed = TimedReading(video)
         features = compute_features(
             video, extractor, video_id=item.video_id, dtype=config.dtype, source=source, frames=timed
         )
-        work_items.require_unchanged(item.path, state)
+        require_unchanged(item.path, state)
     except (VideoError, InternalError) as error:
         return work_items.failure(item.video_id, error, item.file)
     writing_since = time.monotonic()
     write_shard(config.out / name, [features], recipe=recipe)
     return {
-        "id": work_items.key(item.video_id),
+        "id": video_key(item.video_id),
         "part": name,
         "part_sha256": sha256_file(config.out / name),
         "videos": [item.video_id],
@@ -302,25 +323,21 @@ def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: work_item
 def _open_video(config: ExtractConfig, item: work_items.VideoTask) -> Video:
     if config.frames is not None:
         return StoredFrames(item.path, item.video_id)
-    made = config.making()
+    recipe = config.making()
     return config.reading.open(
-        item.path,
-        fps=made.fps,
-        geometry=made.geometry,
-        backends=made.backends,
-        threads=item.threads,
+        item.path, fps=recipe.fps, geometry=recipe.geometry, backends=recipe.backends, threads=item.threads
     )
 
 
 def join_features(target: Path, sources: list[tuple[str, Path]], *, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Write a shard of the videos in `sources`, each with the file that holds it; what its record is to say of it."""
-    found: dict[str, VideoFeatures] = {}
+    """Write a shard of the videos in `sources`, each with the file that holds it; return facts for its record."""
+    stored: dict[str, VideoFeatures] = {}
     for path in {path: None for _, path in sources}:
-        opened = Shard(path)
-        if opened.recipe != recipe:
+        shard = Shard(path)
+        if shard.recipe != recipe:
             raise ValueError(f"{path}: of another recipe than the folder; remove the file and run the same command again")
-        videos = [opened.video(position) for position in range(len(opened.videos))]
-        found.update({video.video_id: video for video in videos})
-    joined = [found[video_id] for video_id, _ in sources]
+        videos = [shard.video(position) for position in range(len(shard.videos))]
+        stored.update({video.video_id: video for video in videos})
+    joined = [stored[video_id] for video_id, _ in sources]
     write_shard(target, joined, recipe=recipe)
     return {"num_rows": sum(len(video.features) for video in joined)}

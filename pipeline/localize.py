@@ -26,15 +26,17 @@ from excl.models.i3d.weights import Weights, imported_names, imported_path, load
 from excl.pipeline import train
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_json
 from excl.pipeline.artifacts.file_cache import checksums
-from excl.pipeline.artifacts.manifest import Manifest, run_once
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, dump
-from excl.pipeline.execution import work_items
 from excl.pipeline.execution.sharded_stage import MAX_THREADS
+from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import VideoReading, num_cores
 from excl.pipeline.extract import CODE_VERSIONS
 from excl.pipeline.store import feature_cache
 from excl.pipeline.store.feature_recipe import IMPORTED, OWN_FILE, FeatureRecipe, compute_features
-from excl.pipeline.store.feature_store import Query, VideoFeatures
+from excl.pipeline.store.shard import VideoFeatures
+from excl.pipeline.store.training_store import Query
 from excl.pipeline.training.examples import Example
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict
 
@@ -108,7 +110,7 @@ def made_by(config: LocalizeConfig) -> dict[str, Any]:
     """What determines the answers."""
     return {
         "run": Manifest.read(config.run, stage=train.STAGE).fingerprint(),
-        "video": work_items.file_facts(config.video),
+        "video": file_facts(config.video),
         "query": list(config.query),
         "top": config.top,
         "reading": dump(config.reading),
@@ -143,7 +145,7 @@ def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
     weights = _weights(config, trained.recipe) if config.weights else None  # wrong ones are refused in any case
     made = FeatureRecipe.from_recipe(trained.recipe)
     made = dataclasses.replace(made, backends=_backends_of(made))
-    state = work_items.file_stat(config.video)
+    state = file_stat(config.video)
     made_from = {
         "video": checksums(config.video).sha256,
         "recipe": {**trained.recipe, "backend": list(made.backends)},
@@ -152,7 +154,7 @@ def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
     video = feature_cache.load(made_from)
     if video is None:
         video = _extracted(config, made, weights or _weights(config, trained.recipe))
-        work_items.require_unchanged(config.video, state)
+        require_unchanged(config.video, state)
         feature_cache.save(made_from, video)
     return dataclasses.replace(video, video_id=config.video.stem)
 

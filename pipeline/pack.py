@@ -1,7 +1,7 @@
 """Stage 4, pack: joins a feature store and tokenised queries into one sharded training store.
 
 A training store has everything that training needs and nothing else: shards of the videos that have queries, each with the
-queries about them (`pipeline/store/feature_store.py`), `vocabulary.txt` and `vectors.npy`, and `uncovered.jsonl`, the
+queries about them (`pipeline/store/training_store.py`), `vocabulary.txt` and `vectors.npy`, and `uncovered.jsonl`, the
 queries whose video has no features. Those are counted, named and later evaluated as misses, never dropped in silence.
 `coverage.json` says which videos are missing, which have no queries, and whose file is not as long as the annotations say.
 """
@@ -23,10 +23,13 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.parsing import printable
 from excl.pipeline import tokenise
 from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json, write_text
-from excl.pipeline.artifacts.manifest import COMPLETE, Manifest, run_once
-from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
-from excl.pipeline.store.feature_store import FeatureStore, Query
+from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
+from excl.pipeline.artifacts.run_once import run_once
+from excl.pipeline.artifacts.video_records import shard_key
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, identity
+from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.shard import write_shard
+from excl.pipeline.store.training_store import Query
 from excl.pipeline.store.virtual_index import write_index
 
 log = logging.getLogger(__name__)
@@ -39,11 +42,11 @@ NAMES_SHOWN = 5
 class PackConfig:
     """Join features and queries into a training store, and say which queries have features."""
 
-    features: Path
+    features: RunOnly[Path]
     """The feature store that `excl extract` wrote."""
-    queries: Path
+    queries: RunOnly[Path]
     """The folder that `excl tokenise` wrote."""
-    out: Path
+    out: RunOnly[Path]
     """The training store to write."""
     missing_video: Literal["keep", "drop", "fail"] = "keep"
     """What becomes of queries whose video has no features. keep: they stay in the store and count as misses, so that results
@@ -81,7 +84,7 @@ def _made_by(config: PackConfig, store: FeatureStore) -> dict[str, Any]:
     if not queries.is_complete:
         raise ValueError(f"{config.queries}: `excl tokenise` has not finished there; run it again")
     return {
-        **identity(config, run_only=("features", "queries", "out")),
+        **identity(config),
         "features": store.manifest.fingerprint(),
         "queries": queries.fingerprint(),
         "recipe": store.recipe,
@@ -265,7 +268,7 @@ def _write_shards(config: PackConfig, store: FeatureStore, queries: list[Query],
     for first in range(0, len(video_ids), config.shard_videos):
         members = video_ids[first : first + config.shard_videos]
         name = f"shards/{first // config.shard_videos:05d}.h5"
-        if f"shard/{name}" in manifest.records:
+        if shard_key(name) in manifest.records:
             continue
         about = [query.to_json() for video_id in members for query in asked[video_id]]
         videos = [store[video_id] for video_id in members]
@@ -273,4 +276,4 @@ def _write_shards(config: PackConfig, store: FeatureStore, queries: list[Query],
             video.require_in_order()
         write_shard(config.out / name, videos, recipe=store.recipe, queries=about)
         sha256 = sha256_file(config.out / name)
-        manifest.add({"id": f"shard/{name}", "file": name, "videos": members, "sha256": sha256})
+        manifest.add({"id": shard_key(name), "file": name, "videos": members, "sha256": sha256})

@@ -21,10 +21,11 @@ import numpy as np
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.text.tokens import Vocabulary
 from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json, write_text
-from excl.pipeline.artifacts.manifest import Manifest, run_once
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import identity
 from excl.pipeline.queries import report
-from excl.pipeline.queries.config import RUN_ONLY, TokeniseConfig
+from excl.pipeline.queries.config import TokeniseConfig
 from excl.pipeline.queries.preparation import QueryPreparation
 from excl.pipeline.queries.word_vectors import identify
 
@@ -54,7 +55,7 @@ def made_by(config: TokeniseConfig) -> dict[str, Any]:
     """Return what determines the results in the folder."""
     assert config.glove is not None
     sources = config.sources()
-    values = identity(config, run_only=RUN_ONLY)
+    values = identity(config)
     values["dataset"] = sources.format
     for split in ("train", "val", "test"):
         values[split] = [_named(path) for path in sources.files.get(split, ())]

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.artifacts.manifest import run_once
+from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import identity
 from excl.pipeline.training.checkpoint_files import files_of, read_checkpoint
 from excl.pipeline.training.checkpointer import BEST, LAST
-from excl.pipeline.training.config import RUN_ONLY, TrainConfig
+from excl.pipeline.training.config import TrainConfig
 from excl.pipeline.training.distributed import RankContext, cpu_has_bfloat16_lstm, launch, training_devices
 from excl.pipeline.training.metrics_log import require_tensorboard
 from excl.pipeline.training.multi_store import MultiStore
@@ -58,7 +58,7 @@ def made_by(config: TrainConfig) -> dict[str, Any]:
     """
     devices = len(training_devices(config.device))
     several = {"devices_sharing_a_batch": devices} if devices > 1 else {}
-    return identity(config, run_only=RUN_ONLY) | several | MultiStore(config.store).identity
+    return identity(config) | several | MultiStore(config.store).identity
 
 
 def _work(config: TrainConfig) -> dict[str, Any]:
@@ -90,4 +90,4 @@ def _train(config: TrainConfig, ranks: RankContext) -> None:
     """Train, maybe as one of several processes."""
     if ranks.world > 1:
         logging.basicConfig(level=logging.INFO if ranks.is_first else logging.ERROR, format="%(message)s")
-    Trainer(config, ranks, identity=identity(config, run_only=RUN_ONLY)).run()
+    Trainer(config, ranks, identity=identity(config)).run()

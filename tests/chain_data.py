@@ -9,7 +9,7 @@ from conftest import write_video
 
 from excl.models.i3d.row_layout import Continuous
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.store.feature_store import VideoFeatures, write_shard
+from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cli import main
 
 RECIPE = {

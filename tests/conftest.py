@@ -47,7 +47,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    extract._extractors.clear()  # whose threads keep the number that they began with
+    extract.EXTRACTORS.clear()  # whose threads keep the number that they began with
 
 
 @pytest.fixture(autouse=True)

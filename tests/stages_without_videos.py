@@ -11,9 +11,10 @@ from functools import partial
 import numpy as np
 
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.execution import work_items
+from excl.pipeline.artifacts.video_records import video_key
 from excl.pipeline.execution.executors import run_shard
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
+from excl.pipeline.execution.source_files import file_stat
 from excl.pipeline.extract import join_features
 from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cluster.dispatch import WorkerDiedError, dispatched
@@ -41,14 +42,14 @@ def make(item, *, out, slow_s=0.0, deadly=(), at=None):
     if item.video_id in deadly:
         os._exit(7) if at is None else at(item)
     if item.video_id.startswith("bad"):
-        return {"id": work_items.key(item.video_id), "error": "corrupt", "message": f"{item.video_id}: is bad"}
+        return {"id": video_key(item.video_id), "error": "corrupt", "message": f"{item.video_id}: is bad"}
     features = np.random.default_rng(item.number).standard_normal((3, 8)).astype(np.float16)
     edges = np.arange(3.0)
     write_shard(out / part_name(item.number), [VideoFeatures(item.video_id, features, edges, edges + 1, {})], recipe=RECIPE)
-    stat = work_items.file_stat(item.path)
+    stat = file_stat(item.path)
     source = {"sha256": "0" * 64}
     made = {"part": part_name(item.number), "videos": [item.video_id]}
-    return {"id": work_items.key(item.video_id), **made, "source": source, "stat": stat}
+    return {"id": video_key(item.video_id), **made, "source": source, "stat": stat}
 
 
 def stage(out, *, shard_videos=4, **how):

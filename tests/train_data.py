@@ -11,7 +11,7 @@ from excl.models.i3d.row_layout import Continuous
 from excl.pipeline import pack, tokenise
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import parse_section
-from excl.pipeline.store.feature_store import VideoFeatures, write_shard
+from excl.pipeline.store.shard import VideoFeatures, write_shard
 
 RECIPE = {"fps": 5.0, "dtype": "float16", "weights": {"source": "random:0", "sha256": "?", "random": True}}
 WORDS = ("the", "cat", "dog", "jumps", "sleeps", "bird", ".")

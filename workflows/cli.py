@@ -21,7 +21,7 @@ from importlib.metadata import version
 from typing import Any
 
 from excl.datasets.video.errors import InternalError
-from excl.pipeline.artifacts.manifest import BusyError
+from excl.pipeline.artifacts.locks import BusyError
 from excl.pipeline.execution.circuit_breaker import SystemicError
 from excl.pipeline.execution.progress import for_terminal
 from excl.workflows.steps import COMMANDS, GROUPS, Step, run_step

@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from excl.pipeline.artifacts.atomic_files import atomic_write, write_text
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.config import STRICT, NonNegativeInt, PositiveInt, identity
-from excl.pipeline.execution.work_items import Map
+from excl.pipeline.config import STRICT, NonNegativeInt, PositiveInt, RunOnly, identity
+from excl.pipeline.execution.thread_map import Map
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ EXTRA_WORDS = ("a", "after", "and", "before", "door", "opens", "person", "then",
 class DemoConfig:
     """The demo data set."""
 
-    out: Path
+    out: RunOnly[Path]
     """Folder to write."""
     num_train: PositiveInt = 128
     """Videos to train on."""
@@ -166,7 +166,7 @@ def run(config: DemoConfig, *, map: Map = map) -> Path:
 
 def made_by(config: DemoConfig) -> dict[str, Any]:
     """Return the settings that determine the data set."""
-    return identity(config, run_only=("out",))
+    return identity(config)
 
 
 def make_video(out: Path, video: DemoVideo) -> dict[str, Any]:

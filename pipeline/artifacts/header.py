@@ -6,6 +6,7 @@ Two folders hold results of the same recipe exactly if their headers say the sam
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import zlib
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ class RecipeMismatchError(ValueError):
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """The header of a stage folder; ValueError naming the folder if it has none."""
+    """Return the header of a stage folder; ValueError names the folder if it has none."""
     path = folder / HEADER
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
@@ -36,36 +37,43 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def comparable_header(folder: Path) -> dict[str, Any]:
-    """The header without what says nothing of the results: by which version of the package, and more."""
+    """Return the header without what says nothing of the results: the version of the package, and more."""
     return {key: value for key, value in read_header(folder).items() if key not in ("excl", "about")}
 
 
 def plain(*, stage: str, identity: Mapping[str, Any], code_version: int) -> dict[str, Any]:
-    """The plain header of a folder that is to be made, as it is read again."""
+    """Return the comparable header of a new folder, as it is read again."""
     return json.loads(canonical({"stage": stage, "code_version": code_version, "identity": identity}))
 
 
-def refuse_other_recipe(folder: Path, wanted: Mapping[str, Any]) -> None:
+def refuse_other_recipe(folder: Path, expected: Mapping[str, Any]) -> None:
     """RecipeMismatchError that says what differs; ValueError if another stage made the folder."""
-    found = comparable_header(folder)
-    if found.get("stage") != wanted["stage"]:
+    header = comparable_header(folder)
+    if header.get("stage") != expected["stage"]:
         raise ValueError(
-            f"{folder} was made by the stage {found.get('stage')!r}; choose another folder for {wanted['stage']!r}"
+            f"{folder} was made by the stage {header.get('stage')!r}; choose another folder for {expected['stage']!r}"
         )
-    if unlike := diff_lines(found, wanted):
+    if differences := diff_lines(header, expected):
         raise RecipeMismatchError(
-            f"{folder} was made from another recipe:\n  " + "\n  ".join(unlike) + "\n"
+            f"{folder} was made from another recipe:\n  " + "\n  ".join(differences) + "\n"
             "Results of two recipes are never mixed: choose another output folder, or remove this one."
         )
 
 
+def matching_folder(folder: Path, *, stage: str, identity: Mapping[str, Any], code_version: int) -> Path:
+    """Return the folder, or the first of `<folder>-2`, `<folder>-3`, … that is free or was made from the same recipe."""
+    header = plain(stage=stage, identity=identity, code_version=code_version)
+    candidates = itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2)))
+    return next(path for path in candidates if not (path / HEADER).exists() or not diff(comparable_header(path), header))
+
+
 def write_header(folder: Path, header: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write a plain header, and what else is known: by which version of the package, and `about`."""
+    """Write a comparable header, and what else is known: the version of the package, and `about`."""
     write_text(folder / HEADER, _text({**header, "excl": _package_version(), "about": dict(about)}))
 
 
 def header_is_as_written(folder: Path) -> bool:
-    """Whether the header's file holds what was written, byte for byte."""
+    """Return whether the header's file holds what was written, byte for byte."""
     return (folder / HEADER).read_bytes() == _text(read_header(folder)).encode()
 
 
@@ -74,26 +82,26 @@ def _text(header: Mapping[str, Any]) -> str:
     return json.dumps({**plain, "crc32": _crc32(canonical(plain).encode())}, indent=2) + "\n"
 
 
-def diff(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The two values under every dotted key where nested mappings differ, `(nothing)` where one has no such key."""
-    old, new = _flatten(one), _flatten(other)
-    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return {key: (old.get(key, "(nothing)"), new.get(key, "(nothing)")) for key in keys}
+def diff(header: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the two values under every dotted key where nested mappings differ, `(nothing)` for a key that one lacks."""
+    values, expected_values = _flatten(header), _flatten(expected)
+    keys = [key for key in sorted(values.keys() | expected_values.keys()) if values.get(key) != expected_values.get(key)]
+    return {key: (values.get(key, "(nothing)"), expected_values.get(key, "(nothing)")) for key in keys}
 
 
-def diff_lines(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What differs, a line each for people."""
-    return [_diff_line(key, old, new) for key, (old, new) in diff(found, wanted).items()]
+def diff_lines(header: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Return what differs, a line each for people."""
+    return [_diff_line(key, *values) for key, values in diff(header, expected).items()]
 
 
-def _diff_line(key: str, old: object, new: object) -> str:
-    if isinstance(old, str) and isinstance(new, str) and len(old) == len(new) == 64:  # two sha256
-        return f"{key}: not the same content as when the folder was made ({old[:8]}… then, {new[:8]}… now)"
-    return f"{key}: the folder has {old!r}, asked for is {new!r}"
+def _diff_line(key: str, value: object, expected: object) -> str:
+    if isinstance(value, str) and isinstance(expected, str) and len(value) == len(expected) == 64:  # two sha256
+        return f"{key}: not the same content as when the folder was made ({value[:8]}… then, {expected[:8]}… now)"
+    return f"{key}: the folder has {value!r}, asked for is {expected!r}"
 
 
 def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping, with dotted keys."""
+    """Return nested mappings and lists as one mapping, with dotted keys."""
     if not isinstance(value, Mapping | list) or not value:
         return {name: value}
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
@@ -101,7 +109,7 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def canonical(value: object) -> str:
-    """JSON that is the same text for the same value."""
+    """Return JSON that is the same text for the same value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 

@@ -1,7 +1,7 @@
 """The records of a stage folder: lines of JSON with a checksum each, found by id and parsed when they are asked for.
 
-A folder of a million videos has a gigabyte of them. What is kept in memory is where each line stands, and which say that
-something went wrong: some 200 bytes a record.
+A folder of a million videos has a gigabyte of them. Memory holds where each line stands, and which records say that
+something went wrong: about 200 bytes a record.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from array import array
 from collections.abc import Iterator, Mapping, MutableMapping, Set
 from pathlib import Path
 from typing import Any, BinaryIO
 
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 
 CRC = b', "crc32": "%08x"}'
 _END = len(CRC % 0) + 1
 _ID = b'{"id": "'
 _NONE: Set[str] = frozenset()
-_LENGTH_BITS = 40  # a line is shorter than 2^40 bytes
 NOTED = frozenset({"error", "damage"})  # keys by which records are found without being parsed
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-    """The line of a record, which ends with a crc32 of the rest."""
+    """Return the line of a record, which ends with a crc32 of the rest."""
     content = json.dumps(record).encode()  # ASCII: names of files need not be valid Unicode
     return content[:-1] + CRC % zlib.crc32(content) + b"\n"
 
 
 def parse_record(line: bytes) -> Record:
-    """The record in a line without its end; ValueError if it is none, or its checksum is not that of its content."""
+    """Return the record in a line without its end; ValueError if it is none, or its checksum is wrong."""
     _require_whole(line + b"\n")
     return json.loads(line[: 1 - _END] + b"}")
 
@@ -58,17 +58,19 @@ class DamagedRecordsError(ValueError):
 
 
 class RecordLog(MutableMapping[str, Record]):
-    """Records by id, a later one in the place of an earlier. Those of lines are verified at once and parsed on demand."""
+    """Records by id, a later one in the place of an earlier. Lines are verified when they are read, and parsed on demand."""
 
-    def __init__(self) -> None:
-        self._where: dict[str, int | Record] = {}
+    def __init__(self, records: Mapping[str, Record] | None = None) -> None:
+        self._lines: dict[str, int | Record] = {}  # the number of its line among those read, or a record without a line
+        self._file_numbers, self._offsets, self._lengths = array("H"), array("Q"), array("Q")  # of all lines read
         self._files: list[BinaryIO] = []
         self.noted: dict[str, set[str]] = {name: set() for name in NOTED}
+        self.update(records or {})
 
     def read(self, path: Path, *, repair: bool = False) -> None:
-        """Take in the lines of a file, if it is there. A last line cut short was never committed: ignored, or cut off.
+        """Take in the lines of a file, if it is there. A last line cut short was never committed: it is ignored, or cut off.
 
-        Only who may write to the file may cut it. Raises ValueError that names the line for one that is damaged.
+        Only a process that may write to the file may cut it. ValueError names a line that is damaged.
         """
         if not path.exists():
             return
@@ -89,7 +91,7 @@ class RecordLog(MutableMapping[str, Record]):
             offset += len(line)
 
     def append(self, path: Path, lines: list[bytes]) -> None:
-        """Take in lines of `encode` that are being appended to a file; they are on disk when this returns."""
+        """Append lines of `encode` to a file and take them in; they are on disk when this returns."""
         with path.open("ab") as file:
             offset = file.tell()
             file.write(b"".join(lines))
@@ -101,34 +103,34 @@ class RecordLog(MutableMapping[str, Record]):
             offset += len(line)
 
     def line(self, key: str) -> bytes:
-        """The line of a record as it stands in its file, or would."""
-        where = self._where[key]
-        return self._line(where) if isinstance(where, int) else encode(where)
+        """Return the line of a record as it stands in its file, or would."""
+        line = self._lines[key]
+        return self._read_line(line) if isinstance(line, int) else encode(line)
 
-    def __reduce__(self) -> tuple[type, tuple[dict[str, Record]]]:
-        """Elsewhere it is a mapping of its own: files that are open here are of no use there."""
-        return dict, (dict(self.items()),)
+    def __reduce__(self) -> tuple[type[RecordLog], tuple[dict[str, Record]]]:
+        """Send the records to another process without the files that are open here."""
+        return RecordLog, (dict(self.items()),)
 
     def __getitem__(self, key: str) -> Record:
-        where = self._where[key]
-        return where if isinstance(where, dict) else json.loads(self._line(where)[:-_END] + b"}")
+        line = self._lines[key]
+        return json.loads(self._read_line(line)[:-_END] + b"}") if isinstance(line, int) else line
 
     def __setitem__(self, key: str, record: Record) -> None:
-        self._where[key] = record
+        self._lines[key] = record
         self._note(key, NOTED & record.keys())
 
     def __delitem__(self, key: str) -> None:
-        del self._where[key]
+        del self._lines[key]
         self._note(key, _NONE)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._where
+        return key in self._lines
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self._lines)
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._lines)
 
     def _take(self, line: bytes, number: int, offset: int) -> None:
         _require_whole(line)
@@ -136,9 +138,12 @@ class RecordLog(MutableMapping[str, Record]):
         if b'"error": ' in line or b'"damage": ' in line:  # which may stand in something inside
             names = NOTED & json.loads(line).keys()
         key = _id(line)
-        if names or key in self._where:
+        if names or key in self._lines:
             self._note(key, names)
-        self._where[key] = number << 2 * _LENGTH_BITS | offset << _LENGTH_BITS | len(line)
+        self._lines[key] = len(self._offsets)
+        self._file_numbers.append(number)
+        self._offsets.append(offset)
+        self._lengths.append(len(line))
 
     def _note(self, key: str, names: Set[str]) -> None:
         for name, ids in self.noted.items():
@@ -148,7 +153,7 @@ class RecordLog(MutableMapping[str, Record]):
                 ids.discard(key)
 
     def _open(self, path: Path) -> int:
-        """The number of the file that has this name now."""
+        """Return the number of the file that has this name now, which is opened if it is not open."""
         status = path.stat()
         for number, file in enumerate(self._files):
             if os.path.samestat(os.fstat(file.fileno()), status):
@@ -156,7 +161,5 @@ class RecordLog(MutableMapping[str, Record]):
         self._files.append(path.open("rb"))
         return len(self._files) - 1
 
-    def _line(self, where: int) -> bytes:
-        length = where & (1 << _LENGTH_BITS) - 1
-        offset = where >> _LENGTH_BITS & (1 << _LENGTH_BITS) - 1
-        return os.pread(self._files[where >> 2 * _LENGTH_BITS].fileno(), length, offset)
+    def _read_line(self, line: int) -> bytes:
+        return os.pread(self._files[self._file_numbers[line]].fileno(), self._lengths[line], self._offsets[line])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from excl.models.excl import TimePrior, best_fixed_span, confidence_intervals, summary
-from excl.pipeline.store.feature_store import Query
+from excl.pipeline.store.training_store import Query
 
 INTERVAL = "interval_95"
 """The key of the intervals among metrics."""

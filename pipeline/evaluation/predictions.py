@@ -22,7 +22,7 @@ import numpy as np
 from excl.datasets.parsing import describe, get, number, one_line, parse_object, read_lines
 from excl.models.excl import RECALL_AT
 from excl.pipeline.artifacts.atomic_files import write_text
-from excl.pipeline.store.feature_store import Query
+from excl.pipeline.store.training_store import Query
 
 log = logging.getLogger(__name__)
 

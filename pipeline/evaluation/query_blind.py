@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from excl.pipeline.store.feature_store import Query
+from excl.pipeline.store.training_store import Query
 from excl.pipeline.training.examples import Example
 
 SEED = 0

@@ -22,7 +22,7 @@ from excl.pipeline.config import STRICT, existing_file
 from excl.pipeline.evaluation import metrics as scoring
 from excl.pipeline.evaluation import metrics_table
 from excl.pipeline.evaluation.predictions import match, read_predictions, require_own_qids, warn_of_mismatches
-from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.store.training_store import Query, TrainingStore
 
 Split = Literal["train", "val", "test"]
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from excl.pipeline.exchange.export_view import AVI, ExportView
-from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.store.training_store import Query, TrainingStore
 
 Videos = Mapping[str, Mapping[str, Any]]  # of an ExportReport
 TACOS_FPS = 29.4  # of every video in the published files, whose times are in frames

@@ -25,11 +25,12 @@ from excl.datasets.parsing import shortened
 from excl.pipeline.artifacts.atomic_files import fsync_folder, write_json
 from excl.pipeline.artifacts.header import diff
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, identity
+from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, identity
 from excl.pipeline.exchange import naming_rules
 from excl.pipeline.exchange.export_view import TASKS, ExportReport, ExportView, Task
 from excl.pipeline.exchange.formats import FORMATS, Format, FormatSettings
-from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.training_store import TrainingStore
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,11 @@ FormatName = Literal[
 class ExportConfig:
     """Write a store as the files that another trainer opens: features, and from a training store annotations too."""
 
-    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
+    store: RunOnly[Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]]
     """A feature store, or a training store that `excl pack` wrote, whose annotations are written too."""
     to: FormatName
     """Whose files to write: those of a trainer, or arrays for anybody (npy, npz, safetensors, webdataset)."""
-    out: Path
+    out: RunOnly[Path]
     """The folder to write, which must not be there yet. docs/exchange.md says where each trainer looks for it."""
     task: Annotated[Task | None, tyro.conf.arg(help_behavior_hint="(default: the store's own, or charades)")] = None
     """The data set in whose form names and annotations are."""
@@ -112,7 +113,7 @@ def run(config: ExportConfig) -> Path:
     task = config.task_of(store)
     form = config.form(task)
     made_from = {
-        **identity(config, run_only=("store", "out")),
+        **identity(config),
         "task": task,
         "code_version": CODE_VERSION,
         "store": store.manifest.fingerprint(),

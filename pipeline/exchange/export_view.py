@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from excl.pipeline.exchange import resampling
-from excl.pipeline.store.feature_store import FeatureStore, Query, TrainingStore
+from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.shard import VideoFeatures
+from excl.pipeline.store.training_store import Query, TrainingStore
 
 Task = Literal["charades", "activitynet", "tacos"]
 TASKS: dict[str, Task] = {

@@ -21,6 +21,7 @@ from excl.datasets.annotations.durations import read_durations
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import VideoError
 from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.artifacts.video_records import VideoRecord, video_key
 from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, majority, open_source, sample_shapes
 from excl.pipeline.comparison.id_matching import strip_suffix
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
@@ -29,7 +30,8 @@ from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
-from excl.pipeline.execution.video_reading import VideoLimits, stop_decoders
+from excl.pipeline.execution.source_files import file_stat, require_unchanged
+from excl.pipeline.execution.video_reading import VideoLimits, decoders_stopped
 from excl.pipeline.extract import join_features
 from excl.pipeline.store.feature_recipe import IMPORTED
 from excl.pipeline.store.shard import VideoFeatures, write_shard
@@ -129,11 +131,9 @@ def run(config: ImportConfig) -> Path:
         about={"source": str(config.source)},
         after=write_index,
     )
-    try:
+    with decoders_stopped():
         files = {name: source.file_of(key) for name, key in names.items()}
         stage.run(files, executor=inline(map), retry_failed=config.retry_failed)
-    finally:
-        stop_decoders()
     return config.out
 
 
@@ -195,21 +195,21 @@ class _Import:
     duration_of: Duration
     sha256_of: Callable[[Path], str]
 
-    def import_video(self, item: work_items.VideoTask) -> dict[str, Any]:
+    def import_video(self, item: work_items.VideoTask) -> VideoRecord:
         """Write one video's features as a shard of its own; return its record."""
         key, name = self.names[item.video_id], part_name(item.number)
         try:
-            state = work_items.file_stat(item.path)
+            state = file_stat(item.path)
             source = {"file": item.path.name, "array": key, "sha256": self.sha256_of(item.path)}
             features = self._features(item.video_id, key, source)
-            work_items.require_unchanged(item.path, state)
+            require_unchanged(item.path, state)
         except VideoError as error:
             return work_items.failure(item.video_id, VideoError(error.reason, f"{item.video_id}: {error}"))
         except (ValueError, OSError) as error:
             return work_items.failure(item.video_id, VideoError("features", str(error)))
         write_shard(self.config.out / name, [features], recipe=self.recipe)
         return {
-            "id": work_items.key(item.video_id),
+            "id": video_key(item.video_id),
             "part": name,
             "part_sha256": sha256_file(self.config.out / name),
             "videos": [item.video_id],

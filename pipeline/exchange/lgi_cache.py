@@ -15,7 +15,7 @@ import numpy as np
 from excl.datasets.text.tokens import tokenise
 from excl.pipeline.exchange.annotation_files import Videos
 from excl.pipeline.exchange.export_view import ExportView
-from excl.pipeline.store.feature_store import Query
+from excl.pipeline.store.training_store import Query
 
 SPECIAL = ("<PAD>", "<UNK>", "<S>", "<E>")
 UNK = 1

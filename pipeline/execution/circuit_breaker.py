@@ -38,26 +38,26 @@ def unless_systemic(
     results of one kind came and no video was done since the first of them; these are not passed on. Of crashes it is asked
     first whether the decoder `works`; if it does, crashes are the videos'.
     """
-    held: list[T] = []
+    held_back: list[T] = []
     reads = False
     for result in results:
         kind = cause(result)
         if kind is not None and not (reads and kind == CRASHED):
-            held.append(result)
-            if sum(cause(earlier) == kind for earlier in held) < LIMIT:
+            held_back.append(result)
+            if sum(cause(earlier) == kind for earlier in held_back) < LIMIT:
                 continue
             if kind != CRASHED or not works():
                 raise _systemic(kind, message(result), details(result))
             reads = True
-            yield from (earlier for earlier in held if cause(earlier) == CRASHED)
-            held = [earlier for earlier in held if cause(earlier) != CRASHED]
+            yield from (earlier for earlier in held_back if cause(earlier) == CRASHED)
+            held_back = [earlier for earlier in held_back if cause(earlier) != CRASHED]
             continue
         if is_done(result):
             reads = True
-            yield from held
-            held.clear()
+            yield from held_back
+            held_back.clear()
         yield result
-    yield from held
+    yield from held_back
 
 
 def cause_of(error: VideoError | InternalError) -> str | None:

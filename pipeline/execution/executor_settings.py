@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.pipeline.artifacts.journals import ShardRange
+from excl.pipeline.artifacts.shard_range import ShardRange
 from excl.pipeline.config import STRICT, NonNegativeInt
 
 INLINE, LOCAL = "inline", "local"
@@ -52,26 +52,27 @@ class ExecutorSettings:
 
     def __post_init__(self) -> None:
         scheme = urlsplit(self.executor).scheme
-        if self.executor not in (INLINE, LOCAL, *JOBS) and scheme not in SCHEDULERS:
+        is_scheduler, is_started_here = scheme in SCHEDULERS, self.executor in (LOCAL, *JOBS)
+        if self.executor != INLINE and not is_started_here and not is_scheduler:
             raise ValueError(
                 f"executor: {self.executor!r}; wanted inline, local, tcp://HOST:PORT, tls://HOST:PORT, or one of "
                 f"{', '.join(JOBS)}"
             )
-        if scheme in SCHEDULERS:
-            self._check_address(self.executor)
+        if is_scheduler:
+            self._check_address()
         if self.shard_range is not None:
             self._check_share(self.shard_range)
-        self._require(self.workers, "workers", self.executor in (LOCAL, *JOBS), "executor local, slurm, …")
-        self._require(self.job, "job", self.executor in JOBS, f"executor {', '.join(JOBS)}")
-        fits = scheme in SCHEDULERS or self.executor in JOBS
-        self._require(self.resources, "resources", fits, "executor tcp://, tls:// or jobs")
-        ours = self.executor in (LOCAL, *JOBS)
-        self._require(
-            self.dashboard != DASHBOARD, "dashboard", ours, "executor local or jobs, whose cluster is started here"
-        )
-        keys = (self.tls_ca, self.tls_cert, self.tls_key)
-        self._require(any(keys), "tls_ca, tls_cert and tls_key", scheme == "tls", "executor tls://")
-        if scheme == "tls" and not all(keys):
+        tls = (self.tls_ca, self.tls_cert, self.tls_key)
+        for name, is_set, fits, executors in (
+            ("workers", self.workers, is_started_here, "local, slurm, …"),
+            ("job", self.job, self.executor in JOBS, ", ".join(JOBS)),
+            ("resources", self.resources, is_scheduler or self.executor in JOBS, "tcp://, tls:// or jobs"),
+            ("dashboard", self.dashboard != DASHBOARD, is_started_here, "local or jobs, whose cluster is started here"),
+            ("tls_ca, tls_cert and tls_key", any(tls), scheme == "tls", "tls://"),
+        ):
+            if is_set and not fits:
+                raise ValueError(f"{name}: only with executor {executors}; the executor is {self.executor}")
+        if scheme == "tls" and not all(tls):
             raise ValueError("executor: tls:// needs tls_ca, tls_cert and tls_key")
         for name, pairs in (("job", self.job), ("resources", self.resources)):
             for pair in pairs:
@@ -79,14 +80,16 @@ class ExecutorSettings:
                     raise ValueError(f"{name}: {pair!r}; wanted NAME=VALUE")
         self.required_resources()
 
-    def _check_address(self, text: str) -> None:
-        address = urlsplit(text)
+    def _check_address(self) -> None:
+        address = urlsplit(self.executor)
         try:
             port = address.port
         except ValueError:
             port = None
         if not address.hostname or not port:
-            raise ValueError(f"executor: {text!r}; wanted {address.scheme}://HOST:PORT, where a Dask scheduler listens")
+            raise ValueError(
+                f"executor: {self.executor!r}; wanted {address.scheme}://HOST:PORT, where a Dask scheduler listens"
+            )
 
     def _check_share(self, text: str) -> None:
         try:
@@ -96,61 +99,61 @@ class ExecutorSettings:
         if self.executor != INLINE:
             raise ValueError("shard_range: is for job arrays, each process of which works inline; leave executor out")
 
-    def _require(self, given: object, name: str, fits: bool, what: str) -> None:
-        if given and not fits:
-            raise ValueError(f"{name}: only with {what}; the executor is {self.executor}")
-
     @property
     def share(self) -> ShardRange | None:
         """The share of the shards to do; None for all."""
         return None if self.shard_range is None else ShardRange.parse(self.shard_range)
 
     def required_resources(self) -> dict[str, float]:
-        """The resources that a shard takes of a worker; ValueError for one that is no positive number."""
-        found = {}
+        """Return the resources that a shard takes of a worker; ValueError for one that is no positive number."""
+        resources = {}
         for pair in self.resources:
             name, _, number = pair.partition("=")
             try:
-                found[name] = float(number)
+                resources[name] = float(number)
             except ValueError:
-                found[name] = 0.0
-            if not found[name] > 0:
+                resources[name] = 0.0
+            if not resources[name] > 0:
                 raise ValueError(f"resources: {pair!r}; wanted NAME=NUMBER, such as GPU=1")
-        return found
+        return resources
 
 
-def _optional(kind: type[Any]) -> type[Any]:
-    """The same settings, of which each may be left out (None), with the same help."""
-    hints = get_type_hints(kind, include_extras=True)
-    of_recipe = tyro.conf.arg(help_behavior_hint="(default: the recipe's)")
-    names = [field.name for field in dataclasses.fields(kind)]
-    content = {
-        "__annotations__": {name: Annotated[hints[name] | None, of_recipe] for name in names},
-        "__doc__": kind.__doc__,
-        "__module__": __name__,
-        "__post_init__": lambda _: None,
-        **dict.fromkeys(names),
-    }
-    return dataclass(frozen=True, config=STRICT)(type(f"Given{kind.__name__}", (kind,), content))
+S = TypeVar("S")
+_Override = Annotated[S | None, tyro.conf.arg(help_behavior_hint="(default: the recipe's)")]
 
 
-if TYPE_CHECKING:
-    Given = ExecutorSettings
-else:
-    Given = _optional(ExecutorSettings)  # what of it a command line says
+@dataclass(frozen=True, config=STRICT)
+class ExecutorOverrides:
+    """The settings of ExecutorSettings in place of a recipe's; `excl extract --help` has more of each."""
+
+    executor: _Override[str] = None
+    """Who works: inline, local, tcp://HOST:PORT, tls://HOST:PORT, slurm, pbs, sge, lsf, htcondor, oar or moab."""
+    workers: _Override[NonNegativeInt] = None
+    """Workers of local, or jobs to submit."""
+    job: _Override[tuple[str, ...]] = None
+    """What a job asks for, as NAME=VALUE of dask-jobqueue."""
+    resources: _Override[tuple[str, ...]] = None
+    """What a worker must have been started with to get work, as NAME=NUMBER, such as GPU=1."""
+    shard_range: _Override[str] = None
+    """Do just the shards of one share of several, i/n with i from 0 to n - 1, for job arrays."""
+    tls_ca: _Override[Path] = None
+    """Certificate of the authority that signed the others, for tls://."""
+    tls_cert: _Override[Path] = None
+    """Certificate of this process."""
+    tls_key: _Override[Path] = None
+    """Its key."""
+    dashboard: _Override[str] = None
+    """Where the dashboard of a cluster that is started here listens."""
 
 
-def apply_overrides(table: Any, given: Given) -> Any:
-    """The `running` of a recipe's table with what is given in its place; of another kind of executor nothing is kept."""
-    named = {name: value for name, value in vars(given).items() if name in _NAMES and value is not None}
-    if not named or not isinstance(table, Mapping):
+def apply_overrides(table: Any, overrides: ExecutorOverrides) -> Any:
+    """Return the `running` of a recipe's table with the overrides in place; of another kind of executor nothing is kept."""
+    values = {name: value for name, value in dataclasses.asdict(overrides).items() if value is not None}
+    if not values or not isinstance(table, Mapping):
         return table
-    before = table.get("executor", INLINE)
-    executor = named.get("executor", INLINE if "shard_range" in named else before)
-    return {**(table if _kind(executor) == _kind(before) else {}), "executor": executor, **named}
-
-
-_NAMES = {field.name for field in dataclasses.fields(ExecutorSettings)}
+    recipe_executor = table.get("executor", INLINE)
+    executor = values.get("executor", INLINE if "shard_range" in values else recipe_executor)
+    return {**(table if _kind(executor) == _kind(recipe_executor) else {}), "executor": executor, **values}
 
 
 def _kind(executor: Any) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C: once, what is in hand is finished; twice, all stops at once."""
+"""Ctrl-C: pressed once, the work in hand is finished; pressed twice, all stops at once."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ class Interrupt:
     """Whether a stop has been asked for."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
 
 @contextlib.contextmanager
 def graceful_interrupt(in_hand: str) -> Iterator[Interrupt]:
-    """Meanwhile the first Ctrl-C only asks to stop, and says what is finished before; the second is a KeyboardInterrupt.
+    """Have the first Ctrl-C only ask to stop, and log what is finished before; the second is a KeyboardInterrupt.
 
     Raises KeyboardInterrupt at the end if a stop was asked for. In another thread than the main one, and where Ctrl-C is
     ignored, as in the background of a script, nothing is changed.
     """
-    stop = Interrupt()
+    interrupt = Interrupt()
     earlier = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or earlier in (None, signal.SIG_IGN):
-        yield stop
+        yield interrupt
         return
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, earlier)
-        stop.asked = True
+        interrupt.requested = True
         log.warning("stopping after %s; Ctrl-C once more stops at once, and what is finished is kept either way", in_hand)
 
     signal.signal(signal.SIGINT, ask)
     try:
-        yield stop
+        yield interrupt
     finally:
         signal.signal(signal.SIGINT, earlier)
-    if stop.asked:
+    if interrupt.requested:
         raise KeyboardInterrupt

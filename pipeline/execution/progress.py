@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from excl.pipeline.artifacts.video_records import VideoRecord, video_id_of
+
 log = logging.getLogger(__name__)
+
+# By default bars share a lock with forked processes, and one of these that is killed holding it stops all for good.
+tqdm.set_lock(threading.RLock())
 
 LINES, LINE_EVERY_S = 10, 60.0  # ten lines of a run, or one a minute of a long one
 ONLY_FILES = "only_files"  # what a message has that a terminal does not show, since it has the bar
@@ -23,16 +28,16 @@ def for_terminal(record: logging.LogRecord) -> bool:
 
 
 class Progress:
-    """Counts what is committed and tells it. Rates are those of this run, since the moment when it began to work."""
+    """Counts and logs what is committed. Rates are those of this run, since the moment when it began to work."""
 
-    def __init__(self, what: str, total: int, bar: tqdm) -> None:
-        self.what, self.total, self.bar = what, total, bar
+    def __init__(self, stage: str, total: int, bar: tqdm) -> None:
+        self.stage, self.total, self.bar = stage, total, bar
         self.done, self.failed, self.frames, self.video_s = 0, 0, 0, 0.0
         self.spent_s: dict[str, float] = {}
-        self._began = self._told_at = time.monotonic()
+        self._began = self._logged_at = time.monotonic()
 
-    def count(self, record: Mapping[str, Any]) -> None:
-        """One record of a video more."""
+    def count(self, record: VideoRecord) -> None:
+        """Count one more record of a video."""
         self.done += 1
         self.failed += "error" in record
         self.frames += record.get("num_frames", 0)
@@ -41,30 +46,31 @@ class Progress:
             self.spent_s[name] = self.spent_s.get(name, 0.0) + seconds
         self.bar.set_postfix_str(self._rates(), refresh=False)
         self.bar.update()
-        now = time.monotonic()
-        if self.done % max(1, self.total // LINES) == 0 or now - self._told_at > LINE_EVERY_S:
-            self._told_at = now
-            left_s = (now - self._began) / self.done * (self.total - self.done)
+        time_s = time.monotonic()
+        if self.done % max(1, self.total // LINES) == 0 or time_s - self._logged_at > LINE_EVERY_S:
+            self._logged_at = time_s
+            left_s = (time_s - self._began) / self.done * (self.total - self.done)
             log.info(
-                "%s: %d of %d videos, %s, %s left", self.what, self.done, self.total, self._rates(), format_duration(left_s),
+                "%s: %d of %d videos, %s, %s left",
+                self.stage, self.done, self.total, self._rates(), format_duration(left_s),
                 extra={ONLY_FILES: not self.bar.disable},
             )  # fmt: skip
 
     def end(self) -> None:
-        """The whole run in a line, and where its time went."""
+        """Log the whole run in a line, and where its time went."""
         wall_s = time.monotonic() - self._began
         if not self.frames:
             return
         log.info(
             "%s: %.0f s of video in %.1f s, %.1f times real time%s",
-            self.what, self.video_s, wall_s, self.video_s / wall_s, self._shares(),
+            self.stage, self.video_s, wall_s, self.video_s / wall_s, self._time_shares(),
         )  # fmt: skip
 
     def _rates(self) -> str:
         rate = f"{self.frames / max(1e-9, time.monotonic() - self._began):,.0f} frames/s"
         return rate + (f", {self.failed} failed" if self.failed else "")
 
-    def _shares(self) -> str:
+    def _time_shares(self) -> str:
         total_s = sum(self.spent_s.values())
         if not total_s:
             return ""
@@ -73,24 +79,24 @@ class Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Return seconds as text for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Progress]:
-    """The progress of a run over so many videos; what is logged meanwhile leaves the bar whole."""
-    with logging_redirect_tqdm(), tqdm(total=total, desc=what, unit="video", disable=None) as bar:
-        counted = Progress(what, total, bar)
-        yield counted
-        counted.end()
+def progress(stage: str, total: int) -> Iterator[Progress]:
+    """Show the progress of a run over so many videos; what is logged inside leaves the bar whole."""
+    with logging_redirect_tqdm(), tqdm(total=total, desc=stage, unit="video", disable=None) as bar:
+        run_progress = Progress(stage, total, bar)
+        yield run_progress
+        run_progress.end()
 
 
-def log_problem(record: Mapping[str, Any]) -> None:
-    """Say at once what became of a video that failed, or is damaged and kept."""
-    video_id = record["id"].removeprefix("video/")
+def log_problem(record: VideoRecord) -> None:
+    """Log at once that a video failed, or is damaged and kept."""
+    video_id = video_id_of(record["id"])
     if "error" in record:
         log.warning("%s: %s", video_id, record["message"])
     elif "damage" in record:

@@ -1,4 +1,4 @@
-"""What `decode` and `extract` leave: videos committed one by one as parts, and joined in shards when a shard is complete.
+"""A stage that works through videos: each is committed as a part, and parts are joined in shards when a shard is complete.
 
 Each video is committed by itself, as a shard of one in `parts/`; when all videos of a shard are done they are joined in
 `shards/`. Which videos make up a shard is settled before any work, so the shards' bytes do not depend on interruptions or
@@ -18,15 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from excl.pipeline.artifacts.journals import FOLDER, ShardRange
+from excl.pipeline.artifacts.journals import FOLDER
 from excl.pipeline.artifacts.manifest import HEADER, Manifest, ManifestSnapshot
+from excl.pipeline.artifacts.shard_range import ShardRange
+from excl.pipeline.artifacts.video_records import (
+    VideoRecord,
+    is_video,
+    planned_ids,
+    shard_key,
+    shard_records,
+    video_key,
+)
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import Executor, Join, ShardTask, ShardWork, inline, shard_exists, shard_key
+from excl.pipeline.execution.executors import Executor, Join, ShardTask, ShardWork, inline, shard_exists
 from excl.pipeline.execution.interrupts import graceful_interrupt
 from excl.pipeline.execution.progress import log_problem, progress
+from excl.pipeline.execution.source_files import SourceWatcher
 from excl.pipeline.execution.video_reading import num_cores
-
-__all__ = ["Preview", "ShardedStage", "part_name", "preview", "shard_key", "video_files"]
+from excl.pipeline.execution.work_items import VideoTask
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +44,10 @@ MAX_THREADS = 16  # more than that help no decoder
 
 @dataclass(frozen=True)
 class ShardedStage:
-    """A stage that makes something of every video: `work` makes a part (at `part_name(item.number)`) and its record.
+    """A stage that makes something of every video: `work` makes a part (at `part_name(task.number)`) and its record.
 
-    `join(target, [(video_id, file), …])` writes a shard of what these files hold of these videos, in that order, and returns
-    what its record is to say of it. `identify` says which video a planned item is now, with its "sha256". `at_once` says
-    how many videos to work on at a time in the process that asks. What workers elsewhere need of it can be pickled.
+    `work`, `join` and `at_once` are those of `ShardWork`. `identify` says which file a planned video has now. `before` is
+    called with the videos that are to do, `after` once everything possible is done.
     """
 
     name: str
@@ -47,11 +55,11 @@ class ShardedStage:
     out: Path
     identity: Mapping[str, Any]
     shard_videos: int
-    work: Callable[[work_items.VideoTask], dict[str, Any]]
+    work: Callable[[VideoTask], VideoRecord]
     join: Join
-    identify: Callable[[work_items.VideoTask], dict[str, Any]]
+    identify: Callable[[VideoTask], Mapping[str, Any]]
     at_once: Callable[[], int] = lambda: 1
-    before: Callable[[list[work_items.VideoTask]], None] = lambda _: None
+    before: Callable[[list[VideoTask]], None] = lambda _: None
     about: Mapping[str, Any] | None = None
     after: Callable[[Manifest], None] = lambda _: None
 
@@ -63,89 +71,93 @@ class ShardedStage:
         executor: Executor | None = None,
         share: ShardRange | None = None,
     ) -> None:
-        """Do what is not done yet, or a share of it; `before` it told what that is, `after` it told when all that can be is.
+        """Process the pending videos, or this share of them.
 
-        Failures are recorded and do not stop the run. Raises KeyboardInterrupt where a stop was asked for.
+        Failures are recorded and do not stop the run. Raises KeyboardInterrupt if a stop was requested.
         """
         shard_work = ShardWork(self.name, self.out, self.work, self.join, self.at_once)
+        label = self.name if share is None else f"{self.name}, share {share.number}/{share.of}"
         opened = Manifest.open(
             self.out, stage=self.name, identity=self.identity, code_version=self.code_version, about=self.about, share=share
         )
         with opened as manifest:
-            with manifest.exclusive(), _uncollected():
-                todo, done, ids = self._plan(manifest, videos, share, retry_failed=retry_failed)
-            with work_items.SourceWatcher(manifest, done, self.identify) as look:
-                look.require_unchanged()
+            with manifest.exclusive(), _garbage_collection_off():
+                todo, done, video_ids = self._plan(manifest, videos, share, retry_failed=retry_failed)
+            with SourceWatcher(manifest, done, self.identify) as watcher:
+                watcher.require_unchanged()
                 if todo:
                     self.before(todo)
-                with graceful_interrupt("the shard in hand") as stop, progress(self.name, len(todo)) as told:
-                    new = (executor or inline())(shard_work, self._tasks(manifest, todo, ids), manifest, stop)
-                    with contextlib.closing(new):
-                        for record in new:
-                            look.require_unchanged()
-                            if record["id"].startswith("video/"):
-                                told.count(record)
+                with graceful_interrupt("the shard in hand") as interrupt, progress(self.name, len(todo)) as run_progress:
+                    tasks = self._tasks(manifest, todo, video_ids)
+                    records = (executor or inline())(shard_work, tasks, manifest, interrupt)
+                    with contextlib.closing(records):
+                        for record in records:
+                            watcher.require_unchanged()
+                            if is_video(record):
+                                run_progress.count(record)
                                 log_problem(record)
-                look.require_unchanged(all=True)
+                watcher.require_unchanged(all=True)
             with manifest.finishing() as is_last:
                 if is_last:
                     self._join_left_over(manifest, shard_work)
                     self.after(manifest)
-                work_items.report(
-                    manifest, what=self.name if share is None else f"{self.name}, share {share.number}/{share.of}"
-                )
+                work_items.report(manifest, what=label)
 
     def _plan(
         self, manifest: Manifest, videos: Mapping[str, Path], share: ShardRange | None, *, retry_failed: bool
-    ) -> tuple[list[work_items.VideoTask], list[work_items.VideoTask], list[str]]:
-        """What is to be done, in order, what is done, and the ids of all videos that are planned."""
+    ) -> tuple[list[VideoTask], list[VideoTask], list[str]]:
+        """Return the videos that are to do, in order, those that are done, and the ids of all that are planned."""
         for name in ("parts", "shards"):
             (self.out / name).mkdir(exist_ok=True)
         if share is None:
             self._remove_superseded(manifest)
         present = _present(manifest)
-        planned = work_items.plan(manifest, videos, present=present)
+        tasks = work_items.plan(manifest, videos, present=present)
         if share is not None:
-            planned = [item for item in planned if share.has(item.number // self.shard_videos)]
-        todo, done = work_items.pending(manifest, planned, present=present, retry_failed=retry_failed)
+            tasks = [task for task in tasks if share.has(task.number // self.shard_videos)]
+        todo, done = work_items.pending(manifest, tasks, present=present, retry_failed=retry_failed)
         threads = max(1, min(MAX_THREADS, num_cores() // max(1, len(todo))))  # of a decoder
         if threads > 1:
-            todo = [item._replace(threads=threads) for item in todo]
-        return todo, done, work_items.planned(manifest)
+            todo = [task._replace(threads=threads) for task in todo]
+        return todo, done, planned_ids(manifest)
 
-    def _tasks(self, manifest: Manifest, todo: list[work_items.VideoTask], ids: list[str]) -> Iterator[ShardTask]:
-        """The work by shards, each made when its turn comes; there is a folder for the journals of this run."""
+    def _tasks(self, manifest: Manifest, todo: list[VideoTask], video_ids: list[str]) -> Iterator[ShardTask]:
+        """Yield the work by shards, each made when its turn comes; makes a folder for the journals of this run."""
         run = uuid.uuid4().hex[:12]
-        for shard, group in itertools.groupby(todo, key=lambda item: item.number // self.shard_videos):
+        for shard, group in itertools.groupby(todo, key=lambda task: task.number // self.shard_videos):
             (self.out / FOLDER / run).mkdir(parents=True, exist_ok=True)
-            members = ids[shard * self.shard_videos : (shard + 1) * self.shard_videos]
-            names = [shard_key(shard), *map(work_items.key, members)]
-            known = tuple(manifest.records[name] for name in names if name in manifest.records)
+            members = self._members(video_ids, shard)
+            keys = [shard_key(shard), *map(video_key, members)]
+            known = tuple(manifest.records[key] for key in keys if key in manifest.records)
             yield ShardTask(shard, tuple(members), tuple(group), known, run)
+
+    def _members(self, video_ids: list[str], shard: int) -> list[str]:
+        return video_ids[shard * self.shard_videos : (shard + 1) * self.shard_videos]
 
     def _join_left_over(self, manifest: Manifest, work: ShardWork) -> None:
         """Join shards that an interrupted run, or several workers, left to be joined; remove what is in them already."""
-        ids, present = work_items.planned(manifest), _present(manifest)
-        for shard, first in enumerate(range(0, len(ids), self.shard_videos)):
-            members = ids[first : first + self.shard_videos]
-            if all(work_items.key(v) in manifest.records for v in members):
-                done = [v for v in members if not manifest.has_failed(work_items.key(v))]
-                committed = manifest.records.get(shard_key(shard), {})
-                if committed.get("videos", []) != done or not (done == [] or shard_exists(self.out, committed)):
-                    if all(map(present, done)):
-                        work.join_parts(manifest, shard, members)
-                    else:
-                        log.warning("shard %d: some of it is gone; the same command, for all shards, makes it again", shard)
-        shards = [record for name in manifest.ids("shard/") if shard_exists(self.out, record := manifest.records[name])]
+        video_ids, present = planned_ids(manifest), _present(manifest)
+        for shard in range(-(-len(video_ids) // self.shard_videos)):
+            members = self._members(video_ids, shard)
+            if not all(video_key(video_id) in manifest.records for video_id in members):
+                continue
+            done = [video_id for video_id in members if not manifest.has_failed(video_key(video_id))]  # parses no record
+            if work.is_up_to_date(manifest.records.get(shard_key(shard), {}), done):
+                continue
+            if all(map(present, done)):
+                work.join_parts(manifest, shard, members)
+            else:
+                log.warning("shard %d: some of it is gone; the same command, for all shards, makes it again", shard)
+        shards = [record for record in shard_records(manifest) if shard_exists(self.out, record)]
         joined = {video_id for record in shards for video_id in record["videos"]}
         for part in (self.out / "parts").glob("*.h5"):
-            if part.stem.isdigit() and int(part.stem) < len(ids) and ids[int(part.stem)] in joined:
+            if part.stem.isdigit() and int(part.stem) < len(video_ids) and video_ids[int(part.stem)] in joined:
                 part.unlink(missing_ok=True)
         self._remove_superseded(manifest)
 
     def _remove_superseded(self, manifest: Manifest) -> None:
         """Remove shards that no record names: versions from before or after the recorded one, left by a kill in between."""
-        recorded = {manifest.records[name].get("file") for name in manifest.ids("shard/")}
+        recorded = {record.get("file") for record in shard_records(manifest)}
         for path in (self.out / "shards").iterdir():
             if f"shards/{path.name}" not in recorded:
                 path.unlink()
@@ -154,7 +166,7 @@ class ShardedStage:
 class Preview(NamedTuple):
     """The videos that a stage would work on if it were run now, and the number of all its videos."""
 
-    todo: list[work_items.VideoTask]
+    todo: list[VideoTask]
     num_videos: int
 
 
@@ -162,7 +174,7 @@ def preview(
     folder: Path,
     videos: Mapping[str, Path],
     *,
-    identify: Callable[[work_items.VideoTask], dict[str, Any]],
+    identify: Callable[[VideoTask], Mapping[str, Any]],
     retry_failed: bool,
 ) -> Preview:
     """Plan as `run` does, and write nothing. ValueError if a video that was used has changed, which `run` refuses."""
@@ -170,27 +182,25 @@ def preview(
     present = _present(manifest)
     items = work_items.plan(manifest, videos, present=present)
     todo, done = work_items.pending(manifest, items, present=present, retry_failed=retry_failed)
-    with work_items.SourceWatcher(manifest, done, identify) as watcher:
+    with SourceWatcher(manifest, done, identify) as watcher:
         watcher.require_unchanged(all=True)
-    return Preview(todo, len(work_items.planned(manifest)))
+    return Preview(todo, len(planned_ids(manifest)))
 
 
 def _present(manifest: Manifest) -> Callable[[str], bool]:
-    """Whether what was made of a video is there: in a shard that is recorded, or as a part."""
-    held: set[str] = set()
-    for name in manifest.ids("shard/"):
-        record = manifest.records[name]
-        if shard_exists(manifest.folder, record):
-            held.update(record["videos"])
-    parts = {entry.name for entry in (manifest.folder / "parts").glob("*")}
-    ids = work_items.planned(manifest)
-    held.update(video_id for number, video_id in enumerate(ids) if parts and Path(part_name(number)).name in parts)
-    return held.__contains__
+    """Return a function that says whether what was made of a video is there: in a recorded shard, or as a part."""
+    present: set[str] = set()
+    for shard in shard_records(manifest):
+        if shard_exists(manifest.folder, shard):
+            present.update(shard["videos"])
+    if parts := {f"parts/{entry.name}" for entry in (manifest.folder / "parts").glob("*")}:
+        present.update(video_id for number, video_id in enumerate(planned_ids(manifest)) if part_name(number) in parts)
+    return present.__contains__
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Meanwhile no garbage is looked for: a million new objects have none, and looking takes as long as making them."""
+def _garbage_collection_off() -> Iterator[None]:
+    """Look for no garbage: a million new objects have none, and looking takes as long as making them."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -201,10 +211,5 @@ def _uncollected() -> Iterator[None]:
 
 
 def part_name(number: int) -> str:
-    """The file of a video's own part; an id is no safe file name, so its place in the plan is."""
+    """Return the file of a video's own part; an id is no safe file name, so its place in the plan is."""
     return f"parts/{number:06d}.h5"
-
-
-def video_files(manifest: Manifest) -> dict[str, str]:
-    """Video id to the file that holds it: a shard if it was joined, and its part if not."""
-    return {video_id: file for video_id, (file, _) in work_items.positions(manifest).items()}

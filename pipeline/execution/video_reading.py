@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -9,7 +10,7 @@ import weakref
 from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -21,8 +22,43 @@ from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.probe import Probe
 from excl.datasets.video.sampling import OnDamage, Sampling
+from excl.pipeline.artifacts.video_records import Timing
 from excl.pipeline.config import STRICT, NonNegativeInt, PositiveFloat, PositiveInt
 from excl.pipeline.execution.circuit_breaker import cause_of, unless_systemic
+
+
+class DecoderPool:
+    """A decoder process for each thread, kept for all its videos."""
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+        self._threads: weakref.WeakKeyDictionary[DecoderProcess, threading.Thread] = weakref.WeakKeyDictionary()
+
+    def decoder(self, timeout_s: float, memory_bytes: int) -> DecoderProcess:
+        """Return this thread's decoder with these limits."""
+        if getattr(self._of_thread, "limits", None) != (timeout_s, memory_bytes):
+            self._of_thread.decoder = DecoderProcess(timeout_s=timeout_s, memory_bytes=memory_bytes)
+            self._of_thread.limits = (timeout_s, memory_bytes)
+            self._threads[self._of_thread.decoder] = threading.current_thread()
+        return self._of_thread.decoder
+
+    def stop(self, threads: Container[threading.Thread] | None = None) -> None:
+        """End the decoders of these threads, or all; what they are reading fails. A decoder that is needed starts again."""
+        for decoder, thread in list(self._threads.items()):
+            if threads is None or thread in threads:
+                decoder.stop()
+
+    @contextlib.contextmanager
+    def stopped_at_end(self) -> Iterator[None]:
+        """End all decoders at the end, also that of an error."""
+        try:
+            yield
+        finally:
+            self.stop()
+
+
+_DECODERS = DecoderPool()  # the threads of this process
+stop_decoders, decoders_stopped = _DECODERS.stop, _DECODERS.stopped_at_end
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -43,21 +79,16 @@ class VideoLimits:
     """Seconds between two frames, at most: damaged times make gaps of hours, and a gap is filled with one frame."""
 
     def limits(self) -> Limits:
-        """The limits on a video."""
+        """Return the limits on a video."""
         return Limits(self.max_pixels, self.max_hours * 3600, self.max_gap_s, self.max_frames)
 
     def probe(self, path: Path) -> Probe:
-        """What can be known of a video without decoding it; VideoError if nothing can."""
+        """Return what can be known of a video without decoding it; VideoError if nothing can."""
         return self.decoder().probe(path, self.limits())
 
     def decoder(self) -> DecoderProcess:
-        """One decoder a thread, kept for all its videos."""
-        wanted = (self.timeout_s, round(self.memory_gb * 2**30))
-        if getattr(_of_thread, "made_for", None) != wanted:
-            _of_thread.decoder = DecoderProcess(timeout_s=wanted[0], memory_bytes=wanted[1])
-            _of_thread.made_for = wanted
-            _decoders[_of_thread.decoder] = threading.current_thread()
-        return _of_thread.decoder
+        """Return the decoder of this thread."""
+        return _DECODERS.decoder(self.timeout_s, round(self.memory_gb * 2**30))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -71,12 +102,12 @@ class VideoReading(VideoLimits):
     def open(
         self, path: Path, *, fps: float | None, geometry: Geometry, backends: tuple[str, ...] = ("pyav",), threads: int = 1
     ) -> IsolatedVideo:
-        """One pass over a video, read by this thread's decoder."""
+        """Return one pass over a video, read by this thread's decoder."""
         return self.decoder().read(path, Sampling(fps, geometry, self.limits(), self.on_damage, backends, threads))
 
 
 @dataclass(frozen=True, config=STRICT)
-class Several:
+class ParallelReading:
     """How many videos are read at once."""
 
     decoders: NonNegativeInt = 0
@@ -85,17 +116,17 @@ class Several:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ReadingSeveral(VideoReading, Several):
+class ReadingSeveral(VideoReading, ParallelReading):
     """How a stage reads its videos."""
 
 
 @dataclass(frozen=True, config=STRICT)
-class ProbingSeveral(VideoLimits, Several):
+class ProbingSeveral(VideoLimits, ParallelReading):
     """How videos are looked at."""
 
 
 class TimedReading:
-    """Frames on their way, and how long whoever takes them had to wait for them."""
+    """Frames on their way, and how long their user had to wait for them."""
 
     def __init__(self, frames: Iterable[np.ndarray]) -> None:
         self.frames, self.waited_s = frames, 0.0
@@ -110,15 +141,15 @@ class TimedReading:
                 return
             yield frame
 
-    def timing(self, began: float, *, writing_since: float | None = None) -> dict[str, Any]:
-        """For a record: the seconds since a moment, and those of waiting for frames, of I3D, and of writing."""
-        now = time.monotonic()
-        written_s = 0.0 if writing_since is None else now - writing_since
-        rest = "writing" if writing_since is None else "I3D"
-        spent = {"decoding": self.waited_s, rest: now - began - self.waited_s - written_s}
+    def timing(self, began: float, *, writing_since: float | None = None) -> Timing:
+        """Return the seconds since `began`, and of these the seconds of waiting for frames, of I3D, and of writing."""
+        end = time.monotonic()
+        written_s = 0.0 if writing_since is None else end - writing_since
+        work = "writing" if writing_since is None else "I3D"
+        spent = {"decoding": self.waited_s, work: end - began - self.waited_s - written_s}
         if writing_since is not None:
             spent["writing"] = written_s
-        return {"wall_s": round(now - began, 3), "timing": {name: round(seconds, 3) for name, seconds in spent.items()}}
+        return {"wall_s": round(end - began, 3), "timing": {name: round(seconds, 3) for name, seconds in spent.items()}}
 
 
 def probe_all(
@@ -149,27 +180,16 @@ def probe_all(
             stop_decoders()
 
 
-_of_thread = threading.local()
-_decoders: weakref.WeakKeyDictionary[DecoderProcess, threading.Thread] = weakref.WeakKeyDictionary()
-
-
-def stop_decoders(of: Container[threading.Thread] | None = None) -> None:
-    """End the decoders of these threads, or of all; what they are reading fails. One that is needed again starts again."""
-    for decoder, thread in list(_decoders.items()):
-        if of is None or thread in of:
-            decoder.stop()
-
-
 def num_cores() -> int:
-    """How many cores this process may use: those that the system lets it, or as many as it was told."""
-    if _told_cores:
-        return _told_cores[-1]
+    """Return how many cores this process may use: those that the system lets it, or as many as `use_cores` says."""
+    if _cores_in_job:
+        return _cores_in_job[-1]
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_told_cores: list[int] = []
+_cores_in_job: list[int] = []
 
 
 def use_cores(number: int) -> None:
     """Have `num_cores` say this number, in a job that has so many of its node's cores and is not bound to them."""
-    _told_cores[:] = [number]
+    _cores_in_job[:] = [number]

@@ -15,9 +15,10 @@ from pydantic.dataclasses import dataclass
 from excl.pipeline.artifacts.atomic_files import move, sha256_file
 from excl.pipeline.artifacts.header import diff, read_header
 from excl.pipeline.artifacts.manifest import SOURCES, Manifest
+from excl.pipeline.artifacts.video_records import planned_ids, shard_key, video_key
 from excl.pipeline.config import STRICT
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.sharded_stage import part_name, shard_key
+from excl.pipeline.execution.sharded_stage import part_name
 from excl.pipeline.extract import STAGE
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.shard import write_shard
@@ -52,10 +53,10 @@ def run(config: MergeConfig) -> Path:
     with Manifest.open(config.out, stage=STAGE, identity=identity, code_version=version, about=stores_about) as manifest:
         (config.out / "shards").mkdir(exist_ok=True)
         (config.out / "parts").mkdir(exist_ok=True)
-        if not work_items.planned(manifest):
+        if not planned_ids(manifest):
             manifest.add({"id": "plan/0", "planned": sorted(store_of)})
         sources = {"id": SOURCES, "of": sorted(store.manifest.fingerprint() for store in stores)}
-        planned = work_items.planned(manifest)
+        planned = planned_ids(manifest)
         if planned != sorted(store_of) or manifest.records.get(SOURCES, sources)["of"] != sources["of"]:
             raise ValueError(
                 f"{config.out}: was made from other stores, or from these before they changed; choose another folder, or "
@@ -84,7 +85,7 @@ def _store_by_video(stores: list[FeatureStore]) -> dict[str, FeatureStore]:
     """The store of every planned video; one that failed in a store may be done in another."""
     by_video: dict[str, FeatureStore] = {}
     for store in stores:
-        for video_id in work_items.planned(store.manifest):
+        for video_id in planned_ids(store.manifest):
             if video_id in store and video_id in by_video.get(video_id, ()):
                 raise ValueError(f"{video_id!r} is both in {by_video[video_id].path} and in {store.path}; give one of them")
             if video_id not in by_video or video_id in store:
@@ -97,8 +98,8 @@ def _write_shard(
 ) -> None:
     """Write one shard and the records of its videos, unless they are there."""
     for number, video_id in enumerate(video_ids, start=first_number):
-        if work_items.key(video_id) not in manifest.records:
-            record = dict(store_of[video_id].manifest.records[work_items.key(video_id)])
+        if video_key(video_id) not in manifest.records:
+            record = dict(store_of[video_id].manifest.records[video_key(video_id)])
             if "part" in record:
                 record["part"] = part_name(number)
             manifest.add(record)

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from excl.pipeline.artifacts import journals
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
+from excl.pipeline.artifacts.video_records import planned_ids, shard_key, video_id_of, video_key, video_keys
 from excl.pipeline.config import STRICT
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.sharded_stage import part_name
@@ -71,14 +72,14 @@ def run(config: RepairConfig) -> RepairReport:
 
 def _has_plan(manifest: Manifest) -> bool:
     """True if every video that has a record is planned: records of a plan are the first and never many."""
-    planned = set(work_items.planned(manifest))
-    recorded = {name.removeprefix("video/") for name in manifest.records if name.startswith("video/")}
+    planned = set(planned_ids(manifest))
+    recorded = set(map(video_id_of, video_keys(manifest)))
     return bool(planned) and recorded <= planned
 
 
 def _part_names(manifest: Manifest) -> dict[str, str]:
     """The name of the part file of every planned video."""
-    return {video_id: part_name(number) for number, video_id in enumerate(work_items.planned(manifest))}
+    return {video_id: part_name(number) for number, video_id in enumerate(planned_ids(manifest))}
 
 
 def _restore_records(manifest: Manifest) -> int:
@@ -88,7 +89,7 @@ def _restore_records(manifest: Manifest) -> int:
     recorded_files = {record.get("file") for record in manifest.records.values()}
     for path in sorted((manifest.folder / "shards").glob("*.h5")):
         name, (number, _, content) = f"shards/{path.name}", path.stem.partition("-")
-        key, sha256 = f"shard/{number}", sha256_file(path)
+        key, sha256 = shard_key(number), sha256_file(path)
         is_recorded = name in recorded_files
         if (not is_recorded and key in manifest.records) or not content or not sha256.startswith(content):
             continue  # an older version of the shard, or damaged
@@ -107,7 +108,7 @@ def _restore_records(manifest: Manifest) -> int:
             }
             manifest.records[key] = record
         for video in videos:
-            if work_items.key(video.video_id) not in manifest.records:
+            if video_key(video.video_id) not in manifest.records:
                 record = _video_record(video, manifest.folder, parts[video.video_id], shard.recipe)
                 manifest.records[record["id"]] = record
     return len(manifest.records) - num_records
@@ -120,7 +121,7 @@ def _video_record(video: VideoFeatures, folder: Path, part: str, recipe: Mapping
     (folder / part).unlink()
     names = ("source", "num_frames", "frames_repeated", "transposed")
     record = {
-        "id": work_items.key(video.video_id),
+        "id": video_key(video.video_id),
         "part": part,
         "part_sha256": sha256,
         "videos": [video.video_id],
@@ -155,10 +156,10 @@ def _save_whole_videos(manifest: Manifest, path: Path, *, dry_run: bool) -> int:
     videos = [
         video
         for video in (_whole_videos(shard) if shard else [])
-        if video.video_id in parts and work_items.key(video.video_id) in manifest.records
+        if video.video_id in parts and video_key(video.video_id) in manifest.records
     ]
     for video in videos if not dry_run else []:
-        write_shard(manifest.folder / parts[video.video_id], [video], recipe=verify.recipe_of(manifest))
+        write_shard(manifest.folder / parts[video.video_id], [video], recipe=manifest.recipe)
     return len(videos)
 
 
@@ -166,7 +167,7 @@ def _open_shard(manifest: Manifest, path: Path) -> Shard | None:
     """A shard of the folder's recipe; None if it cannot be opened or is of another recipe."""
     with contextlib.suppress(ValueError, OSError):
         shard = Shard(path)
-        if shard.recipe == verify.recipe_of(manifest):
+        if shard.recipe == manifest.recipe:
             return shard
     return None
 

@@ -12,8 +12,10 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.parsing import shortened
 from excl.pipeline.artifacts.header import read_header
 from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.video_records import failed_by_reason, planned_ids, video_key, video_keys
 from excl.pipeline.config import STRICT
-from excl.pipeline.execution import work_items
+
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,9 +31,9 @@ class StatusConfig:
 def run(config: StatusConfig) -> dict[str, Any]:
     """The state of a folder as JSON values."""
     manifest = Manifest.read(config.folder)
-    videos = {key: record for key, record in manifest.records.items() if key.startswith("video/")}
+    videos = {key: manifest.records[key] for key in video_keys(manifest)}
     done = [record for record in videos.values() if "error" not in record]
-    planned = work_items.planned(manifest)
+    planned = planned_ids(manifest)
     video_s, wall_s = sum(r.get("duration_s", 0.0) for r in done), sum(r.get("wall_s", 0.0) for r in done)
     return {
         "folder": str(config.folder),
@@ -40,8 +42,8 @@ def run(config: StatusConfig) -> dict[str, Any]:
         "complete": manifest.is_complete or (bool(planned) and len(videos) >= len(planned)),
         "videos_planned": len(planned),
         "videos_done": len(done),
-        "videos_failed": {reason: sorted(names) for reason, names in work_items.failed_by_reason(manifest).items()},
-        "videos_to_do": sum(work_items.key(video_id) not in videos for video_id in planned),
+        "videos_failed": {reason: sorted(names) for reason, names in failed_by_reason(manifest).items()},
+        "videos_to_do": sum(video_key(video_id) not in videos for video_id in planned),
         "hours_of_video": round(video_s / 3600, 3),
         "hours_of_work": round(wall_s / 3600, 3),
         "times_real_time_of_one_worker": round(video_s / wall_s, 2) if wall_s else None,

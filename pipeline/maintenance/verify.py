@@ -22,8 +22,10 @@ from excl.models.i3d.presets import layout_from_json
 from excl.pipeline.artifacts import journals
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.header import HEADER, header_is_as_written
+from excl.pipeline.artifacts.locks import LOCK
 from excl.pipeline.artifacts.manifest import COMPLETE, RECORDS, Manifest
 from excl.pipeline.artifacts.record_log import DamagedRecordsError
+from excl.pipeline.artifacts.video_records import video_key, video_keys
 from excl.pipeline.comparison.similarity import repeats
 from excl.pipeline.config import STRICT
 from excl.pipeline.store import virtual_index
@@ -105,7 +107,7 @@ def find(manifest: Manifest, *, read_data: bool) -> list[StoreFinding]:
             StoreFinding(RECORDS, "no record of a video that a shard holds", video_id)
             for videos in videos_of.values()
             for video_id in videos
-            if f"video/{video_id}" not in manifest.records
+            if video_key(video_id) not in manifest.records
         ]
     return findings + _strangers(manifest.folder, files)
 
@@ -114,8 +116,9 @@ def files_of(manifest: Manifest) -> dict[str, str | None]:
     """Every file that the records name, with its sha256 where that is recorded."""
     files: dict[str, str | None] = {}
     joined = {v for r in manifest.records.values() if "file" in r for v in r.get("videos", ())}
-    for record in manifest.records.values():
-        if "file" in record and "error" not in record and not record["id"].startswith("video/"):
+    videos = set(video_keys(manifest))
+    for key, record in manifest.records.items():
+        if "file" in record and "error" not in record and key not in videos:
             files[record["file"]] = record.get("sha256")
         elif "part" in record and not joined.issuperset(record["videos"]):
             files[record["part"]] = record.get("part_sha256")
@@ -134,9 +137,7 @@ def _strangers(folder: Path, recorded: Iterable[str]) -> list[StoreFinding]:
     """The files that no record names: leftovers of a kill, or a user's."""
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     names -= {HEADER, RECORDS, *recorded, *(str(path.relative_to(folder)) for path in journals.journals(folder))}
-    return [
-        StoreFinding(name, "no record names it", remark=True) for name in sorted(names) if not name.startswith(journals.LOCK)
-    ]
+    return [StoreFinding(name, "no record names it", remark=True) for name in sorted(names) if not name.startswith(LOCK)]
 
 
 def recipe_of(manifest: Manifest) -> Any:
@@ -151,7 +152,7 @@ def _check_shard(manifest: Manifest, name: str, recorded_ids: list[str], *, read
     except (ValueError, OSError) as error:
         return [StoreFinding(name, str(error))]
     findings = []
-    if shard.recipe != recipe_of(manifest):
+    if shard.recipe != manifest.recipe:
         findings.append(StoreFinding(name, "of another recipe than the folder"))
     video_ids = [video["id"] for video in shard.videos]
     if video_ids != recorded_ids:

@@ -9,11 +9,9 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.annotations.cleaning import CleaningPolicy
 from excl.datasets.text.tokens import Tokeniser
-from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt
+from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt, RunOnly
 from excl.pipeline.queries.annotation_sources import AnnotationSources, find_sources
 from excl.pipeline.queries.word_vectors import local_file
-
-RUN_ONLY = ("out", "report", "annotations")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -24,7 +22,7 @@ class TokeniseConfig:
     """A data set of your own: a file of JSON lines (.jsonl) or a table (.csv, .tsv) with video_id, query, start_s, end_s
     and, if you like, split, duration_s, annotation_id, query_id, group. Or the name of a data set or a format:
     charades-sta, activitynet-captions, tacos (JSON, in frames), tacos-tall, qvhighlights, moment-detr, jsonl, csv."""
-    annotations: Path | None = None
+    annotations: RunOnly[Path | None] = None
     """The folder with the official files of a named data set, under their own names."""
     train: tuple[str, ...] = ()
     """The training split: annotation files; with --annotations parts of the data set, several joined by + (default: the
@@ -39,9 +37,9 @@ class TokeniseConfig:
     glove: str | None = None
     """Word vectors: a file in GloVe's text format, a zip with one in it, or 6B or 840B for the published ones, which are
     downloaded on first use."""
-    out: Path | None = None
+    out: RunOnly[Path | None] = None
     """The folder to write."""
-    report: bool = False
+    report: RunOnly[bool] = False
     """Print what is found in the annotations, and write nothing: needs no --out, and without --glove says nothing of it."""
     glove_member: str | None = None
     """Which file of the zip to read, if it has several: glove.6B.300d.txt, for one."""

@@ -103,25 +103,25 @@ class RowOptions:
     def layout(self) -> RowLayout:
         """The layout; ValueError for settings that contradict each other."""
         preset = PRESETS[self.preset]
-        of_windows = ("window", "hop", "window_mean", "last_window")
-        given = [name for name in of_windows if getattr(self, name) is not None]
+        window_options = ("window", "hop", "window_mean", "last_window")
+        options = [name for name in window_options if getattr(self, name) is not None]
         if self.bug_compatible:
-            return self._with_bugs([*given, *(name for name in ("stride", "pool") if getattr(self, name))])
+            return self._buggy_layout([*options, *(name for name in ("stride", "pool") if getattr(self, name))])
         if self.stride is not None:
-            if given:
+            if options:
                 raise ValueError(
-                    f"stride: rows of the whole video have a stride, windows have {given[0]}; give one of the two"
+                    f"stride: rows of the whole video have a stride, windows have {options[0]}; give one of the two"
                 )
             return Continuous(self.stride, self.pool or preset.layout.pool)
         if self.window is None and not isinstance(preset.layout, Windows):
-            if given:
-                raise ValueError(f"{given[0]}: there are no windows without a window's length; give window, too")
+            if options:
+                raise ValueError(f"{options[0]}: there are no windows without a window's length; give window, too")
             assert isinstance(preset.layout, Continuous)
             return dataclasses.replace(preset.layout, pool=self.pool or preset.layout.pool)
         return self._windows(preset.layout)
 
-    def _windows(self, of_preset: RowLayout) -> Windows:
-        base = of_preset if isinstance(of_preset, Windows) else Windows()
+    def _windows(self, preset_layout: RowLayout) -> Windows:
+        base = preset_layout if isinstance(preset_layout, Windows) else Windows()
         window = self.window or base.window
         chosen = Windows(
             window=window,
@@ -133,13 +133,15 @@ class RowOptions:
         several = dataclasses.replace(chosen, mean=False).rows_of(window) > 1
         return dataclasses.replace(chosen, mean=chosen.mean and several)  # the mean of one row is that row: one recipe
 
-    def _with_bugs(self, given: list[str]) -> RowLayout:
+    def _buggy_layout(self, options: list[str]) -> RowLayout:
         bugs = PRESETS[self.preset].bugs
         if bugs is None:
-            known = ", ".join(name for name, preset in PRESETS.items() if preset.bugs)
-            raise ValueError(f"bug_compatible: the preset {self.preset} has no bugs to repeat; those that have: {known}")
-        if given:
-            raise ValueError(f"bug_compatible: with {given[0]} it is no longer what {self.preset} does; give one of the two")
+            names = ", ".join(name for name, preset in PRESETS.items() if preset.bugs)
+            raise ValueError(f"bug_compatible: the preset {self.preset} has no bugs to repeat; those that have: {names}")
+        if options:
+            raise ValueError(
+                f"bug_compatible: with {options[0]} it is no longer what {self.preset} does; give one of the two"
+            )
         return bugs
 
 
@@ -170,13 +172,13 @@ def resolve_recipe(
 
 def weights_identity(weights: Weights) -> dict[str, Any]:
     """What recipes say of the weights; of a file of one's own what is in it, and not its name or what is said of it."""
-    known = weights.source in PUBLISHED or weights.is_random
+    is_known = weights.source in PUBLISHED or weights.is_random
     return {
-        "source": weights.source if known else OWN_FILE,
+        "source": weights.source if is_known else OWN_FILE,
         "sha256": weights.sha256,
         "classes": weights.num_classes,
         "random": weights.is_random,
-        "facts": weights.facts.to_json() if known else {},
+        "facts": weights.facts.to_json() if is_known else {},
     }
 
 

@@ -1,4 +1,4 @@
-"""Feature stores: folders of shards as mappings from video id to rows, and training stores, which have queries too.
+"""Feature stores: folders of shards as mappings from video id to rows.
 
 A store believes only the shards that its manifest records. Everything about a shard is in `shard.py`.
 """
@@ -6,22 +6,18 @@ A store believes only the shards that its manifest records. Everything about a s
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from excl.datasets.text.tokens import Vocabulary
-from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
-from excl.pipeline.execution import work_items
-from excl.pipeline.store.shard import FORMAT, Shard, VideoFeatures, write_shard
+from excl.pipeline.artifacts.video_records import positions, require_finished
+from excl.pipeline.store.shard import Shard, VideoFeatures
 
 if TYPE_CHECKING:
     import dask.array
@@ -30,43 +26,8 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-__all__ = ["FORMAT", "FeatureStore", "Query", "Shard", "TrainingStore", "VideoFeatures", "write_shard"]
-
 ELEMENTS_OF_ONE_THREAD = 32_768  # torch's grain size
 MAX_MAPPED = 4096  # shards at once: a system allows some 65,000 mappings a process
-
-
-@dataclass(frozen=True)
-class Query:
-    """A moment as training stores keep it: `duration_s` is the video's by its annotations, None if nothing knows it."""
-
-    annotation_id: str
-    video_id: str
-    query: str
-    start_s: float
-    end_s: float
-    duration_s: float | None
-    split: str
-    group: str
-    tokens: tuple[str, ...]
-    token_ids: tuple[int, ...]
-    query_id: str = ""
-    """Queries with the same one are one query with several answers; empty where there is one."""
-
-    @property
-    def key(self) -> str:
-        """What queries that are one with several answers have in common, and no other has."""
-        return self.query_id or f"annotation {self.annotation_id}"
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Query:
-        """A query from a JSON object with these keys; others are left out."""
-        values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{**values, "tokens": tuple(values["tokens"]), "token_ids": tuple(values["token_ids"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """The query as JSON values."""
-        return dataclasses.asdict(self)
 
 
 class FeatureStore:
@@ -79,7 +40,7 @@ class FeatureStore:
     def __init__(self, path: Path | str, *, in_memory: bool = False) -> None:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
-        self._where = work_items.positions(self.manifest)
+        self._where = positions(self.manifest)
         if not self._where:
             raise ValueError(f"{self.path}: a folder of the stage {self.manifest.header['stage']!r} without features")
         self._mapped: OrderedDict[str, Shard] = OrderedDict()
@@ -97,8 +58,7 @@ class FeatureStore:
     @property
     def recipe(self) -> dict[str, Any]:
         """What made the features: sampling, geometry, weights, precision."""
-        identity = self.manifest.header["identity"]
-        return identity.get("recipe", identity)
+        return self.manifest.recipe
 
     def __getitem__(self, video_id: str) -> VideoFeatures:
         if video_id in self._held:
@@ -118,11 +78,11 @@ class FeatureStore:
     def read_batch(self, video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The rows of several videos, padded with zeros: float32 [B, T, D], and how many each has, int64 [B]."""
         rows = [self._rows(video_id) for video_id in video_ids]
-        num_rows = torch.tensor([len(one) for one in rows])
+        num_rows = torch.tensor([len(features) for features in rows])
         shape = len(rows), int(num_rows.max()), rows[0].shape[1]
         batch = torch.from_numpy(np.zeros(shape, np.float32))  # [B, T, D]; NumPy's zeros cost nothing until they are touched
-        for index, one in enumerate(rows):
-            copy_rows(torch.from_numpy(one), batch[index])
+        for index, features in enumerate(rows):
+            copy_rows(torch.from_numpy(features), batch[index])
         return batch, num_rows
 
     def tensor(self, video_id: str) -> Tensor:
@@ -137,8 +97,8 @@ class FeatureStore:
     def duration_s(self, video_id: str) -> float:
         """The end of a video, by its facts alone if they say it."""
         shard, position = self._find(video_id)
-        known = shard.videos[position].get("duration_s")
-        return self[video_id].duration_s if known is None else float(known)
+        duration_s = shard.videos[position].get("duration_s")
+        return self[video_id].duration_s if duration_s is None else float(duration_s)
 
     def to_dask(self) -> dask.array.Array:
         """All rows of all videos as one lazy array [R, D], a block a shard, shards by name."""
@@ -154,7 +114,7 @@ class FeatureStore:
 
     def require_finished(self) -> None:
         """ValueError if `extract` has not come to its end here: the store is still going to change."""
-        work_items.require_finished(self.manifest)
+        require_finished(self.manifest)
         if any(file.startswith("parts/") for file, _ in self._where.values()):
             raise ValueError(f"{self.path}: its last shards are still to be joined; run `excl extract` to its end first")
 
@@ -180,9 +140,9 @@ class FeatureStore:
         except KeyError:
             raise KeyError(f"{self.path} has no features of {video_id!r}") from None
         shard = self._shard(file)
-        found = shard.videos[position]["id"] if position < len(shard.videos) else None
-        if found != video_id:
-            raise ValueError(f"{self.path / file}: holds {found!r} where {video_id!r} is recorded; it is damaged")
+        stored_id = shard.videos[position]["id"] if position < len(shard.videos) else None
+        if stored_id != video_id:
+            raise ValueError(f"{self.path / file}: holds {stored_id!r} where {video_id!r} is recorded; it is damaged")
         return shard, position
 
     def _shard(self, file: str) -> Shard:
@@ -208,9 +168,9 @@ def copy_rows(rows: Tensor, target: Tensor) -> None:
         target.numpy()[: len(rows)] = rows.numpy()
         return
     step = max(1, ELEMENTS_OF_ONE_THREAD // rows.shape[1])
-    for first in range(0, len(rows), step):
-        block = rows[first : first + step]
-        target[first : first + len(block)].copy_(block)
+    for begin in range(0, len(rows), step):
+        block = rows[begin : begin + step]
+        target[begin : begin + len(block)].copy_(block)
 
 
 def _copied(video: VideoFeatures) -> VideoFeatures:
@@ -225,44 +185,3 @@ def _all_rows(path: Path) -> np.ndarray:
     for position in range(len(shard.videos)):
         shard.rows(position)
     return shard.mapped
-
-
-class TrainingStore(FeatureStore):
-    """What `excl pack` wrote: features, and the queries about them with their vocabulary and word vectors."""
-
-    def __init__(self, path: Path | str) -> None:
-        super().__init__(path)
-        if self.manifest.header["stage"] != "pack" or not self.manifest.is_complete:
-            raise ValueError(f"{self.path}: not a finished training store; `excl pack` writes one")
-
-    def queries(self, split: str) -> list[Query]:
-        """The queries of a split, those without features last; ValueError with the splits there are if it is empty."""
-        rows = [row for shard in self.shards() for row in shard.queries()]
-        with self._own("uncovered.jsonl").open(encoding="utf-8") as file:
-            rows += [json.loads(line) for line in file]
-        chosen = [Query.from_json(row) for row in rows if row["split"] == split]
-        if not chosen:
-            raise ValueError(f"{self.path}: no queries of a split {split!r}; it has {sorted({r['split'] for r in rows})}")
-        return chosen
-
-    @property
-    def about_queries(self) -> dict[str, Any]:
-        """Which data set the queries are of, what its splits are made of, the tokeniser, the policies on bad annotations."""
-        return self.manifest.header["identity"]["about_queries"]
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The words of the token ids."""
-        return Vocabulary.load(self._own("vocabulary.txt"))
-
-    @property
-    def vectors(self) -> np.ndarray:
-        """The word vectors, float32 [V, D]."""
-        return np.load(self._own("vectors.npy"), allow_pickle=False)
-
-    def _own(self, name: str) -> Path:
-        """A file of the store; ValueError if it is not the one that was packed."""
-        path = self.path / name
-        if sha256_file(path) != self.manifest.records[COMPLETE]["sha256"][name]:
-            raise ValueError(f"{path}: not the file that was packed; remove the folder and run `excl pack` again")
-        return path

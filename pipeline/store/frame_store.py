@@ -14,97 +14,25 @@ PNG keeps every bit; JPEG at quality 95 takes about a quarter of the room.
 
 from __future__ import annotations
 
-import functools
-import importlib
 import itertools
 import json
-import re
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import av
 import h5py
 import numpy as np
 
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.sampling import Video, VideoFacts
 from excl.pipeline.artifacts.atomic_files import atomic_write
-from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.execution.sharded_stage import video_files
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = LazyModule("torch")
+from excl.pipeline.artifacts.video_records import video_files
+from excl.pipeline.store.frame_codec import decode_picture, encoder
 
 FORMAT, VERSION = "excl-frames", 1
-PNG_LEVEL = 1  # zlib's; level 6 takes six times as long for a few percent less
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BLOCK_BYTES = 8 * 2**20
-LOSSLESS = "png"
-
-
-def check_pictures(spec: str) -> None:
-    """ValueError unless `spec` is "png" or "jpeg:QUALITY" with a quality of 1 to 100."""
-    quality = re.fullmatch(r"jpeg:(\d{1,3})", spec)
-    if spec != LOSSLESS and not (quality and 1 <= int(quality[1]) <= 100):
-        raise ValueError(f"pictures: {spec!r} is neither 'png' nor 'jpeg:QUALITY' with a quality of 1 to 100")
-
-
-def encoder(spec: str, *, side: int) -> Callable[[np.ndarray], bytes]:
-    """A function from a frame, uint8 RGB [side, side, 3], to the bytes of a picture."""
-    return functools.partial(_encode_jpeg, quality=int(spec.removeprefix("jpeg:"))) if spec != LOSSLESS else _Png(side)
-
-
-class _Png:
-    """FFmpeg's encoder, twice as fast as libpng at the same size."""
-
-    def __init__(self, side: int) -> None:
-        self.context = av.CodecContext.create("png", "w")
-        self.context.width = self.context.height = side
-        self.context.pix_fmt = "rgb24"
-        self.context.time_base = Fraction(1)
-        self.context.thread_count = 1
-        self.context.options = {"pred": "paeth", "compression_level": str(PNG_LEVEL)}
-        self.count = 0
-
-    def __call__(self, frame: np.ndarray) -> bytes:
-        """The bytes of a PNG file."""
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-        picture.pts = self.count
-        self.count += 1
-        return b"".join(bytes(packet) for packet in self.context.encode(picture))
-
-
-@functools.lru_cache(maxsize=1)
-def _jpeg() -> ModuleType:
-    """torchvision.io, which is slow to import; since 0.29 it warns at every call in favour of torchcodec, an option here."""
-    warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities of TorchVision")
-    return importlib.import_module("torchvision.io")
-
-
-def _encode_jpeg(frame: np.ndarray, *, quality: int) -> bytes:
-    return _jpeg().encode_jpeg(torch.from_numpy(np.array(frame)).permute(2, 0, 1), quality).numpy().tobytes()
-
-
-def decode_picture(encoded: np.ndarray) -> np.ndarray:
-    """The frame in a PNG or JPEG file's bytes, uint8 [n]: uint8 RGB [side, side, 3]; ValueError for what is neither."""
-    content = encoded.tobytes()
-    try:
-        if content.startswith(PNG_SIGNATURE):
-            [picture] = av.CodecContext.create("png", "r").decode(av.Packet(content))  # a used one mixes pictures
-            assert isinstance(picture, av.VideoFrame)
-            return picture.to_ndarray(format="rgb24")
-        picture = _jpeg().decode_jpeg(torch.from_numpy(encoded), _jpeg().ImageReadMode.RGB)
-        return picture.permute(1, 2, 0).contiguous().numpy()
-    except (av.FFmpegError, RuntimeError, ValueError) as error:
-        raise ValueError(f"no picture: {error}") from error
 
 
 def write_part(
@@ -163,11 +91,11 @@ def join_frames(target: Path, sources: Sequence[tuple[str, Path]], *, recipe: Ma
     lengths = np.concatenate([video.lengths for video in stored])
     with atomic_write(target) as temporary, h5py.File(temporary, "w") as file:
         pictures = file.create_dataset("pictures", shape=(int(lengths.sum()),), dtype=np.uint8)
-        at = 0
+        position = 0
         for video in stored:
             for block in video.blocks():
-                pictures[at : at + len(block)] = block
-                at += len(block)
+                pictures[position : position + len(block)] = block
+                position += len(block)
         frames, described = [len(video.lengths) for video in stored], [video.described for video in stored]
         _write_index(file, lengths=lengths, frames=frames, videos=described, recipe=recipe)
     return {"num_frames": sum(frames), "bytes": int(lengths.sum())}
@@ -205,8 +133,8 @@ class StoredFrames:
                     raise ValueError(f"not of the format {FORMAT} {VERSION}")
                 videos = json.loads(file["videos"][:].tobytes())
                 position = [video["id"] for video in videos].index(video_id)
-                first, end = file["offsets"][position : position + 2]
-                self.offsets = file["picture_offsets"][first : end + 1]
+                begin, end = file["offsets"][position : position + 2]
+                self.offsets = file["picture_offsets"][begin : end + 1]
                 self.described: dict[str, Any] = videos[position]
                 self.facts = VideoFacts(**self.described["facts"])
                 self.source: dict[str, Any] = self.described["source"]
@@ -222,8 +150,8 @@ class StoredFrames:
         crc = 0
         for begin, end, content in self._reads():
             crc = zlib.crc32(content.data, crc)
-            at = self.offsets[begin : end + 1] - self.offsets[begin]
-            for start, stop in itertools.pairwise(at):
+            offsets = self.offsets[begin : end + 1] - self.offsets[begin]
+            for start, stop in itertools.pairwise(offsets):
                 try:
                     yield decode_picture(content[start:stop])
                 except ValueError as error:

@@ -174,35 +174,40 @@ class Shard:
         if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
             raise ValueError(f"{self.path}: not a shard of the format {FORMAT} {VERSION}")
         self.recipe: dict[str, Any] = json.loads(file.attrs["recipe"])
-        wanted = {**DTYPES, **(OPTIONAL_DTYPES if "queries" in file else {})}
-        if set(file) != set(wanted):
-            raise ValueError(f"{self.path}: holds {sorted(file)[:8]}; a shard holds {sorted(wanted)}")
-        return {name: self._array(file, name, dtypes) for name, dtypes in wanted.items()}
+        dtypes_of = {**DTYPES, **(OPTIONAL_DTYPES if "queries" in file else {})}
+        if set(file) != set(dtypes_of):
+            raise ValueError(f"{self.path}: holds {sorted(file)[:8]}; a shard holds {sorted(dtypes_of)}")
+        return {name: self._array(file, name, dtypes) for name, dtypes in dtypes_of.items()}
 
     def _array(self, file: h5py.File, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
         """One dataset, which has to be a plain one whose bytes are in this very file."""
-        link, found = file.get(name, getlink=True), file.get(name)
-        if not isinstance(link, h5py.HardLink) or not isinstance(found, h5py.Dataset):
+        link, dataset = file.get(name, getlink=True), file.get(name)
+        if not isinstance(link, h5py.HardLink) or not isinstance(dataset, h5py.Dataset):
             raise ValueError(f"{self.path}: {name} is a link or a group; in a shard it is a dataset")
-        if found.external is not None or found.is_virtual or found.chunks is not None or found.dtype.str not in dtypes:
+        if (
+            dataset.external is not None
+            or dataset.is_virtual
+            or dataset.chunks is not None
+            or dataset.dtype.str not in dtypes
+        ):
             raise ValueError(
-                f"{self.path}: {name} is external, virtual, chunked or of the type {found.dtype}; in a shard it is a "
+                f"{self.path}: {name} is external, virtual, chunked or of the type {dataset.dtype}; in a shard it is a "
                 f"contiguous dataset of {' or '.join(dtypes)}"
             )
         dimensions = 2 if name == "features" else 1
-        begin, size = found.id.get_offset(), os.path.getsize(self.path)
-        if found.ndim != dimensions or begin is None or begin + found.nbytes > size:
-            raise ValueError(f"{self.path}: {name} {found.shape} does not fit the file of {size:,} bytes; it is cut short")
+        begin, size = dataset.id.get_offset(), os.path.getsize(self.path)
+        if dataset.ndim != dimensions or begin is None or begin + dataset.nbytes > size:
+            raise ValueError(f"{self.path}: {name} {dataset.shape} does not fit the file of {size:,} bytes; it is cut short")
         if name == "features":
-            return np.memmap(self.path, found.dtype, "c", begin, found.shape).view(np.ndarray)
-        return found[:]
+            return np.memmap(self.path, dataset.dtype, "c", begin, dataset.shape).view(np.ndarray)
+        return dataset[:]
 
     def _require_consistent(self, num_videos: int) -> None:
         rows = len(self.mapped)
-        whole = (
+        is_consistent = (
             self.offsets[:1].tolist() == [0] and self.offsets[-1:].tolist() == [rows] and (np.diff(self.offsets) > 0).all()
         )
-        if not whole or len(self.offsets) != num_videos + 1 or not len(self.start_s) == len(self.end_s) == rows:
+        if not is_consistent or len(self.offsets) != num_videos + 1 or not len(self.start_s) == len(self.end_s) == rows:
             raise ValueError(
                 f"{self.path}: {num_videos} videos, {len(self.offsets)} offsets, {rows} rows and {len(self.start_s)} times "
                 "do not go together; it is damaged"

@@ -25,7 +25,8 @@ import torch
 
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.header import RecipeMismatchError, diff
-from excl.pipeline.artifacts.manifest import BusyError, Manifest
+from excl.pipeline.artifacts.locks import BusyError
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.execution.video_reading import num_cores
 from excl.pipeline.training.checkpoint_files import exists
 from excl.pipeline.training.checkpointer import LAST

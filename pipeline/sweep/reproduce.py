@@ -26,9 +26,9 @@ from excl.models.excl.config import Variant
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import RecipeMismatchError
-from excl.pipeline.artifacts.journals import locked
+from excl.pipeline.artifacts.locks import locked
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, identity
-from excl.pipeline.store.feature_store import TrainingStore
+from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.sweep.jobs import Job, require_same_settings, run_jobs
 from excl.pipeline.sweep.table import EVALUATION, narrow, read_results, render
 from excl.pipeline.training.checkpoint_files import exists
@@ -115,7 +115,7 @@ def run(config: ReproduceConfig) -> Reproduction:
 
 def made_by(config: ReproduceConfig) -> dict[str, Any]:
     """Return the settings that all results of a sweep share, whatever its stores, variants and seeds are."""
-    return {"training": identity(config.training, run_only=train.RUN_ONLY), "split": config.split}
+    return {"training": identity(config.training), "split": config.split}
 
 
 def is_of(config: ReproduceConfig) -> bool:

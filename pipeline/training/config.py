@@ -9,7 +9,15 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from excl.models.excl import ExCLConfig
-from excl.pipeline.config import STRICT, NonNegativeFloat, NonNegativeInt, OneOrMorePaths, PositiveFloat, PositiveInt
+from excl.pipeline.config import (
+    STRICT,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OneOrMorePaths,
+    PositiveFloat,
+    PositiveInt,
+    RunOnly,
+)
 from excl.pipeline.training.distributed import training_devices
 from excl.pipeline.training.lr_schedule import Schedule
 
@@ -18,9 +26,9 @@ from excl.pipeline.training.lr_schedule import Schedule
 class TrainConfig:
     """Train ExCL on one or more training stores. Defaults are the paper's where it gives them."""
 
-    store: OneOrMorePaths
+    store: RunOnly[OneOrMorePaths]
     """The training store that `excl pack` wrote; or several, for one model of all their queries and words."""
-    out: Path
+    out: RunOnly[Path]
     """The run to write. Run again with the same settings, it goes on from its last checkpoint."""
     model: ExCLConfig = field(default_factory=ExCLConfig)
     """Variant, parts and sizes of the model."""
@@ -50,16 +58,16 @@ class TrainConfig:
     """Batches of videos of like length: less padding, but who meets in a batch is no longer up to chance alone."""
     seed: NonNegativeInt = 0
     """Of the initial weights, the order of the queries and dropout."""
-    device: str = "auto"
+    device: RunOnly[str] = "auto"
     """Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; or several GPUs, as in cuda:0,cuda:1, that
     share every batch. Each draws its own dropout, so a training goes on with as many devices as it began with only."""
-    workers: NonNegativeInt = 0
+    workers: RunOnly[NonNegativeInt] = 0
     """Processes that read batches ahead; 0 reads in the training's own. Results do not depend on it."""
-    checkpoint_steps: PositiveInt | None = None
+    checkpoint_steps: RunOnly[PositiveInt | None] = None
     """Also keep where the training stands after every so many steps, not only after every epoch."""
-    checkpoint_seconds: PositiveFloat | None = None
+    checkpoint_seconds: RunOnly[PositiveFloat | None] = None
     """Also keep it after so many seconds. Results depend on neither."""
-    tensorboard: bool = False
+    tensorboard: RunOnly[bool] = False
     """Write the learning curves for TensorBoard too; it comes with `pip install 'excl[tensorboard]'`."""
 
     def __post_init__(self) -> None:
@@ -69,6 +77,3 @@ class TrainConfig:
     def split(self) -> Literal["val", "test"]:
         """The split by which the epoch is chosen."""
         return "test" if self.select_on_test else "val"
-
-
-RUN_ONLY = ("store", "out", "device", "workers", "checkpoint_steps", "checkpoint_seconds", "tensorboard")

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from excl.models.excl import Targets, moment_to_rows
-from excl.pipeline.store.feature_store import FeatureStore, Query, VideoFeatures, copy_rows
+from excl.pipeline.store.feature_store import FeatureStore, copy_rows
+from excl.pipeline.store.shard import VideoFeatures
+from excl.pipeline.store.training_store import Query
 
 
 @dataclass(frozen=True)

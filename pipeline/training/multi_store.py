@@ -12,7 +12,7 @@ import numpy as np
 
 from excl.datasets.text.tokens import PAD, UNK, Vocabulary
 from excl.pipeline.artifacts.header import diff
-from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from excl.pipeline.store.feature_store import TrainingStore
+from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.examples import Example, collate, load_examples
 
 __all__ = ["BucketBatchSampler", "QueryDataset", "ShuffledBatchSampler", "collate"]

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from excl.pipeline.artifacts.atomic_files import write_json, write_text
 from excl.pipeline.artifacts.header import RecipeMismatchError, header_is_as_written
-from excl.pipeline.artifacts.manifest import BusyError, Manifest, run_once
+from excl.pipeline.artifacts.locks import BusyError
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.run_once import run_once
 
 JOB = {"stage": "extract", "identity": {"fps": 5.0, "weights": {"source": "kinetics"}}, "code_version": 1}
 
@@ -124,7 +126,7 @@ def test_one_process_at_a_time_and_the_lock_dies_with_it(tmp_path):
     script = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from excl.pipeline.manifest import Manifest
+        from excl.pipeline.artifacts.manifest import Manifest
         with Manifest.open(Path({str(tmp_path / "out")!r}), **{JOB!r}):
             print("open", flush=True)
             time.sleep(60)

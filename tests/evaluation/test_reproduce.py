@@ -20,7 +20,7 @@ from exchange_data import packed as packed_as
 from excl.models.excl import PAPER_BASELINES, VARIANTS, ExCLConfig, paper_r1, variant_config, variant_label
 from excl.pipeline import train
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.store.feature_store import TrainingStore
+from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.sweep import reproduce
 from excl.pipeline.sweep.jobs import JOB_COMMAND
 from excl.pipeline.sweep.table import read_results

@@ -18,7 +18,7 @@ from excl.pipeline.evaluation import score
 from excl.pipeline.evaluation.metrics import GroundTruth, metrics_by_group
 from excl.pipeline.evaluation.predictions import match, read_predictions
 from excl.pipeline.evaluation.query_blind import permutation
-from excl.pipeline.store.feature_store import Query, TrainingStore
+from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import load_examples
 from excl.workflows.cli import main
 

@@ -20,7 +20,7 @@ from excl.pipeline.comparison.array_sources import drop_unit_axes, open_source, 
 from excl.pipeline.comparison.id_matching import pair
 from excl.pipeline.comparison.similarity import best_offset, measure_similarity, repeats, row_statistics
 from excl.pipeline.comparison.verdicts import Verdict, judge, ratio
-from excl.pipeline.store.feature_store import VideoFeatures, write_shard
+from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cli import main
 
 WIDTH = 24

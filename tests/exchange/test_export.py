@@ -22,8 +22,9 @@ from exchange_data import DIM, FRAMES, IDS, TACOS_FPS, features, packed, video
 
 from excl.pipeline.exchange.export import ExportConfig
 from excl.pipeline.exchange.resampling import error_if_even_s, resample
-from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
+from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.shard import VideoFeatures
+from excl.pipeline.store.training_store import TrainingStore
 from excl.workflows.cli import main
 
 SPLITS = ("train", "val", "test")

@@ -16,7 +16,8 @@ from excl.datasets.annotations.durations import read_durations
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.comparison.array_sources import open_source
-from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.training_store import TrainingStore
 from excl.workflows.cli import main
 
 RATE = ["--fps", "5", "--stride", "8"]

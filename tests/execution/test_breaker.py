@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from excl.pipeline import extract
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.execution import work_items
+from excl.pipeline.execution import source_files
 from excl.pipeline.execution.circuit_breaker import LIMIT, SystemicError, unless_systemic
+from excl.pipeline.execution.video_reading import stop_decoders
 from excl.workflows.cli import main
 
 FLAGS = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]
@@ -54,7 +55,7 @@ def breaking(tmp_path, monkeypatch):
         (tmp_path / "site" / "sitecustomize.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
         monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-        work_items.stop_decoders()
+        stop_decoders()
 
     return breaking
 
@@ -217,7 +218,7 @@ def test_what_is_wrong_with_the_machine_is_not_recorded_of_a_video(videos, tmp_p
 
     command = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *FLAGS]
     with monkeypatch.context() as patch:
-        patch.setattr(work_items if isinstance(error, OSError) else extract, "sha256_file", fail)
+        patch.setattr(source_files if isinstance(error, OSError) else extract, "sha256_file", fail)
         assert main(command) == 1
     output = said()
     assert (output.count(message), "Traceback" in output) == (1, False)

@@ -22,10 +22,13 @@ from stages_without_videos import FLAGS, RECIPE, SMALL, Workers, make, over, sam
 
 from excl.pipeline import decode, extract
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.artifacts.journals import Journal, ShardRange, Tail
-from excl.pipeline.artifacts.manifest import BusyError, Manifest
+from excl.pipeline.artifacts.journals import Journal, Tail
+from excl.pipeline.artifacts.locks import BusyError
+from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.record_log import encode
-from excl.pipeline.execution import sharded_stage, work_items
+from excl.pipeline.artifacts.shard_range import ShardRange
+from excl.pipeline.artifacts.video_records import video_key
+from excl.pipeline.execution import sharded_stage
 from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.pipeline.execution.executors import run_shard
 from excl.pipeline.execution.sharded_stage import part_name
@@ -139,8 +142,8 @@ def test_what_workers_have_finished_of_a_shard_is_seen_while_they_are_at_it(file
                 at_half.append(task.token)
                 run_shard(work, dataclasses.replace(task, todo=half))
                 return []
-            assert {work_items.key(item.video_id) for item in half} <= set(seen)
-            assert work_items.key(task.todo[-1].video_id) not in seen
+            assert {video_key(item.video_id) for item in half} <= set(seen)
+            assert video_key(task.todo[-1].video_id) not in seen
             return super().wait(timeout_s)
 
     stage(tmp_path / "out").run(files, retry_failed=False, executor=watched(over(Halving(1)), seen))
@@ -297,7 +300,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from stages_without_videos import stage
-from excl.pipeline.artifacts.journals import ShardRange
+from excl.pipeline.artifacts.shard_range import ShardRange
 files = {{path.name: path for path in sorted(Path({files!r}).iterdir())}}
 out = Path({out!r})
 stage(out, slow_s=0.05).run(files, retry_failed=False, share=ShardRange.parse(sys.argv[1]))
@@ -395,7 +398,7 @@ def test_what_fails_when_a_share_does_it_again_has_failed(files, tmp_path):
 
     def fails(item):
         if item.video_id == "v05":
-            return {"id": work_items.key(item.video_id), "error": "corrupt", "message": "now it is"}
+            return {"id": video_key(item.video_id), "error": "corrupt", "message": "now it is"}
         return make(item, out=out)
 
     dataclasses.replace(stage(out), work=fails).run(files, retry_failed=False, share=ShardRange(1, 2))

@@ -15,7 +15,8 @@ from excl.models.i3d.row_layout import Continuous
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.pack import match_hint
 from excl.pipeline.queries import annotation_sources
-from excl.pipeline.store.feature_store import TrainingStore, VideoFeatures, write_shard
+from excl.pipeline.store.shard import VideoFeatures, write_shard
+from excl.pipeline.store.training_store import TrainingStore
 from excl.workflows.cli import main
 
 ROW = {"video_id": "v", "query": "The cat jumps.", "start_s": 1.0, "end_s": 4.0}

@@ -28,10 +28,14 @@ from excl.models.i3d.row_layout import Continuous
 from excl.pipeline import decode, extract
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.video_records import require_finished
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.executors import inline
-from excl.pipeline.store.feature_store import FeatureStore, VideoFeatures, write_shard
+from excl.pipeline.execution.source_files import file_facts
+from excl.pipeline.execution.thread_map import threaded_map
+from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.frame_store import StoredFrames
+from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cli import main
 from excl.workflows.cluster.dask_cluster import on_cluster
 
@@ -187,7 +191,7 @@ class FewNumbers:
 @pytest.fixture
 def few_numbers(monkeypatch):
     """Extraction without the network and without a decoder's process: what is left is the order of writing."""
-    monkeypatch.setattr(extract, "_extractor", lambda *_: FewNumbers())
+    monkeypatch.setattr(extract.EXTRACTORS, "extractor", lambda *_: FewNumbers())
     in_process = lambda config, item: PyAVVideo(item.path, Sampling(5, Geometry(config.short_side, config.crop)))  # noqa: E731
     monkeypatch.setattr(extract, "_open_video", in_process)
 
@@ -249,7 +253,7 @@ def test_kill_9_again_and_again(videos, tmp_path, few_numbers):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_at_random_instants(videos, tmp_path, few_numbers, workers):
     """50 kills over several stores, each resumed until it is done: the same bytes as without."""
-    spread = map if workers == 1 else work_items.in_threads(workers)
+    spread = map if workers == 1 else threaded_map(workers)
     run_small(videos, tmp_path / "whole", shard_videos=2)
     began = time.monotonic()
     run_small(videos, tmp_path / "again", shard_videos=2)
@@ -527,7 +531,7 @@ def test_a_video_that_can_no_longer_be_read_stops_nothing(videos, tmp_path, capl
 def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, monkeypatch):
     some = tmp_path / "videos"
     shutil.copytree(videos, some)
-    honest = work_items.file_facts
+    honest = file_facts
 
     def replaced_meanwhile(path):
         facts = honest(path)
@@ -535,7 +539,7 @@ def test_a_video_that_changes_while_it_is_read_is_a_failure(videos, tmp_path, mo
             path.write_bytes((videos / "v2.mp4").read_bytes())
         return facts
 
-    monkeypatch.setattr(work_items, "file_facts", replaced_meanwhile)
+    monkeypatch.setattr(extract, "file_facts", replaced_meanwhile)
     store = run_small(some, tmp_path / "out")
     assert list(store) == ["v0", "v2", "v3", "v4"]
     assert store.manifest.failed["video/v1"]["error"] == "changed"
@@ -567,7 +571,7 @@ def test_features_that_do_not_fit_float16_cost_one_video(videos, tmp_path, monke
         def __call__(self, frames):
             return super().__call__(frames) * np.float32(1e6)
 
-    monkeypatch.setattr(extract, "_extractor", lambda *_: TooLarge())
+    monkeypatch.setattr(extract.EXTRACTORS, "extractor", lambda *_: TooLarge())
     extract.run(extract.ExtractConfig(videos=videos / "v0.mp4", out=tmp_path / "out", **SMALL))
     assert "do not fit float16" in Manifest.read(tmp_path / "out").failed["video/v0"]["message"]
 
@@ -580,7 +584,7 @@ def test_an_unfinished_store_is_readable_and_said_to_be_unfinished(videos, tmp_p
     store = FeatureStore(extract.run(config, executor=inline(some)))
     assert list(store) == ["v0", "v1", "v2"]
     with pytest.raises(ValueError, match="2 of its videos are still to be done"):
-        work_items.require_finished(store.manifest)
+        require_finished(store.manifest)
 
 
 @pytest.mark.parametrize(

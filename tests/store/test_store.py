@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader
 
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.store.feature_store import FeatureStore, Query, Shard, TrainingStore, VideoFeatures, write_shard
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.shard import Shard, VideoFeatures, write_shard
+from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.store.virtual_index import write_index
 from excl.pipeline.training.samplers import BucketBatchSampler, QueryDataset, collate
 

@@ -13,7 +13,7 @@ from conftest import write_video
 from excl.pipeline import localize, train
 from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store import feature_cache
-from excl.pipeline.store.feature_store import TrainingStore
+from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.examples import load_examples
 from excl.workflows.cli import main
 

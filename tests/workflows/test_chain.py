@@ -18,7 +18,9 @@ from excl.pipeline import train
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.evaluate import table
-from excl.pipeline.store.feature_store import FeatureStore, TrainingStore, VideoFeatures, write_shard
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.shard import VideoFeatures, write_shard
+from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.examples import collate, load_examples
 from excl.workflows.cli import main
 

@@ -15,7 +15,8 @@ from conftest import write_video
 from excl.pipeline import extract
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.store.feature_store import FeatureStore, TrainingStore
+from excl.pipeline.store.feature_store import FeatureStore
+from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training import trainer
 from excl.workflows.cli import main
 from excl.workflows.runner import run as run_module

@@ -29,6 +29,7 @@ from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.journals import attempts
 from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.record_log import Record
+from excl.pipeline.artifacts.video_records import VideoRecord
 from excl.pipeline.execution.executors import ShardTask, ShardWork, run_shard
 from excl.pipeline.execution.video_reading import num_cores, use_cores
 from excl.pipeline.execution.work_items import VideoTask
@@ -190,7 +191,7 @@ def do_task(
         use_cores(cores)
     torch.set_num_threads(threads or cores or _threads_of_task())
 
-    def work_unless_cancelled(item: VideoTask) -> Record:
+    def work_unless_cancelled(item: VideoTask) -> VideoRecord:
         state = states.get(task.journal)
         if state is None or state.state == "cancelled":
             raise RuntimeError(f"shard {task.shard}: nobody waits for it any more")

@@ -19,8 +19,9 @@ from excl.datasets.video.errors import VideoError
 from excl.pipeline.artifacts.journals import Tail, attempts
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.record_log import Record
+from excl.pipeline.artifacts.video_records import is_shard, shard_key, video_key
 from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import Executor, ShardTask, ShardWork, is_shard, shard_key, take_until_stopped
+from excl.pipeline.execution.executors import Executor, ShardTask, ShardWork, take_until_stopped
 from excl.pipeline.execution.interrupts import Interrupt
 from excl.pipeline.execution.work_items import VideoTask
 
@@ -95,7 +96,7 @@ class _Dispatch:
 
     def _submit(self, tasks: Iterator[ShardTask]) -> bool:
         """Submit as many tasks as there are workers for, if no stop is asked for; returns whether more may be left."""
-        if self.stop.asked:  # also without any worker, and where a task of a worker that died is left
+        if self.stop.requested:  # also without any worker, and where a task of a worker that died is left
             return False
         while True:
             task = self.retries.popleft() if self.retries else next(tasks, None)
@@ -124,7 +125,7 @@ class _Dispatch:
             return
         survivors = self.work.surviving_records(attempts(self.work.out, task.journal)[1], task.shard)
         yield from self._commit(task, list(survivors.values()))
-        todo = tuple(item for item in task.todo if work_items.key(item.video_id) not in survivors)
+        todo = tuple(item for item in task.todo if video_key(item.video_id) not in survivors)
         if not isinstance(outcome, WorkerDiedError) and (not isinstance(outcome, OSError) or failures >= TRIES):
             raise outcome
         log.warning("shard %d: %s; %d of %d videos are left of it", task.shard, outcome, len(todo), len(task.todo))
@@ -155,7 +156,7 @@ class _Dispatch:
 
     def _retry(self, task: ShardTask, todo: tuple[VideoTask, ...], failures: int) -> None:
         """Put what is left of a task at the head of the queue: as it is, or in halves after some failures."""
-        names = [shard_key(task.shard), *map(work_items.key, task.members)]
+        names = [shard_key(task.shard), *map(video_key, task.members)]
         known = tuple(self.manifest.records[name] for name in names if name in self.manifest.records)
         middle = len(todo) // 2
         pieces = [todo[:middle], todo[middle:]] if len(todo) > 1 and failures >= TRIES else [todo]

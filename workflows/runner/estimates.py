@@ -12,8 +12,9 @@ from excl.datasets.video.probe import Probe
 from excl.models.i3d.row_layout import NoRowsError
 from excl.pipeline import decode, extract
 from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.artifacts.video_records import video_key
 from excl.pipeline.execution.video_reading import probe_all
-from excl.pipeline.execution.work_items import VideoTask, key
+from excl.pipeline.execution.work_items import VideoTask
 
 NUMBERS_IN_ROW, BYTES_OF_TIMES = 1024, 16
 HEADERS_READ = 200  # of more videos so many are looked at, evenly spread
@@ -90,7 +91,7 @@ def _lengths(config: extract.ExtractConfig | decode.DecodeConfig, videos: Sequen
     """How long videos are, by the headers of some of them, evenly spread, or by the records of stored frames."""
     if isinstance(config, extract.ExtractConfig) and config.frames is not None:
         records = Manifest.read(config.frames).records
-        return VideoLengths([(records[key(v.video_id)]["duration_s"], USUAL_RATE) for v in videos], len(videos))
+        return VideoLengths([(records[video_key(v.video_id)]["duration_s"], USUAL_RATE) for v in videos], len(videos))
     chosen = [video.path for video in videos[:: max(1, -(-len(videos) // HEADERS_READ))]]
     probes = [probe for _, probe in probe_all(config.reading, chosen) if isinstance(probe, Probe)]
     count = round(len(videos) * len(probes) / len(chosen)) if chosen else 0

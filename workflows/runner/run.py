@@ -15,10 +15,11 @@ from tabulate import tabulate
 
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
+from excl.pipeline.artifacts.video_records import failed_by_reason, video_keys
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.execution import work_items
 from excl.pipeline.execution.circuit_breaker import SystemicError
-from excl.pipeline.execution.executor_settings import Given, apply_overrides
+from excl.pipeline.execution.executor_settings import ExecutorOverrides, apply_overrides
 from excl.workflows.runner.output_folders import READ_VIDEOS, StepFolders
 from excl.workflows.runner.plan import Planner, StepPlan
 from excl.workflows.runner.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
@@ -54,11 +55,11 @@ class RunConfig:
     """Run the steps up to this one, and not those after it."""
     dry_run: bool = False
     """Say what would be done, and do nothing."""
-    running: WithoutPrefix[Given] = field(default_factory=Given)
+    running: WithoutPrefix[ExecutorOverrides] = field(default_factory=ExecutorOverrides)
     """Where decode and extract work: these options replace the same settings of the recipe, and the rest stays."""
 
     def __post_init__(self) -> None:
-        if self.running.share is not None and self.only not in READ_VIDEOS:
+        if self.running.shard_range is not None and self.only not in READ_VIDEOS:
             raise ValueError(f"shard_range: with --only {' or --only '.join(READ_VIDEOS)}; the other steps need all shards")
         for name in ("only", "until"):
             if getattr(self, name) is not None and getattr(self, name) not in STEPS:
@@ -190,8 +191,8 @@ def _run_step(step: str, folders: StepFolders, *, place: str) -> tuple[Any, str,
 def _require_some(step: str, folder: Path) -> None:
     """SystemicError if every video of a step failed: what follows would have nothing to work on."""
     manifest = Manifest.read(folder)
-    reasons = work_items.failed_by_reason(manifest)
-    if sum(map(len, reasons.values())) == len(manifest.ids("video/")):
+    reasons = failed_by_reason(manifest)
+    if sum(map(len, reasons.values())) == len(video_keys(manifest)):
         counts = ", ".join(f"{len(names):,} {reason}" for reason, names in reasons.items())
         raise SystemicError(
             f"{step}: every video failed ({counts}), so the steps after it have nothing to work on and are not run; "

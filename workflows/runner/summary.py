@@ -10,7 +10,7 @@ from typing import Any
 from excl.pipeline import evaluate, pack, tokenise, train
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.manifest import COMPLETE, RECORDS, Manifest
-from excl.pipeline.execution import work_items
+from excl.pipeline.artifacts.video_records import failed_by_reason, video_keys
 from excl.pipeline.sweep import reproduce
 from excl.workflows import demo
 from excl.workflows.runner.output_folders import READ_VIDEOS, is_free
@@ -48,7 +48,7 @@ def summary(step: str, manifest: Manifest) -> str:
 
 def videos_line(manifest: Manifest) -> str:
     """Return what decode or extract has made, and of how many of the videos."""
-    videos = [record for name, record in manifest.records.items() if name.startswith("video/")]
+    videos = [manifest.records[key] for key in video_keys(manifest)]
     done = [record for record in videos if "error" not in record]
     out_of = f" of {len(videos):,}" if len(done) < len(videos) else ""
     parts = [
@@ -67,7 +67,7 @@ def failures(manifest: Manifest) -> list[str]:
     """Return a line for every reason for which videos failed, with how many and which."""
     return [
         f"{len(names):,} {reason}: {', '.join(names[:NAMES_SHOWN])}{', …' if len(names) > NAMES_SHOWN else ''}"
-        for reason, names in work_items.failed_by_reason(manifest).items()
+        for reason, names in failed_by_reason(manifest).items()
     ]
 
 

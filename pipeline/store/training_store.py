@@ -1,0 +1,91 @@
+"""Training stores: feature stores that also have queries about their videos, a vocabulary and word vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from excl.datasets.text.tokens import Vocabulary
+from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.artifacts.manifest import COMPLETE
+from excl.pipeline.store.feature_store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Query:
+    """A moment as training stores keep it: `duration_s` is the video's by its annotations, None if nothing knows it."""
+
+    annotation_id: str
+    video_id: str
+    query: str
+    start_s: float
+    end_s: float
+    duration_s: float | None
+    split: str
+    group: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    query_id: str = ""
+    """Queries with the same one are one query with several answers; empty where there is one."""
+
+    @property
+    def key(self) -> str:
+        """What queries that are one with several answers have in common, and no other has."""
+        return self.query_id or f"annotation {self.annotation_id}"
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Query:
+        """A query from a JSON object with these keys; others are left out."""
+        values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**values, "tokens": tuple(values["tokens"]), "token_ids": tuple(values["token_ids"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """The query as JSON values."""
+        return dataclasses.asdict(self)
+
+
+class TrainingStore(FeatureStore):
+    """What `excl pack` wrote: features, and the queries about them with their vocabulary and word vectors."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        if self.manifest.header["stage"] != "pack" or not self.manifest.is_complete:
+            raise ValueError(f"{self.path}: not a finished training store; `excl pack` writes one")
+
+    def queries(self, split: str) -> list[Query]:
+        """The queries of a split, those without features last; ValueError with the splits there are if it is empty."""
+        rows = [row for shard in self.shards() for row in shard.queries()]
+        with self._own("uncovered.jsonl").open(encoding="utf-8") as file:
+            rows += [json.loads(line) for line in file]
+        chosen = [Query.from_json(row) for row in rows if row["split"] == split]
+        if not chosen:
+            raise ValueError(f"{self.path}: no queries of a split {split!r}; it has {sorted({r['split'] for r in rows})}")
+        return chosen
+
+    @property
+    def about_queries(self) -> dict[str, Any]:
+        """Which data set the queries are of, what its splits are made of, the tokeniser, the policies on bad annotations."""
+        return self.manifest.header["identity"]["about_queries"]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words of the token ids."""
+        return Vocabulary.load(self._own("vocabulary.txt"))
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The word vectors, float32 [V, D]."""
+        return np.load(self._own("vectors.npy"), allow_pickle=False)
+
+    def _own(self, name: str) -> Path:
+        """A file of the store; ValueError if it is not the one that was packed."""
+        path = self.path / name
+        if sha256_file(path) != self.manifest.records[COMPLETE]["sha256"][name]:
+            raise ValueError(f"{path}: not the file that was packed; remove the folder and run `excl pack` again")
+        return path
