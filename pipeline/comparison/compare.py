@@ -17,7 +17,6 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.pipeline.artifacts.atomic_files import write_text
@@ -27,6 +26,7 @@ from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, ope
 from excl.pipeline.comparison.id_matching import Pairing, chosen, pair
 from excl.pipeline.comparison.verdicts import VideoVerdict, judge
 from excl.pipeline.config import STRICT, NonNegativeInt
+from excl.pipeline.execution.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def run(config: CompareConfig) -> Comparison:
     failed: dict[str, str] = {}
     with logging_redirect_tqdm():
         transposed = _transposed(a, b, list(pairs.values()))
-        for name, names in tqdm(pairs.items(), desc="compare", unit="video", disable=None):
+        for name, names in progress_bar(pairs.items(), desc="compare", unit="video"):
             try:
                 videos[name] = _judge(a, b, names, transposed=transposed, max_offset=config.max_offset)
             except (ValueError, OSError) as error:

@@ -9,13 +9,13 @@ from dataclasses import field
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 
 from excl.datasets.parsing import printable
 from excl.datasets.video.discovery import log_left_out, video_files
 from excl.datasets.video.errors import Reason
 from excl.datasets.video.probe import Probe
 from excl.pipeline.config import STRICT, WithoutPrefix
+from excl.pipeline.execution.progress import progress_bar
 from excl.pipeline.execution.video_reading import ProbingSeveral, probe_all
 
 
@@ -61,7 +61,7 @@ def run(config: ProbeConfig) -> ProbeReport:
 
     probes = probe_all(config.reading, paths, at_once=config.reading.decoders)
     files = []
-    for path, found in tqdm(probes, total=len(paths), desc="probe", unit="video", disable=None):
+    for path, found in progress_bar(probes, total=len(paths), desc="probe", unit="video"):
         probe = found if isinstance(found, Probe) else None
         reason = None if isinstance(found, Probe) else found.reason
         message = "" if isinstance(found, Probe) else str(found)
