@@ -50,21 +50,26 @@ def _settings(config: type[Any]) -> Iterator[Setting]:
         marks = getattr(annotated[field.name], "__metadata__", ())
         kind = kinds[field.name]
         if any(getattr(mark, "name", None) == "" for mark in marks):  # WithoutPrefix
-            for setting in _settings(kind):
+            nested = kind if isinstance(kind, type) else None  # or commands in a command, which are no settings
+            for setting in _settings(nested) if nested else ():
                 yield dataclasses.replace(setting, group=field.name)
             continue
         default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         hints = [hint for mark in marks if isinstance(hint := getattr(mark, "help_behavior_hint", None), str)]
-        yield Setting(field.name, kind, default, texts[field.name], "".join(hints), tyro.conf.Positional in marks)
+        yield Setting(field.name, kind, default, texts.get(field.name, ""), "".join(hints), tyro.conf.Positional in marks)
 
 
 def _field_docstrings(config: type[Any]) -> dict[str, str]:
     """The docstrings under the fields of a dataclass and of its bases, with keywords in place of flags."""
     texts: dict[str, str] = {}
     for kind in reversed([kind for kind in config.__mro__ if dataclasses.is_dataclass(kind)]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+        try:
+            source = inspect.getsource(kind)
+        except OSError:  # a class that was built by a call
+            continue
+        body = ast.parse(textwrap.dedent(source)).body[0].body  # type: ignore[attr-defined]
         for node, following in itertools.pairwise(body):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(following, ast.Expr):
                 text = " ".join(str(ast.literal_eval(following.value)).split())

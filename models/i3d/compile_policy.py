@@ -12,12 +12,16 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from excl.models.download import cache_folder
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ WORTH_S = {"cpu": 25 / 0.1, "cuda": 60 / 0.25}
 
 MAX_SHAPES = 8  # of a process: PyTorch compiles one piece of code for no more, and goes on without a word
 
-Steps = Callable[[Tensor], Tensor]
+Steps = Callable[["Tensor"], "Tensor"]
 _shapes: list[tuple[int, ...]] = []
 
 

@@ -10,13 +10,18 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from excl.models.download import is_page
-from excl.models.i3d.network import I3D
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+
+    from excl.models.i3d import network
+else:
+    torch = LazyModule("torch")
+    network = LazyModule("excl.models.i3d.network")
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: the first of five pickles
 PICKLES_AT_MOST = 1 << 22  # bytes; those of I3D take 36 thousand, and the numbers come after them
@@ -158,11 +163,11 @@ def describe_wrong_content(state: Any) -> str | None:
 
 def _wrong_tensors(state: Mapping[str, Any]) -> str | None:
     first, bias = state.get("Conv3d_1a_7x7.conv3d.weight"), state.get("logits.conv3d.bias")
-    if isinstance(first, Tensor) and first.ndim == 5 and first.shape[1] == 2:
+    if isinstance(first, torch.Tensor) and first.ndim == 5 and first.shape[1] == 2:
         return "FLOW weights (the first convolution has 2 input channels); wanted are RGB weights, with 3"
-    classes = len(bias) if isinstance(bias, Tensor) and bias.ndim == 1 and len(bias) else 400
+    classes = len(bias) if isinstance(bias, torch.Tensor) and bias.ndim == 1 and len(bias) else 400
     with torch.device("meta"):
-        wanted = {key: tuple(value.shape) for key, value in I3D(classes).state_dict().items()}
+        wanted = {key: tuple(value.shape) for key, value in network.I3D(classes).state_dict().items()}
     if not wanted.keys() & state.keys():
         return f"no state dict of I3D: none of its keys is one of I3D's ({', '.join(sorted(state)[:3])}, …)"
     missing = sorted(key for key in wanted.keys() - state.keys() if not key.endswith("num_batches_tracked"))
@@ -175,7 +180,7 @@ def _wrong_tensors(state: Mapping[str, Any]) -> str | None:
 
 
 def _wrong_tensor(key: str, value: Any, shape: tuple[int, ...]) -> str | None:
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         return f"{key} is a {type(value).__name__} and no tensor"
     if tuple(value.shape) != shape:
         return f"{key} has the shape {tuple(value.shape)}, wanted is {shape}"
