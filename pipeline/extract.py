@@ -129,7 +129,8 @@ class ExtractConfig:
         feature_recipe = self.making()
         check_sampled(feature_recipe.short_side, feature_recipe.crop, self.backend)
         check_spec(self.weights_spec)
-        if self.running.executor in (INLINE, LOCAL):  # other machines may have other devices
+        simple = self.device in ("auto", "cpu") and self.precision != "tf32"  # any machine has these: PyTorch can wait
+        if self.running.executor in (INLINE, LOCAL) and not simple:  # other machines may have other devices
             for device in choose_devices(self.device):
                 check_precision(self.precision, device)
         if (self.videos is None) == (self.frames is None):

@@ -153,7 +153,9 @@ def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
     }
     video = feature_cache.load(made_from)
     if video is None:
-        video = _extracted(config, made, weights or _weights(config, trained.recipe))
+        _require_precision(config, made)
+        weights = weights or _weights(config, trained.recipe)
+        video = compute_video(config.video, made, weights, reading=config.reading, device=config.device)
         require_unchanged(config.video, state)
         feature_cache.save(made_from, video)
     return dataclasses.replace(video, video_id=config.video.stem)
@@ -173,30 +175,38 @@ def _require_known_making(config: LocalizeConfig, recipe: dict[str, Any]) -> Non
         )
 
 
-def _extracted(config: LocalizeConfig, made: FeatureRecipe, weights: Weights) -> VideoFeatures:
-    """The video's features, made; ValueError where this machine cannot."""
-    device = choose_device(config.device)
+def _require_precision(config: LocalizeConfig, recipe: FeatureRecipe) -> None:
+    """ValueError if the device cannot compute in the precision of the run's features."""
     try:
-        check_precision(made.precision, device)
+        check_precision(recipe.precision, choose_device(config.device))
     except ValueError as error:
         raise ValueError(
-            f"{config.run}: its features are in {made.precision}, and so must the video's be: {error}"
+            f"{config.run}: its features are in {recipe.precision}, and so must the video's be: {error}"
         ) from error
-    if device.type == "cpu":
+
+
+def compute_video(
+    path: Path,
+    recipe: FeatureRecipe,
+    weights: Weights,
+    *,
+    reading: VideoReading,
+    device: str,
+    chunk_frames: int = 512,
+) -> VideoFeatures:
+    """The features of one video; VideoError if it cannot be read, ValueError for a precision that the device lacks."""
+    torch_device = choose_device(device)
+    if torch_device.type == "cpu":
         keep_freed_memory()
-    return compute_features(
-        config.reading.open(
-            config.video,
-            fps=made.fps,
-            geometry=made.geometry,
-            backends=made.backends,
-            threads=min(MAX_THREADS, num_cores()),
-        ),
-        made.extractor(weights, device),
-        video_id=config.video.stem,
-        dtype=made.dtype,
-        source={"file": config.video.name},
+    video = reading.open(
+        path,
+        fps=recipe.fps,
+        geometry=recipe.geometry,
+        backends=recipe.backends,
+        threads=min(MAX_THREADS, num_cores()),
     )
+    extractor = recipe.extractor(weights, torch_device, chunk_frames=chunk_frames)
+    return compute_features(video, extractor, video_id=path.stem, dtype=recipe.dtype, source={"file": path.name})
 
 
 def _backends_of(made: FeatureRecipe) -> tuple[str, ...]:

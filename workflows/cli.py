@@ -17,13 +17,8 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import version
 from typing import Any
 
-from excl.datasets.video.errors import InternalError
-from excl.pipeline.artifacts.locks import BusyError
-from excl.pipeline.execution.circuit_breaker import SystemicError
-from excl.pipeline.execution.progress import for_terminal
 from excl.workflows.steps import COMMANDS, GROUPS, Step, run_step
 
 log = logging.getLogger("excl")
@@ -38,13 +33,15 @@ DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Arguments that cannot be parsed exit with 2 from within."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    step = COMMANDS[_command_name(arguments[:1])]
+    step = COMMANDS[_command_name(arguments)]
     try:
         with _plain_errors(step.config):
             config = _parsed(step, arguments[1:])
     except ValueError as error:  # of a nested configuration, which tyro lets pass
         print(f"excl: {error}", file=sys.stderr)
         return 2
+    from excl.pipeline.execution.progress import for_terminal  # noqa: PLC0415  (so `excl --help` answers at once)
+
     for level, word in ((logging.INFO, ""), (logging.WARNING, "warning: "), (logging.ERROR, "error: ")):
         logging.addLevelName(level, word)
     handler = logging.StreamHandler(sys.stderr)
@@ -62,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _told(error: Exception) -> int:
     """Say in one message what has ended the command; returns the exit code."""
+    from excl.datasets.video.errors import InternalError  # noqa: PLC0415
+    from excl.pipeline.artifacts.locks import BusyError  # noqa: PLC0415
+    from excl.pipeline.execution.circuit_breaker import SystemicError  # noqa: PLC0415
+
     if isinstance(error, BusyError | OSError | ValueError | SystemicError | InternalError):
         log.error("%s", error, exc_info=DEBUG)
         return 2 if isinstance(error, ValueError) else 1
@@ -73,8 +74,8 @@ def _told(error: Exception) -> int:
     return 1
 
 
-def _command_name(first: Sequence[str]) -> str:
-    """The command that the first argument names. Exits after `--help` and `--version`, and with 2 for an unknown command."""
+def _command_name(arguments: Sequence[str]) -> str:
+    """The command that the first argument names. Exits after an option that is answered, and with 2 for no command."""
     parser = argparse.ArgumentParser(
         prog="excl",
         usage="excl COMMAND ...",
@@ -82,15 +83,30 @@ def _command_name(first: Sequence[str]) -> str:
         epilog=MORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=version("excl"))
-    if not first or first[0].startswith("-"):
-        parser.parse_args(first)
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--print-completion", choices=("bash", "zsh"), help="print a script for the shell's completion")
+    if not arguments or arguments[0].startswith("-"):
+        _answer(parser.parse_args(arguments))
         parser.error("a command is wanted; `excl --help` lists them")
-    if first[0] not in COMMANDS:
-        near = difflib.get_close_matches(first[0], COMMANDS, n=1)
+    if arguments[0] not in COMMANDS:
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
         meant = f"did you mean {near[0]!r}?" if near else "`excl --help` lists the commands"
-        parser.error(f"there is no command {first[0]!r}; {meant}")
-    return first[0]
+        parser.error(f"there is no command {arguments[0]!r}; {meant}")
+    return arguments[0]
+
+
+def _answer(options: argparse.Namespace) -> None:
+    """Print what an option without a command asks for, and exit."""
+    if options.version:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(version("excl"))
+        sys.exit(0)
+    if options.print_completion:
+        from excl.workflows.completion import script  # noqa: PLC0415
+
+        print(script(options.print_completion))
+        sys.exit(0)
 
 
 def _command_list() -> str:
@@ -103,7 +119,7 @@ def _command_list() -> str:
 
 def _parsed(step: Step, arguments: Sequence[str]) -> Any:
     """The configuration of a command that the arguments describe. Exits with 2 where they describe none."""
-    import tyro  # noqa: PLC0415  (here and below: `excl --help` answers at once)
+    import tyro  # noqa: PLC0415
 
     described = inspect.cleandoc(step.config.__doc__ or "")
     return tyro.cli(step.config, args=arguments, prog=f"excl {step.name}", description=described)

@@ -14,8 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline.artifacts.manifest import Manifest
-
 
 @dataclass(frozen=True)
 class Step:
@@ -63,6 +61,8 @@ class Step:
 
 def failed_videos(folder: Path) -> int:
     """The number of videos that a stage's folder records as failed."""
+    from excl.pipeline.artifacts.manifest import Manifest  # noqa: PLC0415  (`excl --help` answers at once)
+
     return len(Manifest.read(folder).failed)
 
 

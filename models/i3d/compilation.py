@@ -9,19 +9,23 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from excl.models.download import cache_folder
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
 
 log = logging.getLogger(__name__)
 
 Compile = Literal["always", "never"]
 MAX_SHAPES = 8  # of a process: PyTorch compiles one piece of code for no more, and runs other shapes uncompiled in silence
 
-Steps = Callable[[Tensor], Tensor]
+Steps = Callable[["Tensor"], "Tensor"]
 _compiled_shapes: list[tuple[int, ...]] = []
 
 

@@ -6,17 +6,25 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from excl.models.i3d.chunks import CONTEXT_FRAMES, continuous_chunks, overlapping_chunks, single_clips
 from excl.models.i3d.compilation import Compile
-from excl.models.i3d.network import FEATURE_DIM, pool_pairs
 from excl.models.i3d.row_layout import FRAMES_PER_STEP, Clips, Continuous, RowLayout, require_frames
 from excl.models.i3d.runner import Precision, Runner
 from excl.models.i3d.weights import Weights
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from excl.models.i3d import network
+else:
+    torch = LazyModule("torch")
+    network = LazyModule("excl.models.i3d.network")
 
 CHUNK_FRAMES = 512
 CHUNK_SIZE = 224  # pixels of the side at which a chunk has so many frames; larger pictures come in shorter chunks
@@ -90,7 +98,7 @@ class Extractor:
         chunks = continuous_chunks(frames, layout, self._chunk_frames(frames.size))
         blocks = [steps[0] for steps in self._run([(chunk.frames[None], chunk.blocks)] for chunk in chunks)]
         steps = torch.cat(blocks).flatten(0, 1)
-        rows = steps if layout.pool == "1x7x7" else pool_pairs(steps[None], offsets=layout.offsets)[0]
+        rows = steps if layout.pool == "1x7x7" else network.pool_pairs(steps[None], offsets=layout.offsets)[0]
         return rows[: layout.num_rows(frames.count)].numpy()
 
     @staticmethod
@@ -98,10 +106,10 @@ class Extractor:
         """Return the rows of clips, [B * rows, 1024], from their steps [B, T', 1, 1024]."""
         rows = steps[:, :, 0]
         if layout.pool == "2x7x7":
-            rows = pool_pairs(rows)
+            rows = network.pool_pairs(rows)
         if layout.mean:
             rows = rows.mean(dim=1, keepdim=True)
-        return rows.reshape(-1, FEATURE_DIM)
+        return rows.reshape(-1, network.FEATURE_DIM)
 
     def _batches(self, frames: _CountedFrames, layout: Clips) -> Iterator[list[Part]]:
         """Yield clips of equal length together, as many as fill a chunk; longer ones in chunks that change nothing."""

@@ -7,13 +7,18 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from excl.models.files import describe_wrong_beginning
-from excl.models.i3d.network import I3D
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+
+    from excl.models.i3d import network
+else:
+    torch = LazyModule("torch")
+    network = LazyModule("excl.models.i3d.network")
 
 RIGHT_FORMAT = "a state dict of the PyTorch port, written by torch.save or as safetensors"
 UNWRAP = "save that part alone: torch.save(torch.load(FILE, map_location='cpu', weights_only=True)[{key!r}], NEW)"
@@ -87,11 +92,11 @@ def describe_wrong_content(state: Any) -> str | None:
         key = max(parts, key=lambda part: len(state[part]))
         return f"a training checkpoint with the state dict under {key!r}; {UNWRAP.format(key=key)}"
     bias, first_weight = state.get("logits.conv3d.bias"), state.get("Conv3d_1a_7x7.conv3d.weight")
-    if isinstance(first_weight, Tensor) and first_weight.ndim == 5 and first_weight.shape[1] == 2:
+    if isinstance(first_weight, torch.Tensor) and first_weight.ndim == 5 and first_weight.shape[1] == 2:
         return "FLOW weights (the first convolution has 2 input channels); wanted are RGB weights, with 3"
-    num_classes = len(bias) if isinstance(bias, Tensor) and bias.ndim == 1 and len(bias) else 400
+    num_classes = len(bias) if isinstance(bias, torch.Tensor) and bias.ndim == 1 and len(bias) else 400
     with torch.device("meta"):
-        shapes = {key: tuple(value.shape) for key, value in I3D(num_classes).state_dict().items()}
+        shapes = {key: tuple(value.shape) for key, value in network.I3D(num_classes).state_dict().items()}
     if not shapes.keys() & state.keys():
         hint = next((text for beginning, text in LAYOUTS.items() if str(next(iter(state), "")).startswith(beginning)), "")
         shown = ", ".join(map(str, list(state)[:3])) or "it is empty"
@@ -105,7 +110,7 @@ def describe_wrong_content(state: Any) -> str | None:
 
 
 def _describe_wrong_tensor(key: str, value: Any, shape: tuple[int, ...]) -> str | None:
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         return f"{key} is a {type(value).__name__} and no tensor"
     if tuple(value.shape) != shape:
         return f"{key} has the shape {tuple(value.shape)}, wanted is {shape}"

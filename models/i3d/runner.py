@@ -19,15 +19,22 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from excl.models.i3d.compilation import Compile, Compiler
-from excl.models.i3d.network import FRAMES_BEFORE_HALVING, I3D, Unit, fold_batch_norm, shape_after
 from excl.models.i3d.weights import Weights
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from excl.models.i3d import network
+else:
+    torch = LazyModule("torch")
+    network = LazyModule("excl.models.i3d.network")
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +99,7 @@ class Runner:
         self.device, self.precision, self.stride, self.batch_frames = device, precision, stride, batch_frames
         self.usage = Usage()
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self._network = fold_batch_norm(weights.network()).to(device, self._dtype)
+        self._network = network.fold_batch_norm(weights.network()).to(device, self._dtype)
         self._network.to(memory_format=torch.channels_last_3d)
         self._compiler = Compiler(tolerance=TOLERANCE[precision]) if compile == "always" else None
         self._jobs: deque[_Job] = deque()
@@ -146,7 +153,8 @@ class Runner:
         jobs = self._take()
         try:
             if jobs:
-                self._run(jobs)
+                with torch.no_grad():
+                    self._run(jobs)
         except torch.OutOfMemoryError:
             self.batch_frames = 0  # from now on no more than one job's clips at once
             for job in jobs:
@@ -165,7 +173,8 @@ class Runner:
         while self._flying:
             self._land()
         try:
-            self._run([job])
+            with torch.no_grad():
+                self._run([job])
         except torch.OutOfMemoryError as error:
             frames = job.clips.shape[0] * job.clips.shape[1]
             problem = f"{self.device} has not enough memory for {frames} frames at once; give a smaller --chunk-frames"
@@ -191,7 +200,6 @@ class Runner:
         clips, num_frames, height, width, _ = job.clips.shape
         return clips * num_frames * (height * width / 224**2) * (2 if self.stride == 1 else 1)
 
-    @torch.no_grad()
     def _run(self, jobs: list[_Job]) -> None:
         shape = (sum(len(job.clips) for job in jobs), *jobs[0].clips.shape[1:])
         self.usage.first_s = self.usage.first_s or time.monotonic()
@@ -271,13 +279,13 @@ def flops_of_clip(num_frames: int, size: int, stride: int = 8) -> int:
     They are counted by the sizes of the maps: to run the network on PyTorch's meta device costs seconds the first time.
     """
     with torch.device("meta"):
-        layers = I3D().layers()
+        layers = network.I3D().layers()
     clips, shape, flops = 1, (num_frames, size, size), 0
     for name, layer in layers:
-        if stride < FRAMES_BEFORE_HALVING.get(name, 0):
+        if stride < network.FRAMES_BEFORE_HALVING.get(name, 0):
             clips, shape = 2 * clips, (shape[0] - 1, *shape[1:])
-        shape = shape_after(layer, shape)
-        weights = sum(part.conv3d.weight.numel() for part in layer.modules() if isinstance(part, Unit))
+        shape = network.shape_after(layer, shape)
+        weights = sum(part.conv3d.weight.numel() for part in layer.modules() if isinstance(part, network.Unit))
         flops += 2 * clips * math.prod(shape) * weights
     return flops
 

@@ -6,15 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from excl.models.files import atomic_write, sha256_file
 from excl.models.i3d.file_diagnosis import describe_load_error, describe_wrong_content, describe_wrong_file
 from excl.models.i3d.published import PUBLISHED, WeightFacts, git_blob_id, published_name
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
 
 FACTS, DIGEST = "excl.facts", "excl.sha256"  # keys of the metadata of a safetensors file
 COUNTER = "num_batches_tracked"
@@ -98,7 +103,9 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], facts: WeightFacts) -> None:
     """Write tensors and facts so that `path` holds either what it held before or all of it."""
+    from safetensors.torch import save_file  # noqa: PLC0415  (imports PyTorch)
+
     metadata = {FACTS: json.dumps(facts.to_json()), DIGEST: digest(state)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        safetensors.torch.save_file({k: v.clone() for k, v in state.items()}, temporary, metadata=metadata)
+        save_file({k: v.clone() for k, v in state.items()}, temporary, metadata=metadata)

@@ -17,17 +17,25 @@ import shutil
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from excl.models.download import cache_folder
 from excl.models.files import atomic_write
-from excl.models.i3d.network import I3D
 from excl.models.i3d.published import PUBLISHED, WeightFacts, class_names, git_blob_id, published_name
 from excl.models.i3d.weight_files import WeightFileError, digest, read_weight_file, write_safetensors
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from excl.models.i3d import network
+    from excl.models.i3d.network import I3D
+else:
+    torch = LazyModule("torch")
+    network = LazyModule("excl.models.i3d.network")
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +63,12 @@ class Weights:
 
     def network(self) -> I3D:
         """Return the network with these weights, in evaluation mode, without gradients; ValueError if they do not fit."""
-        network = I3D(self.num_classes)
+        model = network.I3D(self.num_classes)
         try:
-            network.load_state_dict(self.state_dict, strict=True)
+            model.load_state_dict(self.state_dict, strict=True)
         except RuntimeError as error:
             raise ValueError(f"{self.source}: these are not weights of RGB I3D: {error}") from error
-        return network.eval().requires_grad_(False)
+        return model.eval().requires_grad_(False)
 
 
 def check_spec(spec: str) -> str:
@@ -184,7 +192,7 @@ def _random_weights(spec: str) -> Weights:
     log.warning("%s: I3D has RANDOM weights. Its features are for trying things out and mean nothing else.", spec)
     seed = int(spec.removeprefix("random:"))
     with torch.device("meta"):
-        shapes = {key: tuple(value.shape) for key, value in I3D().state_dict().items()}
+        shapes = {key: tuple(value.shape) for key, value in network.I3D().state_dict().items()}
     state = {key: _formula_values(key, shape, seed) for key, shape in shapes.items()}
     sha256 = hashlib.sha256(f"formula 1, seed {seed}".encode()).hexdigest()
     return Weights(state, 400, spec, sha256, WeightFacts(trained_on="nothing: random values by a formula"))

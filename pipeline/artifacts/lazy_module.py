@@ -1,16 +1,5 @@
-"""Lazy imports: importing PyTorch takes seconds, and many commands do not need it."""
+"""Lazy imports, for which `models` has the class, too."""
 
-from __future__ import annotations
+from excl.models.lazy_module import LazyModule
 
-from importlib import import_module
-from typing import Any
-
-
-class LazyModule:
-    """A module that is imported when one of its attributes is used for the first time."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(import_module(self._name), name)
+__all__ = ["LazyModule"]

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.datasets.parsing import shortened
@@ -31,6 +30,7 @@ from excl.pipeline.comparison.array_sources import (
 from excl.pipeline.comparison.id_matching import Pairing, pair, strip_suffix
 from excl.pipeline.comparison.verdicts import VideoVerdict, judge
 from excl.pipeline.config import STRICT, NonNegativeInt
+from excl.pipeline.execution.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def run(config: CompareConfig) -> Comparison:
     failed: dict[str, str] = {}
     with logging_redirect_tqdm():
         transposed = _transposed(a, b, list(pairs.values()))
-        for video_id, names in tqdm(pairs.items(), desc="compare", unit="video", disable=None):
+        for video_id, names in progress_bar(pairs.items(), desc="compare", unit="video"):
             try:
                 videos[video_id] = _judge(a, b, names, transposed=transposed, max_offset=config.max_offset)
             except (ValueError, OSError) as error:

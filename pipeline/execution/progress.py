@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -25,6 +27,16 @@ ONLY_FILES = "only_files"  # what a message has that a terminal does not show, s
 def for_terminal(record: logging.LogRecord) -> bool:
     """A filter of the handler that writes to a terminal."""
     return not getattr(record, ONLY_FILES, False)
+
+
+def progress_bar(items: Iterable[Any] | None = None, *, disable: bool | None = None, **settings: Any) -> tqdm:
+    """A bar of tqdm on a terminal and in a notebook, and elsewhere none; `disable` True is none in any case."""
+    ipython = sys.modules.get("IPython")
+    if disable is None and ipython is not None and "IPKernelApp" in getattr(ipython.get_ipython(), "config", ()):
+        from tqdm.auto import tqdm as notebook_tqdm  # noqa: PLC0415  (slow to import)
+
+        return notebook_tqdm(items, **settings)
+    return tqdm(items, disable=disable, **settings)
 
 
 class Progress:
@@ -88,7 +100,7 @@ def format_duration(seconds: float) -> str:
 @contextlib.contextmanager
 def progress(stage: str, total: int) -> Iterator[Progress]:
     """Show the progress of a run over so many videos; what is logged inside leaves the bar whole."""
-    with logging_redirect_tqdm(), tqdm(total=total, desc=stage, unit="video", disable=None) as bar:
+    with logging_redirect_tqdm(), progress_bar(total=total, desc=stage, unit="video") as bar:
         run_progress = Progress(stage, total, bar)
         yield run_progress
         run_progress.end()

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 
 from excl.models.i3d.presets import layout_from_json
 from excl.pipeline.artifacts import journals
@@ -28,6 +27,7 @@ from excl.pipeline.artifacts.record_log import DamagedRecordsError
 from excl.pipeline.artifacts.video_records import video_key, video_keys
 from excl.pipeline.comparison.similarity import repeats
 from excl.pipeline.config import STRICT
+from excl.pipeline.execution.progress import progress_bar
 from excl.pipeline.store import virtual_index
 from excl.pipeline.store.shard import Shard, VideoFeatures
 
@@ -93,7 +93,7 @@ def find(manifest: Manifest, *, read_data: bool) -> list[StoreFinding]:
     videos_of = {
         r[kind]: r["videos"] for r in manifest.records.values() for kind in ("file", "part") if {kind, "videos"} <= r.keys()
     }
-    for name, sha256 in tqdm(sorted(files.items()), desc="verify", unit="file", disable=None):
+    for name, sha256 in progress_bar(sorted(files.items()), desc="verify", unit="file"):
         path = manifest.folder / name
         if not path.is_file():
             findings.append(StoreFinding(name, "recorded, and not there"))

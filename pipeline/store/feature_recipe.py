@@ -6,10 +6,9 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from excl.datasets.video.backends import resolve_backends
 from excl.datasets.video.errors import VideoError
@@ -23,6 +22,9 @@ from excl.models.i3d.row_layout import MIN_POOLED_FRAMES, Continuous, NoRowsErro
 from excl.models.i3d.runner import Precision
 from excl.models.i3d.weights import Weights
 from excl.pipeline.store.shard import VideoFeatures
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 

@@ -84,8 +84,9 @@ def store_of(run: Path) -> Path:
     return next(iter(stores.values())).path
 
 
-def load_run(path: Path, *, device: str) -> TrainedRun:
+def load_run(path: Path | str, *, device: str = "auto") -> TrainedRun:
     """The best epoch of a finished run, in evaluation mode; ValueError if there is none."""
+    path = Path(path)
     if not Manifest.read(path, stage=STAGE).is_complete:
         raise ValueError(f"{path}: its training has not finished; run `excl train` again, it goes on")
     weights, about = read_checkpoint(path, BEST)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.models.excl import ExCL, span_loss
+from excl.pipeline.execution.progress import progress_bar
 from excl.pipeline.training.checkpointer import Checkpointer, TrainingState
 from excl.pipeline.training.config import TrainConfig
 from excl.pipeline.training.distributed import RankContext
@@ -93,8 +93,10 @@ class Trainer:
                 self.checkpointer.save_best(state)
             self.metrics_log.write(state.history)
         quiet = None if self.ranks.is_first else True
-        with logging_redirect_tqdm(), tqdm(initial=state.epoch, total=self.config.epochs, desc="train", unit="epoch",
-                                           disable=quiet) as bar:  # fmt: skip
+        with (
+            logging_redirect_tqdm(),
+            progress_bar(initial=state.epoch, total=self.config.epochs, desc="train", unit="epoch", disable=quiet) as bar,
+        ):
             while state.epoch < self.config.epochs and state.epoch - state.best["epoch"] < self.config.patience:
                 self._train_epoch(state)
                 self._finish_epoch(state)

@@ -37,7 +37,7 @@ def test_setup_cfg_names_every_package():
     settings.read(ROOT / "setup.cfg")
     listed = set(settings["options"]["packages"].split())
     found = {"excl." + ".".join(p.parent.relative_to(ROOT).parts) for p in modules() if p.name == "__init__.py"}
-    assert listed == found
+    assert listed == {"excl", *found}
 
 
 def imported(path):
@@ -104,8 +104,8 @@ def test_bare_names_are_refused(folder):
 
 
 def test_the_links_for_static_tools_are_there():
-    for folder in FOLDERS:
-        assert (ROOT / ".typing" / "excl" / folder).resolve() == ROOT / folder
+    for name in (*FOLDERS, "__init__.py", "py.typed"):
+        assert (ROOT / ".typing" / "excl" / name).resolve() == ROOT / name
 
 
 @pytest.mark.parametrize("step", COMMANDS.values(), ids=lambda step: step.name)
@@ -130,7 +130,8 @@ def test_stages_are_alike(name):
     assert ast.get_docstring(tree).startswith(f"Stage {STAGES.index(name) + 1}, {name}:")
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    assert classes[0] == "Config" if classes else COMMANDS[name].config.__name__ == "Config"
+    own = f"{name.title()}Config"
+    assert classes[0] == own if classes else COMMANDS[name].config.__name__ == own
     assert functions[0] == "run"
     assert name == import_module(f"excl.pipeline.{name}").STAGE
 

@@ -15,6 +15,7 @@ WITHOUT_TORCH = [
     "init",
     "demo",
     "decode",
+    "extract",
     "tokenise",
     "pack",
     "status",
@@ -86,3 +87,52 @@ def test_a_command_that_needs_no_pytorch_does_not_import_it():
 
 def test_the_front_imports_no_large_library():
     assert not {"torch", "numpy", "av", "h5py", "tyro", "pydantic"} & imported_by("import excl.workflows.cli")
+
+
+@pytest.fixture(scope="module")
+def completion_script():
+    return subprocess.run(
+        [sys.executable, "-m", "excl.workflows.cli", "--print-completion", "bash"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "proposals"),
+    [
+        (["ext"], ["extract"]),
+        (["extract", "--short"], ["--short-side"]),
+        (["extract", "--timeout"], ["--timeout-s"]),
+        (["extract", "--precision", "b"], ["bfloat16"]),
+        (["train", "--model.var"], ["--model.variant"]),
+        (["train", "--no-b"], ["--no-buckets"]),
+        (["train", "--model.variant", "reg-1"], ["reg-1-a", "reg-1-b", "reg-1-c"]),
+        (["extract", "--videos", "some"], []),
+    ],
+)
+def test_bash_completes_commands_flags_and_choices(completion_script, words, proposals):
+    call = f"COMP_WORDS=(excl {' '.join(words)}); COMP_CWORD={len(words)}; _excl; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    shown = subprocess.run(["bash", "-c", f"{completion_script}\n{call}"], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == proposals
+    assert shown.stderr == ""
+
+
+def test_zsh_loads_bash_s_completion(capsys, completion_script):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--print-completion", "zsh"])
+    assert capsys.readouterr().out == f"autoload -U +X bashcompinit && bashcompinit\n{completion_script}"
+
+
+def test_extract_says_what_is_wrong_before_it_imports_pytorch(tmp_path):
+    code = (
+        "from excl.workflows.cli import main\n"
+        "try: main({arguments})\n"
+        "except SystemExit: pass\n"
+        "import sys; assert 'torch' not in sys.modules"
+    )
+    missing = ["--videos", str(tmp_path / "none"), "--out", str(tmp_path / "out"), "--weights", "random:0"]
+    for arguments in (["--help"], ["--vidoes", "x"], missing):
+        program = code.format(arguments=["extract", *arguments])
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
