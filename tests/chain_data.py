@@ -26,13 +26,13 @@ MODEL += ["--model.mlp-hidden", "16", "--model.dropout", "0.1"]
 # The command, with a line for every step of training, at which whoever reads it may kill it.
 KILLED_RUN = """
 import sys
-from excl.pipeline import training
+from excl.pipeline.training import trainer
 from excl.workflows.cli import main
-original = training.span_loss
+original = trainer.span_loss
 def counted(*arguments):
     print("step", flush=True)
     return original(*arguments)
-training.span_loss = counted
+trainer.span_loss = counted
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -124,7 +124,7 @@ def test_one_process_at_a_time_and_the_lock_dies_with_it(tmp_path):
     script = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from excl.pipeline.manifest import Manifest
+        from excl.pipeline.artifacts.manifest import Manifest
         with Manifest.open(Path({str(tmp_path / "out")!r}), **{JOB!r}):
             print("open", flush=True)
             time.sleep(60)

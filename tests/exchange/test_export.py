@@ -9,10 +9,10 @@ import math
 import os
 import signal
 import string
-import subprocess
 import sys
 import tarfile
 
+import commands
 import h5py
 import numpy as np
 import pytest
@@ -638,8 +638,7 @@ def test_the_same_store_gives_the_same_bytes(stores, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from excl.pipeline import export
-from excl.pipeline.exchange import arrays
+from excl.pipeline.exchange import export, feature_writers
 from excl.workflows.cli import main
 
 left = int(sys.argv[1])
@@ -652,7 +651,8 @@ def dying(function):
         return function(*arguments, **keywords)
     return call
 
-arrays.np.save, export.write_json, os.rename = dying(arrays.np.save), dying(export.write_json), dying(os.rename)
+feature_writers.np.save, export.write_json = dying(feature_writers.np.save), dying(export.write_json)
+os.rename = dying(os.rename)
 main(sys.argv[2:])
 """
 
@@ -662,7 +662,7 @@ def test_a_killed_export_is_no_export(tmp_path, at):
     """Killed at any point there is no folder of that name; the next export removes what is left, and is whole."""
     features(tmp_path / "f", [video(f"v{n}", 80) for n in range(5)])
     arguments = ["export", str(tmp_path / "f"), "--to", "npy", "--out", str(tmp_path / "out")]
-    process = subprocess.run([sys.executable, "-c", KILLED, str(at), *arguments], capture_output=True, check=False)
+    process = commands.run([sys.executable, "-c", KILLED, str(at), *arguments], capture_output=True, check=False)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert len(list(tmp_path.glob(".out.*.tmp"))) == 1

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import commands
 import pytest
 from file_server import CONTENT, Server
 
@@ -175,12 +176,12 @@ def fetching_process(server):
     """Another process that fetches the same file from the same server into the same cache."""
     entry = published.PUBLISHED["charades"]
     code = (
-        "from excl.models.i3d import fetching, published\n"
+        "from excl.models.i3d import download, published\n"
         f"published.BASE_URL = {server.url!r}\n"
         f"published.PUBLISHED['charades'] = published.PublishedWeights('rgb_charades.pt', {entry.git_blob_id!r}, 157)\n"
-        "print(fetching.fetch('charades'))\n"
+        "print(download.fetch('charades'))\n"
     )
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return commands.start([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 300_000, len(CONTENT) - 1])
