@@ -29,7 +29,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,20 @@ class Popen:
         text: bool = False,
         start_new_session: bool = False,
     ) -> None:
-        self.args, self.returncode = command, None
-        streams, self._closed_after = [], []
+        self.args = command
+        self.returncode: int | None = None
+        streams: list[int] = []
+        descriptors_of_the_command: list[int] = []
         files: list[Any] = []
         for number, stream in enumerate((stdin, stdout, stderr)):
             file, descriptor = None, number
             if stream == subprocess.PIPE:
                 ours, descriptor = os.pipe() if number else os.pipe()[::-1]
-                self._closed_after.append(descriptor)
+                descriptors_of_the_command.append(descriptor)
                 file = open(ours, "w" if number == 0 else "r") if text else open(ours, "wb" if number == 0 else "rb")  # noqa: SIM115
             elif stream == subprocess.DEVNULL:
                 descriptor = os.open(os.devnull, os.O_RDWR)
-                self._closed_after.append(descriptor)
+                descriptors_of_the_command.append(descriptor)
             elif stream == subprocess.STDOUT:
                 descriptor = streams[1]
             elif stream is not None:
@@ -90,7 +92,7 @@ class Popen:
         }
         with far:
             _server().start(request, [*streams, far.fileno()])
-        for descriptor in self._closed_after:
+        for descriptor in descriptors_of_the_command:
             os.close(descriptor)
         self._answers = self._status.makefile("r")
         self.pid = int(self._answers.readline())
@@ -192,10 +194,10 @@ def run(
     return done
 
 
-def warm_forkserver() -> None:
+def warm_forkserver(imported: Sequence[str] = IMPORTED) -> None:
     """Let the processes of `multiprocessing`'s forkserver be forked from one that has imported what commands import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*IMPORTED])
+    context.set_forkserver_preload([*imported])
     process = context.Process(target=int)
     process.start()
     process.join()
@@ -217,7 +219,7 @@ def forked_workers() -> Iterator[None]:
 def dask_setup(_nanny: Any) -> None:
     """Called by a nanny that `dask worker --preload-nanny` has load this file, and that is to fork its workers."""
     distributed.utils.get_mp_context()
-    warm_forkserver()
+    warm_forkserver(("excl.pipeline.extract", "excl.workflows.cluster.dask_workers"))
 
 
 def _at_the_start(environment: Any) -> dict[str, str]:
@@ -311,8 +313,8 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
                 signal.signal(number, signal.SIG_IGN)
             else:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    for number, descriptor in enumerate(streams):
-        os.dup2(descriptor, number)
+    for place, descriptor in enumerate(streams):
+        os.dup2(descriptor, place)
     for descriptor in streams:
         os.close(descriptor)
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115
@@ -409,4 +411,5 @@ if __name__ == "__main__":
         task = _serve(control_socket)
     if task:
         _become(*task)
-        _execute_to_the_end(*task[0]["arguments"][:2], task[0]["arguments"][2:])
+        kind_of_program, program_text, *program_arguments = task[0]["arguments"]
+        _execute_to_the_end(kind_of_program, program_text, program_arguments)
