@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from excl.datasets.parsing import shortened
-from excl.pipeline.artifacts.lazy_module import LazyModule
+from excl.models.lazy_module import LazyModule
 
 if TYPE_CHECKING:
     import torch

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.artifacts.header import HEADER
-from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.comparison.array_files import (
     describe_read_errors,
     first_line,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from excl.pipeline.artifacts.lazy_module import LazyModule
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
 from excl.pipeline.artifacts.video_records import positions, require_finished
 from excl.pipeline.store.shard import Shard, VideoFeatures

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from excl.pipeline.artifacts.lazy_module import LazyModule
+from excl.models.lazy_module import LazyModule
 
 if TYPE_CHECKING:
     import torch

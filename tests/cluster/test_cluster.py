@@ -17,6 +17,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import commands
 import dask
 import psutil
 import pytest
@@ -89,7 +90,7 @@ def waiting(gate):
 @contextlib.contextmanager
 def running(command, **how):
     """A process in a session of its own, all of which is gone at the end."""
-    process = subprocess.Popen(command, start_new_session=True, **how)
+    process = commands.start(command, start_new_session=True, **how)
     try:
         yield process
     finally:
@@ -135,6 +136,8 @@ def scheduler(folder, *tls):
 
 
 DASK = [sys.executable, "-m", "dask"]
+# Workers that are started again and again.
+FORKED, FORKING = ["--preload-nanny", commands.__file__], {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
 
 
 @contextlib.contextmanager
@@ -166,7 +169,7 @@ def existing(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dask")
     with (
         scheduler(folder) as (process, address),
-        worker(folder, address, "plain") as plain,
+        worker(folder, address, "plain", "--no-nanny") as plain,
         worker(folder, address, "gpu", "--resources", "GPU=1") as gpu,
     ):
         yield SimpleNamespace(address=address, processes=[process, plain, gpu], folder=folder)
@@ -441,8 +444,8 @@ def test_a_death_counts_once_though_the_scheduler_tries_again_by_itself(tmp_path
         path.write_text("v")
     with (
         scheduler(tmp_path) as (_, address),
-        worker(tmp_path, address, "a"),
-        worker(tmp_path, address, "b"),
+        worker(tmp_path, address, "a", *FORKED, env=FORKING),
+        worker(tmp_path, address, "b", *FORKED, env=FORKING),
         Client(address) as client,
     ):
         made.run(videos, retry_failed=False, executor=dask_cluster.on_cluster(client))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import commands
 import psutil
 import pytest
 from chain_data import KILLED_RUN, MODEL, make, pack
@@ -165,7 +166,7 @@ def test_a_killed_sweep_goes_on_and_ends_the_same(store, swept, tmp_path):
     first = None
     for steps in (3, 7, 15):
         command = [sys.executable, "-c", KILLED_RUN, *arguments(store, out)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = commands.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
         for _ in range(steps):
             assert process.stdout.readline() == "step\n"
@@ -185,7 +186,7 @@ def test_side_by_side_gives_the_same_and_ends_with_its_parent(store, swept, tmp_
     """Killed once the first is done: no process stays behind that would hold a folder."""
     out = tmp_path / "table"
     command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = commands.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("[1/4]"):
@@ -214,7 +215,7 @@ def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_pat
     """As the system does it when memory is short."""
     out = tmp_path / "table"
     command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = commands.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     while not list(out.glob("*/clf-1-a/seed-0/log.txt")) or not (workers := workers_of(psutil.Process(process.pid))):
         assert process.poll() is None

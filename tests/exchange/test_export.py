@@ -9,10 +9,10 @@ import math
 import os
 import signal
 import string
-import subprocess
 import sys
 import tarfile
 
+import commands
 import h5py
 import numpy as np
 import pytest
@@ -663,7 +663,7 @@ def test_a_killed_export_is_no_export(tmp_path, at):
     """Killed at any point there is no folder of that name; the next export removes what is left, and is whole."""
     features(tmp_path / "f", [video(f"v{n}", 80) for n in range(5)])
     arguments = ["export", str(tmp_path / "f"), "--to", "npy", "--out", str(tmp_path / "out")]
-    process = subprocess.run([sys.executable, "-c", KILLED, str(at), *arguments], capture_output=True, check=False)
+    process = commands.run([sys.executable, "-c", KILLED, str(at), *arguments], capture_output=True, check=False)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert len(list(tmp_path.glob(".out.*.tmp"))) == 1

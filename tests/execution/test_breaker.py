@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 
+import commands
 import pytest
 from chain_data import jsonl
 from conftest import write_video
@@ -138,7 +139,8 @@ def test_other_commands_stop_too(videos, tmp_path, breaking, said, command):
 def test_workers_stop_too(videos, tmp_path, breaking, said):
     command = ["extract", "--videos", str(videos), "--out", str(tmp_path / "out"), *FLAGS, "--executor", "local"]
     breaking(BROKEN.format(wanted=""))
-    assert main(command) == 1
+    with commands.forked_workers():
+        assert main(command) == 1
     assert "in a row failed in the same way" in said()
     assert recorded(tmp_path / "out") == []
 

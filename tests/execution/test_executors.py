@@ -14,6 +14,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import commands
 import numpy as np
 import psutil
 import pytest
@@ -309,7 +310,7 @@ stage(out, slow_s=0.05).run(files, retry_failed=False, share=ShardRange.parse(sy
 
 def share_of(tmp_path, out, text):
     script = SHARE.format(tests=str(Path(__file__).parents[1]), files=str(tmp_path / "files"), out=str(out))
-    return subprocess.Popen([sys.executable, "-c", script, text], stderr=subprocess.PIPE, text=True)
+    return commands.start([sys.executable, "-c", script, text], stderr=subprocess.PIPE, text=True)
 
 
 def num_recorded(out):
@@ -531,7 +532,7 @@ def test_two_halves_by_the_command_give_the_same_store(five_videos, tmp_path):
     arguments = ["--videos", str(five_videos), "--shard-videos", "2", *FLAGS]
     assert main(["extract", "--out", str(tmp_path / "whole"), *arguments]) == 0
     command = [sys.executable, "-m", "excl.workflows.cli", "extract", "--out", str(tmp_path / "out"), *arguments]
-    halves = [subprocess.Popen([*command, "--shard-range", f"{n}/2"], stderr=subprocess.PIPE, text=True) for n in range(2)]
+    halves = [commands.start([*command, "--shard-range", f"{n}/2"], stderr=subprocess.PIPE, text=True) for n in range(2)]
     for half in halves:
         assert half.wait(120) == 0, half.stderr.read()
     same(tmp_path / "out", tmp_path / "whole")
@@ -596,7 +597,7 @@ def test_40_videos_killed_workers_and_crashing_decoders(tmp_path, monkeypatch):
         """The workers whose decoder is running."""
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process().children()
-            return [child for child in children if any("isolated" in " ".join(p.cmdline()) for p in child.children())]
+            return [child for child in children if any("decoder_process" in " ".join(p.cmdline()) for p in child.children())]
         return []
 
     def kill():

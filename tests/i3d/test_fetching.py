@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import commands
 import pytest
 from file_server import CONTENT, Server
 
@@ -180,7 +181,7 @@ def fetching_process(server):
         f"published.PUBLISHED['charades'] = published.PublishedWeights('rgb_charades.pt', {entry.git_blob_id!r}, 157)\n"
         "print(published.PUBLISHED['charades'].fetch())\n"
     )
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return commands.start([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 300_000, len(CONTENT) - 1])

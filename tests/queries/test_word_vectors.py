@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 
+import commands
 import numpy as np
 import pytest
 
@@ -257,7 +258,7 @@ def test_processes_at_once_do_not_disturb_each_other(path, cache):
         "for seed in range(20): vectors_for(Path(sys.argv[1]), Vocabulary(('<pad>', '<unk>', 'cat')), seed=seed)\n"
     )
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(path)], stderr=subprocess.PIPE, text=True) for _ in range(3)
+        commands.start([sys.executable, "-c", code, str(path)], stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
     assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 3
     assert len(entries(cache)) == 16

@@ -9,11 +9,11 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
+import commands
 import numpy as np
 import pytest
 from conftest import write_video
@@ -283,6 +283,7 @@ def test_work_on_a_dask_cluster_gives_the_same_bytes(videos, tmp_path):
     run_small(videos, tmp_path / "inline", shard_videos=2)
     config = extract.ExtractConfig(videos=videos, out=tmp_path / "out", shard_videos=2, **SMALL)
     with (
+        commands.forked_workers(),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster,
         Client(cluster) as client,
     ):
@@ -627,7 +628,7 @@ def test_real_videos_give_the_rows_of_the_map(shared, tmp_path):
         "from excl.pipeline.store.feature_store import FeatureStore; s = FeatureStore('out'); t = s['v_GGSY1Qvo990'];"
         "print(t.features.shape, t.start_s[:3], t.end_s[-1])"
     )
-    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    shown = commands.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert shown.startswith("(11, 1024) [0.  2.4 4. ] 18.09378")
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert sorted(r["num_rows"] for r in records if r["id"].startswith("video/")) == [6, 8, 11]

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import commands
 import h5py
 import numpy as np
 import pytest
@@ -228,11 +229,13 @@ def read_all(loader):
     return [(batch.features.numpy().tobytes(), batch.num_rows.tolist(), batch.token_ids.tolist()) for batch in loader]
 
 
-@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn"), (4, "fork"), (3, "spawn")])
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn"), (4, "fork"), (3, "forkserver")])
 def test_a_loader_with_any_workers_reads_the_same(tmp_path, workers, method):
     dataset = QueryDataset(training_store(tmp_path / "store"), "train")
     batches = BucketBatchSampler(dataset.num_rows, batch_size=4, seed=3)
     wanted = read_all([collate([dataset[i] for i in indices]) for indices in batches])  # shards are mapped now
+    if method == "forkserver":
+        commands.warm_forkserver()
     loader = DataLoader(
         dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers, multiprocessing_context=method
     )

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 
+import commands
 import pytest
 import torch
 from train_data import arguments, make_store
@@ -51,7 +52,8 @@ def lines(run):
 KILLED = """
 import os, signal, sys
 import torch._dynamo  # which torch would import when each child makes its optimizer
-from excl.pipeline import durable, training
+from excl.pipeline.artifacts import atomic_files
+from excl.pipeline.training import trainer
 from excl.workflows.cli import main
 
 def die_at(event):
@@ -61,7 +63,7 @@ def die_at(event):
         seen += 1
         if seen == event:
             os.kill(os.getpid(), signal.SIGKILL)
-    loss, move = training.span_loss, durable.move
+    loss, move = trainer.span_loss, atomic_files.move
     def counted_loss(*arguments):
         count()
         return loss(*arguments)
@@ -69,7 +71,7 @@ def die_at(event):
         count()
         move(*arguments)
         count()
-    training.span_loss, durable.move = counted_loss, counted_move
+    trainer.span_loss, atomic_files.move = counted_loss, counted_move
 
 for event in map(int, sys.argv[1].split(",")):
     child = os.fork()
@@ -107,7 +109,7 @@ def test_a_training_killed_at_20_steps_ends_the_same(store, trained, tmp_path, t
     chance = random.Random(0)
     events = [chance.randint(3, 16) for _ in range(times)]
     command = [sys.executable, "-c", KILLED, ",".join(map(str, events)), *arguments(store, out, *flags, *often)]
-    killed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    killed = commands.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     assert killed.stdout.split() == ["-9"] * times
     about = json.loads((out / "last.json").read_text())
     assert 0 < about["epoch"] < (4 if flags else 10)

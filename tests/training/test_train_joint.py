@@ -8,18 +8,34 @@ import subprocess
 import sys
 import time
 
+import commands
 import numpy as np
 import psutil
 import pytest
 import torch
+import torch.multiprocessing as mp
 from train_data import RECIPE, arguments, make_store
 
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.train import load_run
+from excl.pipeline.training import distributed
 from excl.pipeline.training.checkpoint_files import read_checkpoint
 from excl.pipeline.training.distributed import RankContext, launch, training_devices
 from excl.pipeline.training.multi_store import MultiStore
 from excl.workflows.cli import main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked_processes():
+    """Processes that share a training are forked, but for those of the command, which are fresh interpreters."""
+    commands.warm_forkserver()
+
+    def spawn(function, args, nprocs):
+        mp.start_processes(function, args=args, nprocs=nprocs, start_method="forkserver")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed.mp, "spawn", spawn)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +206,7 @@ def test_two_processes_train_as_one_does(stores, by_two, tmp_path):
 def test_two_processes_that_were_killed_go_on(stores, by_two, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "excl.workflows.cli", *two_processes(stores[0], out)]
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parent = commands.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (out / "last.json").exists():
         assert parent.poll() is None
         time.sleep(0.02)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -247,7 +248,7 @@ def test_training_killed_at_any_step_ends_the_same(packed, trained, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-c", KILLED_RUN, *train_arguments(packed, out)]
     for steps in (6, 30):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = commands.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
         for _ in range(steps):
             assert process.stdout.readline() == "step\n"
@@ -450,7 +451,7 @@ def test_real_annotations_and_videos_up_to_pack(shared, tmp_path, caplog):
                  "--short-side", "64", "--crop", "64"]) == 0  # fmt: skip
     annotations = shared / "annotations" / "activitynet"
     assert main(["tokenise", "--dataset", "activitynet-captions", "--train", str(annotations / "train.json"), "--val",
-                 str(annotations / "val_1.json"), "--glove", str(tmp_path / "vectors.txt"),
+                 str(annotations / "val_1.json"), "--glove", str(tmp_path / "vectors.txt"), "--tokeniser", "whitespace",
                  "--out", str(tmp_path / "queries")]) == 0  # fmt: skip
     assert main(["pack", "--features", str(tmp_path / "features"), "--queries", str(tmp_path / "queries"),
                  "--out", str(tmp_path / "store")]) == 0  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 
+import commands
 import pytest
 from conftest import write_video
 
@@ -65,7 +66,8 @@ def forbidden(*_, **__):
 def test_workers_do_it_when_the_command_line_says_so(root, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr("excl.pipeline.execution.sharded_stage.inline", forbidden)
-    assert begin(root, flags=["--executor", "local", "--workers", "2"]) == 0
+    with commands.forked_workers():
+        assert begin(root, flags=["--executor", "local", "--workers", "2"]) == 0
     assert "executor: 2 workers on this machine" in caplog.text
     assert done(root) == sorted(NAMES)
 

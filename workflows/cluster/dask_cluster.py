@@ -18,7 +18,7 @@ import dask
 from dask.distributed import Client, Nanny, Scheduler, Security, SpecCluster, Worker, WorkerPlugin
 from distributed.utils import LoopRunner
 
-from excl.pipeline.artifacts.lazy_module import LazyModule
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.execution.executor_settings import JOBS, LOCAL, ExecutorSettings
 from excl.pipeline.execution.executors import Executor
 from excl.pipeline.execution.video_reading import num_cores

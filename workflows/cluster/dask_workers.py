@@ -25,9 +25,9 @@ from dask.distributed import get_worker as this_worker
 from distributed.client import FuturesCancelledError
 from distributed.diagnostics.plugin import ForwardLoggingPlugin
 
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.journals import attempts
-from excl.pipeline.artifacts.lazy_module import LazyModule
 from excl.pipeline.artifacts.record_log import Record
 from excl.pipeline.artifacts.video_records import VideoRecord
 from excl.pipeline.execution.executors import ShardTask, ShardWork, run_shard

@@ -1,0 +1,415 @@
+"""Start programs that import PyTorch, without the seconds that each import costs: they are forked from a warm process.
+
+`start` and `run` take a command as `subprocess.Popen` and `subprocess.run` do: `[sys.executable, "-m", MODULE, …]` or
+`[sys.executable, "-c", CODE, …]`. The command is a process of its own, with its own environment, streams, signals and
+session, and a signal ends it for real. The warm process is a fresh interpreter that has imported what commands import; it
+has computed nothing and has no other thread. A command whose environment changes what an interpreter reads while it starts
+is started by `subprocess`, and so are all where a process cannot be forked safely (macOS). Tests of the start itself use
+`subprocess`. `forked_workers` does the same for Dask's workers on this machine.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import gc
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+
+# Not the commands' own module, which each command runs anew as `__main__`.
+IMPORTED = ("torch", "torch._dynamo", "torchvision", "av", "h5py", "nltk", "tyro", "pydantic", "tqdm", "requests",
+            "distributed", "excl.workflows.steps", "excl.pipeline.extract", "excl.pipeline.decode", "excl.pipeline.train",
+            "excl.pipeline.evaluate", "excl.pipeline.exchange.export", "excl.models.i3d.extractor",
+            "excl.models.i3d.weights", "excl.workflows.cluster.dask_cluster")  # fmt: skip
+READ_AT_THE_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "TORCH", "CUDA_", "MALLOC_")
+RECEIVED_BYTES = 1 << 20
+
+
+class Popen:
+    """A command that runs: what tests need of `subprocess.Popen`."""
+
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        stdin: Any = None,
+        stdout: Any = None,
+        stderr: Any = None,
+        cwd: Any = None,
+        env: dict[str, str] | None = None,
+        text: bool = False,
+        start_new_session: bool = False,
+    ) -> None:
+        self.args = command
+        self.returncode: int | None = None
+        streams: list[int] = []
+        descriptors_of_the_command: list[int] = []
+        files: list[Any] = []
+        for number, stream in enumerate((stdin, stdout, stderr)):
+            file, descriptor = None, number
+            if stream == subprocess.PIPE:
+                ours, descriptor = os.pipe() if number else os.pipe()[::-1]
+                descriptors_of_the_command.append(descriptor)
+                file = open(ours, "w" if number == 0 else "r") if text else open(ours, "wb" if number == 0 else "rb")  # noqa: SIM115
+            elif stream == subprocess.DEVNULL:
+                descriptor = os.open(os.devnull, os.O_RDWR)
+                descriptors_of_the_command.append(descriptor)
+            elif stream == subprocess.STDOUT:
+                descriptor = streams[1]
+            elif stream is not None:
+                descriptor = stream if isinstance(stream, int) else stream.fileno()
+            files.append(file)
+            streams.append(descriptor)
+        self.stdin, self.stdout, self.stderr = files
+        self._status, far = socket.socketpair()
+        ignored = [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
+        request = {
+            "arguments": command[1:],
+            "environment": dict(os.environ if env is None else env),
+            "folder": os.fspath(cwd or os.getcwd()),
+            "session": start_new_session,
+            "ignored": [number for number in ignored if number not in {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}],
+        }
+        with far:
+            _server().start(request, [*streams, far.fileno()])
+        for descriptor in descriptors_of_the_command:
+            os.close(descriptor)
+        self._answers = self._status.makefile("r")
+        self.pid = int(self._answers.readline())
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        """The exit status if the command has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, negative for a signal. Raises `subprocess.TimeoutExpired`."""
+        with self._lock:
+            if self.returncode is None:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(self._status, selectors.EVENT_READ)
+                    if not selector.select(timeout):
+                        raise subprocess.TimeoutExpired(self.args, timeout or 0)
+                self.returncode = int(self._answers.readline())
+                self._answers.close()
+                self._status.close()
+            return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal unless the command has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask the command to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the command."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[Any, Any]:
+        """What the command writes until it has ended."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self.stdin:
+            self.stdin.close()
+        content: dict[int, Any] = {}
+
+        def read(number: int, file: Any) -> None:
+            content[number] = file.read()
+            file.close()
+
+        pipes = [(number, file) for number, file in enumerate((self.stdout, self.stderr)) if file and not file.closed]
+        readers = [threading.Thread(target=read, args=pipe, daemon=True) for pipe in pipes]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(None if deadline is None else max(0, deadline - time.monotonic()))
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        self.wait(None if deadline is None else max(0, deadline - time.monotonic()))
+        return content.get(0), content.get(1)
+
+    def __enter__(self) -> Popen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (self.stdin, self.stdout, self.stderr):
+            if file:
+                file.close()
+        self.wait()
+
+
+def start(command: list[str], **how: Any) -> Any:
+    """A command as a process: `Popen`, or `subprocess.Popen` where that would not be the same."""
+    environment = how.get("env") or os.environ
+    if not hasattr(os, "pidfd_open") or _at_the_start(environment) != _server().at_the_start:
+        return subprocess.Popen(command, **how)
+    return Popen(command, **how)
+
+
+def run(
+    command: list[str],
+    *,
+    capture_output: bool = False,
+    check: bool = False,
+    timeout: float | None = None,
+    **how: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """What `subprocess.run` does."""
+    if capture_output:
+        how |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start(command, **how)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except BaseException:
+        process.kill()
+        raise
+    done = subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def warm_forkserver(imported: Sequence[str] = IMPORTED) -> None:
+    """Let the processes of `multiprocessing`'s forkserver be forked from one that has imported what commands import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*imported])
+    process = context.Process(target=int)
+    process.start()
+    process.join()
+
+
+@contextlib.contextmanager
+def forked_workers() -> Iterator[None]:
+    """Meanwhile Dask forks its workers on this machine, with this environment, from a process that has imported all.
+
+    That is one of Dask's settings; by default each is a fresh interpreter. They have that process's number of threads.
+    """
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        distributed.utils.get_mp_context()  # which would have less imported, but only the first time
+        warm_forkserver()
+        with dask.config.set({"distributed.nanny.environ": dict(os.environ)}):
+            yield
+
+
+def dask_setup(_nanny: Any) -> None:
+    """Called by a nanny that `dask worker --preload-nanny` has load this file, and that is to fork its workers."""
+    distributed.utils.get_mp_context()
+    warm_forkserver(("excl.pipeline.extract", "excl.workflows.cluster.dask_workers"))
+
+
+def _at_the_start(environment: Any) -> dict[str, str]:
+    """The part of an environment that an interpreter and its libraries read once. Where modules are found is read again."""
+    return {
+        name: value for name, value in environment.items() if name.startswith(READ_AT_THE_START) and name != "PYTHONPATH"
+    }
+
+
+@functools.cache
+def _server() -> _Server:
+    return _Server()
+
+
+class _Server:
+    """The warm process, as the tests see it: it ends when they do."""
+
+    def __init__(self) -> None:
+        self._socket, far = socket.socketpair()
+        self._lock = threading.Lock()
+        environment = dict(os.environ)
+        self.at_the_start = _at_the_start(environment)
+        with far:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(far.fileno())],
+                env=environment,
+                pass_fds=[far.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C and what a test does to its own session does not reach it
+            )
+
+    def start(self, request: dict[str, Any], descriptors: list[int]) -> None:
+        """Have a command started, whose standard streams and socket for its status are the descriptors."""
+        content = json.dumps(request).encode()
+        assert len(content) < RECEIVED_BYTES
+        with self._lock:
+            socket.send_fds(self._socket, [len(content).to_bytes(4, "big")], descriptors)
+            self._socket.sendall(content)
+
+
+def _serve(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Start what is asked for, and tell how it ended; returns in the processes of commands, and with None at the end."""
+    running: dict[int, tuple[int, socket.socket]] = {}
+    selector = selectors.DefaultSelector()
+    selector.register(control, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is not control:
+                pid, status = running.pop(key.fd)
+                selector.unregister(key.fd)
+                os.close(key.fd)
+                with contextlib.suppress(OSError), status:  # nobody may want to know any more
+                    status.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                continue
+            head, descriptors, _, _ = socket.recv_fds(control, 4, 4)
+            if not head:
+                for pid, _ in running.values():
+                    os.kill(pid, signal.SIGKILL)
+                return None
+            size, content = int.from_bytes(head, "big"), b""
+            while len(content) < size:
+                content += control.recv(size - len(content))
+            *streams, answers = descriptors
+            pid = os.fork()
+            if pid == 0:
+                selector.close()
+                control.close()
+                os.close(answers)
+                for descriptor, (_, status) in running.items():
+                    os.close(descriptor)
+                    status.close()
+                return json.loads(content), streams
+            for stream in streams:
+                os.close(stream)
+            status = socket.socket(fileno=answers)
+            with contextlib.suppress(OSError):
+                status.sendall(b"%d\n" % pid)
+            descriptor = os.pidfd_open(pid)
+            running[descriptor] = pid, status
+            selector.register(descriptor, selectors.EVENT_READ)
+
+
+def _become(request: dict[str, Any], streams: list[int]) -> None:
+    """Make the process as a fresh interpreter is that has been started for a command."""
+    if request["session"]:
+        os.setsid()
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError, ValueError):
+            if number in request["ignored"] or number in {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}:
+                signal.signal(number, signal.SIG_IGN)
+            else:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    for place, descriptor in enumerate(streams):
+        os.dup2(descriptor, place)
+    for descriptor in streams:
+        os.close(descriptor)
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    raw = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(raw, errors="backslashreplace", line_buffering=True)  # type: ignore[misc]
+    os.chdir(request["folder"])
+    earlier = os.environ.get("PYTHONPATH", "")
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    if hasattr(time, "tzset"):
+        time.tzset()
+    importlib.import_module("numpy").random.seed()
+    importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())  # the warm process's is shared with other commands
+    importlib.import_module("dask").config.refresh()
+    _take_path(earlier, os.environ.get("PYTHONPATH", ""))
+
+
+def _take_path(earlier: str, path: str) -> None:
+    """Search for modules where the environment says so, and import `sitecustomize` if it is there, as the start does."""
+    if path == earlier:
+        return
+    before = [os.path.abspath(folder) for folder in earlier.split(os.pathsep) if folder]
+    sys.path[1:] = [
+        *(os.path.abspath(folder) for folder in path.split(os.pathsep) if folder),
+        *(folder for folder in sys.path[1:] if folder not in before),
+    ]
+    importlib.invalidate_caches()
+    sys.modules.pop("sitecustomize", None)
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module("sitecustomize")
+
+
+def _execute(kind: str, program: str, arguments: list[str]) -> None:
+    """Run a module or code as the interpreter does that is given it by -m or -c."""
+    sys.orig_argv = [sys.executable, kind, program, *arguments]
+    sys.argv[:] = [program if kind == "-m" else kind, *arguments]
+    sys.path[0] = os.getcwd() if kind == "-m" else ""
+    if kind == "-m":
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        return
+    assert kind == "-c"
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    exec(compile(program, "<string>", "exec"), vars(main))
+
+
+def _execute_to_the_end(kind: str, program: str, arguments: list[str]) -> None:
+    """Run it, wait for its threads, call what it has registered for its exit, and end as the interpreter does.
+
+    But for the end of all modules, which takes PyTorch's half a second.
+    """
+    try:
+        _execute(kind, program, arguments)
+        _end.status = 0
+    except SystemExit as stop:
+        _end.status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if not isinstance(stop.code, int | None):
+            print(stop.code, file=sys.stderr)  # noqa: T201
+    except BaseException as error:  # noqa: BLE001  (the boundary of the process)
+        sys.excepthook(type(error), error, error.__traceback__)
+        _end.status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+
+
+class _End:
+    """What is called at the exit after all that was registered later: once there is a status, the process ends with it."""
+
+    status: int | None = None
+
+    def __call__(self) -> None:
+        if self.status is None:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(BrokenPipeError, ValueError):
+                stream.flush()
+        if self.status < 0:
+            signal.signal(-self.status, signal.SIG_DFL)
+            os.kill(os.getpid(), -self.status)
+        os._exit(self.status & 0xFF)
+
+
+if __name__ == "__main__":
+    _end = _End()
+    atexit.register(_end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in IMPORTED:
+            importlib.import_module(module)
+    own_folder = str(Path(__file__).parent)
+    sys.path[:] = [sys.path[0], *(folder for folder in sys.path[1:] if folder != own_folder)]
+    gc.collect()
+    gc.freeze()  # what is there already is never looked through again, nor copied for that
+    with socket.socket(fileno=int(sys.argv[1])) as control_socket:
+        task = _serve(control_socket)
+    if task:
+        _become(*task)
+        kind_of_program, program_text, *program_arguments = task[0]["arguments"]
+        _execute_to_the_end(kind_of_program, program_text, program_arguments)
