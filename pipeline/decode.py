@@ -126,7 +126,7 @@ def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
     """Raise ValueError if the crop does not fit or the decoder is not installed."""
     if isinstance(short_side, int) and short_side < 32:
         raise ValueError(f"short_side: {short_side} pixels are too few, the least is 32")
-    Geometry.of(short_side, crop)
+    Geometry.parse(short_side, crop)
     resolve_backends(backend)
 
 
@@ -140,7 +140,7 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.
         video = config.reading.open(
             item.path,
             fps=None if config.fps == "native" else config.fps,
-            geometry=Geometry.of(config.short_side, config.crop),
+            geometry=Geometry.parse(config.short_side, config.crop),
             backends=resolve_backends(config.backend),
             threads=item.threads,
         )
@@ -175,7 +175,7 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.
 def _predict(config: DecodeConfig, todo: list[work_items.VideoTask]) -> None:
     """Log how much room the frames will take, judged by a few frames of a few videos, and whether there is as much."""
     encode = frame_codec.encoder(config.pictures, side=config.crop)
-    geometry = Geometry.of(config.short_side, config.crop)
+    geometry = Geometry.parse(config.short_side, config.crop)
     num_frames, sizes = [], []
     chosen = todo[:: max(1, len(todo) // SAMPLED_VIDEOS)][:SAMPLED_VIDEOS]
     for item in chosen:

@@ -126,7 +126,7 @@ class ExtractConfig:
     """Where the work is done."""
 
     def __post_init__(self) -> None:
-        feature_recipe = self.making()
+        feature_recipe = self.feature_recipe()
         check_sampled(feature_recipe.short_side, feature_recipe.crop, self.backend)
         check_spec(self.weights_spec)
         simple = self.device in ("auto", "cpu") and self.precision != "tf32"  # any machine has these: PyTorch can wait
@@ -136,7 +136,7 @@ class ExtractConfig:
         if (self.videos is None) == (self.frames is None):
             raise ValueError("give either --videos or --frames")
 
-    def making(self) -> FeatureRecipe:
+    def feature_recipe(self) -> FeatureRecipe:
         """Return how the features are made; ValueError for settings that contradict each other."""
         names = [field.name for field in dataclasses.fields(RowOptions)]
         return resolve_recipe(
@@ -205,7 +205,7 @@ def _videos(config: ExtractConfig, *, warn: bool = False) -> Mapping[str, Path]:
     if config.videos is not None:
         return find_videos(config.videos, warn=warn)
     assert config.frames is not None
-    recipe = config.making()
+    recipe = config.feature_recipe()
     return stored_videos(
         config.frames, fps=recipe.fps, short_side=recipe.short_side, crop=recipe.crop, backends=recipe.backends
     )
@@ -228,7 +228,7 @@ def made_by(config: ExtractConfig) -> dict[str, Any]:
     if config.frames is not None:
         pictures = Manifest.read(config.frames, stage=decode.STAGE).header["identity"]["pictures"]
     return {
-        **config.making().to_json(),
+        **config.feature_recipe().to_json(),
         "weights": weights_identity(_weights(config.weights_spec)),
         "pictures": pictures,
         "network": "i3d-rgb",
@@ -254,7 +254,7 @@ class ExtractorPool:
         """Return the network for the next video, on each device in turn."""
         devices = choose_devices(config.device)
         device = devices[next(self._turns) % len(devices)]
-        feature_recipe = config.making()
+        feature_recipe = config.feature_recipe()
         # A fork has no threads, so its networks are made anew.
         settings = (os.getpid(), config.weights_spec, feature_recipe, config.chunk_frames, config.compile)
         with self._lock:
@@ -324,7 +324,7 @@ def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: work_item
 def _open_video(config: ExtractConfig, item: work_items.VideoTask) -> Video:
     if config.frames is not None:
         return StoredFrames(item.path, item.video_id)
-    recipe = config.making()
+    recipe = config.feature_recipe()
     return config.reading.open(
         item.path, fps=recipe.fps, geometry=recipe.geometry, backends=recipe.backends, threads=item.threads
     )

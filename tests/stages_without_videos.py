@@ -17,7 +17,7 @@ from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 from excl.pipeline.execution.source_files import file_stat
 from excl.pipeline.extract import join_features
 from excl.pipeline.store.shard import VideoFeatures, write_shard
-from excl.workflows.cluster.dispatch import WorkerDiedError, dispatched
+from excl.workflows.cluster.dispatch import WorkerDiedError, dispatch_executor
 
 SMALL = {"weights": "random:0", "short_side": 32, "crop": 32, "device": "cpu"}
 FLAGS = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]
@@ -101,4 +101,4 @@ class Workers:
 
 
 def over(workers):
-    return dispatched(lambda: contextlib.nullcontext(workers))
+    return dispatch_executor(lambda: contextlib.nullcontext(workers))

@@ -53,17 +53,19 @@ class CleaningPolicy:
 class Cleaning:
     """The result of `clean`: the moments to use, those changed (as they were, and how), those dropped, and the reason."""
 
-    kept: list[Moment]
+    usable: list[Moment]
     changed: list[tuple[Moment, Literal["clipped", "swapped"]]]
     dropped: list[tuple[Moment, str]]
 
 
-def no_word(moment: Moment) -> str:
+def find_missing_words(moment: Moment) -> str:
     """Return why a moment's query cannot be used, as far as its characters tell; empty if it can."""
     return "" if moment.query.strip() else "the query is empty"
 
 
-def find_flaws(moments: Iterable[Moment], *, why_unusable: Callable[[Moment], str] = no_word) -> dict[Flaw, list[Moment]]:
+def find_flaws(
+    moments: Iterable[Moment], *, why_unusable: Callable[[Moment], str] = find_missing_words
+) -> dict[Flaw, list[Moment]]:
     """Return the moments with each flaw, in order, before anything is done about it; one may have several."""
     flawed: dict[Flaw, list[Moment]] = {flaw: [] for flaw in FLAWS}
     seen: set[tuple[object, ...]] = set()
@@ -81,7 +83,10 @@ def find_flaws(moments: Iterable[Moment], *, why_unusable: Callable[[Moment], st
 
 
 def clean(
-    moments: Sequence[Moment], policy: CleaningPolicy | None = None, *, why_unusable: Callable[[Moment], str] = no_word
+    moments: Sequence[Moment],
+    policy: CleaningPolicy | None = None,
+    *,
+    why_unusable: Callable[[Moment], str] = find_missing_words,
 ) -> Cleaning:
     """Return the moments that can be used, in order, by the policy. `why_unusable` gives the reason why a query is none.
 
@@ -106,7 +111,7 @@ def clean(
         if reason or fits is None:
             result.dropped.append((moment, reason))
             continue
-        result.kept.append(fits)
+        result.usable.append(fits)
         if fits is not moment:
             result.changed.append((moment, "clipped" if fits is not ordered else "swapped"))
     return result
@@ -115,7 +120,7 @@ def clean(
 def _require_allowed(flawed: Mapping[Flaw, list[Moment]], policy: CleaningPolicy) -> None:
     bad = {flaw: rows for flaw, rows in flawed.items() if rows and getattr(policy, flaw) == "fail"}
     if bad:
-        lines = [f"{len(rows):,} rows: {FLAWS[flaw]}: {names(rows)}" for flaw, rows in bad.items()]
+        lines = [f"{len(rows):,} rows: {FLAWS[flaw]}: {list_moments(rows)}" for flaw, rows in bad.items()]
         settings = ", ".join(f"--hygiene.{flaw.replace('_', '-')}" for flaw in bad)
         raise ValueError("\n".join([*lines, f"correct the annotations, or choose what becomes of such rows by {settings}"]))
 
@@ -157,7 +162,7 @@ def _clipped(moment: Moment) -> Moment | None:
     return replace(moment, start_s=start_s, end_s=end_s) if start_s < end_s else None
 
 
-def names(moments: Sequence[Moment]) -> str:
+def list_moments(moments: Sequence[Moment]) -> str:
     """Return the first moments by source, video and times."""
     return shortened(
         moments,

@@ -59,7 +59,7 @@ def sample_frames(
     """
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps: {fps} is no rate; give a number above 0")
-    sampling = Sampling(fps, Geometry.of(size, crop), on_damage=on_damage, backends=resolve_backends(backend))
+    sampling = Sampling(fps, Geometry.parse(size, crop), on_damage=on_damage, backends=resolve_backends(backend))
     num_frames = 0
     frames = iter(open_sampled(Path(path), sampling))
     while chunk := list(itertools.islice(frames, CHUNK_FRAMES)):

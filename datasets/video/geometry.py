@@ -44,7 +44,7 @@ class Geometry:
             raise ValueError(f"crop: {self.crop} pixels do not fit into a short side of {self.short_side}")
 
     @classmethod
-    def of(cls, short_side: int | str, crop: int) -> Geometry:
+    def parse(cls, short_side: int | str, crop: int) -> Geometry:
         """Parse a setting: a number of pixels, or "226-upscale-only" and the like; raises ValueError for anything else."""
         number = str(short_side).removesuffix(UPSCALE_ONLY)
         if not number.isdecimal():

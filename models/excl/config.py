@@ -95,13 +95,13 @@ class ExCLConfig:
         )
 
 
-def variant_config(name: Variant, like: ExCLConfig | None = None) -> ExCLConfig:
+def variant_config(name: Variant, sizes: ExCLConfig | None = None) -> ExCLConfig:
     """Return the configuration of one of the twelve variants, with the sizes of `like` (by default the paper's).
 
     Raises ValueError for another name.
     """
     return dataclasses.replace(
-        like or ExCLConfig(), variant=name, loss=None, video_encoder=None, predictor=None, text_encoder="lstm"
+        sizes or ExCLConfig(), variant=name, loss=None, video_encoder=None, predictor=None, text_encoder="lstm"
     )
 
 

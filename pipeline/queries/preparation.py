@@ -48,7 +48,7 @@ class QueryPreparation:
     @cached_property
     def moments(self) -> list[Moment]:
         """The moments to use, a validation split among them."""
-        moments, config = self.cleaning.kept, self.config
+        moments, config = self.cleaning.usable, self.config
         for split in sorted({m.split for m in self.raw} - {m.split for m in moments}):
             raise ValueError(f"no moment of the split {split} can be used: {self.cleaning.dropped[0][1]}, for one")
         if not self.carves:

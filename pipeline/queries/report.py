@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from excl.datasets.annotations.cleaning import FLAWS, Cleaning, CleaningPolicy, find_flaws, names
+from excl.datasets.annotations.cleaning import FLAWS, Cleaning, CleaningPolicy, find_flaws, list_moments
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.parsing import printable
 from excl.datasets.text.glove import WordVectors
@@ -42,7 +42,7 @@ def annotations_report(
             "official_videos": official[0].videos if len(official) == 1 and official[0] else None,
             "moment_s": {"mean": _rounded(lengths.mean()), "std": _rounded(lengths.std())} if len(lengths) else None,
             "flaws": {
-                flaw: {"rows": len(rows), "policy": getattr(hygiene, flaw), "first": names(rows)}
+                flaw: {"rows": len(rows), "policy": getattr(hygiene, flaw), "first": list_moments(rows)}
                 for flaw, rows in flaws.items()
             },
             "furthest_beyond_s": _rounded(max(beyond, default=0.0)),
@@ -53,7 +53,7 @@ def annotations_report(
 def cleaning_report(cleaning: Cleaning) -> dict[str, Any]:
     """Return which moments were changed or dropped."""
     return {
-        "kept": len(cleaning.kept),
+        "kept": len(cleaning.usable),
         "changed": [{"annotation_id": m.annotation_id, "source": m.source, "how": change} for m, change in cleaning.changed],
         "dropped": [{"annotation_id": m.annotation_id, "source": m.source, "why": reason} for m, reason in cleaning.dropped],
     }

@@ -48,7 +48,7 @@ class FeatureRecipe:
     @property
     def geometry(self) -> Geometry:
         """What of a picture is kept."""
-        return Geometry.of(self.short_side, self.crop)
+        return Geometry.parse(self.short_side, self.crop)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, for recipes."""
@@ -160,7 +160,7 @@ def resolve_recipe(
     """How features are made by these settings, of which None is what the preset says."""
     preset = PRESETS[rows.preset]
     crop = preset.crop if crop is None else crop
-    geometry = Geometry.of(preset.short_side if short_side is None else short_side, crop)
+    geometry = Geometry.parse(preset.short_side if short_side is None else short_side, crop)
     return FeatureRecipe(
         fps=preset.fps if fps is None else None if fps == NATIVE else fps,
         short_side=f"{geometry.short_side}{UPSCALE_ONLY}" if geometry.upscale_only else geometry.short_side,

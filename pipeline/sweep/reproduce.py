@@ -118,7 +118,7 @@ def made_by(config: ReproduceConfig) -> dict[str, Any]:
     return {"training": identity(config.training), "split": config.split}
 
 
-def is_of(config: ReproduceConfig) -> bool:
+def has_same_settings(config: ReproduceConfig) -> bool:
     """Return whether the folder has some of these trainings, all of them of these settings."""
     jobs = _all_jobs(config)
     try:
@@ -166,7 +166,7 @@ def _jobs(config: ReproduceConfig, store: TrainingStore) -> list[Job]:
     for seed in range(config.seeds):
         for variant in variants:
             folder = config.out / name / variant / f"seed-{seed}"
-            model = variant_config(variant, like=config.training.model)
+            model = variant_config(variant, sizes=config.training.model)
             changes = {"store": (store.path,), "out": folder / "run", "seed": seed, "model": model}
             training = train.TrainConfig(**{**settings, **changes})
             evaluation = evaluate.EvaluateConfig(

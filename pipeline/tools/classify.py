@@ -91,7 +91,7 @@ def run(config: ClassifyConfig) -> ClassReport:
     video = config.reading.open(
         config.video,
         fps=fps,
-        geometry=Geometry.of(config.short_side, config.crop),
+        geometry=Geometry.parse(config.short_side, config.crop),
         backends=resolve_backends(config.backend),
         threads=min(MAX_THREADS, num_cores()),
     )

@@ -25,14 +25,14 @@ from excl.datasets.annotations.cleaning import FLAWS, CleaningPolicy, clean, fin
 def test_times_are_clipped_to_the_video(given_s, kept_s):
     original = moment(*given_s)
     result = clean([original])
-    assert result.kept == [replace(original, start_s=kept_s[0], end_s=kept_s[1])]
+    assert result.usable == [replace(original, start_s=kept_s[0], end_s=kept_s[1])]
     assert result.changed == ([] if given_s == kept_s else [(original, "clipped")])
     assert result.dropped == []
 
 
 def test_an_end_stays_where_the_duration_is_unknown():
     original = moment(1.0, 1e6, duration_s=None)
-    assert clean([original]).kept == [original]
+    assert clean([original]).usable == [original]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_an_end_stays_where_the_duration_is_unknown():
 def test_what_cannot_be_used_is_dropped_as_it_was_with_the_reason(bad, reason):
     good = moment(row=2, query="another")
     result = clean([bad, good])
-    assert result.kept == [good]
+    assert result.usable == [good]
     assert result.changed == []
     [(dropped, why)] = result.dropped
     assert dropped is bad
@@ -75,30 +75,30 @@ policies = st.builds(
 @given(st.lists(moments), policies)
 def test_cleaning_loses_nothing_silently_and_leaves_only_usable_moments(given_moments, hygiene):
     result = clean(given_moments, hygiene)
-    assert len(result.kept) + len(result.dropped) == len(given_moments)
-    for kept in result.kept:
+    assert len(result.usable) + len(result.dropped) == len(given_moments)
+    for kept in result.usable:
         assert -math.inf < kept.start_s < kept.end_s < math.inf
         if hygiene.beyond_video != "keep":
             assert kept.start_s >= 0
             assert kept.duration_s is None or kept.end_s <= kept.duration_s
         assert kept.query.strip()
-    again = clean(result.kept, hygiene)
+    again = clean(result.usable, hygiene)
     if hygiene.duplicates == "keep":  # two rows can become the same by clipping
-        assert again.kept == result.kept
+        assert again.usable == result.usable
         assert (again.changed, again.dropped) == ([], [])
 
 
 def test_every_policy_does_what_it_says():
     beyond, swapped, zero = moment(9.0, 11.0), moment(4.0, 3.0, row=2), moment(4.0, 4.0, row=3)
-    assert clean([beyond], CleaningPolicy(beyond_video="keep")).kept == [beyond]
+    assert clean([beyond], CleaningPolicy(beyond_video="keep")).usable == [beyond]
     assert clean([beyond], CleaningPolicy(beyond_video="drop")).dropped == [(beyond, "it lies beyond the video")]
     result = clean([swapped, zero], CleaningPolicy(unordered="swap"))
-    assert result.kept == [replace(swapped, start_s=3.0, end_s=4.0)]
+    assert result.usable == [replace(swapped, start_s=3.0, end_s=4.0)]
     assert result.changed == [(swapped, "swapped")]
     assert [m for m, _ in result.dropped] == [zero]
     twice = [moment(), moment(row=2), moment(row=3, split="val"), moment(row=4, query="a person runs. ")]
-    assert clean(twice).kept == twice
-    assert [m.annotation_id for m in clean(twice, CleaningPolicy(duplicates="drop")).kept] == [
+    assert clean(twice).usable == twice
+    assert [m.annotation_id for m in clean(twice, CleaningPolicy(duplicates="drop")).usable] == [
         "train:file:1",
         "val:file:3",
         "train:file:4",
@@ -110,7 +110,7 @@ def test_a_moment_that_is_swapped_is_judged_as_it_then_is():
     assert find_flaws([bad])["beyond_video"] == [bad]
     with pytest.raises(ValueError, match="beyond the video's duration"):
         clean([bad], CleaningPolicy(unordered="swap", beyond_video="fail"))
-    assert clean([bad], CleaningPolicy(unordered="swap")).kept == [replace(bad, start_s=5.0, end_s=10.0)]
+    assert clean([bad], CleaningPolicy(unordered="swap")).usable == [replace(bad, start_s=5.0, end_s=10.0)]
 
 
 def test_duplicates_are_compared_as_the_file_has_them():

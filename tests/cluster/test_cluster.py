@@ -448,7 +448,7 @@ def test_a_death_counts_once_though_the_scheduler_tries_again_by_itself(tmp_path
         worker(tmp_path, address, "b", *FORKED, env=FORKING),
         Client(address) as client,
     ):
-        made.run(videos, retry_failed=False, executor=dask_cluster.on_cluster(client))
+        made.run(videos, retry_failed=False, executor=dask_cluster.client_executor(client))
     failed = Manifest.read(out).failed
     assert {name: record["error"] for name, record in failed.items()} == {
         "video/deadly": "crashed",
@@ -849,7 +849,9 @@ def test_omp_num_threads_is_heeded_by_workers_elsewhere(existing, tmp_path, monk
         worker(tmp_path, existing.address, "other", "--resources", "OTHER=1", *how, env=env),
         Client(existing.address) as client,
     ):
-        assert threads_of(tmp_path / "out", dask_cluster.on_cluster(client, needed={"OTHER": 1})) == (wanted or num_cores())
+        assert threads_of(tmp_path / "out", dask_cluster.client_executor(client, needed={"OTHER": 1})) == (
+            wanted or num_cores()
+        )
 
 
 def test_each_worker_sees_one_gpu(monkeypatch):

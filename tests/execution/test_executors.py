@@ -39,7 +39,7 @@ from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cli import main
 from excl.workflows.cluster import dispatch
 from excl.workflows.cluster.dask_cluster import run_on_workers
-from excl.workflows.cluster.dispatch import WorkerDiedError, dispatched
+from excl.workflows.cluster.dispatch import WorkerDiedError, dispatch_executor
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_an_executor_is_closed_at_once_when_its_records_are_no_longer_wanted(fil
     made = []
 
     def kept(*arguments):
-        made.append(dispatched(pool)(*arguments))  # so that nothing but a call of close ends it
+        made.append(dispatch_executor(pool)(*arguments))  # so that nothing but a call of close ends it
         return made[0]
 
     def fails(_):

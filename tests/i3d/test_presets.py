@@ -156,7 +156,7 @@ def test_settings_that_contradict_each_other_are_refused(flags, message, videos,
 
 def test_the_same_rows_are_the_same_recipe():
     def made(**settings):
-        return extract.ExtractConfig(videos="x", out="y", weights="random:0", **settings).making().to_json()
+        return extract.ExtractConfig(videos="x", out="y", weights="random:0", **settings).feature_recipe().to_json()
 
     assert made(short_side=256) == made(short_side="256") == made()
     assert made(window=16) == made(window=16, window_mean=True)
@@ -181,7 +181,7 @@ def test_what_is_given_beside_a_preset_wins():
     assert RowOptions(window=24, window_mean=True).layout() == Windows(window=24, hop=24, mean=True)
     assert RowOptions(preset="piergiaj", bug_compatible=True).layout() == PortChunks()
     config = extract.ExtractConfig(videos="x", out="y", preset="vslnet-charades", weights="random:0")
-    assert (config.making().fps, config.making().short_side) == (24.0, "226-upscale-only")
+    assert (config.feature_recipe().fps, config.feature_recipe().short_side) == (24.0, "226-upscale-only")
     assert PRESETS["vslnet-charades"].weights == "charades"
 
 

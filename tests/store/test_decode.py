@@ -220,7 +220,7 @@ def test_upscale_only_keeps_large_pictures_as_they_are(tmp_path):
     assert np.abs(found.astype(int) - whole[48:144, 48:144]).max() <= 2
     small = write_video(tmp_path / "small.mp4", [0, 200], width=64, height=48)
     upscaled, fixed = (
-        np.stack(list(PyAVVideo(small, Sampling(5, Geometry.of(size, 96))))) for size in ("100-upscale-only", 100)
+        np.stack(list(PyAVVideo(small, Sampling(5, Geometry.parse(size, 96))))) for size in ("100-upscale-only", 100)
     )
     np.testing.assert_array_equal(upscaled, fixed)
 

@@ -37,7 +37,7 @@ from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.frame_store import StoredFrames
 from excl.pipeline.store.shard import VideoFeatures, write_shard
 from excl.workflows.cli import main
-from excl.workflows.cluster.dask_cluster import on_cluster
+from excl.workflows.cluster.dask_cluster import client_executor
 
 SMALL = {"weights": "random:0", "short_side": 32, "crop": 32, "device": "cpu"}
 FLAGS = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]
@@ -287,7 +287,7 @@ def test_work_on_a_dask_cluster_gives_the_same_bytes(videos, tmp_path):
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster,
         Client(cluster) as client,
     ):
-        spread = on_cluster(client)
+        spread = client_executor(client)
 
         def cut_off(*arguments):
             yield from itertools.islice(spread(*arguments), 2)

@@ -108,7 +108,7 @@ def test_any_seed_that_torch_takes_orders_batches(kind):
 def test_predictions_are_those_of_single_questions_and_a_video_is_encoded_once(examples, variant):
     torch.manual_seed(0)
     sizes = {flag.removeprefix("--model.").replace("-", "_"): 8 for flag in SMALL[::2]}
-    model = ExCL(variant_config(variant, like=ExCLConfig(**sizes)), vectors=torch.randn(20, 6), feature_dim=8).eval()
+    model = ExCL(variant_config(variant, sizes=ExCLConfig(**sizes)), vectors=torch.randn(20, 6), feature_dim=8).eval()
     model.set_normalisation(*normalisation(examples))
     encoded = []
     model.video_encoder.register_forward_hook(lambda _, inputs, __: encoded.append(len(inputs[0])))

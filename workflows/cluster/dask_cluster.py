@@ -24,7 +24,7 @@ from excl.pipeline.execution.executors import Executor
 from excl.pipeline.execution.video_reading import num_cores
 from excl.workflows.cluster import batch_jobs
 from excl.workflows.cluster.dask_workers import DaskPool, forward_warnings, omp_num_threads
-from excl.workflows.cluster.dispatch import dispatched
+from excl.workflows.cluster.dispatch import dispatch_executor
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ def run_on_workers(run: Callable[..., Any], config: Any) -> Any:
 
 def dask_executor(settings: ExecutorSettings, *, gpus: list[str]) -> Executor:
     """Return the executor of these settings, whose workers are found or started when there is a first task."""
-    return dispatched(lambda: connect(settings, gpus=gpus))
+    return dispatch_executor(lambda: connect(settings, gpus=gpus))
 
 
 def gpus(config: Any) -> list[str]:
@@ -104,9 +104,9 @@ def connect(settings: ExecutorSettings, *, gpus: list[str]) -> Iterator[DaskPool
         yield stack.enter_context(contextlib.closing(pool))
 
 
-def on_cluster(client: Client, *, needed: dict[str, float] | None = None) -> Executor:
+def client_executor(client: Client, *, needed: dict[str, float] | None = None) -> Executor:
     """Return an executor over the workers of a client, those that have the resources `needed`."""
-    return dispatched(lambda: contextlib.closing(DaskPool(client, needed or {})))
+    return dispatch_executor(lambda: contextlib.closing(DaskPool(client, needed or {})))
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ class WorkerPool(Protocol):
         ...
 
 
-def dispatched(open_pool: Callable[[], AbstractContextManager[WorkerPool]]) -> Executor:
+def dispatch_executor(open_pool: Callable[[], AbstractContextManager[WorkerPool]]) -> Executor:
     """Return an executor over the workers of a pool, which is opened when a stage has a first task."""
 
     def execute(

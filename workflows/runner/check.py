@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.annotations.cleaning import names
+from excl.datasets.annotations.cleaning import list_moments
 from excl.datasets.text.glove import load_vectors
 from excl.datasets.text.tokens import Vocabulary
 from excl.datasets.video.discovery import find_videos
@@ -228,7 +228,7 @@ def _durations(
     if beyond:
         policy = queries.config.hygiene.beyond_video
         add = findings.bad if policy == "fail" else findings.note
-        add(f"{len(beyond):,} moments reach beyond the end of their video's file ({policy}): {names(beyond)}")
+        add(f"{len(beyond):,} moments reach beyond the end of their video's file ({policy}): {list_moments(beyond)}")
     differing = [
         moment
         for moment in {moment.video_id: moment for moment in moments}.values()
@@ -237,7 +237,7 @@ def _durations(
     if differing:
         add = findings.bad if packing is not None and packing.other_duration == "fail" else findings.note
         tolerance = f"more than {DURATION_TOLERANCE_S:g} s"
-        add(f"{len(differing):,} videos are not as long as annotated ({tolerance}): {names(differing)}")
+        add(f"{len(differing):,} videos are not as long as annotated ({tolerance}): {list_moments(differing)}")
 
 
 def dimension(path: Path, member: str | None) -> int:

@@ -63,7 +63,7 @@ class FeatureSize:
 
 def feature_size(config: extract.ExtractConfig, lengths: VideoLengths) -> FeatureSize:
     """Return the frames, rows and bytes of the features of videos."""
-    recipe = config.making()
+    recipe = config.feature_recipe()
     frames, rows, too_short = 0, 0, 0
     for count in lengths.frames(recipe.fps):
         try:

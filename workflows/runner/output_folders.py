@@ -147,7 +147,7 @@ def is_free(folder: Path) -> bool:
 def _holds(step: str, config: Any, header: Mapping[str, Any]) -> bool:
     """Whether the folder of a configuration has results, and these are of its settings."""
     if step == reproduce.STAGE:
-        return reproduce.is_of(config)
+        return reproduce.has_same_settings(config)
     return not is_free(config.out) and not headers.diff(headers.comparable_header(config.out), header)
 
 
