@@ -71,11 +71,11 @@ def test_the_examples_of_readme_and_docs_run(data):
         exec(block, space)
     assert space["video"].features.shape == (1, 1024)
     assert space["metrics"]["split"] == "test"
-    assert space["network"].eval().features(space["x"]).shape == (1, 1, 1024)
     shard = next((data / "features" / "shards").glob("*.h5")).name
-    for name in ("docs/store.md", "docs/decoding.md"):
+    for name in ("docs/reference/python.md", "docs/store.md", "docs/decoding.md"):
         for block in examples(name):
             exec(block.replace("SHARD", shard), space)
+    assert space["network"].eval().features(space["x"]).shape == (1, 1, 1024)
     assert space["rows"].shape[1] == 1024
     assert space["batch"].shape == (2, 1, 1024)
     assert space["chunk"].frames.shape[1:] == (224, 224, 3)
