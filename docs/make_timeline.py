@@ -1,6 +1,7 @@
-"""Draw the README's picture: what a trained run answers about one video, as an SVG that is readable on light and on dark pages.
+"""Draw the README's picture: what a run answers about one video, as an SVG for light and for dark pages.
 
-    python docs/make_timeline.py --run demo/run --store demo/store --video demo/data/videos/demo_0160.mp4 --out docs/timeline.svg
+    python docs/make_timeline.py --run demo/run --store demo/store --video demo/data/videos/demo_0155.mp4 \\
+        --out docs/timeline.svg
 
 For every query there is a row with the probabilities of start and end over time, the true moment and the best answer.
 """

@@ -1,7 +1,7 @@
 """Commands with their output in Markdown: ```console blocks, run from the text itself and compared with what it shows.
 
-A line `$ command` is run by a shell, in one folder for the whole file; the lines below it are what it prints on standard output
-and standard error. A line of `…` stands for any number of lines. Numbers, sizes and times of day may differ, and so may spaces.
+A line `$ command` is run by a shell, in one folder for the whole file. The lines below it are what it prints on standard
+output and standard error. A line of `…` stands for any number of lines. Numbers, sizes, times of day and spaces may differ.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A Sphinx extension that writes `reference/commands.md`: every command with its settings, from the configurations themselves.
+"""A Sphinx extension that writes `reference/commands.md`: every command and its settings, from the configurations.
 
 The page is made of what `--help` is made of, so that the two cannot differ.
 """
