@@ -167,7 +167,7 @@ def video_features(video: Path | str, **settings: Any) -> VideoFeatures:
     with messages_shown():
         return compute_video(
             config.videos,
-            config.making(),
+            config.feature_recipe(),
             load_weights(config.weights_spec),
             reading=config.reading,
             device=config.device,

@@ -127,7 +127,8 @@ class ExecutorOverrides:
     """The settings of ExecutorSettings in place of a recipe's; `excl extract --help` has more of each."""
 
     executor: _Override[str] = None
-    """Who works: inline, local, tcp://HOST:PORT, tls://HOST:PORT, slurm, pbs, sge, lsf, htcondor, oar or moab."""
+    """Who works: inline, this process; local, a Dask cluster on this machine; tcp://HOST:PORT or tls://HOST:PORT, the
+    workers of a scheduler; slurm, pbs, sge, lsf, htcondor, oar or moab, jobs."""
     workers: _Override[NonNegativeInt] = None
     """Workers of local, or jobs to submit."""
     job: _Override[tuple[str, ...]] = None

@@ -224,7 +224,7 @@ def test_where_there_is_nothing_to_do_nobody_looks_for_workers(five_videos, whol
     """Neither where all is done nor where the settings are refused."""
     arguments = ["extract", "--videos", str(five_videos), "--out", str(whole), *SHARDS]
     assert main([*arguments, "--executor", "tcp://127.0.0.1:1"]) == 0
-    monkeypatch.setattr(dask_cluster, "connected", None)
+    monkeypatch.setattr(dask_cluster, "connect", None)
     for executor in (["--executor", "local"], JOB):
         caplog.clear()
         assert main([*arguments, *executor]) == 0

@@ -52,7 +52,7 @@ def lines(run):
 KILLED = """
 import os, signal, sys
 import torch._dynamo  # which torch would import when each child makes its optimizer
-from excl.pipeline.artifacts import atomic_files
+from excl.models import files
 from excl.pipeline.training import trainer
 from excl.workflows.cli import main
 
@@ -63,7 +63,7 @@ def die_at(event):
         seen += 1
         if seen == event:
             os.kill(os.getpid(), signal.SIGKILL)
-    loss, move = trainer.span_loss, atomic_files.move
+    loss, move = trainer.span_loss, files.move
     def counted_loss(*arguments):
         count()
         return loss(*arguments)
@@ -71,7 +71,7 @@ def die_at(event):
         count()
         move(*arguments)
         count()
-    trainer.span_loss, atomic_files.move = counted_loss, counted_move
+    trainer.span_loss, files.move = counted_loss, counted_move
 
 for event in map(int, sys.argv[1].split(",")):
     child = os.fork()
@@ -149,7 +149,7 @@ def test_a_step_in_the_middle_of_an_epoch_is_kept_by_steps_and_by_seconds(store,
     ):
         kept = []
         original = Checkpointer.save
-        monkeypatch.setattr(Checkpointer, "keep", lambda self, s: (kept.append(s.epoch * 4 + s.step), original(self, s)))  # noqa: B023
+        monkeypatch.setattr(Checkpointer, "save", lambda self, s: (kept.append(s.epoch * 4 + s.step), original(self, s)))  # noqa: B023
         assert main(arguments(store, tmp_path / str(number), "--epochs", "2", *flags)) == 0
         monkeypatch.undo()
         assert kept == wanted

@@ -98,7 +98,7 @@ def test_what_is_given_is_put_over_what_the_recipe_says(root, monkeypatch, recip
     seen = []
     monkeypatch.setattr(dask_cluster, "run_on_workers", lambda _, config: seen.append(config.running) or config.out)
     monkeypatch.setattr("excl.workflows.runner.run.write_report", lambda *_, **__: None)  # there is nothing to tell of
-    monkeypatch.setattr("excl.workflows.steps.Manifest.read", lambda _: Manifest(root, {}, {}))
+    monkeypatch.setattr("excl.pipeline.artifacts.manifest.Manifest.read", lambda _: Manifest(root, {}, {}))
     assert begin(root, recipe, flags=flags) == 0
     assert seen == [ExecutorSettings(**wanted)]
 

@@ -166,7 +166,7 @@ def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
     decoded, extracted = configs.get("decode"), configs.get("extract")
     if decoded is None or extracted is None or extracted.frames != decoded.out:
         return []
-    sampling = extracted.making().to_json()
+    sampling = extracted.feature_recipe().to_json()
     stored = {"fps": decoded.fps, "short_side": decoded.short_side, "crop": decoded.crop}
     stored["backend"] = list(resolve_backends(decoded.backend))
     return [
