@@ -31,8 +31,8 @@ from typing import Any
 from excl.datasets.video.discovery import find_videos
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import video_key
-from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import Executor, inline
+from excl.pipeline.execution import pending_videos
+from excl.pipeline.execution.shard_work import Executor, inline
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 from excl.pipeline.execution.source_files import file_stat
 
@@ -41,7 +41,7 @@ SOURCE, EMPTY = "0" * 64, hashlib.sha256(b"").hexdigest()
 RECIPE = {"fps": 5.0, "short_side": 256, "crop": 224, "weights": {"source": "nothing, this is a benchmark"}}
 
 
-def record_of(out: Path, item: work_items.VideoTask) -> dict[str, Any]:
+def record_of(out: Path, item: pending_videos.VideoTask) -> dict[str, Any]:
     """What extract records of a video, with its part, which is empty here."""
     stat = file_stat(item.path)
     (out / part_name(item.number)).touch()
@@ -85,7 +85,7 @@ def stage(out: Path) -> ShardedStage:
     )
 
 
-def items_are_the_same(_: work_items.VideoTask) -> dict[str, Any]:
+def items_are_the_same(_: pending_videos.VideoTask) -> dict[str, Any]:
     return {"sha256": SOURCE}
 
 

@@ -28,9 +28,9 @@ from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import VideoRecord, require_finished, video_files, video_id_of, video_key
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, WithoutPrefix, identity
-from excl.pipeline.execution import sharded_stage, work_items
+from excl.pipeline.execution import pending_videos, sharded_stage
 from excl.pipeline.execution.executor_settings import ExecutorSettings
-from excl.pipeline.execution.executors import Executor
+from excl.pipeline.execution.shard_work import Executor
 from excl.pipeline.execution.sharded_stage import Preview, ShardedStage, part_name
 from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
@@ -108,7 +108,7 @@ def preview(config: DecodeConfig) -> Preview:
     return sharded_stage.preview(config.out, videos, identify=_identify_file, retry_failed=config.retry_failed)
 
 
-def _identify_file(item: work_items.VideoTask) -> Mapping[str, Any]:
+def _identify_file(item: pending_videos.VideoTask) -> Mapping[str, Any]:
     return file_facts(item.path)
 
 
@@ -130,7 +130,7 @@ def check_sampled(short_side: int | str, crop: int, backend: str) -> None:
     resolve_backends(backend)
 
 
-def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> VideoRecord:
+def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: pending_videos.VideoTask) -> VideoRecord:
     """Write the frames of one video as a shard of one; return its record."""
     started = time.monotonic()
     name = part_name(item.number)
@@ -156,7 +156,7 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.
         )
         require_unchanged(item.path, state)
     except (VideoError, InternalError) as error:
-        return work_items.failure(item.video_id, error, item.file)
+        return pending_videos.failure(item.video_id, error, item.file)
     return {
         "id": video_key(item.video_id),
         "part": name,
@@ -166,13 +166,13 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: work_items.
         "num_frames": video.facts.num_frames,
         "bytes": num_bytes,
         "duration_s": video.facts.duration_s,
-        **work_items.quality(video.facts.to_json()),
+        **pending_videos.quality(video.facts.to_json()),
         "stat": state,
         **timed.timing(started),
     }
 
 
-def _predict(config: DecodeConfig, todo: list[work_items.VideoTask]) -> None:
+def _predict(config: DecodeConfig, todo: list[pending_videos.VideoTask]) -> None:
     """Log how much room the frames will take, judged by a few frames of a few videos, and whether there is as much."""
     encode = frame_codec.encoder(config.pictures, side=config.crop)
     geometry = Geometry.parse(config.short_side, config.crop)
@@ -237,6 +237,6 @@ def stored_videos(
     return {video_id: folder / file for video_id, file in sorted(video_files(manifest).items())}
 
 
-def source_of(item: work_items.VideoTask) -> dict[str, Any]:
+def source_of(item: pending_videos.VideoTask) -> dict[str, Any]:
     """Return which file the stored frames of a video are from: its name, size and sha256."""
     return StoredFrames(item.path, item.video_id).source

@@ -27,8 +27,7 @@ from excl.pipeline.artifacts.atomic_files import sha256_file, write_bytes, write
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import STRICT, PositiveInt, RunOnly, identity
-from excl.pipeline.evaluation import metrics as scoring
-from excl.pipeline.evaluation import metrics_table
+from excl.pipeline.evaluation import metrics_table, split_metrics
 from excl.pipeline.evaluation.predictions import TOP, require_own_qids, write_predictions
 from excl.pipeline.evaluation.query_blind import RULE, swap_queries
 from excl.pipeline.store.training_store import Query, TrainingStore
@@ -121,7 +120,7 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     _require_same_kind(trained, store)
     queries = store.queries(config.split)
     require_own_qids(queries)
-    truth, examples = scoring.GroundTruth.from_queries(queries), _examples(trained, store, queries)
+    truth, examples = split_metrics.GroundTruth.from_queries(queries), _examples(trained, store, queries)
     swapped, num_own = swap_queries(examples) if examples else ([], 0)
     windows, blind_windows = _predict_windows(trained, queries, [examples, swapped], batch_size=config.batch_size)
     write_predictions(folder / PREDICTIONS, queries, windows)
@@ -137,12 +136,12 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
         "best_epoch": trained.best,
         "selected_on": trained.selected_on,
         "stamp": trained.stamp,
-        **scoring.prediction_metrics(windows[..., :2], truth),
-        **scoring.baselines(store.queries("train"), truth),
+        **split_metrics.prediction_metrics(windows[..., :2], truth),
+        **split_metrics.baselines(store.queries("train"), truth),
         "query_blind": {
             "rule": RULE,
             "own_queries": num_own,
-            **scoring.metrics_by_group(blind_windows[..., :2], truth),
+            **split_metrics.metrics_by_group(blind_windows[..., :2], truth),
         },
     }
     write_json(folder / METRICS, metrics)
@@ -199,7 +198,7 @@ def table(folder: Path, *, strict: bool = False) -> str:
     lines = [
         f"{metrics['dataset']}, split {metrics['split']} ({metrics['split_made_of']}): {metrics['num_queries']:,} queries, "
         f"{metrics['num_covered']:,} with features",
-        *metrics_table.table(scoring.rows(metrics, covered="those with features"), strict=strict),
+        *metrics_table.table(split_metrics.rows(metrics, covered="those with features"), strict=strict),
     ]
     if metrics["random_weights"]:
         lines.append("The features come from an I3D with RANDOM weights: the figures show that the chain works, no more.")

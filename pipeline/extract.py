@@ -39,9 +39,9 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import VideoRecord, video_key
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled, source_of, stored_videos
-from excl.pipeline.execution import sharded_stage, work_items
+from excl.pipeline.execution import pending_videos, sharded_stage
 from excl.pipeline.execution.executor_settings import INLINE, LOCAL, ExecutorSettings
-from excl.pipeline.execution.executors import Executor
+from excl.pipeline.execution.shard_work import Executor
 from excl.pipeline.execution.sharded_stage import Preview, ShardedStage, part_name
 from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import ReadingSeveral, TimedReading, num_cores
@@ -211,11 +211,11 @@ def _videos(config: ExtractConfig, *, warn: bool = False) -> Mapping[str, Path]:
     )
 
 
-def _identify(config: ExtractConfig) -> Callable[[work_items.VideoTask], Mapping[str, Any]]:
+def _identify(config: ExtractConfig) -> Callable[[pending_videos.VideoTask], Mapping[str, Any]]:
     return _identify_file if config.frames is None else source_of
 
 
-def _identify_file(item: work_items.VideoTask) -> Mapping[str, Any]:
+def _identify_file(item: pending_videos.VideoTask) -> Mapping[str, Any]:
     return file_facts(item.path)
 
 
@@ -284,7 +284,7 @@ class ExtractorPool:
 EXTRACTORS = ExtractorPool()  # of this process, which may work on several shards, one after the other
 
 
-def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: work_items.VideoTask) -> VideoRecord:
+def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: pending_videos.VideoTask) -> VideoRecord:
     """Write the features of one video as a shard of one; returns its record."""
     started = time.monotonic()
     name = part_name(item.number)
@@ -301,7 +301,7 @@ def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: work_item
         )
         require_unchanged(item.path, state)
     except (VideoError, InternalError) as error:
-        return work_items.failure(item.video_id, error, item.file)
+        return pending_videos.failure(item.video_id, error, item.file)
     writing_since = time.monotonic()
     write_shard(config.out / name, [features], recipe=recipe)
     return {
@@ -314,14 +314,14 @@ def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: work_item
         "num_rows": len(features.features),
         "frames_repeated": features.facts["frames_repeated"],
         "duration_s": features.duration_s,
-        **work_items.quality(features.facts),
+        **pending_videos.quality(features.facts),
         "device": str(extractor.runner.device),
         "stat": state,
         **timed.timing(started, writing_since=writing_since),
     }
 
 
-def _open_video(config: ExtractConfig, item: work_items.VideoTask) -> Video:
+def _open_video(config: ExtractConfig, item: pending_videos.VideoTask) -> Video:
     if config.frames is not None:
         return StoredFrames(item.path, item.video_id)
     recipe = config.feature_recipe()

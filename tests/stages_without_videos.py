@@ -12,7 +12,7 @@ import numpy as np
 
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import video_key
-from excl.pipeline.execution.executors import run_shard
+from excl.pipeline.execution.shard_work import run_shard
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 from excl.pipeline.execution.source_files import file_stat
 from excl.pipeline.extract import join_features

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from excl.datasets.video.clock_repair import Places
 from excl.datasets.video.container import OpenVideo
 from excl.datasets.video.sampling import Clock
-from excl.datasets.video.timeline import Places
 
 INTRA_ONLY = frozenset(("mjpeg", "prores"))
 SEEKABLE = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"))  # reliably to the first packet

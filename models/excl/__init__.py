@@ -1,9 +1,10 @@
 """ExCL (Ghosh et al., NAACL 2019): from features and a query to a start and an end."""
 
+from excl.models.excl.answers import MAX_IOU, RowTimes, decode, top_spans
 from excl.models.excl.baselines import TimePrior, best_fixed_span
 from excl.models.excl.config import VARIANTS, ExCLConfig, variant_config, variant_label, variant_name
-from excl.models.excl.decoding import MAX_IOU, RowTimes, decode, top_spans
-from excl.models.excl.losses import Targets, expected_times, span_cross_entropy, span_distance, span_loss
+from excl.models.excl.expectation import expected_times
+from excl.models.excl.losses import Targets, span_cross_entropy, span_distance, span_loss
 from excl.models.excl.metrics import RECALL_AT, THRESHOLDS, confidence_intervals, query_ious, summary, temporal_iou
 from excl.models.excl.model import ExCL
 from excl.models.excl.paper import PAPER_BASELINES, paper_r1

@@ -23,7 +23,7 @@ import numpy as np
 
 from excl.models.download import cache_folder
 from excl.models.files import atomic_write
-from excl.models.i3d.published import PUBLISHED, WeightFacts, class_names, git_blob_id, published_name
+from excl.models.i3d.published_weights import PUBLISHED, WeightFacts, class_names, git_blob_id, published_name
 from excl.models.i3d.weight_files import WeightFileError, digest, read_weight_file, write_safetensors
 from excl.models.lazy_module import LazyModule
 

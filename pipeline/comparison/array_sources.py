@@ -18,13 +18,7 @@ import numpy as np
 
 from excl.models.lazy_module import LazyModule
 from excl.pipeline.artifacts.header import HEADER
-from excl.pipeline.comparison.array_files import (
-    describe_read_errors,
-    first_line,
-    read_array,
-    read_dataset,
-    tensor_to_array,
-)
+from excl.pipeline.comparison.array_files import describe_read_errors, first_line, read_array, read_dataset, tensor_to_array
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.shard import FORMAT
 

@@ -20,13 +20,7 @@ from excl.datasets.parsing import shortened
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import diff
 from excl.pipeline.comparison import table
-from excl.pipeline.comparison.array_sources import (
-    ArraySource,
-    StoreSource,
-    open_source,
-    sample_shapes,
-    transposed_side,
-)
+from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, open_source, sample_shapes, transposed_side
 from excl.pipeline.comparison.id_matching import Pairing, pair, strip_suffix
 from excl.pipeline.comparison.verdicts import VideoVerdict, judge
 from excl.pipeline.config import STRICT, NonNegativeInt

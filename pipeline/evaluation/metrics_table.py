@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import simple_separated_format, tabulate
 
 from excl.models.excl import RECALL_AT, THRESHOLDS
-from excl.pipeline.evaluation.metrics import INTERVAL
+from excl.pipeline.evaluation.split_metrics import INTERVAL
 
 RECALLS = tuple(f"R{k}@{threshold}" for k in RECALL_AT for threshold in THRESHOLDS)
 

@@ -19,8 +19,7 @@ from excl.datasets.annotations.moments import Moment
 from excl.datasets.parsing import annotation_id, parse_object, read_lines
 from excl.pipeline.artifacts.atomic_files import write_json
 from excl.pipeline.config import STRICT, existing_file
-from excl.pipeline.evaluation import metrics as scoring
-from excl.pipeline.evaluation import metrics_table
+from excl.pipeline.evaluation import metrics_table, split_metrics
 from excl.pipeline.evaluation.predictions import match, read_predictions, require_own_qids, warn_of_mismatches
 from excl.pipeline.store.training_store import Query, TrainingStore
 
@@ -65,14 +64,14 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     require_own_qids(queries)
     windows, mismatches = match(predictions, queries)
     warn_of_mismatches(config.file, mismatches)
-    truth = scoring.GroundTruth.from_queries(queries)
+    truth = split_metrics.GroundTruth.from_queries(queries)
     metrics = {
         "variant": config.file.name,
         "against": str(config.against),
         "split": split,
         "misfits": mismatches,
-        **scoring.prediction_metrics(windows, truth),
-        **scoring.baselines(training, truth),
+        **split_metrics.prediction_metrics(windows, truth),
+        **split_metrics.baselines(training, truth),
     }
     if config.out is not None:
         write_json(config.out, metrics)
@@ -132,7 +131,7 @@ def show(config: ScoreConfig, metrics: dict[str, Any]) -> str:
     lines = [
         f"{metrics['against']}, split {metrics['split']}: {metrics['num_queries']:,} queries, "
         f"{metrics['num_covered']:,} with an answer",
-        *metrics_table.table(scoring.rows(metrics, covered="those with an answer"), strict=config.strict),
+        *metrics_table.table(split_metrics.rows(metrics, covered="those with an answer"), strict=config.strict),
     ]
     if metrics["best_fixed_span"] is None:
         lines.append("There are no baselines, for want of training moments of known duration; give some with --train.")

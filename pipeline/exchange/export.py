@@ -1,7 +1,7 @@
 """Export: read a store, leave its features, and its annotations if it has any, as another trainer opens them.
 
 The folder appears when all of it is written, with `export.json`, which says what the rows mean and which files there are.
-`formats.py` has the layout of each format; `docs/exchange.md` is for users.
+`export_formats.py` has the layout of each format; `docs/exchange.md` is for users.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from excl.pipeline.artifacts.header import diff
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, identity
 from excl.pipeline.exchange import naming_rules
+from excl.pipeline.exchange.export_formats import FORMATS, Format, FormatSettings
 from excl.pipeline.exchange.export_view import TASKS, ExportReport, ExportView, Task
-from excl.pipeline.exchange.formats import FORMATS, Format, FormatSettings
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.training_store import TrainingStore
 

@@ -27,8 +27,8 @@ from excl.pipeline.comparison.id_matching import strip_suffix
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.exchange import resampling
 from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate
-from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import inline
+from excl.pipeline.execution import pending_videos
+from excl.pipeline.execution.shard_work import inline
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name
 from excl.pipeline.execution.source_files import file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import VideoLimits, decoders_stopped
@@ -195,7 +195,7 @@ class _Import:
     duration_of: Duration
     sha256_of: Callable[[Path], str]
 
-    def import_video(self, item: work_items.VideoTask) -> VideoRecord:
+    def import_video(self, item: pending_videos.VideoTask) -> VideoRecord:
         """Write one video's features as a shard of its own; return its record."""
         key, name = self.names[item.video_id], part_name(item.number)
         try:
@@ -204,9 +204,9 @@ class _Import:
             features = self._features(item.video_id, key, source)
             require_unchanged(item.path, state)
         except VideoError as error:
-            return work_items.failure(item.video_id, VideoError(error.reason, f"{item.video_id}: {error}"))
+            return pending_videos.failure(item.video_id, VideoError(error.reason, f"{item.video_id}: {error}"))
         except (ValueError, OSError) as error:
-            return work_items.failure(item.video_id, VideoError("features", str(error)))
+            return pending_videos.failure(item.video_id, VideoError("features", str(error)))
         write_shard(self.config.out / name, [features], recipe=self.recipe)
         return {
             "id": video_key(item.video_id),

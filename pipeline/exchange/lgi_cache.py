@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from excl.datasets.text.tokens import tokenise
-from excl.pipeline.exchange.annotation_files import Videos
+from excl.pipeline.exchange.annotation_writers import Videos
 from excl.pipeline.exchange.export_view import ExportView
 from excl.pipeline.store.training_store import Query
 

@@ -21,21 +21,14 @@ from typing import Any, NamedTuple
 from excl.pipeline.artifacts.journals import FOLDER
 from excl.pipeline.artifacts.manifest import HEADER, Manifest, ManifestSnapshot
 from excl.pipeline.artifacts.shard_range import ShardRange
-from excl.pipeline.artifacts.video_records import (
-    VideoRecord,
-    is_video,
-    planned_ids,
-    shard_key,
-    shard_records,
-    video_key,
-)
-from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import Executor, Join, ShardTask, ShardWork, inline, shard_exists
+from excl.pipeline.artifacts.video_records import VideoRecord, is_video, planned_ids, shard_key, shard_records, video_key
+from excl.pipeline.execution import pending_videos
 from excl.pipeline.execution.interrupts import graceful_interrupt
+from excl.pipeline.execution.pending_videos import VideoTask
 from excl.pipeline.execution.progress import log_problem, progress
+from excl.pipeline.execution.shard_work import Executor, Join, ShardTask, ShardWork, inline, shard_exists
 from excl.pipeline.execution.source_files import SourceWatcher
 from excl.pipeline.execution.video_reading import num_cores
-from excl.pipeline.execution.work_items import VideoTask
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +94,7 @@ class ShardedStage:
                 if is_last:
                     self._join_left_over(manifest, shard_work)
                     self.after(manifest)
-                work_items.report(manifest, what=label)
+                pending_videos.report(manifest, what=label)
 
     def _plan(
         self, manifest: Manifest, videos: Mapping[str, Path], share: ShardRange | None, *, retry_failed: bool
@@ -112,10 +105,10 @@ class ShardedStage:
         if share is None:
             self._remove_superseded(manifest)
         present = _present(manifest)
-        tasks = work_items.plan(manifest, videos, present=present)
+        tasks = pending_videos.plan(manifest, videos, present=present)
         if share is not None:
             tasks = [task for task in tasks if share.has(task.number // self.shard_videos)]
-        todo, done = work_items.pending(manifest, tasks, present=present, retry_failed=retry_failed)
+        todo, done = pending_videos.pending(manifest, tasks, present=present, retry_failed=retry_failed)
         threads = max(1, min(MAX_THREADS, num_cores() // max(1, len(todo))))  # of a decoder
         if threads > 1:
             todo = [task._replace(threads=threads) for task in todo]
@@ -180,8 +173,8 @@ def preview(
     """Plan as `run` does, and write nothing. ValueError if a video that was used has changed, which `run` refuses."""
     manifest = ManifestSnapshot.read(folder) if (folder / HEADER).is_file() else ManifestSnapshot(folder, {}, {})
     present = _present(manifest)
-    items = work_items.plan(manifest, videos, present=present)
-    todo, done = work_items.pending(manifest, items, present=present, retry_failed=retry_failed)
+    items = pending_videos.plan(manifest, videos, present=present)
+    todo, done = pending_videos.pending(manifest, items, present=present, retry_failed=retry_failed)
     with SourceWatcher(manifest, done, identify) as watcher:
         watcher.require_unchanged(all=True)
     return Preview(todo, len(planned_ids(manifest)))

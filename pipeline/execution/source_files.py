@@ -13,7 +13,7 @@ from excl.datasets.video.errors import OF_THE_MACHINE, VideoError
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import SourceFacts, VideoRecord, video_key, video_record
-from excl.pipeline.execution.work_items import RETRY, VideoTask
+from excl.pipeline.execution.pending_videos import RETRY, VideoTask
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from excl.pipeline.artifacts.header import diff, read_header
 from excl.pipeline.artifacts.manifest import SOURCES, Manifest
 from excl.pipeline.artifacts.video_records import planned_ids, shard_key, video_key
 from excl.pipeline.config import STRICT
-from excl.pipeline.execution import work_items
+from excl.pipeline.execution import pending_videos
 from excl.pipeline.execution.sharded_stage import part_name
 from excl.pipeline.extract import STAGE
 from excl.pipeline.store.feature_store import FeatureStore
@@ -67,7 +67,7 @@ def run(config: MergeConfig) -> Path:
         for shard, begin in enumerate(range(0, len(planned), size)):
             _write_shard(manifest, shard, planned[begin : begin + size], store_of, first_number=begin)
         write_index(manifest)
-        work_items.report(manifest, what="merge")
+        pending_videos.report(manifest, what="merge")
     return config.out
 
 

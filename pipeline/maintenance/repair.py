@@ -19,7 +19,7 @@ from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
 from excl.pipeline.artifacts.video_records import planned_ids, shard_key, video_id_of, video_key, video_keys
 from excl.pipeline.config import STRICT
-from excl.pipeline.execution import work_items
+from excl.pipeline.execution import pending_videos
 from excl.pipeline.execution.sharded_stage import part_name
 from excl.pipeline.maintenance import verify
 from excl.pipeline.store.shard import Shard, VideoFeatures, write_shard
@@ -130,7 +130,7 @@ def _video_record(video: VideoFeatures, folder: Path, part: str, recipe: Mapping
         "duration_s": video.duration_s,
         "stat": [],
     }
-    return record | (work_items.quality(video.facts) if "frames_expected" in video.facts else {})
+    return record | (pending_videos.quality(video.facts) if "frames_expected" in video.facts else {})
 
 
 def _take_out(manifest: Manifest, name: str, *, dry_run: bool) -> int:

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from excl.datasets.annotations import activitynet_captions, charades_sta, csv_table, jsonl, moment_detr, tacos, tacos_tall
-from excl.datasets.annotations.catalogue import KNOWN, Part
+from excl.datasets.annotations.formats import FORMATS, OWN, read_moments
+from excl.datasets.annotations.known_data_sets import KNOWN, Part
 from excl.datasets.annotations.moments import Moment
 from excl.pipeline.config import existing_file
 
 SPLITS = ("train", "val", "test")
-FORMATS = (*KNOWN, "moment-detr", "jsonl", "csv")
-OWN = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv"}  # files that may name the split in every row
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,12 @@ def load_moments(sources: AnnotationSources) -> list[Moment]:
     """All moments of the files, every split under its name, nothing removed; ValueError names what cannot be read."""
     for path in sources.all_files():
         existing_file(path, what=f"annotations of {sources.format}")
-    moments = [m for split, paths in sources.files.items() for path in paths for m in _load(sources, path, split)]
+    moments = [
+        moment
+        for split, paths in sources.files.items()
+        for path in paths
+        for moment in read_moments(sources.format, path, split=split, durations=sources.durations)
+    ]
     unknown_splits = sorted({m.split for m in moments} - set(SPLITS))
     if unknown_splits:
         raise ValueError(f"{moments[0].source}: found the splits {unknown_splits}; they are called {', '.join(SPLITS)} here")
@@ -134,22 +137,3 @@ def _require_one_query(moments: Sequence[Moment]) -> None:
                 f"{earlier.source} and {moment.source} have the query_id {moment.query_id!r}, but are not of one split, "
                 "video, query and group; only several answers to one query have one query_id"
             )
-
-
-def _load(sources: AnnotationSources, path: Path, split: str) -> list[Moment]:
-    match sources.format:
-        case "charades-sta":
-            loaded = charades_sta.load(path, split=split, durations=sources.durations)
-        case "activitynet-captions":
-            loaded = activitynet_captions.load(path, split=split)
-        case "tacos":
-            loaded = tacos.load(path, split=split)
-        case "tacos-tall":
-            loaded = tacos_tall.load(path, split=split, durations=sources.durations)
-        case "qvhighlights" | "moment-detr":
-            loaded = moment_detr.load(path, split=split)
-        case "csv":
-            loaded = csv_table.load(path, split=split or None)
-        case _:
-            loaded = jsonl.load(path, split=split or None)
-    return loaded

@@ -6,8 +6,8 @@ import dataclasses
 from functools import cached_property
 from typing import Any
 
-from excl.datasets.annotations.catalogue import KNOWN
 from excl.datasets.annotations.cleaning import Cleaning, clean
+from excl.datasets.annotations.known_data_sets import KNOWN
 from excl.datasets.annotations.moments import Moment, carve_validation
 from excl.datasets.text.glove import WordVectors
 from excl.datasets.text.tokens import MAX_QUERY_CHARS, Vocabulary, tokenise, too_long

@@ -19,7 +19,7 @@ from tabulate import tabulate
 from excl.models.excl import PAPER_BASELINES, THRESHOLDS, paper_r1
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.evaluation.metrics import INTERVAL
+from excl.pipeline.evaluation.split_metrics import INTERVAL
 from excl.pipeline.training.validation import SELECT_BY
 
 EVALUATION = "evaluation"

@@ -73,7 +73,7 @@ class Checkpointer:
         write_checkpoint(self.folder, LAST, tensors=tensors, about=dataclasses.asdict(state), file=file)
 
     def save_best(self, state: TrainingState) -> None:
-        """Keep the model if it is the best. Comes after `keep`: whoever resumes there does it again, of the same weights."""
+        """Keep the model if it is the best. Comes after `save`: whoever resumes there does it again, of the same weights."""
         if state.best["epoch"] == state.epoch:
             about = {"best": state.best, **self.about}
             write_checkpoint(self.folder, BEST, tensors=self.model.state_dict(), about=about, file=BEST + TENSORS)

@@ -28,9 +28,9 @@ from stages_without_videos import FLAGS, Workers, over, same, stage
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.execution.executor_settings import ExecutorSettings
-from excl.pipeline.execution.executors import ShardTask, ShardWork
+from excl.pipeline.execution.pending_videos import VideoTask
+from excl.pipeline.execution.shard_work import ShardTask, ShardWork
 from excl.pipeline.execution.video_reading import num_cores
-from excl.pipeline.execution.work_items import VideoTask
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.workflows.cli import main
 from excl.workflows.cluster import batch_jobs, dask_cluster, dask_nanny, dask_workers, dispatch

@@ -15,9 +15,9 @@ from chain_data import jsonl, make, pack, train_arguments
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.evaluation import score
-from excl.pipeline.evaluation.metrics import GroundTruth, metrics_by_group
 from excl.pipeline.evaluation.predictions import match, read_predictions
 from excl.pipeline.evaluation.query_blind import permutation
+from excl.pipeline.evaluation.split_metrics import GroundTruth, metrics_by_group
 from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import load_examples
 from excl.workflows.cli import main

@@ -695,6 +695,6 @@ def test_an_unfinished_store_is_refused(tmp_path):
 
 
 def test_tacos_rate_is_the_data_sets():
-    from excl.pipeline.exchange import annotation_files
+    from excl.pipeline.exchange import annotation_writers
 
-    assert annotation_files.TACOS_FPS == TACOS_FPS
+    assert annotation_writers.TACOS_FPS == TACOS_FPS

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from excl.models.excl import MAX_IOU, RowTimes, best_span, decode, decoding, temporal_iou, top_spans
+from excl.models.excl import MAX_IOU, RowTimes, answers, best_span, decode, temporal_iou, top_spans
 
 
 def iou_of(a, b):
@@ -55,7 +55,7 @@ def test_top_spans_are_those_of_a_search_of_all(scores, k, max_iou, apart_from):
     start, end, edges_s = np.array(scores).T
     times = rows(np.sort(np.append(edges_s, 20.0)))  # rows that tile; some may have no length
     found = top_spans(start, end, times, k=k, max_iou=max_iou, apart_from=apart_from)
-    with mock.patch.object(decoding, "_BLOCK_ROWS", 2):  # many blocks, so that the best and its equals are in several
+    with mock.patch.object(answers, "_BLOCK_ROWS", 2):  # many blocks, so that the best and its equals are in several
         assert top_spans(start, end, times, k=k, max_iou=max_iou, apart_from=apart_from) == found
     assert found == greedy_over_all(start, end, times, k=k, max_iou=max_iou, apart_from=apart_from)
     assert len(set(found)) == len(found)

@@ -31,7 +31,7 @@ from excl.pipeline.artifacts.shard_range import ShardRange
 from excl.pipeline.artifacts.video_records import video_key
 from excl.pipeline.execution import sharded_stage
 from excl.pipeline.execution.executor_settings import ExecutorSettings
-from excl.pipeline.execution.executors import run_shard
+from excl.pipeline.execution.shard_work import run_shard
 from excl.pipeline.execution.sharded_stage import part_name
 from excl.pipeline.extract import join_features
 from excl.pipeline.store.feature_store import FeatureStore

@@ -29,8 +29,8 @@ from excl.pipeline import decode, extract
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import require_finished
-from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import inline
+from excl.pipeline.execution import pending_videos
+from excl.pipeline.execution.shard_work import inline
 from excl.pipeline.execution.source_files import file_facts
 from excl.pipeline.execution.thread_map import threaded_map
 from excl.pipeline.store.feature_store import FeatureStore
@@ -485,10 +485,10 @@ def test_a_video_that_was_taken_from_the_list_and_is_back_is_done(videos, tmp_pa
 def test_which_failed_videos_count_as_returned(tmp_path, reason, content, returned):
     if content is not None:
         (tmp_path / "v.mp4").write_bytes(content)
-    item = work_items.VideoTask("v", tmp_path / "v.mp4", 0)
+    item = pending_videos.VideoTask("v", tmp_path / "v.mp4", 0)
     with Manifest.open(tmp_path / "out", stage="extract", identity={}, code_version=1) as manifest:
-        manifest.add(work_items.failure("v", VideoError(reason, 'it says "error": "missing"')))
-        left, done = work_items.pending(manifest, [item], present=lambda _: False, retry_failed=False)
+        manifest.add(pending_videos.failure("v", VideoError(reason, 'it says "error": "missing"')))
+        left, done = pending_videos.pending(manifest, [item], present=lambda _: False, retry_failed=False)
         assert (left, done) == ([item] if returned else [], [])
 
 

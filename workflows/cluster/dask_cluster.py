@@ -20,7 +20,7 @@ from distributed.utils import LoopRunner
 
 from excl.models.lazy_module import LazyModule
 from excl.pipeline.execution.executor_settings import JOBS, LOCAL, ExecutorSettings
-from excl.pipeline.execution.executors import Executor
+from excl.pipeline.execution.shard_work import Executor
 from excl.pipeline.execution.video_reading import num_cores
 from excl.workflows.cluster import batch_jobs
 from excl.workflows.cluster.dask_workers import DaskPool, forward_warnings, omp_num_threads

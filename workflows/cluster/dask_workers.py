@@ -30,9 +30,9 @@ from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.journals import attempts
 from excl.pipeline.artifacts.record_log import Record
 from excl.pipeline.artifacts.video_records import VideoRecord
-from excl.pipeline.execution.executors import ShardTask, ShardWork, run_shard
+from excl.pipeline.execution.pending_videos import VideoTask
+from excl.pipeline.execution.shard_work import ShardTask, ShardWork, run_shard
 from excl.pipeline.execution.video_reading import num_cores, use_cores
-from excl.pipeline.execution.work_items import VideoTask
 from excl.workflows.cluster.dispatch import WorkerDiedError
 
 if TYPE_CHECKING:

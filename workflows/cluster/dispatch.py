@@ -20,10 +20,10 @@ from excl.pipeline.artifacts.journals import Tail, attempts
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.record_log import Record
 from excl.pipeline.artifacts.video_records import is_shard, shard_key, video_key
-from excl.pipeline.execution import work_items
-from excl.pipeline.execution.executors import Executor, ShardTask, ShardWork, take_until_stopped
+from excl.pipeline.execution import pending_videos
 from excl.pipeline.execution.interrupts import Interrupt
-from excl.pipeline.execution.work_items import VideoTask
+from excl.pipeline.execution.pending_videos import VideoTask
+from excl.pipeline.execution.shard_work import Executor, ShardTask, ShardWork, take_until_stopped
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class WorkerPool(Protocol):
         ...
 
     def submit(self, work: ShardWork, task: ShardTask) -> None:
-        """Have `executors.run_shard` run somewhere."""
+        """Have `shard_work.run_shard` run somewhere."""
         ...
 
     def wait(self, timeout_s: float) -> list[tuple[ShardTask, list[Record] | Exception]]:
@@ -168,6 +168,6 @@ class _Dispatch:
     def _blame(self, item: VideoTask) -> Record:
         """Record a video as one that kills its worker."""
         message = f"{item.path}: {TRIES_ALONE} workers died that had this video alone in hand"
-        record = work_items.failure(item.video_id, VideoError("crashed", message), item.file)
+        record = pending_videos.failure(item.video_id, VideoError("crashed", message), item.file)
         self.manifest.add(record)
         return record

@@ -15,7 +15,7 @@ from excl.datasets.text.glove import load_vectors
 from excl.datasets.text.tokens import Vocabulary
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.probe import Probe
-from excl.models.i3d.published import PUBLISHED
+from excl.models.i3d.published_weights import PUBLISHED
 from excl.models.i3d.weights import describe_wrong, imported_names
 from excl.pipeline import extract, pack, tokenise
 from excl.pipeline.config import STRICT, existing_file

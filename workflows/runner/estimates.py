@@ -13,8 +13,8 @@ from excl.models.i3d.row_layout import NoRowsError
 from excl.pipeline import decode, extract
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import video_key
+from excl.pipeline.execution.pending_videos import VideoTask
 from excl.pipeline.execution.video_reading import probe_all
-from excl.pipeline.execution.work_items import VideoTask
 
 NUMBERS_IN_ROW, BYTES_OF_TIMES = 1024, 16
 HEADERS_READ = 200  # of more videos so many are looked at, evenly spread

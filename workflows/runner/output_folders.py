@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from excl.models.i3d.published import PUBLISHED
+from excl.models.i3d.published_weights import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
 from excl.pipeline.artifacts import header as headers
 from excl.pipeline.artifacts.header import HEADER

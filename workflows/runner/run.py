@@ -17,7 +17,7 @@ from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
 from excl.pipeline.artifacts.video_records import failed_by_reason, video_keys
 from excl.pipeline.config import STRICT, WithoutPrefix
-from excl.pipeline.execution import work_items
+from excl.pipeline.execution import pending_videos
 from excl.pipeline.execution.circuit_breaker import SystemicError
 from excl.pipeline.execution.executor_settings import ExecutorOverrides, apply_overrides
 from excl.workflows.runner.output_folders import READ_VIDEOS, StepFolders
@@ -196,7 +196,7 @@ def _require_some(step: str, folder: Path) -> None:
         counts = ", ".join(f"{len(names):,} {reason}" for reason, names in reasons.items())
         raise SystemicError(
             f"{step}: every video failed ({counts}), so the steps after it have nothing to work on and are not run; "
-            f"{folder / RECORDS} says more of each video, and {work_items.RETRY} tries the videos again"
+            f"{folder / RECORDS} says more of each video, and {pending_videos.RETRY} tries the videos again"
         )
 
 

@@ -19,10 +19,10 @@ from excl.pipeline.artifacts.journals import Journal
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.record_log import Record
 from excl.pipeline.artifacts.video_records import ShardRecord, VideoRecord, is_shard, shard_key, video_id_of, video_key
-from excl.pipeline.execution import work_items
+from excl.pipeline.execution import pending_videos
 from excl.pipeline.execution.interrupts import Interrupt
+from excl.pipeline.execution.pending_videos import VideoTask
 from excl.pipeline.execution.thread_map import Map, threaded_map
-from excl.pipeline.execution.work_items import VideoTask
 
 Join = Callable[[Path, list[tuple[str, Path]]], Mapping[str, Any]]
 
@@ -88,7 +88,7 @@ class ShardWork:
                 task_of.update(dict.fromkeys((item.video_id for item in task.todo), task))
                 yield from task.todo
 
-        for record in work_items.unless_systemic(map(self.work, todo())):
+        for record in pending_videos.unless_systemic(map(self.work, todo())):
             sink.add(record)
             yield record
             task = task_of.pop(video_id_of(record["id"]))

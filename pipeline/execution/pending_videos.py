@@ -92,7 +92,7 @@ def pending(
         if key not in manifest.records:
             todo.append(task)
         elif manifest.has_failed(key):
-            is_back = not retry_failed and has_returned(manifest, task.video_id, task.file)
+            is_back = not retry_failed and is_worth_retrying(manifest, task.video_id, task.file)
             num_returned += is_back
             if retry_failed or is_back:
                 del manifest.records[key]  # until then it counts as not done
@@ -111,7 +111,7 @@ def pending(
     return todo, done
 
 
-def has_returned(manifest: Manifest, video_id: str, file: str | Path) -> bool:
+def is_worth_retrying(manifest: Manifest, video_id: str, file: str | Path) -> bool:
     """Return whether a video that failed is worth another try.
 
     It is if the failure was our own, or if its file could not be read and can be now, or is another one now.

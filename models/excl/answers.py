@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from excl.models.excl.config import Loss
-from excl.models.excl.losses import conditional_scores, expected_of_scores
+from excl.models.excl.expectation import conditional_scores, expected_times_of_scores
 from excl.models.excl.metrics import interval_iou
 from excl.models.excl.span import best_span, moment_to_rows, rows_to_moment
 
@@ -83,7 +83,7 @@ def _expected_moments(
     times = torch.zeros(2, *start_logits.shape, dtype=torch.float64)  # of rows, [2, B, T]
     for query, video_times in enumerate(row_times):
         times[:, query, : len(video_times.start_s)] = torch.from_numpy(np.stack(video_times))
-    starts_s, ends_s = (expected.tolist() for expected in expected_of_scores(start_logits, *scores, *times))
+    starts_s, ends_s = (expected.tolist() for expected in expected_times_of_scores(start_logits, *scores, *times))
     return [(start_s, max(start_s, end_s)) for start_s, end_s in zip(starts_s, ends_s, strict=True)]  # up to rounding
 
 

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from excl.pipeline.exchange import annotation_files, lgi_cache, naming_rules
+from excl.pipeline.exchange import annotation_writers, lgi_cache, naming_rules
 from excl.pipeline.exchange.export_view import ExportReport, ExportView, Task
 from excl.pipeline.exchange.feature_writers import Kind, write_arrays, write_hdf5, write_tars
 
@@ -65,11 +65,11 @@ def write_2d_tan(out: Path, view: ExportView, settings: FormatSettings) -> Expor
 def _tan_annotations(out: Path, view: ExportView) -> None:
     match view.task:
         case "charades":
-            annotation_files.charades(out, view)
+            annotation_writers.charades(out, view)
         case "tacos":
-            annotation_files.tacos(out, view)
+            annotation_writers.tacos(out, view)
         case _:
-            annotation_files.activitynet(out, view, AS_SPLITS)
+            annotation_writers.activitynet(out, view, AS_SPLITS)
 
 
 def write_vslnet(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
@@ -77,17 +77,17 @@ def write_vslnet(out: Path, view: ExportView, settings: FormatSettings) -> Expor
     features = out / "features" / view.task / settings.name
     report = view.report(write_arrays(features, view.videos(), "npy"))
     shapes = {name: video["rows"] for name, video in report.videos.items()}
-    annotation_files.write_json(features / "feature_shapes.json", shapes)
+    annotation_writers.write_json(features / "feature_shapes.json", shapes)
     folder = out / "dataset" / view.task
     if view.queries:
         match view.task:
             case "charades":
-                annotation_files.charades(folder, view)
-                annotation_files.charades_json(folder, view)
+                annotation_writers.charades(folder, view)
+                annotation_writers.charades_json(folder, view)
             case "tacos":
-                annotation_files.tacos(folder, view)
+                annotation_writers.tacos(folder, view)
             case _:  # it tests on val_1 and validates on val_2
-                annotation_files.activitynet(folder, view, {**AS_SPLITS, "val": "val_2.json", "test": "val_1.json"})
+                annotation_writers.activitynet(folder, view, {**AS_SPLITS, "val": "val_2.json", "test": "val_1.json"})
     return report
 
 
@@ -98,15 +98,15 @@ def write_lgi(out: Path, view: ExportView, _: FormatSettings) -> ExportReport:
         report = view.report(write_arrays(root / "features" / "i3d_finetuned", view.videos(), "npy"))
         splits = {split: split for split in view.queries}
         if view.queries:
-            annotation_files.charades(root / "annotations", view)
+            annotation_writers.charades(root / "annotations", view)
     else:  # it tests on val_1 and val_2 together, as its split val
         root, kind, max_words = out / "ActivityNet", "C3D", 25
         report = view.report(write_hdf5(root / "feats" / C3D, view.videos(), dataset=C3D_DATASET))
         splits = {"train": "train", "test": "val"}
         if view.queries:
             folder = root / "captions" / "annotations"
-            annotation_files.activitynet(folder, view, {**AS_SPLITS, "test": "val_1.json"})
-            annotation_files.write_json(folder / "val_2.json", {})
+            annotation_writers.activitynet(folder, view, {**AS_SPLITS, "test": "val_1.json"})
+            annotation_writers.write_json(folder / "val_2.json", {})
     if view.queries:
         lgi_cache.write_caches(root / "preprocess", view, report.videos, splits, max_words=max_words, kind=kind)
     return report
@@ -124,7 +124,7 @@ def write_tmlga(out: Path, view: ExportView, _: FormatSettings) -> ExportReport:
         report = view.report(chain.from_iterable(videos))
         files = {"train": "training", "val": "val", "test": "validation"}
         files = {split: f"anet-cap/ANetCap_{name}_tokens.json" for split, name in files.items()}
-    remarks = annotation_files.tmlga(out / "preprocessing", view, report.videos, files)
+    remarks = annotation_writers.tmlga(out / "preprocessing", view, report.videos, files)
     return replace(report, remarks=report.remarks | remarks)
 
 
@@ -133,7 +133,7 @@ def write_moment_detr(out: Path, view: ExportView, settings: FormatSettings) -> 
     features = out / "features" / view.task
     if view.queries:
         data, texts = out / "data" / view.task, features / "word_vectors"
-        annotation_files.moment_detr(data, texts, view, qid_in_name="" if view.task == "tacos" else "qid")
+        annotation_writers.moment_detr(data, texts, view, qid_in_name="" if view.task == "tacos" else "qid")
     return view.report(write_arrays(features / settings.name, view.videos(), "npz", times=False))
 
 
