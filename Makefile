@@ -11,13 +11,14 @@ CONSTRAINTS ?=
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 2)' 2>/dev/null)
 TESTS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   a small data set made here, through the whole chain, to a table of results (in demo/)"
 	@echo "make test   the tests (TESTS=tests/store for some of them)"
 	@echo "make lint   ruff and mypy"
+	@echo "make docs   the documentation as web pages, in build/docs"
 	@echo "make clean  remove the virtual environment, the demo and caches"
 	@echo "PYTHON=python3.13 chooses another Python than python3"
 
@@ -41,6 +42,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  # strictly: a broken link or reference fails
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs
+	@echo "open build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

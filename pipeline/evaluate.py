@@ -12,6 +12,7 @@ model itself asked other videos' queries (query_blind.py has the rule).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -97,9 +98,14 @@ def _open_store(config: EvaluateConfig) -> TrainingStore:
 
 
 def _require_free(path: Path, folder: Path) -> None:
-    """ValueError if a file is there that is not of this evaluation or one beside it: somebody may want it scored."""
-    own = folder.parent.glob(f"*/{PREDICTIONS}")
-    if path.exists() and not (path.is_file() and any(o.read_bytes() == path.read_bytes() for o in own)):
+    """Raise ValueError if the file exists and is not of this evaluation or of one next to it: a user may want it scored."""
+    plain_name = re.sub("-[0-9a-f]{8}$", "", folder.name)
+    candidates = [folder.with_name(plain_name), *folder.parent.glob(f"{plain_name}-{'[0-9a-f]' * 8}")]
+    evaluations = [file for candidate in candidates if (file := candidate / PREDICTIONS).is_file()]
+    is_own = path.is_file() and any(
+        file.read_bytes() == path.read_bytes() and (file.parent == folder or not file.samefile(path)) for file in evaluations
+    )
+    if path.exists() and not is_own:
         raise ValueError(
             f"predictions: {path} exists already; `excl score {path} --against STORE` measures predictions, "
             "and to write this run's, choose another file or remove that one"

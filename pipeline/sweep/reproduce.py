@@ -33,6 +33,7 @@ from excl.pipeline.sweep.jobs import Job, require_same_settings, run_jobs
 from excl.pipeline.sweep.table import EVALUATION, narrow, read_results, render
 from excl.pipeline.training.checkpoint_files import exists
 from excl.pipeline.training.checkpointer import LAST
+from excl.pipeline.training.distributed import training_devices
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +115,14 @@ def run(config: ReproduceConfig) -> Reproduction:
 
 
 def made_by(config: ReproduceConfig) -> dict[str, Any]:
-    """Return the settings that all results of a sweep share, whatever its stores, variants and seeds are."""
-    return {"training": identity(config.training), "split": config.split}
+    """Return what determines the results of a sweep, whatever its variants and seeds are."""
+    return {
+        "training": identity(config.training),
+        "devices_sharing_a_batch": len(training_devices(config.training.device)),
+        "stores": sorted(TrainingStore(path).manifest.fingerprint() for path in config.stores),
+        "split": config.split,
+        "code_versions": {stage.STAGE: stage.CODE_VERSION for stage in (train, evaluate)},
+    }
 
 
 def has_same_settings(config: ReproduceConfig) -> bool:

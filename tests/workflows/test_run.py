@@ -298,6 +298,31 @@ def test_what_was_made_beside_is_found_by_one_step_alone(small, capsys):
     assert made(small).keys() == before.keys() | {new}
 
 
+def test_one_step_alone_never_reads_the_results_of_other_settings(small, caplog):
+    """Neither where nothing of its settings was made, nor where some of it was removed."""
+    setting = ["--set", "extract.stride=4"]
+    before = made(small)
+    assert again(small, *setting, "--only", "evaluate") == 2
+    assert "which has results of other settings" in caplog.text
+    assert made(small) == before
+    assert again(small, *setting) == 0
+    [features] = small.glob("features-*")
+    shutil.rmtree(features)
+    assert again(small, *setting, "--only", "evaluate") == 2
+    assert again(small, "--only", "evaluate") == 0, "the plain folders are those of the plain settings"
+
+
+def test_a_folder_that_is_named_through_a_link_is_the_same_folder(small, tmp_path):
+    (tmp_path / "link").symlink_to(small)
+    recipe = (small / "r.toml").read_text()
+    linked = recipe.replace('features = "features"', f'features = "{tmp_path / "link" / "features"}"')
+    assert linked != recipe
+    (small / "r.toml").write_text(linked)
+    assert again(small, "--set", "extract.stride=4", "--until", "pack") == 0
+    [store] = small.glob("store-*")
+    assert TrainingStore(store).recipe["rows"]["stride"] == 4
+
+
 def test_a_run_that_was_killed_goes_on_in_the_folder_of_its_settings(small, capsys, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
@@ -432,6 +457,10 @@ def test_predictions_of_other_settings_are_written_over(small):
     assert (small / "p.jsonl").read_bytes() == (evaluation / "predictions.jsonl").read_bytes()
     (small / "p.jsonl").write_text("somebody's\n")
     assert again(small, *wanted) == 2
+    (small / "theirs").mkdir()
+    (small / "theirs" / "predictions.jsonl").write_text("somebody's\n")
+    assert again(small, "--set", "evaluate.predictions=theirs/predictions.jsonl") == 2
+    assert (small / "theirs" / "predictions.jsonl").read_text() == "somebody's\n"
 
 
 def test_what_is_made_can_be_used_without_what_it_was_made_from(small, caplog):

@@ -20,6 +20,7 @@ from excl.models.i3d.published_weights import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
 from excl.pipeline.artifacts import header as headers
 from excl.pipeline.artifacts.header import HEADER
+from excl.pipeline.artifacts.locks import BusyError, exclusive_folder
 from excl.pipeline.artifacts.manifest import has_no_results
 from excl.pipeline.config import parse_section
 from excl.pipeline.queries.published_glove import PUBLISHED as PUBLISHED_GLOVE
@@ -38,6 +39,10 @@ SHA256_DIGITS = 64
 NAME_DIGITS = 8
 
 
+class OtherSettingsError(ValueError):
+    """A step would read the results of other settings than the recipe's."""
+
+
 class StepFolders:
     """The folders of a recipe's steps, chosen one after the other in the order of the steps.
 
@@ -48,6 +53,7 @@ class StepFolders:
         self._tables = tables
         self._beside: dict[str, tuple[Path, Path]] = {}  # of a step: the folder that the recipe names, and the chosen one
         self._origins: dict[Path, str] = {}  # of a chosen folder: the folder of the demo whose videos are in it
+        self._foreign: dict[Path, str] = {}  # folders of steps that are not run, with results of other settings: the step
 
     def config(self, step: str) -> Any:
         """Return the configuration of a step, which reads from the folders that were chosen for the steps before."""
@@ -61,14 +67,15 @@ class StepFolders:
         """
         self._beside.pop(step, None)
         config = self.config(step)
+        self._require_own_inputs(step, config)
         if config.out is None:
             return config
         origin = self._origin(step, config)
-        if is_new(config.out) and not origin:
+        if is_new(config.out) and not origin and not _is_busy(config.out):
             return config  # whatever the settings are
         header = wanted_header(step, config)
         folder = _next_to(config.out, f"-{_digest([header, origin])}")
-        if not origin and (_holds(step, config, header) or (is_free(config.out) and is_free(folder))):
+        if not origin and (_holds(step, config, header) or (_is_open(config.out, header) and is_free(folder))):
             return config
         self._beside[step] = (config.out, folder)
         if step == demo.STAGE or origin:
@@ -76,18 +83,35 @@ class StepFolders:
         return dataclasses.replace(config, out=folder)
 
     def choose_existing(self, step: str) -> Any:
-        """Choose the folder of a step that is not run: the one of its settings if it is there, otherwise the plain one."""
+        """Choose the folder of a step that is not run: the one of its settings if it is there, otherwise the plain one.
+
+        If the plain folder has results of other settings, or nobody can say of which, no step that is run may read it.
+        """
         config = self.config(step)
-        if config.out is None or not _others(config.out) or missing_download(config):
+        if config.out is None:
             return config
         try:
-            chosen = self.choose(step)
+            chosen = None if missing_download(config) else self.choose(step)
+            is_foreign = bool(_others(config.out)) if chosen is None else is_free(chosen.out)
+        except OtherSettingsError:
+            chosen, is_foreign = None, True
         except (ValueError, OSError):
-            return config
-        if not is_free(chosen.out):
+            chosen, is_foreign = None, bool(_others(config.out))
+        if chosen is not None and not is_foreign:
             return chosen
         self._beside.pop(step, None)
+        if is_foreign and not is_free(config.out):
+            self._foreign[config.out] = step
         return config
+
+    def _require_own_inputs(self, step: str, config: Any) -> None:
+        """Raise OtherSettingsError if a step would read the results of other settings."""
+        for folder, earlier in self._foreign.items():
+            if reads_from(config, folder):
+                raise OtherSettingsError(
+                    f"[{step}] reads {folder}, which has results of other settings of the step {earlier}, and none of these "
+                    f"settings are there; run {earlier} with these settings first"
+                )
 
     def _origin(self, step: str, config: Any) -> str:
         """The folder of the demo, if it is not the plain one, from whose videos decode and extract work.
@@ -141,7 +165,25 @@ def _others(folder: Path) -> list[Path]:
 
 def is_free(folder: Path) -> bool:
     """Return whether any settings may have the folder, since it has no results."""
-    return not any(folder.rglob(HEADER)) or ((folder / HEADER).is_file() and has_no_results(folder))
+    return all(has_no_results(header.parent) for header in folder.rglob(HEADER))
+
+
+def _is_busy(folder: Path) -> bool:
+    """Return whether a process works in a folder now."""
+    if not (folder / HEADER).is_file():
+        return False
+    try:
+        with exclusive_folder(folder):
+            return False
+    except BusyError:
+        return True
+
+
+def _is_open(folder: Path, header: Mapping[str, Any]) -> bool:
+    """Return whether these settings may have a folder: it has no results, and no other run is at it."""
+    if not is_free(folder):
+        return False
+    return not _is_busy(folder) or not headers.diff(headers.comparable_header(folder), header)
 
 
 def _holds(step: str, config: Any, header: Mapping[str, Any]) -> bool:

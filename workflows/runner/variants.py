@@ -76,8 +76,9 @@ def rename_paths(step: str, table: Mapping[str, Any], folders: Mapping[Path, Pat
         if isinstance(value, list):
             return [rename(inner, is_path=is_path) for inner in value]
         for folder, target in folders.items() if isinstance(value, str) else ():
-            if within(root / value, root / folder) and (is_path or not within(root / folder, root / value)):
-                moved = target / normal(root / value).relative_to(normal(root / folder))
+            inner = inner_path(root / value, root / folder)
+            if inner is not None and (is_path or not within(root / folder, root / value)):
+                moved = target / inner
                 return str(normal(root / moved) if PurePath(value).is_absolute() else moved)
         return value
 
@@ -99,5 +100,14 @@ def normal(path: Path) -> Path:
 
 
 def within(path: Path, folder: Path) -> bool:
-    """Return whether a path is a folder, or lies in it, however both are given."""
-    return normal(path).is_relative_to(normal(folder))
+    """Return whether a path is a folder, or lies in it, however both are given, through links too."""
+    return inner_path(path, folder) is not None
+
+
+def inner_path(path: Path, folder: Path) -> Path | None:
+    """Return a path as it counts from a folder that it is, or lies in; None if it lies elsewhere."""
+    for absolute in (os.path.abspath, os.path.realpath):
+        inner, outer = Path(absolute(path)), Path(absolute(folder))
+        if inner.is_relative_to(outer):
+            return inner.relative_to(outer)
+    return None
