@@ -1,5 +1,5 @@
 # `make demo` and `make test` set themselves up; nothing but Python 3.11 or newer, git and make is needed.
-# With another Python: `make test PYTHON=python3.13`; the virtual environment is made again if it is of another one.
+# With another Python: `make test PYTHON=python3.13`; the virtual environment is rebuilt if it is of another one.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -82,7 +82,7 @@ def read_table(path: Path, check_columns: Callable[[list[str]], object]) -> Iter
 
 
 def parse_object(text: str, path: Path, line_number: int = 1) -> dict[str, Any]:
-    """Return the JSON object in a text that begins on that line; raises ValueError if it is none, or has a key twice."""
+    """Return the JSON object in a text that begins on that line; raises ValueError if it is not one, or has a key twice."""
     try:
         value = json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
@@ -149,7 +149,7 @@ def positive(value: object, name: str, place: str) -> float:
 
 
 def parse_seconds(text: str, name: str, place: str) -> float:
-    """Return the number in a text; raises ValueError if it is none."""
+    """Return the number in a text; raises ValueError if it is not one."""
     try:
         return float(text)
     except ValueError as error:
@@ -180,7 +180,7 @@ def annotated_spans(record: Mapping[str, Any], place: str) -> list[tuple[float, 
 
 
 def start_and_end(value: object, name: str, place: str) -> tuple[float, float]:
-    """Return the two numbers of a JSON list; raises ValueError if it is none."""
+    """Return the two numbers of a JSON list; raises ValueError if it is not such a list."""
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"{place}: {name} is {describe(value)}; wanted [start, end]")
     return number(value[0], "the start", place), number(value[1], "the end", place)

@@ -39,7 +39,7 @@ class PublishedFile(ABC):
     @property
     @abstractmethod
     def manual_hint(self) -> str:
-        """What to do with a file that was fetched by hand: "run …", "put it …"."""
+        """The instructions for a file that was fetched by hand: "run …", "put it …"."""
 
     @abstractmethod
     def mismatch(self, path: Path) -> str | None:
@@ -52,7 +52,7 @@ class PublishedFile(ABC):
 
     @property
     def cached_path(self) -> Path:
-        """Where in the cache the file is, or would be."""
+        """The path of the file in the cache, whether or not it exists."""
         return cache_folder() / self.cache_name
 
     def fetch(self) -> Path:

@@ -25,7 +25,7 @@ BEGINNINGS = {
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success its content is on disk and named `path`, on failure it is gone."""
+    """Yield a temporary path next to `path`; on success its content is on disk and named `path`, on failure it is gone."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # several machines may write the same file
     try:
         yield temporary

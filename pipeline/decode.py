@@ -51,7 +51,7 @@ class DecodeConfig:
     """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line, from the
     list's own folder."""
     out: RunOnly[Path]
-    """The folder to write: frames and manifest. Run again with the same settings, it goes on where it stopped."""
+    """The folder to write: frames and manifest. Run again with the same settings, it resumes where it stopped."""
     fps: PositiveFloat | Literal["native"] = 5.0
     """Frames a second of presentation time, or native, the rate of each video itself."""
     short_side: int | str = 256
@@ -60,30 +60,30 @@ class DecodeConfig:
     crop: Annotated[int, Field(ge=32)] = 224
     """Pixels of the centred square that is kept."""
     backend: Choice = "pyav"
-    """What decodes: pyav, the reference; decord, torchcodec, torchcodec-cuda (NVDEC), which refuse files that they would
-    get wrong; or auto, the GPU's decoder where there is one, with pyav for what it refuses, and otherwise pyav."""
+    """Decoder: pyav, the reference; decord, torchcodec, torchcodec-cuda (NVDEC), which refuse files that they would get
+    wrong; or auto, the GPU's decoder if there is one, with pyav for what it refuses, and otherwise pyav."""
     pictures: str = frame_codec.LOSSLESS
-    """How frames are kept: png, without loss, or jpeg:QUALITY (jpeg:95 takes a quarter of png's bytes)."""
+    """Format of the frames: png, without loss, or jpeg:QUALITY (jpeg:95 takes a quarter of png's bytes)."""
     shard_videos: PositiveInt = 16
-    """How many videos make up one shard."""
+    """Videos in one shard."""
     retry_failed: RunOnly[bool] = False
-    """Try those videos again that failed before."""
+    """Try the videos that failed before again."""
     reading: RunOnly[WithoutPrefix[ReadingSeveral]] = field(default_factory=ReadingSeveral)
-    """How videos are read."""
+    """The settings for reading videos."""
     running: RunOnly[WithoutPrefix[ExecutorSettings]] = field(default_factory=ExecutorSettings)
-    """Where the work is done."""
+    """The settings for where the work is done."""
 
     def __post_init__(self) -> None:
         check_sampled(self.short_side, self.crop, self.backend)
         frame_codec.check_pictures(self.pictures)
 
     def elsewhere(self) -> DecodeConfig:
-        """The same settings for a process with another working directory."""
+        """Return the same settings for a process with another working directory."""
         return dataclasses.replace(self, videos=self.videos.absolute(), out=self.out.absolute())
 
 
 def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
-    """Decode what is not decoded yet; failures are recorded and do not stop the run. Returns the folder."""
+    """Decode what is not decoded yet; failures are recorded and do not stop the run. Return the folder."""
     recipe = made_by(config)
     stage = ShardedStage(
         name=STAGE,
@@ -173,7 +173,7 @@ def decode_video(config: DecodeConfig, recipe: dict[str, Any], item: pending_vid
 
 
 def _predict(config: DecodeConfig, todo: list[pending_videos.VideoTask]) -> None:
-    """Log how much room the frames will take, judged by a few frames of a few videos, and whether there is as much."""
+    """Log how much space the frames will take, judged by a few frames of a few videos, and whether there is as much."""
     encode = frame_codec.encoder(config.pictures, side=config.crop)
     geometry = Geometry.parse(config.short_side, config.crop)
     num_frames, sizes = [], []
@@ -208,7 +208,7 @@ def _size(num_bytes: float) -> str:
 def stored_videos(
     folder: Path, *, fps: float | None, short_side: int | str, crop: int, backends: tuple[str, ...]
 ) -> dict[str, Path]:
-    """Video id to the file that holds its frames, for a folder of `decode`.
+    """Return the file that holds each video's frames, by video id, for a folder of `decode`.
 
     Raises ValueError if the frames were not sampled as asked for, or not all of them are there yet.
     """

@@ -49,7 +49,7 @@ class EvaluateConfig:
     """The training store to evaluate on, with the run's vocabulary and feature recipe. Default: the one that the run was
     trained on, if it is still where it was."""
     out: RunOnly[Path | None] = None
-    """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, beside the run."""
+    """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, next to the run."""
     split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""
     predictions: RunOnly[Path | None] = None
@@ -59,7 +59,7 @@ class EvaluateConfig:
     batch_size: RunOnly[PositiveInt] = 64
     """Queries at a time."""
     device: RunOnly[str] = "auto"
-    """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
 
     def __post_init__(self) -> None:
         choose_device(self.device)
@@ -165,7 +165,7 @@ def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
 
 
 def _examples(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -> list[Example]:
-    """An example for every query whose video has features; moments that answer the same query share one.
+    """Return an example for every query whose video has features; moments that answer the same query share one.
 
     With an example for each, predictions could differ from batch to batch by rounding.
     """
@@ -179,7 +179,7 @@ def _examples(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -
 def _predict_windows(
     trained: TrainedRun, queries: list[Query], example_lists: Sequence[list[Example]], *, batch_size: int
 ) -> list[np.ndarray]:
-    """Start, end, score of the best moments for every query, float64 [N, 5, 3], NaN where there are none.
+    """Return start, end, score of the best moments for every query, float64 [N, 5, 3], NaN where there are none.
 
     There is one array for each list of examples; all lists are predicted together, so that a video is encoded once.
     """

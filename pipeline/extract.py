@@ -66,7 +66,7 @@ class ExtractConfig:
     """Make I3D RGB features of videos: rows of 1024 numbers, with the seconds that each describes."""
 
     out: Path
-    """The feature store to write. Run again with the same settings, it goes on where it stopped."""
+    """The feature store to write. Run again with the same settings, it resumes where it stopped."""
     videos: Path | None = None
     """A folder, searched recursively for videos, one video file, or a list: a .txt file with a path a line, from the
     list's own folder."""
@@ -74,9 +74,9 @@ class ExtractConfig:
     """A folder that `excl decode` wrote, in place of --videos."""
     preset: PresetName = "excl"
     """Rate, picture, weights and rows by name: excl, a row every 8 of 5 frames a second, or excl-dense, a row for every
-    frame; the others as features were made that others published (docs/features.md). What is given beside it wins."""
+    frame; the others as published features were made (docs/features.md). Settings given as well override the preset's."""
     bug_compatible: bool = False
-    """Repeat also those mistakes of a published pipeline that change which rows there are."""
+    """Also repeat those mistakes of a published pipeline that change which rows there are."""
     weights: Annotated[str | None, OfPreset] = None
     """kinetics or charades (downloaded on first use), a file in the format of the public PyTorch port or of safetensors, the
     name of an imported file, or random:SEED, weights by formula that are good for trying things out and for nothing else."""
@@ -90,40 +90,41 @@ class ExtractConfig:
     stride: Annotated[Literal[8, 4, 2, 1] | None, OfPreset] = None
     """A row every so many frames of the whole video. 4, 2 and 1 take 1.1, 1.2 and 2.4 times as long as 8."""
     window: Annotated[Annotated[PositiveInt, Field(le=MAX_BATCH_FRAMES)] | None, OfWindows] = None
-    """In place of the whole video, windows of so many frames, each seen by itself, as many published features were made."""
+    """Use windows of so many frames, each seen by itself, in place of the whole video, as many published features were
+    made."""
     hop: Annotated[PositiveInt | None, OfWindows] = None
     """Frames from one window's start to the next; if only --window is given, as many."""
     window_mean: Annotated[bool | None, OfWindows] = None
     """Average the rows of each window into one."""
     last_window: Annotated[Literal["pad", "drop"] | None, OfWindows] = None
-    """What becomes of the video's end: pad fills the last window up with copies of the last frame, drop leaves out what
-    fills no window."""
+    """Treatment of the video's end: pad fills the last window up with copies of the last frame, drop leaves out what fills
+    no window."""
     pool: Annotated[Pool | None, OfPreset] = None
     """2x7x7 averages neighbouring steps of 8 frames in pairs, as the published network does; 1x7x7 does not."""
     backend: Choice = "pyav"
-    """What decodes: pyav, the reference; decord, torchcodec, torchcodec-cuda (NVDEC), which refuse files that they would
-    get wrong; or auto, the GPU's decoder where there is one, with pyav for what it refuses, and otherwise pyav."""
+    """Decoder: pyav, the reference; decord, torchcodec, torchcodec-cuda (NVDEC), which refuse files that they would get
+    wrong; or auto, the GPU's decoder if there is one, with pyav for what it refuses, and otherwise pyav."""
     precision: Precision = "float32"
-    """What I3D computes in: float32, tf32 (NVIDIA's GPUs, three digits), bfloat16 (faster; relative error below 1e-2)."""
+    """Precision of I3D: float32, tf32 (NVIDIA's GPUs, three digits), bfloat16 (faster; relative error below 1e-2)."""
     dtype: Literal["float16", "float32"] = "float16"
-    """How features are stored."""
+    """Type in which features are stored."""
     shard_videos: PositiveInt = 64
-    """How many videos make up one shard."""
+    """Videos in one shard."""
     device: str = "auto"
-    """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps, or several GPUs: cuda:0,cuda:1."""
+    """Device that runs I3D: auto (a GPU if there is one), cpu, cuda, cuda:1, mps, or several GPUs: cuda:0,cuda:1."""
     chunk_frames: Annotated[PositiveInt, Field(multiple_of=8, le=MAX_BATCH_FRAMES)] = 512
     """Frames that the network sees at once of a long video: fewer need less memory and more time, the rows are the same."""
     compile: Compile = "never"
-    """Whether to use torch.compile: always, which takes 10 to 20 s for each length of clip and then saves a tenth of the
-    time on a CPU; or never."""
+    """Use of torch.compile: always, which takes 10 to 20 s for each length of clip and then saves a tenth of the time on a
+    CPU; or never."""
     new_version: bool = False
-    """Where --out was made from another recipe, do not refuse: write beside it, to OUT-2, OUT-3, …"""
+    """If --out was made from another recipe, do not refuse, but write next to it, to OUT-2, OUT-3, …"""
     retry_failed: bool = False
-    """Try those videos again that failed before."""
+    """Try the videos that failed before again."""
     reading: WithoutPrefix[ReadingSeveral] = field(default_factory=ReadingSeveral)
-    """How videos are read."""
+    """The settings for reading videos."""
     running: WithoutPrefix[ExecutorSettings] = field(default_factory=ExecutorSettings)
-    """Where the work is done."""
+    """The settings for where the work is done."""
 
     def __post_init__(self) -> None:
         feature_recipe = self.feature_recipe()
@@ -155,14 +156,14 @@ class ExtractConfig:
         return self.weights or PRESETS[self.preset].weights
 
     def elsewhere(self) -> ExtractConfig:
-        """The same settings for a process with another working directory."""
+        """Return the same settings for a process with another working directory."""
         paths = {name: path.absolute() for name in ("videos", "frames", "out") if (path := getattr(self, name)) is not None}
         spec = self.weights_spec
         return dataclasses.replace(self, **paths, weights=str(Path(spec).absolute()) if Path(spec).is_file() else spec)
 
 
 def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
-    """Extract what is not extracted yet; failures are recorded and do not stop the run. Returns the store's folder."""
+    """Extract what is not extracted yet; failures are recorded and do not stop the run. Return the store's folder."""
     videos = _videos(config, warn=True)
     recipe = made_by(config)
     if config.new_version:
@@ -285,7 +286,7 @@ EXTRACTORS = ExtractorPool()  # of this process, which may work on several shard
 
 
 def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: pending_videos.VideoTask) -> VideoRecord:
-    """Write the features of one video as a shard of one; returns its record."""
+    """Write the features of one video as a shard of one; return its record."""
     started = time.monotonic()
     name = part_name(item.number)
     try:

@@ -1,4 +1,4 @@
-"""From which second to which: a trained run, a raw video and sentences in, a start and an end for every sentence out.
+"""Localize: a trained run, a raw video and sentences in, a start and an end for every sentence out.
 
 The video's features are remembered (feature_cache.py): a second question about it is answered without decoding it.
 """
@@ -57,17 +57,17 @@ class LocalizeConfig:
     query: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
     """A sentence; give it several times for several."""
     top: PositiveInt = 1
-    """How many moments to answer with, the best first, no two with an IoU above 0.5. There may be fewer."""
+    """Number of moments to answer with, the best first, no two with an IoU above 0.5. There may be fewer."""
     json: bool = False
     """Print the answers as JSON."""
     out: Path | None = None
-    """A folder for the answers as JSON; what stands there already is not computed again."""
+    """A folder for the answers as JSON; answers that are there already are not computed again."""
     weights: str | None = None
-    """Where I3D's weights are, if the run's features were made with a weight file of one's own."""
+    """I3D's weights, if the run's features were made with a weight file of your own."""
     device: str = "auto"
-    """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     reading: WithoutPrefix[VideoReading] = field(default_factory=VideoReading)
-    """How the video is read."""
+    """The settings for reading the video."""
 
     def __post_init__(self) -> None:
         if not self.query or not all(query.strip() for query in self.query):
@@ -91,14 +91,14 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """All answers, those to one query together and the best first, and how people want to see them."""
+    """The answers, those to one query together and the best first, and the form in which to show them."""
 
     answers: list[Answer]
     as_json: bool = False
 
 
 def run(config: LocalizeConfig) -> Answers:
-    """Answers to every query, in order. Raises ValueError (VideoError) for a video that cannot be read."""
+    """Answer every query, in order. Raises ValueError (VideoError) for a video that cannot be read."""
     if config.out is None:
         return Answers(answer(config), config.json)
     run_once(config.out, stage=STAGE, identity=made_by(config), code_version=CODE_VERSION, build=lambda m: _write(config, m))
@@ -107,7 +107,7 @@ def run(config: LocalizeConfig) -> Answers:
 
 
 def made_by(config: LocalizeConfig) -> dict[str, Any]:
-    """What determines the answers."""
+    """Return what determines the answers."""
     return {
         "run": Manifest.read(config.run, stage=train.STAGE).fingerprint(),
         "video": file_facts(config.video),
@@ -123,7 +123,7 @@ def _write(config: LocalizeConfig, manifest: Manifest) -> dict[str, Any]:
 
 
 def answer(config: LocalizeConfig) -> list[Answer]:
-    """The answers, computed."""
+    """Compute the answers."""
     trained = load_run(config.run, device=config.device)
     video = _features(config, trained)
     vocabulary = Vocabulary(tuple(trained.words))
@@ -140,7 +140,7 @@ def answer(config: LocalizeConfig) -> list[Answer]:
 
 
 def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
-    """The video's features by the run's recipe, remembered or made; ValueError if the weights are not those of the run."""
+    """Return the video's features by the run's recipe, remembered or made; ValueError if the weights are not the run's."""
     _require_known_making(config, trained.recipe)
     weights = _weights(config, trained.recipe) if config.weights else None  # wrong ones are refused in any case
     made = FeatureRecipe.from_recipe(trained.recipe)
@@ -162,7 +162,7 @@ def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
 
 
 def _require_known_making(config: LocalizeConfig, recipe: dict[str, Any]) -> None:
-    """ValueError if nobody here can make features as this recipe has them."""
+    """Raise ValueError if features cannot be made here as this recipe has them."""
     if recipe["weights"]["source"] == IMPORTED:
         raise ValueError(
             f"{config.run}: it was trained on imported features, and nobody here knows how those were made, so none can be "
@@ -176,7 +176,7 @@ def _require_known_making(config: LocalizeConfig, recipe: dict[str, Any]) -> Non
 
 
 def _require_precision(config: LocalizeConfig, recipe: FeatureRecipe) -> None:
-    """ValueError if the device cannot compute in the precision of the run's features."""
+    """Raise ValueError if the device cannot compute in the precision of the run's features."""
     try:
         check_precision(recipe.precision, choose_device(config.device))
     except ValueError as error:

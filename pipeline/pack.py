@@ -49,20 +49,20 @@ class PackConfig:
     out: RunOnly[Path]
     """The training store to write."""
     missing_video: Literal["keep", "drop", "fail"] = "keep"
-    """What becomes of queries whose video has no features. keep: they stay in the store and count as misses, so that results
-    are over all queries of a split; results over those with features stand beside."""
+    """Treatment of queries whose video has no features. keep: they stay in the store and count as misses, so that results
+    are over all queries of a split; results over those with features are given too."""
     other_duration: Literal["keep", "clip", "drop", "fail"] = "keep"
-    """What becomes of queries whose video's file is longer or shorter than the annotations say, by more than
+    """Treatment of queries whose video's file is longer or shorter than the annotations say, by more than
     --duration-tolerance-s: is it the same video? keep leaves the moments as annotated, so that results can be compared (none
     that begins after the file's end is trained on); clip cuts them to the file."""
     duration_tolerance_s: PositiveFloat = 1.0
-    """A difference in seconds that is no difference: containers and annotators round."""
+    """Largest difference in seconds that counts as none: containers and annotators round."""
     shard_videos: PositiveInt = 64
-    """How many videos make up one shard."""
+    """Videos in one shard."""
 
 
 def run(config: PackConfig) -> Path:
-    """Pack everything, unless it is done. Returns the folder."""
+    """Pack everything, unless it is done. Return the folder."""
     store = FeatureStore(config.features)
     return run_once(
         config.out,
@@ -74,7 +74,7 @@ def run(config: PackConfig) -> Path:
 
 
 def made_by(config: PackConfig) -> dict[str, Any]:
-    """What determines the training store; ValueError while features or queries are not finished."""
+    """Return what determines the training store; ValueError if features or queries are not finished."""
     return _made_by(config, FeatureStore(config.features))
 
 
@@ -227,7 +227,7 @@ RENAMINGS: dict[str, Callable[[str], str]] = {  # by which names of videos and i
 
 
 def match_hint(asked: Set[str], held: Set[str]) -> str:
-    """How the ids of annotations and videos would match better, as the end of a message; empty if nothing known helps."""
+    """Return how the ids of annotations and videos would match better, as the end of a message; empty if nothing helps."""
     now = len(asked & held)
     found = {how: len({rename(a) for a in asked} & {rename(h) for h in held}) for how, rename in RENAMINGS.items()}
     best = max(found, key=lambda how: found[how])
@@ -235,7 +235,7 @@ def match_hint(asked: Set[str], held: Set[str]) -> str:
 
 
 def _coverage(queries: list[Query], store: FeatureStore) -> dict[str, dict[str, Any]]:
-    """For every split: queries, those covered by features, and the videos that are missing with their queries' number."""
+    """Return for every split its queries, those with features, and the missing videos with the number of their queries."""
     coverage: dict[str, dict[str, Any]] = {}
     for query in queries:
         counts = coverage.setdefault(query.split, {"queries": 0, "covered": 0, "missing": defaultdict(int)})
@@ -248,7 +248,7 @@ def _coverage(queries: list[Query], store: FeatureStore) -> dict[str, dict[str, 
 
 
 def coverage_line(counts: Mapping[str, Any]) -> str:
-    """`3,700 of 3,720 queries have features (99.5 %); missing videos: A, B, …`."""
+    """Return a line like `3,700 of 3,720 queries have features (99.5 %); missing videos: A, B, …`."""
     total, covered, missing = counts["queries"], counts["covered"], list(counts["missing"])
     line = f"{covered:,} of {total:,} queries have features ({100 * covered / total:.1f} %)"
     if missing:

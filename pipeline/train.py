@@ -1,7 +1,7 @@
 """Stage 5, train: reads training stores, leaves a run: checkpoints with their configuration inside, and the learning curve.
 
     best.safetensors, best.json    the epoch that was best on the validation split; all that `evaluate` and `localize` need
-    last-N.safetensors, last.json  where the training stands after N steps: a run that was killed goes on from it exactly
+    last-N.safetensors, last.json  the state of the training after N steps: a killed run resumes from it exactly
     metrics.jsonl                  one line an epoch
     tensorboard/                   the same curves, if they were asked for
     stores.json                    where the training stores were, for `evaluate`
@@ -37,7 +37,7 @@ STAGE, CODE_VERSION = "train", 6
 
 
 def run(config: TrainConfig) -> Path:
-    """Train unless it is done. Returns the run's folder."""
+    """Train unless it is done. Return the run's folder."""
     if config.tensorboard:
         require_tensorboard()
     if config.select_on_test:
@@ -52,9 +52,9 @@ def run(config: TrainConfig) -> Path:
 
 
 def made_by(config: TrainConfig) -> dict[str, Any]:
-    """What determines the run; ValueError where a store is none, or stores do not go together.
+    """Return what determines the run; ValueError if a path is no training store, or stores do not go together.
 
-    How many devices share a batch does, because each draws dropout of its own; which they are does not.
+    The number of devices that share a batch counts, because each draws its own dropout; which devices they are does not.
     """
     devices = len(training_devices(config.device))
     several = {"devices_sharing_a_batch": devices} if devices > 1 else {}
@@ -87,7 +87,7 @@ def _work(config: TrainConfig) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, ranks: RankContext) -> None:
-    """Train, maybe as one of several processes."""
+    """Train, alone or as one of several processes."""
     if ranks.world > 1:
         logging.basicConfig(level=logging.INFO if ranks.is_first else logging.ERROR, format="%(message)s")
     Trainer(config, ranks, identity=identity(config)).run()

@@ -66,7 +66,7 @@ def _configuration(
 
 
 def documented(name: str) -> Any:
-    """A function of this module, with the signature and the help that its command's configuration gives it."""
+    """Return a function of this module, with the signature and the help that its command's configuration gives it."""
     from excl.workflows.keywords import describe_settings, settings_of, signature  # noqa: PLC0415
 
     function = globals()[name]

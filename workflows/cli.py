@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(error: Exception) -> int:
-    """Say in one message what has ended the command; returns the exit code."""
+    """Say in one message what has ended the command; return the exit code."""
     from excl.datasets.video.errors import InternalError  # noqa: PLC0415
     from excl.pipeline.artifacts.locks import BusyError  # noqa: PLC0415
     from excl.pipeline.execution.circuit_breaker import SystemicError  # noqa: PLC0415
@@ -127,7 +127,7 @@ def _parsed(step: Step, arguments: Sequence[str]) -> Any:
 
 @contextlib.contextmanager
 def _plain_errors(config: type[Any]) -> Iterator[None]:
-    """Meanwhile a configuration and those in it say what is wrong with a value in one line, as recipes do.
+    """Make a configuration and those in it report a wrong value in one line inside the block, as recipes do.
 
     tyro shows the user what a constructor raises, and pydantic's own text is for programmers.
     """
@@ -142,7 +142,7 @@ def _plain_errors(config: type[Any]) -> Iterator[None]:
 
 
 def _configurations(kind: Any) -> Iterator[Any]:
-    """A configuration and all that are in its fields, also those in unions: the dataclasses in a type, at any depth."""
+    """Yield a configuration and those in its fields, also in unions: the dataclasses in a type, at any depth."""
     if dataclasses.is_dataclass(kind):
         yield kind
         inner: Iterable[Any] = typing.get_type_hints(kind).values()

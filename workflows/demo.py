@@ -103,7 +103,7 @@ class Event:
 
     @property
     def sentence(self) -> str:
-        """What happens, in words."""
+        """Return what happens, in words."""
         return f"the {self.colour} {self.shape} {self.action}"
 
 
@@ -120,11 +120,11 @@ class DemoVideo:
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the first frame's beginning to the last frame's end."""
+        """The seconds from the first frame's beginning to the last frame's end."""
         return self.num_frames / self.fps
 
     def queries(self) -> list[dict[str, Any]]:
-        """One query an event, in order of time; equal events are told apart by an ordinal number."""
+        """Return one query an event, in order of time; equal events are told apart by an ordinal number."""
         rows = []
         sentences = [event.sentence for event in self.events]
         for number, event in enumerate(self.events):
@@ -144,7 +144,7 @@ class DemoVideo:
 
 
 def run(config: DemoConfig, *, map: Map = map) -> Path:
-    """Make what is missing of the data set. Returns its folder."""
+    """Make what is missing of the data set. Return its folder."""
     with Manifest.open(config.out, stage=STAGE, identity=made_by(config), code_version=CODE_VERSION) as manifest:
         if manifest.is_complete:
             log.info("%s: %s is complete, nothing to do", STAGE, config.out)
@@ -189,7 +189,7 @@ def write_video(path: Path, video: DemoVideo) -> None:
 
 
 def word_vectors(seed: int) -> Iterator[str]:
-    """Lines of GloVe's text format: every word that a query can have and some others, in alphabetical order."""
+    """Yield lines of GloVe's text format: every word that a query can have and some others, in alphabetical order."""
     words = {*" ".join([*COLOURS, *SHAPES, *ACTIONS, *ORDINALS]).split(), *EXTRA_WORDS}
     for word in sorted(words):
         vector = np.random.default_rng([seed, zlib.crc32(word.encode())]).normal(scale=0.4, size=VECTOR_SIZE)
@@ -220,7 +220,7 @@ Kind = tuple[str, str, str]  # colour, shape, action
 
 
 def _draw_kinds(duration_s: float, rng: np.random.Generator) -> list[Kind]:
-    """What happens, in order of time: as much as fits, all of it different, but in some videos one thing twice."""
+    """Return what happens, in order of time: as much as fits, all of it different, but in some videos one thing twice."""
     slack_s = duration_s - GAP_S[0] - (TWIN_GAP_S - GAP_S[0])
     numbers = [number for number in NUM_EVENTS if number * (EVENT_S[0] + GAP_S[0]) <= slack_s]
     shares = np.array([NUM_EVENTS[number] for number in numbers])
@@ -276,7 +276,7 @@ def _paint(frame: np.ndarray, event: Event, number: int, num_frames: int) -> Non
 
 @functools.cache
 def _mask(shape: str, radius: int) -> np.ndarray:
-    """Where the shape is, bool [2 * radius, 2 * radius]."""
+    """Return where the shape is, bool [2 * radius, 2 * radius]."""
     down, right = np.mgrid[-radius:radius, -radius:radius] + 0.5
     if shape == "circle":
         return down**2 + right**2 <= radius**2

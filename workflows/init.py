@@ -69,7 +69,7 @@ class InitConfig:
     """Begin a data set of your own: write a recipe and a sample annotation file for the videos in a folder."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """Where to write recipe.toml and annotations.jsonl, and where results will be. What is there already stays."""
+    """Folder for recipe.toml, annotations.jsonl and, later, the results. Existing files in it stay."""
     videos: Path | None = None
     """The videos: a folder, searched recursively, or a list of paths. Default: DIR itself."""
 
@@ -129,5 +129,5 @@ def _annotations(videos: Mapping[str, Path]) -> str:
 
 
 def show(lines: list[str]) -> str:
-    """What was written and what comes next, for people."""
+    """Return what was written and what comes next, for people."""
     return "\n".join(lines)

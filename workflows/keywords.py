@@ -31,10 +31,10 @@ class Setting:
     default: Any
     text: str
     hint: str
-    """What the default means, where the command's help says it in brackets."""
+    """The meaning of the default, if the command's help says it in brackets."""
     positional: bool
     group: str | None = None
-    """The nested configuration that has the setting, where its flags have no prefix."""
+    """The nested configuration that has the setting, if its flags have no prefix."""
 
 
 def settings_of(config: type[Any], *, without: Sequence[str] = ()) -> list[Setting]:
@@ -82,7 +82,7 @@ def _keyword(match: re.Match[str]) -> str:
 
 
 def signature(own: Sequence[inspect.Parameter], settings: Sequence[Setting], returns: Any) -> inspect.Signature:
-    """A signature of a function's own parameters and of settings: by place those without a flag, by keyword the others."""
+    """Return a signature of a function's own parameters and of settings: those without a flag by place, others by name."""
     kinds = {True: inspect.Parameter.POSITIONAL_OR_KEYWORD, False: inspect.Parameter.KEYWORD_ONLY}
     parameters = [
         inspect.Parameter(setting.name, kinds[setting.positional], default=setting.default, annotation=setting.kind)
@@ -131,7 +131,7 @@ def configuration(
 
 
 def _json_value(value: Any) -> Any:
-    """A configuration as a dict, a number of NumPy as Python's, and anything else, such as a path, as text."""
+    """Return a configuration as a dict, a number of NumPy as Python's, and anything else, such as a path, as text."""
     if dataclasses.is_dataclass(value):
         return dump(value)
     return value.item() if hasattr(value, "item") else str(value)

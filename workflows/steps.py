@@ -75,7 +75,7 @@ def run_step(step: Step, config: Any) -> int:
 
 
 def _on_configured_executor(run: Callable[..., Any]) -> Callable[[Any], Any]:
-    """A stage that works where its configuration says: in this process, or with the workers of `dask_cluster.py`."""
+    """Wrap a stage so that it runs where its configuration says: in this process, or on workers of `dask_cluster.py`."""
 
     @functools.wraps(run)
     def run_there(config: Any) -> Any:

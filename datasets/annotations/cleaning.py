@@ -88,7 +88,7 @@ def clean(
     *,
     why_unusable: Callable[[Moment], str] = find_missing_words,
 ) -> Cleaning:
-    """Return the moments that can be used, in order, by the policy. `why_unusable` gives the reason why a query is none.
+    """Return the moments that can be used, in order, by the policy. `why_unusable` returns why a query cannot be used.
 
     Raises ValueError, naming the first rows, for a flaw whose policy is `fail`.
     """

@@ -16,7 +16,7 @@ DURATIONS = ("duration_s", "duration", "length")
 
 
 def read_durations(paths: Iterable[Path]) -> dict[str, float]:
-    """Return the seconds by video of all the files; raises ValueError for what is no duration, or if two files disagree."""
+    """Return the seconds by video of all the files; raises ValueError for a wrong duration, or if two files disagree."""
     return merge_lengths((row for path in paths for row in _rows(path)), unit="s")
 
 

@@ -37,7 +37,7 @@ class WordVectors:
 
     @property
     def dim(self) -> int:
-        """D."""
+        """The size D of a vector."""
         return self.matrix.shape[1]
 
 

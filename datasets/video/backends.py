@@ -1,8 +1,8 @@
 """The decoders of videos under one contract, `sample_frames`.
 
 `pyav` is the reference and the default. `decord` and `torchcodec` (and `torchcodec-cuda`, which decodes on an NVIDIA GPU)
-give the same frames with slightly other pixels, or refuse the file; `auto` is the GPU's decoder where there is one, with
-PyAV for the files that it refuses, and otherwise PyAV.
+give the same frames with slightly other pixels, or refuse the file; `auto` is the GPU's decoder if there is one, with PyAV
+for the files that it refuses, and otherwise PyAV.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def open_sampled(path: Path, sampling: Sampling) -> Video:
 
 
 class FallbackVideo(Video):
-    """A video read by the first decoder that does not refuse it; should one refuse it on the way, the next goes on."""
+    """A video read by the first decoder that does not refuse it; if that one refuses it on the way, the next continues."""
 
     def __init__(self, path: Path, videos: list[Video]) -> None:
         self.path, self.videos = path, videos

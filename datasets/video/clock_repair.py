@@ -36,7 +36,7 @@ class Places:
 
 
 class Timeline:
-    """The clock of a video, which goes on where the file's own clock starts again.
+    """The clock of a video, which continues where the file's own clock starts again.
 
     `unit` is a tick in seconds, `step` how many ticks a frame lasts that does not say it, `container` FFmpeg's name of it.
     `latest` is the greatest time so far and `leap` how far after it (or before it) the last frame came, both in ticks.

@@ -33,7 +33,7 @@ Reason = Literal[
 
 
 class VideoError(ValueError):
-    """A file that is no video, or whose frames cannot all be had: `reason` from the list, and a sentence that says more."""
+    """The error for a file that is no video, or that does not give all frames: a `reason` from the list, and a sentence."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)

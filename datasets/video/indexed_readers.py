@@ -84,7 +84,7 @@ def torchcodec_flaws(layout: VideoLayout) -> dict[str, bool]:
 
 
 def _has_false_keys(table: PacketTable) -> bool:
-    """Return whether the container calls frames key frames that are none: seeking to one gives broken pictures.
+    """Return whether the container calls frames key frames that are not: seeking to one gives broken pictures.
 
     Some key frames are no restart (in open groups, and in codecs whose headers are not read here), but never most frames.
     """

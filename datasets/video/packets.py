@@ -49,7 +49,7 @@ class PacketTable:
 
     @property
     def is_steady(self) -> bool:
-        """True if size and kind of the pictures stay as they are from the first packet on, as far as packets tell."""
+        """Return whether size and kind of the pictures stay the same from the first packet on, as far as packets tell."""
         return list(self.parameter_sets.values()) in ([], [0])
 
     def order(self) -> np.ndarray:

@@ -1,8 +1,7 @@
 """The commands that mend or convert a video which is not read as it is, for error messages.
 
-Those of ffmpeg were run with version 5.1 (`tests/video/test_odd_files.py`): they write every frame of the file at its
-time, to a millisecond, but for frames that come late and are said to be left out. The output is a file that is not there
-yet.
+Those of ffmpeg were run with version 5.1 (`tests/video/test_odd_files.py`): they write every frame of the file at its time,
+to a millisecond, but for frames that come late and are said to be left out. The output is a file that does not exist yet.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ EVERY_FRAME = "-fps_mode passthrough -enc_time_base 1/1000 -c:v libx264 -crf 12"
 def with_continued_clock(
     path: Path, stream_index: int, *, rate: Fraction, late_s: Fraction, back_s: Fraction, max_gap_s: float, interlaced: bool
 ) -> str:
-    """Return the command by which the clock of a video goes on where it starts again `back_s` earlier.
+    """Return the command by which the clock of a video continues where it starts again `back_s` earlier.
 
     The frame before the restart then lasts one period of `rate`. `late_s` is how long after the start of the container the
     first frame comes: without the sound that started it, that frame has to stand from the beginning. Smaller steps back

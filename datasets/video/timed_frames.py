@@ -78,7 +78,8 @@ class TimedFrames:
                 self.bad_packets += 1
 
     def _order(self, frames: Iterable[tuple[int, av.VideoFrame]], start: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield the frames in the order of their times; of those with one time the last. A clock that starts again goes on.
+        """Yield the frames in the order of their times; of those with one time the last. A clock that starts again is
+        continued.
 
         Where times are not to be mended, raises VideoError for the first that is not after the one before.
         """

@@ -1,4 +1,4 @@
-"""From logits to moments: the best span and those next to it (clf), or the expected times (reg), in seconds.
+"""The moments of logits: the best span and those next to it (clf), or the expected times (reg), in seconds.
 
 Letters in shapes: B queries of a batch, T feature rows (padded), n feature rows of one video. A span is a start row and an
 end row, both inclusive; span.py tells which seconds it stands for.
@@ -19,7 +19,7 @@ from excl.models.excl.metrics import interval_iou
 from excl.models.excl.span import best_span, moment_to_rows, rows_to_moment
 
 MAX_IOU = 0.5
-"""By default no two moments of an answer have a greater IoU (temporal non-maximum suppression)."""
+"""The largest IoU that two moments of an answer may have by default (temporal non-maximum suppression)."""
 
 _BLOCK_ROWS = 64
 """End rows that are searched at once for the next best span: memory is about 64 n values, however long the video."""
@@ -122,7 +122,7 @@ def top_spans(
 
 @dataclass(frozen=True)
 class _Search:
-    """All spans of one video, block by block of end rows."""
+    """The search among all spans of one video, block by block of end rows."""
 
     start_scores: np.ndarray
     end_scores: np.ndarray

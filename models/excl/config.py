@@ -49,11 +49,11 @@ class ExCLConfig:
     loss: Loss | None = None
     """Cross entropy of the start and the end row (clf) or the distance of expected times (reg). None: as in the variant."""
     video_encoder: VideoEncoderName | None = None
-    """What becomes of the feature rows: nothing, a BiLSTM, convolutions or self-attention. None: as in the variant."""
+    """Encoder of the feature rows: nothing at all, a BiLSTM, convolutions or self-attention. None: as in the variant."""
     predictor: PredictorName | None = None
-    """What scores the rows: MLP, tied or conditioned LSTMs, or attention over time. None: as in the variant."""
+    """Predictor that scores the rows: MLP, tied or conditioned LSTMs, or attention over time. None: as in the variant."""
     text_encoder: TextEncoderName = "lstm"
-    """What makes a query one vector: a BiLSTM as in the paper, the mean of its words, or self-attention."""
+    """Encoder that makes a query one vector: a BiLSTM as in the paper, the mean of its words, or self-attention."""
     text_hidden: Annotated[int, Field(gt=0)] = 256
     """Half the size of the query's vector: hidden units in each direction of its LSTM. The paper has 256."""
     video_hidden: Annotated[int, Field(gt=0)] = 256

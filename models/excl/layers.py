@@ -66,7 +66,7 @@ def mirror(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 class _Permute(torch.autograd.Function):
-    """values [B, T, D] with step i of all B T copied from step order[i], where `order`, int64 [B T], is its own inverse.
+    """The values [B, T, D] with step i of all B T copied from step order[i], where `order`, int64 [B T], is its own inverse.
 
     So gradients take the same way. Autograd, which cannot know that, would add them up one number at a time.
     """

@@ -31,7 +31,7 @@ class Chunk:
 
 
 def continuous_chunks(frames: Iterable[np.ndarray], layout: Continuous, chunk_frames: int) -> Iterator[Chunk]:
-    """The chunks of a video of which each frame is uint8 [H, W, 3], padded as the layout says."""
+    """Yield the chunks of a video of which each frame is uint8 [H, W, 3], padded as the layout says."""
     remainder = FRAMES_PER_STEP - layout.stride
     return overlapping_chunks(_pad(frames, layout), remainder, chunk_frames, stride=layout.stride)
 
@@ -39,7 +39,7 @@ def continuous_chunks(frames: Iterable[np.ndarray], layout: Continuous, chunk_fr
 def overlapping_chunks(
     frames: Iterable[np.ndarray], remainder: int, chunk_frames: int, *, stride: int = 8
 ) -> Iterator[Chunk]:
-    """The chunks of a stream of frames whose number has the given remainder by 8: for a stride below 8, 8 - stride."""
+    """Yield the chunks of a stream whose number of frames has the given remainder by 8: for a stride below 8, 8 - stride."""
     assert chunk_frames > 0
     assert chunk_frames % FRAMES_PER_STEP == 0
     window: list[np.ndarray] = []  # frames from number `begin` on
@@ -76,9 +76,9 @@ def _pad(frames: Iterable[np.ndarray], layout: Continuous) -> Iterator[np.ndarra
 
 
 def single_clips(frames: Iterable[np.ndarray], layout: Clips) -> Iterator[np.ndarray]:
-    """The clips of a layout, in order, each uint8 [T, H, W, 3]; frames before the next clip are freed.
+    """Yield the clips of a layout, in order, each uint8 [T, H, W, 3]; frames before the next clip are freed.
 
-    NoRowsError for a video that the layout has no rows for.
+    NoRowsError for a video that has no rows in the layout.
     """
     window: deque[np.ndarray] = deque()  # frames from number `window_begin` on
     window_begin = count = index = 0

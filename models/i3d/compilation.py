@@ -30,7 +30,7 @@ _compiled_shapes: list[tuple[int, ...]] = []
 
 
 class Compiler:
-    """Calls a function of a tensor, compiled for the tensor's shape."""
+    """A caller of a function of a tensor, which it compiles for the tensor's shape."""
 
     def __init__(self, *, tolerance: float) -> None:
         self.tolerance = tolerance
@@ -48,7 +48,7 @@ class Compiler:
         return expected
 
     def _compile(self, function: Steps, x: Tensor, expected: Tensor) -> Steps:
-        """Return the function compiled for the shape of x, or the function itself where compiling fails or is wrong."""
+        """Return the function compiled for the shape of x, or the function itself if compiling fails or is wrong."""
         shape = tuple(x.shape)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
         started = time.monotonic()

@@ -48,7 +48,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_devices(names: str) -> list[torch.device]:
-    """Return the devices of a list like `cuda:0,cuda:1`; ValueError for one that is not available or named twice."""
+    """Return the devices of a list like `cuda:0,cuda:1`; ValueError if one is not available or named twice."""
     devices = [choose_device(name.strip()) for name in names.split(",")]
     if len(set(devices)) < len(devices):
         raise ValueError(f"device {names!r}: names one device twice")
@@ -60,7 +60,7 @@ class Extractor:
 
     Threads may share it: each collects its own frames, and the network runs what they hand over, clips of equal shape
     together. In float32 the rows of a video differ by no more than 2e-6 of the largest value, however it is cut into chunks
-    and whatever is computed beside it.
+    and whatever is computed together with it.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Extractor:
         )
 
     def __call__(self, frames: Iterable[np.ndarray]) -> np.ndarray:
-        """Feature rows, float32 [n, 1024] with n = `layout.num_rows(T)`, of T uint8 RGB frames [H, W, 3].
+        """Return feature rows, float32 [n, 1024] with n = `layout.num_rows(T)`, of T uint8 RGB frames [H, W, 3].
 
-        NoRowsError for a video that the layout has no rows for.
+        NoRowsError for a video that has no rows in the layout.
         """
         counted = _CountedFrames(frames)
         if isinstance(self.layout, Continuous):

@@ -1,4 +1,4 @@
-"""What a file is that is not weights of RGB I3D, in a sentence, and without running anything that is in it."""
+"""The diagnosis of a file that is not weights of RGB I3D, in a sentence, and without running anything that is in it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def describe_load_error(path: Path, error: Exception) -> str:
 
 
 def describe_wrong_content(state: Any) -> str | None:
-    """Return in what an object that was read is no state dict of RGB I3D, or None."""
+    """Return why an object that was read is no state dict of RGB I3D, or None."""
     if not isinstance(state, Mapping):
         return f"it holds a {type(state).__name__}; wanted is a state dict"
     parts = [key for key, value in state.items() if isinstance(value, Mapping)]

@@ -126,11 +126,11 @@ class I3D(nn.Module):
         self._modules["logits"] = Logits(num_classes)
 
     def layers(self) -> list[tuple[str, nn.Module]]:
-        """The layers below the classifier in the order in which they are computed, each with its name."""
+        """Return the layers below the classifier in the order in which they are computed, each with its name."""
         return [(name, layer) for name, layer in self.named_children() if name != "logits"]
 
     def steps(self, x: Tensor, *, stride: int = 8) -> Tensor:
-        """Mixed_5c averaged over space, float32 [N, T', 1024], of RGB frames x float [N, 3, T, H, W] in [-1, 1].
+        """Return Mixed_5c averaged over space, float32 [N, T', 1024], of RGB frames x float [N, 3, T, H, W] in [-1, 1].
 
         The average covers whatever space is left: 7 x 7 for 224 pixels.
 
@@ -149,7 +149,7 @@ class I3D(nn.Module):
         return x.reshape(offsets, clips, -1, FEATURE_DIM).permute(1, 2, 0, 3).flatten(1, 2)
 
     def features(self, x: Tensor) -> Tensor:
-        """Feature rows, float [N, T' - 1, 1024]: the average pool of 2 x 7 x 7 over Mixed_5c, for x as in `steps`.
+        """Return feature rows, float [N, T' - 1, 1024]: the average pool of 2 x 7 x 7 over Mixed_5c, for x as in `steps`.
 
         Raises ValueError for fewer than 9 frames, of which Mixed_5c leaves one step and the pool nothing.
         """
@@ -158,7 +158,7 @@ class I3D(nn.Module):
         return pool_pairs(self.steps(x))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Class scores before any softmax for every row, float [N, T' - 1, classes], for x as in `steps`."""
+        """Return class scores before any softmax for every row, float [N, T' - 1, classes], for x as in `steps`."""
         classifier = self._modules["logits"]
         assert classifier is not None
         return classifier(self.features(x))

@@ -1,7 +1,7 @@
-"""How I3D features were made by those who published them, and how excl makes them: rate, picture, weights and rows by name.
+"""The presets: published I3D features, and how excl makes their like: rate, picture, weights and rows by name.
 
-From their public code and documentation. Published features are not repeated to the bit by these: their frames went
-through JPEG files and other scalers. Row counts are for a video of T sampled frames.
+They follow the publishers' public code and documentation. They do not repeat published features to the bit: the frames of
+those went through JPEG files and other scalers. Row counts are for a video of T sampled frames.
 
 | preset | frames a second | short side | rows | published for |
 |---|---|---|---|---|
@@ -59,7 +59,7 @@ _LAYOUTS: tuple[type[Any], ...] = (Continuous, Windows, PortChunks, ShiftedWindo
 
 
 def layout_from_json(values: Mapping[str, Any]) -> RowLayout:
-    """Return the layout of which `to_json` gave these values."""
+    """Return the layout that `to_json` described by these values."""
     settings = dict(values)
     kind = settings.pop("kind")
     return next(layout for layout in _LAYOUTS if layout.kind == kind)(**settings)

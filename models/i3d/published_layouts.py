@@ -27,7 +27,7 @@ class _Unpadded(Clips):
         return {"kind": self.kind, **{name: getattr(self, name) for name in self.settings}}
 
     def row_frames(self, num_frames: int) -> np.ndarray:
-        """As in `Clips`; NoRowsError for a clip that the published code would fail on."""
+        """Return what `Clips` does; NoRowsError for a clip that the published code would fail on."""
         clips = self.clips(num_frames)
         shortest = min((end - begin for begin, end in clips), default=0)
         if shortest < MIN_POOLED_FRAMES:
@@ -47,7 +47,7 @@ class PortChunks(_Unpadded):
     lookahead = 1
 
     def clip(self, index: int) -> tuple[int, int]:
-        """Chunk number `index` of a video of more than 1600 frames."""
+        """Return chunk number `index` of a video of more than 1600 frames."""
         start = 1 + 1600 * index
         return max(1, start - 48), start + 1600 + 56
 
@@ -68,7 +68,7 @@ class ShiftedWindows(_Unpadded):
 
     @property
     def lookback(self) -> int:
-        """The last window is moved back by up to a window."""
+        """The most frames by which the last window is moved back: a window."""
         return self.window
 
     def clip(self, index: int) -> tuple[int, int]:

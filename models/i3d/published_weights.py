@@ -53,7 +53,7 @@ class WeightFacts:
 
 @dataclass(frozen=True)
 class PublishedWeights(PublishedFile):
-    """A weight file of the public port; what is None is unknown and not checked."""
+    """A weight file of the public port; a value of None is unknown and not checked."""
 
     file_name: str
     git_blob_id: str
@@ -75,11 +75,11 @@ class PublishedWeights(PublishedFile):
 
     @property
     def manual_hint(self) -> str:
-        """What to do with a file that was fetched by hand."""
+        """The instructions for a file that was fetched by hand."""
         return "run `excl weights import FILE`"
 
     def mismatch(self, path: Path) -> str | None:
-        """Return in what a file is not the published one, or None: size and sha256 where known, and the git blob id."""
+        """Return how a file differs from the published one, or None: size and sha256 where known, and the git blob id."""
         size = path.stat().st_size
         if self.size is not None and size != self.size:
             return f"{size:,} bytes, published are {self.size:,}"

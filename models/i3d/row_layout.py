@@ -1,4 +1,4 @@
-"""Which rows a video has and which seconds each describes: the one map from rows to seconds, used wherever the two meet.
+"""The map from rows to seconds: which rows a video has and which seconds each describes, used wherever the two meet.
 
 A layout says what the network sees of a video at once and what rows result. There are two kinds. `Continuous` lets the
 network see the whole video (in chunks that change nothing, `chunks.py`): a row every `stride` frames, and the rows tile the
@@ -7,8 +7,8 @@ video. `Windows` cuts out clips of equal length, each seen by itself, as many pu
 
 Frame f is on screen from f / fps to (f + 1) / fps seconds. In the network's own count, step k of Mixed_5c is centred on
 frames [8k, 8k + 8) of its receptive field of 99 frames (to within 1.5 frames, which SAME padding takes from one side), and
-the pairwise average of steps k and k + 1 on frames [8k + 4, 8k + 12). So say all layouts, and the first and the last row of
-what the network sees at once reach to its borders.
+the pairwise average of steps k and k + 1 on frames [8k + 4, 8k + 12). All layouts follow this, and the first and the last
+row of what the network sees at once reach to its borders.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ Pool = Literal["2x7x7", "1x7x7"]
 
 
 class RowLayout(Protocol):
-    """Which rows a video of so many frames has, and their seconds."""
+    """The rule for which rows a video of so many frames has, and for their seconds."""
 
     @property
     def pool(self) -> Pool:
-        """Whether a row is an average of two steps, as in the published network, or one step."""
+        """The last pool: 2x7x7 if a row is an average of two steps, as in the published network, 1x7x7 if it is one step."""
 
     def num_rows(self, num_frames: int) -> int:
-        """How many rows; NoRowsError for a video that the layout has none for."""
+        """Return how many rows a video has; NoRowsError if it has none in the layout."""
 
     def row_times(self, num_frames: int, *, fps: float, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end of every row in seconds, two float64 [n]; no row reaches beyond `duration_s`.
+        """Return start and end of every row in seconds, two float64 [n]; no row reaches beyond `duration_s`.
 
         `duration_s` is the video's end on the same clock, with num_frames = ceil(fps * duration_s).
         """
 
     def repeated(self, num_frames: int) -> int:
-        """How many copies of a video's first or last frame the network sees beside its frames."""
+        """Return how many copies of a video's first or last frame the network sees in addition to its frames."""
 
     def to_json(self) -> dict[str, Any]:
-        """The layout as JSON values, for recipes."""
+        """Return the layout as JSON values, for recipes."""
 
 
 class NoRowsError(ValueError):
-    """A video has no rows in a layout."""
+    """The error for a video that has no rows in a layout."""
 
 
 def require_frames(num_frames: int) -> None:
@@ -82,32 +82,32 @@ class Continuous:
 
     @property
     def offsets(self) -> int:
-        """Rows for every 8 frames."""
+        """The number of rows for every 8 frames."""
         return FRAMES_PER_STEP // self.stride
 
     @property
     def lead(self) -> int:
-        """Copies of the first frame in front of a video."""
+        """The number of copies of the first frame in front of a video."""
         return FRAMES_PER_STEP - self.stride if self.pool == "2x7x7" else 4 - self.stride // 2
 
     def num_rows(self, num_frames: int) -> int:
-        """How many rows a video of `num_frames` > 0 frames has."""
+        """Return how many rows a video of `num_frames` > 0 frames has."""
         require_frames(num_frames)
         rows = math.ceil(num_frames / self.stride)
         return max(1, rows - 1) if self.pool == "2x7x7" else rows
 
     def padded(self, num_frames: int) -> int:
-        """The length to which a video is padded: 8m + 8 - stride, with m steps at each offset."""
+        """Return the length to which a video is padded: 8m + 8 - stride, with m steps at each offset."""
         rows_end = self.num_rows(num_frames) * self.stride
         steps = math.ceil(rows_end / FRAMES_PER_STEP) + (1 if self.pool == "2x7x7" else 0)
         return FRAMES_PER_STEP * steps + FRAMES_PER_STEP - self.stride
 
     def repeated(self, num_frames: int) -> int:
-        """How many copies of a video's first or last frame the network sees beside its frames."""
+        """Return how many copies of a video's first or last frame the network sees in addition to its frames."""
         return self.padded(num_frames) - num_frames
 
     def row_times(self, num_frames: int, *, fps: float, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end of every row in seconds: start[0] = 0, end[k] = start[k + 1], end[-1] = duration_s."""
+        """Return start and end of every row in seconds: start[0] = 0, end[k] = start[k + 1], end[-1] = duration_s."""
         offset = self.stride / 2 if self.pool == "2x7x7" else 0
         edges = (self.stride * np.arange(self.num_rows(num_frames) + 1) + offset) / fps  # float64 [n + 1]
         edges[0], edges[-1] = 0.0, duration_s
@@ -116,7 +116,7 @@ class Continuous:
         return edges[:-1].copy(), edges[1:].copy()
 
     def to_json(self) -> dict[str, Any]:
-        """The layout as JSON values, for recipes."""
+        """Return the layout as JSON values, for recipes."""
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
 
@@ -136,41 +136,41 @@ class Clips(abc.ABC):
 
     @property
     def lookback(self) -> int:
-        """How many frames before its regular place the last clip may begin."""
+        """The most frames before its regular place at which the last clip may begin."""
         return 0
 
     @abc.abstractmethod
     def clip(self, index: int) -> tuple[int, int]:
-        """Clip number `index` of a video that goes on for long enough."""
+        """Return clip number `index` of a video that is long enough."""
 
     @abc.abstractmethod
     def clips(self, num_frames: int) -> list[tuple[int, int]]:
-        """All clips of a video of `num_frames` frames, in order; those that lie `lookahead` before its end as in `clip`."""
+        """Return all clips of a video of `num_frames` frames; those that lie `lookahead` before its end as in `clip`."""
 
     def rows_of(self, length: int) -> int:
-        """How many rows the network makes of a clip of so many frames."""
+        """Return how many rows the network makes of a clip of so many frames."""
         steps = math.ceil(length / FRAMES_PER_STEP)
         return 1 if self.mean else steps - 1 if self.pool == "2x7x7" else steps
 
     def row_frames(self, num_frames: int) -> np.ndarray:
-        """The frames that each row of all clips describes, [begin, end), float64 [n, 2], in the clips' order."""
+        """Return the frames that each row of all clips describes, [begin, end), float64 [n, 2], in the clips' order."""
         return np.concatenate([self._row_frames(begin, end) for begin, end in self.clips(num_frames)])
 
     def real_rows(self, num_frames: int) -> np.ndarray:
-        """Which of those rows the video has: not those that describe nothing but repeated frames. bool [n]."""
+        """Return which of those rows the video has, bool [n]: all but those that describe nothing but repeated frames."""
         return self.row_frames(num_frames)[:, 0] < num_frames
 
     def num_rows(self, num_frames: int) -> int:
-        """How many rows a video of `num_frames` > 0 frames has."""
+        """Return how many rows a video of `num_frames` > 0 frames has."""
         require_frames(num_frames)
         return int(self.real_rows(num_frames).sum())
 
     def repeated(self, num_frames: int) -> int:
-        """How many copies of a video's last frame the network sees beside its frames."""
+        """Return how many copies of a video's last frame the network sees in addition to its frames."""
         return sum(max(0, end - max(begin, num_frames)) for begin, end in self.clips(num_frames))
 
     def row_times(self, num_frames: int, *, fps: float, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end of every row in seconds: a clip's rows tile it, and clips may overlap or leave gaps."""
+        """Return start and end of every row in seconds: a clip's rows tile it, and clips may overlap or leave gaps."""
         require_frames(num_frames)
         if not (num_frames - 1) / fps < duration_s:
             raise ValueError(f"{num_frames} frames at {fps} a second do not fit a video of {duration_s} s")
@@ -185,7 +185,7 @@ class Clips(abc.ABC):
         return np.stack([edges[:-1], edges[1:]], axis=1)
 
     def to_json(self) -> dict[str, Any]:
-        """The layout as JSON values, for recipes."""
+        """Return the layout as JSON values, for recipes."""
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
 

@@ -78,7 +78,7 @@ class _Job:
 
 
 class Runner:
-    """Runs I3D. `submit` from any thread; clips of equal shape that wait together are computed together.
+    """A runner of I3D. `submit` from any thread; clips of equal shape that wait together are computed together.
 
     Together they have at most the largest tensor of `batch_frames` frames of 224 x 224 pixels; with 0 each job runs alone.
 

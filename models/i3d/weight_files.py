@@ -1,4 +1,4 @@
-"""Weight files as state dicts and back: torch's formats, and safetensors with the facts beside the tensors."""
+"""Weight files as state dicts and back: torch's formats, and safetensors with the facts next to the tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNTER = "num_batches_tracked"
 
 
 class WeightFileError(ValueError):
-    """A file that holds no weights of RGB I3D, and the reason."""
+    """The error for a file that holds no weights of RGB I3D, with the reason."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")

@@ -58,7 +58,7 @@ class Weights:
 
     @property
     def is_random(self) -> bool:
-        """Whether the weights are by formula, so that features made with them mean nothing."""
+        """Return whether the weights are by formula, so that features made with them mean nothing."""
         return self.source.startswith("random:")
 
     def network(self) -> I3D:
@@ -135,7 +135,7 @@ def describe_wrong(path: Path) -> str:
 
 
 def imported_path(name: str) -> Path:
-    """Return where in the cache the weights imported under a name are, or would be."""
+    """Return the path in the cache of the weights imported under a name, whether or not it exists."""
     return cache_folder() / "imported" / f"{name}.safetensors"
 
 

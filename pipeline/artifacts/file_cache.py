@@ -1,6 +1,6 @@
-"""What is remembered between runs in the cache folder: checksums of files, and entries of which the least used ones go.
+"""The cache of facts between runs: checksums of files, and entries of which the least recently used are removed.
 
-Everything there can be removed at any time. What cannot be written is warned of, what is damaged is computed again.
+Everything there can be removed at any time. A failed write is a warning, and a damaged entry is computed again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOCK_S = 60
 
 
 def file_stamp(path: Path) -> tuple[str, int, int]:
-    """Return what identifies a file without reading it: its path, size and time of change."""
+    """Return the stamp that identifies a file without reading it: its path, size and time of change."""
     stat = path.stat()
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 

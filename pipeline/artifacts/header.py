@@ -37,17 +37,17 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def comparable_header(folder: Path) -> dict[str, Any]:
-    """Return the header without what says nothing of the results: the version of the package, and more."""
+    """Return the header without the parts that do not affect the results, such as the version of the package."""
     return {key: value for key, value in read_header(folder).items() if key not in ("excl", "about")}
 
 
 def plain(*, stage: str, identity: Mapping[str, Any], code_version: int) -> dict[str, Any]:
-    """Return the comparable header of a new folder, as it is read again."""
+    """Return the comparable header of a new folder, as reading it back would give it."""
     return json.loads(canonical({"stage": stage, "code_version": code_version, "identity": identity}))
 
 
 def refuse_other_recipe(folder: Path, expected: Mapping[str, Any]) -> None:
-    """RecipeMismatchError that says what differs; ValueError if another stage made the folder."""
+    """Raise RecipeMismatchError, which says what differs; ValueError if another stage made the folder."""
     header = comparable_header(folder)
     if header.get("stage") != expected["stage"]:
         raise ValueError(
@@ -68,7 +68,7 @@ def matching_folder(folder: Path, *, stage: str, identity: Mapping[str, Any], co
 
 
 def write_header(folder: Path, header: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write a comparable header, and what else is known: the version of the package, and `about`."""
+    """Write a comparable header and other known facts: the version of the package, and `about`."""
     write_text(folder / HEADER, _text({**header, "excl": _package_version(), "about": dict(about)}))
 
 
@@ -90,7 +90,7 @@ def diff(header: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, tu
 
 
 def diff_lines(header: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Return what differs, a line each for people."""
+    """Return the differences, a line each, for people."""
     return [_diff_line(key, *values) for key, values in diff(header, expected).items()]
 
 

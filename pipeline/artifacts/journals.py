@@ -24,13 +24,13 @@ SYNC_EVERY_S = 1.0
 
 
 class Journal:
-    """The journal of a worker's attempt at one shard: `records` are those that are known of the shard, `add` commits one.
+    """The journal of a worker's attempt at one shard: `records` are the known ones of the shard, `add` commits one.
 
-    A line is with the system at once, so that a kill loses none, and on the disk within a second and at the end.
+    A line reaches the system at once, so that a kill loses none, and the disk within a second and at the end.
     """
 
     def __init__(self, folder: Path, name: str, records: Iterable[Record]) -> None:
-        """Open a journal; `earlier` are the records of attempts at the task of this name that died."""
+        """Open a journal; it also takes the records of earlier attempts at the task of this name, which died."""
         self.earlier = attempts(folder, name)[1]
         self.records: MutableMapping[str, Record] = {**{record["id"]: record for record in records}, **self.earlier}
         self.path = folder / FOLDER / f"{name}-{uuid.uuid4().hex[:12]}.jsonl"
@@ -46,7 +46,7 @@ class Journal:
         self.records[record["id"]] = record
 
     def close(self) -> None:
-        """Put all of it on the disk."""
+        """Write all of it to the disk, and close it."""
         self._sync()
         self._file.close()
 
@@ -70,7 +70,7 @@ def attempts(folder: Path, name: str) -> tuple[list[Path], dict[str, Record]]:
 class Tail:
     """The records that workers commit to the journals of a run, as they come, for those who watch.
 
-    What counts is read when a task has ended.
+    The records that count are read when a task has ended.
     """
 
     def __init__(self, folder: Path, run: str) -> None:
@@ -123,7 +123,7 @@ def _is_of_worker(path: Path) -> bool:
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Remove journals, and the folders of runs; a worker that was given up cannot begin another one there."""
+    """Remove journals and the folders of runs; an abandoned worker cannot begin another one there."""
     for path in paths:
         path.unlink(missing_ok=True)
         if _is_of_worker(path):

@@ -21,7 +21,7 @@ WAIT_S, WAIT_FOR_OWN_S = 600.0, 5.0  # for other shares, which hold the folder w
 
 
 class BusyError(RuntimeError):
-    """Another process is working on the folder."""
+    """The error that another process is working on the folder."""
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def share_lock(share: ShardRange) -> str:
 
 
 def busy_shares(folder: Path, *, but: ShardRange | None = None) -> list[str]:
-    """Return the names of the shares that a process works at now, without that of the share `but`."""
+    """Return the names of the shares that a process is working on now, without the share `but`."""
     names = []
     for path in sorted(folder.glob(f"{LOCK}-*-of-*")):
         if but is not None and path.name == share_lock(but):
@@ -78,7 +78,7 @@ def busy_shares(folder: Path, *, but: ShardRange | None = None) -> list[str]:
 
 
 def refuse_other_work(folder: Path, share: ShardRange | None) -> bool:
-    """Return whether nobody works on a share of the folder; BusyError if somebody does and `share` cannot work beside."""
+    """Return whether no share is being worked on; BusyError if one is that cannot run at the same time as `share`."""
     names = busy_shares(folder)
     refused = [name for name in names if share is None or name == share.name or not name.endswith(f"-of-{share.of}")]
     if refused:

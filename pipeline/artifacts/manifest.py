@@ -60,11 +60,12 @@ class Manifest:
         about: Mapping[str, Any] | None = None,
         share: ShardRange | None = None,
     ) -> Iterator[Manifest]:
-        """Create the folder or resume it, under its lock; or under that of a share, beside other shares of the same number.
+        """Create the folder or resume it, under its lock; or under a share's, at the same time as other shares of the same
+        number.
 
-        `identity` is everything that determines the results, as JSON values, `about` what else is known of them.
-        Raises RecipeMismatchError when the folder was made from another identity, stage or code version, and BusyError when
-        another process holds it.
+        `identity` is everything that determines the results, as JSON values, `about` any other known facts. Raises
+        RecipeMismatchError when the folder was made from another identity, stage or code version, and BusyError when another
+        process holds it.
         """
         header = headers.plain(stage=stage, identity=identity, code_version=code_version)
         if not (folder / HEADER).exists():
@@ -96,7 +97,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path, *, stage: str | None = None) -> Self:
-        """The manifest of a finished or unfinished folder, without a lock; ValueError if it is none of `stage`."""
+        """Return the manifest of a finished or unfinished folder, without a lock; ValueError if it is not one of `stage`."""
         header = headers.comparable_header(folder)
         if stage is not None and header.get("stage") != stage:
             raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, wanted is one made by {stage!r}")
@@ -114,7 +115,7 @@ class Manifest:
     @classmethod
     @contextlib.contextmanager
     def repair(cls, folder: Path) -> Iterator[tuple[Manifest, list[int]]]:
-        """A folder under its lock, whatever stage made it, and the numbers of the damaged lines of its records.
+        """Yield a folder under its lock, whatever stage made it, and the numbers of the damaged lines of its records.
 
         Those are left out, and a last line that does not end is cut off. Journals count as records; `rewrite` merges them.
         """
@@ -131,7 +132,7 @@ class Manifest:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What made the features of the folder: sampling, geometry, weights, precision."""
+        """The recipe of the folder's features: sampling, geometry, weights, precision."""
         identity = self.header["identity"]
         return identity.get("recipe", identity)
 
@@ -140,11 +141,11 @@ class Manifest:
         self.add_all([record])
 
     def add_all(self, records: Iterable[Record]) -> None:
-        """Commit several records at once: after a kill there are all, or the first of them."""
+        """Commit several records at once: a kill leaves all of them, or the first of them."""
         self._append([encode(record) for record in records])
 
     def rewrite(self, records: Mapping[str, Record]) -> None:
-        """Put other records in the place of all there are, at once."""
+        """Replace all records with others, at once."""
         write_bytes(self.folder / RECORDS, b"".join(map(encode, records.values())))
         journals.remove(journals.journals(self.folder))
         self.records = RecordLog()
@@ -171,7 +172,7 @@ class Manifest:
 
     @contextlib.contextmanager
     def finishing(self) -> Iterator[bool]:
-        """Hold the folder's lock and yield whether no other share is still working; gives up the share's lock."""
+        """Hold the folder's lock and yield whether no other share is still working; release the share's lock."""
         with self.exclusive():
             is_last = not locks.busy_shares(self.folder, but=self.share)
             if is_last:
@@ -183,7 +184,7 @@ class Manifest:
                 self._share_lock.release()
 
     def _merge_journals(self, records: RecordLog) -> None:
-        """Append what journals have to the records, which are those of records.jsonl, and remove them."""
+        """Append the records in journals to `records`, which are those of records.jsonl, and remove the journals."""
         if paths := journals.journals(self.folder):
             if lines := [line for path in paths for line in journals.merge_journal(records, path)]:
                 self._append(lines, log=self.folder / RECORDS)
@@ -208,32 +209,32 @@ class Manifest:
 
     @property
     def is_complete(self) -> bool:
-        """Whether `complete` was committed."""
+        """Return whether `complete` was committed."""
         return COMPLETE in self.records
 
     def ids(self, prefix: str) -> list[str]:
-        """The ids of records that begin with `prefix`, in order."""
+        """Return the ids of records that begin with `prefix`, in order."""
         return [key for key in self.records if key.startswith(prefix)]
 
     def has_failed(self, key: str) -> bool:
-        """Whether the record of an item says that it failed; parses no record."""
+        """Return whether the record of an item says that it failed; parse no record."""
         return key in self.records.noted["error"]
 
     @property
     def failed(self) -> dict[str, Record]:
-        """The records of items that failed, by id."""
+        """Return the records of items that failed, by id."""
         return self.records_with("error")
 
     def records_with(self, name: str) -> dict[str, Record]:
-        """The records that have "error" or "damage", by id, in order; only these are parsed."""
+        """Return the records that have "error" or "damage", by id, in order; only these are parsed."""
         noted = self.records.noted[name]
         return {key: self.records[key] for key in self.records if key in noted} if noted else {}
 
     def fingerprint(self) -> str:
-        """Hex sha256 over the header and all records: equal exactly when the folders hold the same results.
+        """Return the hex sha256 over the header and all records: equal exactly when the folders hold the same results.
 
-        Left out are the record of an index, which is made of the rest, and not of the same bytes every time, and that of the
-        stores that were joined in this one.
+        It leaves out the record of an index, which is made from the rest and has different bytes every time, and the record
+        of the stores that were joined in this one.
         """
         records = [
             {name: value for name, value in self.records[key].items() if name not in TRANSIENT_KEYS}
@@ -244,7 +245,7 @@ class Manifest:
 
 
 class ManifestSnapshot(Manifest):
-    """The records of a folder in memory, for looking ahead: a record that is added is written nowhere."""
+    """The records of a folder in memory, for looking ahead: an added record is written nowhere."""
 
     def add_all(self, records: Iterable[Record]) -> None:
         """Take in several records."""
@@ -252,7 +253,7 @@ class ManifestSnapshot(Manifest):
 
 
 def has_no_results(folder: Path) -> bool:
-    """Return whether nothing was made in the folder yet: it takes another recipe then, since no results can mix in it."""
+    """Return whether nothing was made in the folder yet: it accepts another recipe then, since no results can mix."""
     files = (path.name for path in folder.rglob("*") if path.is_file())
     if any(name not in {HEADER, RECORDS} and not name.startswith(LOCK) for name in files):
         return False
@@ -262,7 +263,7 @@ def has_no_results(folder: Path) -> bool:
 
 
 def _sound_records(content: bytes) -> tuple[list[Record], list[int]]:
-    """The records of all lines that end and are not damaged, and the numbers of those that are damaged."""
+    """Return the records of all complete and undamaged lines, and the numbers of the damaged ones."""
     records: list[Record] = []
     damaged_lines = []
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
@@ -276,7 +277,7 @@ def _sound_records(content: bytes) -> tuple[list[Record], list[int]]:
 
 
 def _leave_out_damaged(path: Path) -> None:
-    """Write a journal anew without lines that are damaged, or do not end."""
+    """Rewrite a journal without lines that are damaged or incomplete."""
     content = path.read_bytes()
     sound = b"".join(map(encode, _sound_records(content)[0]))
     if sound != content:

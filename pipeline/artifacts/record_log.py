@@ -1,4 +1,4 @@
-"""The records of a stage folder: lines of JSON with a checksum each, found by id and parsed when they are asked for.
+"""The records of a stage folder: lines of JSON with a checksum each, found by id and parsed on demand.
 
 A folder of a million videos has a gigabyte of them. Memory holds where each line stands, and which records say that
 something went wrong: about 200 bytes a record.
@@ -30,13 +30,13 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 
 def parse_record(line: bytes) -> Record:
-    """Return the record in a line without its end; ValueError if it is none, or its checksum is wrong."""
+    """Return the record in a line without its end; ValueError if there is no record in it, or its checksum is wrong."""
     _require_whole(line + b"\n")
     return json.loads(line[: 1 - _END] + b"}")
 
 
 def _require_whole(line: bytes) -> None:
-    """ValueError for a line whose checksum is not that of its content."""
+    """Raise ValueError for a line whose checksum is not that of its content."""
     if line[-_END:-1] != CRC % zlib.crc32(b"}", zlib.crc32(line[:-_END])):
         raise ValueError("its checksum is not that of its content")
 
@@ -47,7 +47,7 @@ def _id(line: bytes) -> str:
 
 
 class DamagedRecordsError(ValueError):
-    """A file of records has a line that is damaged."""
+    """The error for a file of records that has a damaged line."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
@@ -58,7 +58,7 @@ class DamagedRecordsError(ValueError):
 
 
 class RecordLog(MutableMapping[str, Record]):
-    """Records by id, a later one in the place of an earlier. Lines are verified when they are read, and parsed on demand."""
+    """Records by id, of which later ones replace earlier. Lines are verified when they are read, and parsed on demand."""
 
     def __init__(self, records: Mapping[str, Record] | None = None) -> None:
         self._lines: dict[str, int | Record] = {}  # the number of its line among those read, or a record without a line
@@ -68,7 +68,7 @@ class RecordLog(MutableMapping[str, Record]):
         self.update(records or {})
 
     def read(self, path: Path, *, repair: bool = False) -> None:
-        """Take in the lines of a file, if it is there. A last line cut short was never committed: it is ignored, or cut off.
+        """Take in the lines of a file, if it exists. A last line cut short was never committed: it is ignored, or cut off.
 
         Only a process that may write to the file may cut it. ValueError names a line that is damaged.
         """
@@ -103,7 +103,7 @@ class RecordLog(MutableMapping[str, Record]):
             offset += len(line)
 
     def line(self, key: str) -> bytes:
-        """Return the line of a record as it stands in its file, or would."""
+        """Return the line of a record as it stands in its file, or would stand."""
         line = self._lines[key]
         return self._read_line(line) if isinstance(line, int) else encode(line)
 
@@ -153,7 +153,7 @@ class RecordLog(MutableMapping[str, Record]):
                 ids.discard(key)
 
     def _open(self, path: Path) -> int:
-        """Return the number of the file that has this name now, which is opened if it is not open."""
+        """Return the number of the file that has this name now; open it if it is not open."""
         status = path.stat()
         for number, file in enumerate(self._files):
             if os.path.samestat(os.fstat(file.fileno()), status):

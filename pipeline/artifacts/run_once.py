@@ -1,4 +1,4 @@
-"""Stages whose result is one thing, which is made at once."""
+"""The stages whose result is a single thing, which is made at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_once(
     code_version: int,
     build: Callable[[Manifest], Mapping[str, Any]],
 ) -> Path:
-    """Run a stage whose result is one thing: `build(manifest)` unless it is complete; what it returns is the summary.
+    """Run a stage whose result is a single thing: `build(manifest)` makes it unless it is complete, and returns the summary.
 
     Its key `sha256` names the files that were made. ValueError if a complete folder has lost or changed one of them.
     """

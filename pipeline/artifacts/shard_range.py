@@ -18,7 +18,7 @@ class ShardRange:
 
     @classmethod
     def parse(cls, text: str) -> ShardRange:
-        """Return the share that `i/n` names; ValueError if it names none."""
+        """Return the share that `i/n` names; ValueError for any other text."""
         match = _SHARE.fullmatch(text)
         if match is None or int(match[1]) >= int(match[2]):
             raise ValueError(f"{text!r}; wanted i/n with i from 0 to n - 1, such as 0/4")
@@ -30,5 +30,5 @@ class ShardRange:
 
     @property
     def name(self) -> str:
-        """The name of the share in those of its journal and its lock."""
+        """The name of the share, for its journal and its lock."""
         return f"{self.number}-of-{self.of}"

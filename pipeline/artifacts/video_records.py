@@ -18,7 +18,7 @@ _VIDEO, _SHARD = "video/", "shard/"
 
 
 class SourceFacts(TypedDict):
-    """Which file a video is: its name, size and sha256."""
+    """The facts that identify the file of a video: its name, size and sha256."""
 
     file: str
     bytes: int
@@ -26,23 +26,23 @@ class SourceFacts(TypedDict):
 
 
 class Quality(TypedDict, total=False):
-    """How a video could be read, in numbers; `damage` says in words why it counts as damaged, if it was kept so."""
+    """The quality of a video as read, in numbers; `damage` says in words why it counts as damaged, if it was kept so."""
 
     quality: dict[str, Any]
     damage: str
 
 
 class Timing(TypedDict, total=False):
-    """The seconds that a video took, and for what."""
+    """The seconds that a video took, by kind of work."""
 
     wall_s: float
     timing: dict[str, float]
 
 
 class VideoRecord(Quality, Timing, total=False):
-    """What became of a video: `part` is the file of its own, if it is done, and `error` the reason, if it failed.
+    """The outcome for a video: `part` is the file of its own, if it is done, and `error` the reason, if it failed.
 
-    `stat` are the size and the time of modification [bytes, ns] of its file.
+    `stat` is the size and the modification time [bytes, ns] of its file.
     """
 
     id: Required[str]
@@ -162,7 +162,7 @@ def failed_by_reason(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def require_finished(manifest: Manifest) -> None:
-    """ValueError if the folder's stage still has videos to do: what is made from it now would not be made from all."""
+    """Raise ValueError if the folder's stage still has videos to do: a result made from it now would not cover all."""
     pending = [video_id for video_id in planned_ids(manifest) if video_key(video_id) not in manifest.records]
     if pending:
         raise ValueError(

@@ -83,7 +83,7 @@ def _read_npz(path: Path, member: str) -> np.ndarray:
 
 
 def tensor_to_array(tensor: object, place: str) -> np.ndarray:
-    """A tensor as an array, bfloat16 as float32; ValueError for any other object."""
+    """Return a tensor as an array, bfloat16 as float32; ValueError for any other object."""
     if not isinstance(tensor, torch.Tensor):
         raise ValueError(f"{place}: a {type(tensor).__name__}; wanted a tensor")
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
@@ -105,7 +105,7 @@ def read_dataset(file: h5py.File, name: str) -> np.ndarray:
 
 
 def _follow(group: h5py.Group, name: str) -> h5py.HLObject:
-    """The member of a group if it is in the same file: a file from elsewhere is not to open files of this machine."""
+    """Return the member of a group if it is in the same file: a file from elsewhere must not open files of this machine."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError("a link to another place, which is not followed; copy what it means into this file")
     return group[name]

@@ -93,7 +93,7 @@ def open_source(path: Path) -> ArraySource:
 
 
 def drop_unit_axes(array: np.ndarray, *, place: str) -> np.ndarray:
-    """Rows [n, D] from [n, D], [1, n, D], [n, 1, 1, D] and the like: all but two axes have length one, and go."""
+    """Return rows [n, D] from [n, D], [1, n, D], [n, 1, 1, D] and the like: all but two axes have length one, and go."""
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{place}: values of the type {array.dtype}; wanted numbers")
     shape = list(array.shape)
@@ -120,7 +120,7 @@ def _folder(path: Path) -> ArraySource:
 
 
 def _archive(path: Path) -> ArraySource:
-    """One file with an array a video: the arrays of an .npz, or the dict of tensors in a .pt."""
+    """Return the source for one file with an array a video: the arrays of an .npz, or the dict of tensors in a .pt."""
     if path.suffix.lower() == ".npz":
         with describe_read_errors(path), np.load(path, allow_pickle=False) as arrays:
             names = list(arrays.keys())
@@ -165,7 +165,7 @@ def sample_shapes(source: ArraySource, names: Sequence[str]) -> list[tuple[int, 
 
 
 def transposed_side(shapes_a: Sequence[tuple[int, ...]], shapes_b: Sequence[tuple[int, ...]]) -> str:
-    """'A' or 'B' if that side is [D, n] where the other is [n, D], 'A or B' if nothing tells which, else ''.
+    """Return 'A' or 'B' if that side is [D, n] where the other is [n, D], 'A or B' if nothing tells which, else ''.
 
     A side is transposed if the other has one width in most videos, and most of its own have it as their height only.
     """

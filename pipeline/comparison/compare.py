@@ -120,7 +120,7 @@ def show(config: CompareConfig, comparison: Comparison) -> str:
 
 
 def to_json(config: CompareConfig, comparison: Comparison) -> str:
-    """All of it for programs; figures that are not defined are null."""
+    """Return all of it as JSON for programs; figures that are not defined are null."""
     videos, pairing = comparison.videos, comparison.pairing
     value = {
         "a": str(config.a),
@@ -159,7 +159,7 @@ def _judge(a: ArraySource, b: ArraySource, names: tuple[str, str], *, transposed
 
 
 def nearest(times: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """For each time the index of the nearest of the candidates, which ascend; of two at the same distance the earlier."""
+    """Return for each time the index of the nearest of ascending candidates; of two equally near ones the earlier."""
     return np.searchsorted((candidates[1:] + candidates[:-1]) / 2, times)
 
 

@@ -37,7 +37,7 @@ class Rule:
 
     @property
     def steps(self) -> tuple[int, int, int]:
-        """How much is taken off: of rules that match equally well, the least one is used."""
+        """Return how much the rule takes off: of rules that match equally well, the one that takes least is used."""
         return bool(self.suffix) + self.ending + self.prefix, int(self.ending), len(self.suffix)
 
 
@@ -115,7 +115,7 @@ def _group_by_id(names: Sequence[str], rule: Rule) -> dict[str, list[str]]:
 
 
 def _rules(names: Sequence[str]) -> list[Rule]:
-    """All rules that apply to every one of these names and leave something of each."""
+    """Return all rules that apply to every one of these names and leave something of each."""
     shared = names[0]
     for name in names:
         while not name.endswith(shared):

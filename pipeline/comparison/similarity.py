@@ -65,7 +65,8 @@ class Similarity:
 
 
 def repeats(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two arrays [n] of distances: 1 where a row equals the one before, and 2 to 64 where it repeats another; 0 elsewhere.
+    """Return two arrays [n] of distances: 1 where a row equals the one before, 2 to 64 where it repeats another; 0
+    elsewhere.
 
     Rows of zeros have 0 in both, and a row that equals the one before has 0 in the second.
     """
@@ -102,7 +103,7 @@ def row_statistics(rows: np.ndarray) -> RowStatistics:
 
 
 def overlap_of(rows_a: int, rows_b: int, offset: int) -> tuple[int, int]:
-    """First and last + 1 of the rows i of A for which B has a row i + offset."""
+    """Return first and last + 1 of the rows i of A for which B has a row i + offset."""
     return max(0, -offset), min(rows_a, rows_b - offset)
 
 
@@ -128,7 +129,7 @@ def best_offset(a: np.ndarray, b: np.ndarray, max_offset: int) -> tuple[int, flo
 
 
 def measure_similarity(a: np.ndarray, b: np.ndarray, max_offset: int, rows_of_b: np.ndarray | None = None) -> Similarity:
-    """A against B at the best offset; where row counts differ also with B resampled to A's rows, if that fits better.
+    """Compare A with B at the best offset; if row counts differ also with B resampled to A's rows, if that fits better.
 
     If the counts are more than a quarter apart, B is resampled unless rows are half as far apart (1 - cosine) without that.
 
@@ -145,7 +146,7 @@ def measure_similarity(a: np.ndarray, b: np.ndarray, max_offset: int, rows_of_b:
 
 
 def is_nearer(mean: float, reference: float) -> bool:
-    """True if rows with this mean cosine are clearly nearer than the reference: at most three quarters as far apart."""
+    """Return whether rows with this mean cosine are clearly nearer than the reference: three quarters as far, at most."""
     return 1 - mean < 0.75 * (1 - reference)
 
 
@@ -185,7 +186,7 @@ def _measure(a: np.ndarray, b: np.ndarray, offset: int, *, resampled: bool) -> S
 
 
 def _directions(rows: np.ndarray) -> np.ndarray:
-    """Rows of norm 1; NaN where a row is zero or not finite."""
+    """Return the rows scaled to norm 1; NaN where a row is zero or not finite."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     norms[~((norms > 0) & np.isfinite(norms))] = np.nan
     return rows / norms

@@ -59,7 +59,7 @@ def counts(videos: Mapping[str, VideoVerdict]) -> dict[Verdict, int]:
 
 
 def table(videos: Mapping[str, VideoVerdict], max_videos: int) -> list[str]:
-    """One line a video, at most `max_videos`, the most different first, and a line that says how many are not shown."""
+    """Return one line a video, at most `max_videos`, the most different first, and a line that counts those not shown."""
 
     def likeness(video_id: str) -> tuple[float, float, str]:
         cosine = getattr(videos[video_id].likeness, "cos_mean", math.nan)
@@ -89,7 +89,7 @@ def table(videos: Mapping[str, VideoVerdict], max_videos: int) -> list[str]:
 
 
 def summary(videos: Mapping[str, VideoVerdict]) -> list[str]:
-    """Counts by verdict; of each measure the median and the worst, with its video; what is odd about the rows."""
+    """Return counts by verdict; for each measure the median and the worst, with its video; what is odd about the rows."""
     lines = [f"{count:>7,}  {verdict}" for verdict, count in counts(videos).items()]
     for title, (name, worst_of) in MEASURES.items():
         values = {video_id: getattr(judged.likeness, name, math.nan) for video_id, judged in videos.items()}
@@ -107,7 +107,7 @@ def summary(videos: Mapping[str, VideoVerdict]) -> list[str]:
 
 
 def conclusion(videos: Mapping[str, VideoVerdict], num_failed: int) -> str:
-    """One sentence that answers the question, for all videos together, and how many it does not hold for."""
+    """Return one sentence that answers the question for all videos together, and how many it does not hold for."""
     unread = f"; {num_failed:,} cannot be read" if num_failed else ""
     if not videos:
         return f"No video could be compared{unread}."

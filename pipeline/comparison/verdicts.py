@@ -1,4 +1,4 @@
-"""From measured figures to words: the rules by which two arrays of features are called the same, alike or different.
+"""The rules that lead from measured figures to words: when two arrays of features are the same, alike or different.
 
 The rules are tried in the order of `Verdict`; `docs/comparing.md` explains them to users.
 """
@@ -28,7 +28,7 @@ FEW_ODD = 0.1  # of all rows
 
 
 class Verdict(StrEnum):
-    """The outcome of a comparison, from the same to what cannot be compared."""
+    """The verdict of a comparison, from the same to features that cannot be compared."""
 
     IDENTICAL = "identical"
     ROUNDING = "equal to float16 rounding"
@@ -111,7 +111,7 @@ def classify(a: RowStatistics, b: RowStatistics, similarity: Similarity) -> Verd
 
 
 def ratio(rows_a: int, rows_b: int) -> str:
-    """Row counts as a ratio: `1:4` where they are that within a twentieth, else the quotient."""
+    """Return row counts as a ratio: `1:4` where they are that within a twentieth, else the quotient."""
     times = round(max(rows_a, rows_b) / min(rows_a, rows_b))
     if abs(max(rows_a, rows_b) / min(rows_a, rows_b) / times - 1) > 0.05 or times == 1:
         return f"{rows_a / rows_b:.3f}"

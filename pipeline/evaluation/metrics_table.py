@@ -16,7 +16,7 @@ RECALLS = tuple(f"R{k}@{threshold}" for k in RECALL_AT for threshold in THRESHOL
 
 
 def table(rows: Iterable[tuple[str, str, dict[str, Any]]], *, strict: bool = False) -> list[str]:
-    """A header, then for each approach its name and its lines: the group of queries, their number, percentages.
+    """Return a header, then for each approach its name and lines: the group of queries, their number, percentages.
 
     `rows` are (approach, group of queries, metrics). A missing metric is "-". Two lines below those of all queries give the
     95 % intervals of the bootstrap. `strict` shows the recalls that count IoU > threshold. No line is longer than 80

@@ -1,1 +1,1 @@
-"""Features and annotations in the formats of other trainers: `export` writes them, `import` dates the rows of theirs."""
+"""Features and annotations in other trainers' formats: `export` writes them, `import` adds times to the rows of theirs."""

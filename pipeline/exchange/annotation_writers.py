@@ -23,7 +23,7 @@ TACOS_FPS = 29.4  # of every video in the published files, whose times are in fr
 
 
 def charades(folder: Path, view: ExportView) -> None:
-    """`charades_sta_SPLIT.txt`, a line `VIDEO START END##SENTENCE` a query; `Charades_v1_SPLIT.csv`: durations."""
+    """Write `charades_sta_SPLIT.txt`, a line `VIDEO START END##SENTENCE` a query, and `Charades_v1_SPLIT.csv`: durations."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, queries in view.queries.items():
         for query in queries:
@@ -41,13 +41,13 @@ def charades(folder: Path, view: ExportView) -> None:
 
 
 def charades_json(folder: Path, view: ExportView) -> None:
-    """`charades.json`, `{VIDEO: {"duration": SECONDS}}`, where VSLNet looks for durations."""
+    """Write `charades.json`, `{VIDEO: {"duration": SECONDS}}`, where VSLNet looks for durations."""
     names = [name for split in view.queries for name in _by_video(view, split)]
     write_json(folder / "charades.json", {name: {"duration": view.durations_s[name]} for name in names})
 
 
 def activitynet(folder: Path, view: ExportView, names: Mapping[str, str]) -> None:
-    """`{VIDEO: {"duration", "timestamps": [[start, end], …], "sentences"}}` for each split, in its file by `names`."""
+    """Write `{VIDEO: {"duration", "timestamps": [[start, end], …], "sentences"}}` for each split, in its file by `names`."""
     for split in view.queries:
         write_json(
             folder / names[split],
@@ -63,7 +63,7 @@ def activitynet(folder: Path, view: ExportView, names: Mapping[str, str]) -> Non
 
 
 def tacos(folder: Path, view: ExportView) -> None:
-    """`SPLIT.json`, `{"VIDEO.avi": {"timestamps": [[first, last frame], …], "fps", "num_frames", "sentences"}}`.
+    """Write `SPLIT.json`, `{"VIDEO.avi": {"timestamps": [[first, last frame], …], "fps", "num_frames", "sentences"}}`.
 
     Readers take off the suffix, or what is behind the last dot, so every name has it here whatever the features are called.
     """
@@ -83,7 +83,8 @@ def tacos(folder: Path, view: ExportView) -> None:
 
 
 def moment_detr(data: Path, texts: Path, view: ExportView, *, qid_in_name: str) -> None:
-    """`TASK_SPLIT_release.jsonl`, a query a line, and a file with the vectors of its words for each, named by its number.
+    """Write `TASK_SPLIT_release.jsonl`, a query a line, and for each query a file, named by its number, with its words'
+    vectors.
 
     Queries that are answers to one question are one line with several windows. Text files have `last_hidden_state` [L, D],
     the vectors of the words, and `pooler_output` [D], their mean.
@@ -107,7 +108,7 @@ def moment_detr(data: Path, texts: Path, view: ExportView, *, qid_in_name: str) 
 
 
 def tmlga(folder: Path, view: ExportView, videos: Videos, names: Mapping[str, str]) -> dict[str, list[str]]:
-    """A list of queries for each split, with tokens, and with places in rows that are counted from our number of rows.
+    """Write a list of queries for each split, with tokens, and with places in rows counted from our number of rows.
 
     A moment that begins behind the last row is left out, since TMLGA would stop there; a remark with the ids is returned.
     """

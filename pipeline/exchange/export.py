@@ -49,7 +49,7 @@ class ExportConfig:
     store: RunOnly[Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]]
     """A feature store, or a training store that `excl pack` wrote, whose annotations are written too."""
     to: FormatName
-    """Whose files to write: those of a trainer, or arrays for anybody (npy, npz, safetensors, webdataset)."""
+    """Format of the files: that of a trainer, or arrays for anybody (npy, npz, safetensors, webdataset)."""
     out: RunOnly[Path]
     """The folder to write, which must not be there yet. docs/exchange.md says where each trainer looks for it."""
     task: Annotated[Task | None, tyro.conf.arg(help_behavior_hint="(default: the store's own, or charades)")] = None
@@ -64,7 +64,7 @@ class ExportConfig:
     avi: Annotated[
         Literal["with", "without"] | None, tyro.conf.arg(help_behavior_hint="(default: as the trainer asks for them)")
     ] = None
-    """Whether the ids of TACoS end in .avi where the features are."""
+    """Name the features of TACoS by ids with or without .avi at the end."""
     seconds_per_row: PositiveFloat | None = None
     """Make rows of this length, each the mean of the rows in its time, for trainers that know no other: TIME_UNIT of
     MS-2D-TAN (0.64), clip_length of Moment-DETR (1 or 2). Without it rows stay as they are."""

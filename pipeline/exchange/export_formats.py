@@ -1,4 +1,4 @@
-"""Where each trainer looks for its files: a function a format writes features, and annotations if there are queries."""
+"""The places where each trainer looks for its files: one function a format writes features, and annotations of queries."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Format:
 
 
 def write_ms_2d_tan(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
-    """The folder that its DATA_DIR names; `settings.name` is its VIS_INPUT_TYPE."""
+    """Write the folder that DATA_DIR of MS-2D-TAN names; `settings.name` is its VIS_INPUT_TYPE."""
     _tan_annotations(out, view)
     return view.report(write_hdf5(out / f"{settings.name}.hdf5", view.videos()))
 
 
 def write_2d_tan(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
-    """The folder that its DATA_DIR names; for Charades-STA `settings.name` is its VIS_INPUT_TYPE."""
+    """Write the folder that DATA_DIR of 2D-TAN names; for Charades-STA `settings.name` is its VIS_INPUT_TYPE."""
     _tan_annotations(out, view)
     if view.task == "activitynet":
         return view.report(write_hdf5(out / C3D, view.videos(), dataset=C3D_DATASET))
@@ -73,7 +73,7 @@ def _tan_annotations(out: Path, view: ExportView) -> None:
 
 
 def write_vslnet(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
-    """The folder `data` of its working directory; `settings.name` is its --fv."""
+    """Write the folder `data` of VSLNet's working directory; `settings.name` is its --fv."""
     features = out / "features" / view.task / settings.name
     report = view.report(write_arrays(features, view.videos(), "npy"))
     shapes = {name: video["rows"] for name, video in report.videos.items()}
@@ -92,7 +92,7 @@ def write_vslnet(out: Path, view: ExportView, settings: FormatSettings) -> Expor
 
 
 def write_lgi(out: Path, view: ExportView, _: FormatSettings) -> ExportReport:
-    """The folder `data` of its working directory, with the caches that it would make itself."""
+    """Write the folder `data` of LGI's working directory, with the caches that LGI would make itself."""
     if view.task == "charades":
         root, kind, max_words = out / "charades", "I3D", 10
         report = view.report(write_arrays(root / "features" / "i3d_finetuned", view.videos(), "npy"))
@@ -113,7 +113,7 @@ def write_lgi(out: Path, view: ExportView, _: FormatSettings) -> ExportReport:
 
 
 def write_tmlga(out: Path, view: ExportView, _: FormatSettings) -> ExportReport:
-    """The folder ~/data/TMLGA, and in it `preprocessing`, which is to go into its working directory."""
+    """Write the folder ~/data/TMLGA, and in it `preprocessing`, which belongs in TMLGA's working directory."""
     if view.task == "charades":
         report = view.report(write_arrays(out / "i3d_charades_sta" / "rgb", view.videos(), "npy"))
         files = {split: f"charades-sta/charades_sta_{split}_tokens.json" for split in AS_SPLITS}
@@ -129,7 +129,7 @@ def write_tmlga(out: Path, view: ExportView, _: FormatSettings) -> ExportReport:
 
 
 def write_moment_detr(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
-    """The folders `data` and `features` of the working directory of Moment-DETR, QD-DETR or lighthouse."""
+    """Write the folders `data` and `features` of the working directory of Moment-DETR, QD-DETR or lighthouse."""
     features = out / "features" / view.task
     if view.queries:
         data, texts = out / "data" / view.task, features / "word_vectors"
@@ -138,7 +138,7 @@ def write_moment_detr(out: Path, view: ExportView, settings: FormatSettings) -> 
 
 
 def write_webdataset(out: Path, view: ExportView, settings: FormatSettings) -> ExportReport:
-    """Tar shards: of each split the videos that it asks about with its queries, or of all videos of a plain store."""
+    """Write tar shards: for each split the videos that it asks about, with its queries, or all videos of a plain store."""
     if not view.queries:
         return view.report(write_tars(out, "features", view.videos(), queries={}, shard_videos=settings.shard_videos))
     shards = []
@@ -152,7 +152,7 @@ def write_webdataset(out: Path, view: ExportView, settings: FormatSettings) -> E
 
 
 def _array_format(kind: Kind) -> dict[Task | None, Format]:
-    """A folder of array files for anybody: one form for all tasks, the values as stored."""
+    """Return the format of a folder of array files for anybody: one form for all tasks, the values as stored."""
     return {None: Format(lambda out, view, _: view.report(write_arrays(out, view.videos(), kind)), dtype=None)}
 
 

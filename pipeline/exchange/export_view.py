@@ -125,5 +125,5 @@ class ExportView:
 
 
 def _annotated_order(query: Query) -> tuple[Any, ...]:
-    """A key that sorts by annotation id, with its numbers as numbers: `train:charades_sta_train:17` is line 17."""
+    """Return a key that sorts by annotation id, with its numbers as numbers: `train:charades_sta_train:17` is line 17."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in query.annotation_id.split(":"))

@@ -23,7 +23,7 @@ Kind = Literal["npy", "npz", "safetensors"]
 
 
 def write_hdf5(path: Path, videos: Iterable[VideoFeatures], *, dataset: str = "") -> Iterator[VideoFeatures]:
-    """One HDF5 file with a dataset [n, D] a video, under the video's name or, with `dataset`, in a group of that name."""
+    """Write one HDF5 file with a dataset [n, D] a video, under its name or, with `dataset`, in a group of that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "x", locking=False) as file:
         for video in videos:
@@ -35,7 +35,7 @@ def write_hdf5(path: Path, videos: Iterable[VideoFeatures], *, dataset: str = ""
 def write_arrays(
     folder: Path, videos: Iterable[VideoFeatures], kind: Kind, *, times: bool = True
 ) -> Iterator[VideoFeatures]:
-    """A file `NAME.KIND` for every video.
+    """Write a file `NAME.KIND` for every video.
 
     An .npy file is the features [n, D]. The other kinds hold `features` and, with `times`, `start_s` and `end_s` [n];
     safetensors also the video's id.
@@ -63,7 +63,7 @@ def write_tars(
     queries: Mapping[str, Sequence[Mapping[str, Any]]],
     shard_videos: int,
 ) -> Iterator[VideoFeatures]:
-    """`PREFIX-000000.tar` and so on for WebDataset, with three files a video, which share a number as their key.
+    """Write `PREFIX-000000.tar` and so on for WebDataset, with three files a video, which share a number as their key.
 
     `KEY.npy` has the features [n, D], `KEY.times.npy` start and end of the rows, float64 [n, 2], `KEY.json` the id, the
     facts and the queries.

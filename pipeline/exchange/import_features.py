@@ -59,7 +59,7 @@ class ImportConfig:
     seconds_per_row: PositiveFloat | None = None
     """Seconds from one row to the next, in place of --fps and --stride."""
     offset_s: NonNegativeFloat = 0.0
-    """Where the first row begins."""
+    """Start of the first row, in seconds."""
     spread: bool = False
     """The rows of a video are equal parts of it, in place of a rate; needs --durations or --videos."""
     durations: Path | None = None
@@ -81,9 +81,9 @@ class ImportConfig:
     shard_videos: PositiveInt = 64
     """The number of videos in one shard."""
     retry_failed: bool = False
-    """Try those again that failed before."""
+    """Try the videos that failed before again."""
     reading: WithoutPrefix[VideoLimits] = field(default_factory=VideoLimits)
-    """How videos are read."""
+    """The settings for reading videos."""
 
     def __post_init__(self) -> None:
         if (self.fps is None) != (self.stride is None):
@@ -108,7 +108,7 @@ class ImportConfig:
 
 
 def run(config: ImportConfig) -> Path:
-    """Import what is not imported yet; failures are recorded and do not stop the run. Returns the store's folder."""
+    """Import what is not imported yet; failures are recorded and do not stop the run. Return the store's folder."""
     source = open_source(config.source)
     if isinstance(source, StoreSource):
         raise ValueError(f"{config.source}: a store of excl already; give it to `excl pack` as it is")
@@ -151,7 +151,7 @@ def _recipe(config: ImportConfig, dim: int, content: str) -> dict[str, Any]:
 
 
 def _content(config: ImportConfig, source: ArraySource, names: Mapping[str, str], sha256_of: Callable[[Path], str]) -> str:
-    """One sha256 of all files by their videos' ids; empty if a name says what the features are."""
+    """Return one sha256 of all files by their videos' ids; empty if a name says what the features are."""
     if config.name:
         return ""
     lines = [f"{name}\0{sha256_of(source.file_of(key))}\n" for name, key in sorted(names.items())]

@@ -25,7 +25,7 @@ SEGMENTS = 128  # `num_segment` of its settings
 def write_caches(
     folder: Path, view: ExportView, videos: Videos, splits: dict[str, str], *, max_words: int, kind: str
 ) -> None:
-    """`query_info` and `grounding_info` below `folder` for every split, under the split's name at LGI (`splits`).
+    """Write `query_info` and `grounding_info` below `folder` for every split, under the split's name at LGI (`splits`).
 
     Words are those of the training split, without punctuation, by the alphabet; ids of queries are their numbers in the
     annotation file. Places in rows are those of rows that lie evenly, as LGI takes them to do.

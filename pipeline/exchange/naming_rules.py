@@ -13,7 +13,7 @@ Rule = Callable[[str], str]
 
 
 def file_name(name: str) -> str:
-    """Why a file cannot have this name, wherever its folder may be copied to; empty if it can."""
+    """Return why a file cannot have this name, wherever its folder may be copied to; empty if it can."""
     if not name:
         return "is empty"
     if name.startswith("."):
@@ -28,12 +28,12 @@ def file_name(name: str) -> str:
 
 
 def file_name_without_dots(name: str) -> str:
-    """The same for trainers that take the part before the first dot of a file's name for the id."""
+    """Return the same for trainers that take the part before the first dot of a file's name as the id."""
     return file_name(name) or ("has a dot in it, at which this trainer cuts names off" if "." in name else "")
 
 
 def hdf5_key(name: str) -> str:
-    """Why a dataset of HDF5 cannot have this name; empty if it can."""
+    """Return why a dataset of HDF5 cannot have this name; empty if it can."""
     if not name:
         return "is empty"
     if "/" in name:
@@ -44,7 +44,7 @@ def hdf5_key(name: str) -> str:
 
 
 def field_name(name: str) -> str:
-    """Why a line of Charades-STA's files cannot hold this name; empty if it can."""
+    """Return why a line of Charades-STA's files cannot hold this name; empty if it can."""
     if name.split() != [name]:
         return "has whitespace in it, which separates the fields of Charades-STA's lines"
     return "has ## in it, which separates the fields of Charades-STA's lines" if "##" in name else ""

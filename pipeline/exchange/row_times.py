@@ -21,7 +21,7 @@ class FixedRate:
     offset_s: float
 
     def times(self, num_rows: int, duration_s: float | None) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end of the rows, two float64 [n]; a last row that reaches beyond the video ends with it.
+        """Return start and end of the rows, two float64 [n]; a last row that reaches beyond the video ends with it.
 
         VideoError if the rows are not those of a video of that duration: then the stated rate is not theirs.
         """
@@ -52,7 +52,7 @@ class EvenSplit:
     """The rows of a video are equal parts of its duration."""
 
     def times(self, num_rows: int, duration_s: float | None) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end of the rows, two float64 [n]; VideoError if the duration is not known."""
+        """Return start and end of the rows, two float64 [n]; VideoError if the duration is not known."""
         if duration_s is None:
             raise VideoError("missing", "nothing says how long the video is, over which its rows are spread")
         edges = np.linspace(0.0, duration_s, num_rows + 1)

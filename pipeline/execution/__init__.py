@@ -1,1 +1,1 @@
-"""How a stage works through its videos: what is pending, reading videos safely, threads or workers, progress, interrupts."""
+"""The work of a stage on its videos: what is pending, reading videos safely, threads or workers, progress, interrupts."""

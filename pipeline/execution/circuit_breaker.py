@@ -1,8 +1,8 @@
-"""When it is not the videos that fail: the same error for one video after the other ends a run before it is recorded.
+"""The circuit breaker: the same error for one video after another ends a run before it is recorded.
 
-One video may have what makes a library fail, and its failure is then recorded as `internal` or `crashed`. Several in a row,
-with none between that could be read, are a library that is broken, a decoder that is missing, or a fault of excl. Videos
-that crash the decoder may well come one after another: there a video that is made for the purpose tells.
+A single video may make a library fail, and its failure is then recorded as `internal` or `crashed`. Several in a row, with
+no readable one between them, mean a broken library, a missing decoder or a bug in excl. But videos that crash the decoder
+may well come one after another, so there a test video made for the purpose decides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CRASHED = "crashed"  # the cause of a decoder that a signal has ended
 
 
 class SystemicError(RuntimeError):
-    """What fails is excl, a library or the machine, and not the videos."""
+    """The error for a failure of excl, a library or the machine, and not of the videos."""
 
 
 def unless_systemic(
@@ -32,11 +32,11 @@ def unless_systemic(
     details: Callable[[T], str] = lambda _: "",
     works: Callable[[], bool] = decoder_works,
 ) -> Iterator[T]:
-    """Pass results of videos on; those that may be our own failures only when a later video is done, or all are tried.
+    """Yield results of videos; hold back those that may be our own failures until a later video is done, or all are tried.
 
-    `cause` says what kind of failure of our own a result is, or None for any other result. Raises SystemicError where LIMIT
-    results of one kind came and no video was done since the first of them; these are not passed on. Of crashes it is asked
-    first whether the decoder `works`; if it does, crashes are the videos'.
+    `cause` says what kind of failure of our own a result is, or None for any other result. Raises SystemicError if LIMIT
+    results of one kind came and no video was done since the first of them; these are not yielded. For crashes, it first
+    checks whether the decoder `works`; if it does, the videos are to blame.
     """
     held_back: list[T] = []
     reads = False
@@ -61,7 +61,7 @@ def unless_systemic(
 
 
 def cause_of(error: VideoError | InternalError) -> str | None:
-    """What kind of failure an error is, if it may be our own: an error in the program, or a decoder that crashed."""
+    """Return the kind of an error that may be our own: a bug in the program or a crashed decoder; None for others."""
     if isinstance(error, InternalError):
         return error.cause
     return CRASHED if error.reason == "crashed" else None

@@ -1,4 +1,4 @@
-"""Where a stage's videos are worked on, and by whom: the settings that `decode` and `extract` share."""
+"""The settings that `decode` and `extract` share: where a stage's videos are processed, and by whom."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ DASHBOARD = "127.0.0.1:0"
 
 @dataclass(frozen=True, config=STRICT)
 class ExecutorSettings:
-    """Where and by whom the work is done. Results depend on none of it."""
+    """The settings for where and by whom the work is done. Results depend on none of them."""
 
     executor: str = INLINE
-    """Who works: inline, this process; local, a Dask cluster on this machine, a worker for each GPU or some cores;
-    tcp://HOST:PORT or tls://HOST:PORT, the workers of a Dask scheduler that runs already; slurm, pbs, sge, lsf, htcondor,
-    oar or moab, workers that are submitted as jobs (docs/workflows.md)."""
+    """Executor that does the work: inline, this process; local, a Dask cluster on this machine, a worker for each GPU or
+    some cores; tcp://HOST:PORT or tls://HOST:PORT, the workers of a Dask scheduler that runs already; slurm, pbs, sge, lsf,
+    htcondor, oar or moab, workers that are submitted as jobs (docs/workflows.md)."""
     workers: NonNegativeInt = 0
     """Workers of local, or jobs to submit. 0: one for each GPU, or one for every 4 cores; of jobs, one."""
     job: tuple[str, ...] = ()
     """What a job asks for, as NAME=VALUE of dask-jobqueue: cores=8 (which is also how many threads its worker has)
-    memory=32GB walltime=04:00:00 queue=gpu
-    job_extra_directives=--gres=gpu:1 (again for each further line), host=ADDRESS or interface=NAME where nodes reach this
-    machine. What is not given is what dask's own configuration says (jobqueue.yaml)."""
+    memory=32GB walltime=04:00:00 queue=gpu job_extra_directives=--gres=gpu:1 (again for each further line), host=ADDRESS or
+    interface=NAME where nodes reach this machine. Anything not given comes from dask's own configuration (jobqueue.yaml)."""
     resources: tuple[str, ...] = ()
-    """What a worker must have been started with to get work, as NAME=NUMBER, such as GPU=1 (`dask worker --resources
-    GPU=1`); a number of them for each shard that is worked on. The workers of jobs are started with it."""
+    """Resources that a worker must have been started with to get work, as NAME=NUMBER, such as GPU=1 (`dask worker
+    --resources GPU=1`); each shard in work takes this number of them. The workers of jobs are started with them."""
     shard_range: str | None = None
     """Do just the shards of one share of several, i/n with i from 0 to n - 1: for job arrays, each job with its own i on the
     same folder. No scheduler is needed."""
@@ -46,7 +45,7 @@ class ExecutorSettings:
     tls_cert: Path | None = None
     """Certificate of this process."""
     tls_key: Path | None = None
-    """Its key."""
+    """Key of this process."""
     dashboard: str = DASHBOARD
     """Where the dashboard of a cluster that is started here listens; by default on this machine alone, at any free port."""
 
@@ -105,7 +104,7 @@ class ExecutorSettings:
         return None if self.shard_range is None else ShardRange.parse(self.shard_range)
 
     def required_resources(self) -> dict[str, float]:
-        """Return the resources that a shard takes of a worker; ValueError for one that is no positive number."""
+        """Return the resources that a shard takes of a worker; ValueError for one that is not a positive number."""
         resources = {}
         for pair in self.resources:
             name, _, number = pair.partition("=")
@@ -127,14 +126,14 @@ class ExecutorOverrides:
     """The settings of ExecutorSettings in place of a recipe's; `excl extract --help` has more of each."""
 
     executor: _Override[str] = None
-    """Who works: inline, this process; local, a Dask cluster on this machine; tcp://HOST:PORT or tls://HOST:PORT, the
-    workers of a scheduler; slurm, pbs, sge, lsf, htcondor, oar or moab, jobs."""
+    """Executor that does the work: inline, this process; local, a Dask cluster on this machine; tcp://HOST:PORT or
+    tls://HOST:PORT, the workers of a scheduler; slurm, pbs, sge, lsf, htcondor, oar or moab, jobs."""
     workers: _Override[NonNegativeInt] = None
     """Workers of local, or jobs to submit."""
     job: _Override[tuple[str, ...]] = None
     """What a job asks for, as NAME=VALUE of dask-jobqueue."""
     resources: _Override[tuple[str, ...]] = None
-    """What a worker must have been started with to get work, as NAME=NUMBER, such as GPU=1."""
+    """Resources that a worker must have been started with to get work, as NAME=NUMBER, such as GPU=1."""
     shard_range: _Override[str] = None
     """Do just the shards of one share of several, i/n with i from 0 to n - 1, for job arrays."""
     tls_ca: _Override[Path] = None
@@ -142,13 +141,13 @@ class ExecutorOverrides:
     tls_cert: _Override[Path] = None
     """Certificate of this process."""
     tls_key: _Override[Path] = None
-    """Its key."""
+    """Key of this process."""
     dashboard: _Override[str] = None
     """Where the dashboard of a cluster that is started here listens."""
 
 
 def apply_overrides(table: Any, overrides: ExecutorOverrides) -> Any:
-    """Return the `running` of a recipe's table with the overrides in place; of another kind of executor nothing is kept."""
+    """Return a recipe table's `running` with the overrides in place; another kind of executor keeps none of it."""
     values = {name: value for name, value in dataclasses.asdict(overrides).items() if value is not None}
     if not values or not isinstance(table, Mapping):
         return table

@@ -1,4 +1,4 @@
-"""Ctrl-C: pressed once, the work in hand is finished; pressed twice, all stops at once."""
+"""Ctrl-C: pressed once, it lets the work in progress finish; pressed twice, it stops everything at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Interrupt:
-    """Whether a stop has been asked for."""
+    """A flag that says whether a stop was requested."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -21,9 +21,9 @@ class Interrupt:
 
 @contextlib.contextmanager
 def graceful_interrupt(in_hand: str) -> Iterator[Interrupt]:
-    """Have the first Ctrl-C only ask to stop, and log what is finished before; the second is a KeyboardInterrupt.
+    """Let the first Ctrl-C only request a stop, and log what is finished before; the second is a KeyboardInterrupt.
 
-    Raises KeyboardInterrupt at the end if a stop was asked for. In another thread than the main one, and where Ctrl-C is
+    Raises KeyboardInterrupt at the end if a stop was requested. In a thread other than the main one, and where Ctrl-C is
     ignored, as in the background of a script, nothing is changed.
     """
     interrupt = Interrupt()

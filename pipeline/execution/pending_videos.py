@@ -1,8 +1,8 @@
-"""What `decode` and `extract` share: one record for every video of a run, whatever becomes of it.
+"""The records that `decode` and `extract` share: one for every video of a run, whatever becomes of it.
 
-A video that fails is recorded with its reason and the run goes on. A video that is recorded is not done again, unless it
-failed and `retry_failed` is asked for, or it could not be read and can be now, or the failure was our own. If its file has
-changed that is refused: a store does not mix two inputs.
+A video that fails is recorded with its reason and the run continues. A recorded video is not processed again, unless it
+failed and `retry_failed` is set, it was unreadable and is readable now, or the failure was our own. A changed file is
+refused: a store does not mix two inputs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ INTERNAL = "internal"  # the reason of failures that are not the video's
 class VideoTask(NamedTuple):
     """One video of a run: `number` is its place in the plan and names its file, since an id is no safe file name.
 
-    `threads` are those that its decoder may use.
+    `threads` is how many threads its decoder may use.
     """
 
     video_id: str
@@ -56,10 +56,10 @@ class VideoTask(NamedTuple):
 
 
 def plan(manifest: Manifest, videos: Mapping[str, Path], *, present: Callable[[str], bool]) -> list[VideoTask]:
-    """Return the videos in an order that never changes: those planned before, then the others by id, which are recorded.
+    """Return the videos in an order that never changes: those planned before, then the others by id, which it records.
 
-    A planned video that is no longer there is left as it is if what was made of it is `present` (or it failed), and is
-    recorded as failed if not: it can neither be used nor be done.
+    A planned video that no longer exists is left as it is if its result is `present` (or it failed), and is recorded as
+    failed if not: it can neither be used nor processed.
     """
     video_ids = planned_ids(manifest)
     files = videos.files if isinstance(videos, Paths) else videos
@@ -83,7 +83,7 @@ def pending(
 ) -> tuple[list[VideoTask], list[VideoTask]]:
     """Split the videos into (to do, done).
 
-    A video is to do if it has no record, if what was made of it is not `present`, or if it failed and `retry_failed` or
+    A video is to do if it has no record, if its result is not `present`, or if it failed and `retry_failed` or
     `has_returned` says to try again.
     """
     todo, done, num_returned = [], [], 0
@@ -114,7 +114,7 @@ def pending(
 def is_worth_retrying(manifest: Manifest, video_id: str, file: str | Path) -> bool:
     """Return whether a video that failed is worth another try.
 
-    It is if the failure was our own, or if its file could not be read and can be now, or is another one now.
+    It is if the failure was our own, or if its file was unreadable and is readable now, or has changed.
     """
     record = video_record(manifest, video_id)
     if record["error"] == INTERNAL:
@@ -131,7 +131,7 @@ def is_worth_retrying(manifest: Manifest, video_id: str, file: str | Path) -> bo
 
 
 def _stat_or_none(file: str | Path) -> list[int] | None:
-    """Return size and time of modification of whatever is there."""
+    """Return size and modification time of a file; None if it cannot be looked at."""
     try:
         status = os.stat(file)
     except OSError:
@@ -140,7 +140,7 @@ def _stat_or_none(file: str | Path) -> list[int] | None:
 
 
 def quality(facts: Mapping[str, Any]) -> Quality:
-    """Return what a record says of how a video could be read, with `damage` in words if it was kept damaged."""
+    """Return what a record says about the quality of a video, with `damage` in words if it was kept damaged."""
     names = ("frames_expected", "frames_decoded", "frames_skipped", "bad_packets", "corrupt_frames", "largest_gap_s")
     numbers = {name: facts[name] for name in ("duration_s", "claimed_duration_s", "backend", *names)}
     numbers |= {name: facts[name] for name in MENDED if facts.get(name)}
@@ -172,7 +172,7 @@ def _damage(numbers: Mapping[str, Any]) -> str:
 def failure(video_id: str, error: VideoError | InternalError, file: str | Path | None = None) -> VideoRecord:
     """Return the record of a video that failed: the reason from the closed list, the sentence, and the state of its file.
 
-    An error of our own also has what was raised where.
+    For an error of our own, it also says what was raised and where.
     """
     record = VideoRecord(id=video_key(video_id), error=error.reason, message=str(error))
     if (cause := circuit_breaker.cause_of(error)) is not None:
@@ -185,7 +185,7 @@ def failure(video_id: str, error: VideoError | InternalError, file: str | Path |
 
 
 def unless_systemic(records: Iterable[VideoRecord]) -> Iterator[VideoRecord]:
-    """Yield the records of videos as they come; SystemicError if one after the other failed in a way that is not theirs."""
+    """Yield the records of videos as they come; SystemicError if one after another failed through no fault of its own."""
     return circuit_breaker.unless_systemic(
         records,
         cause=lambda record: record.get("cause"),
@@ -196,7 +196,7 @@ def unless_systemic(records: Iterable[VideoRecord]) -> Iterator[VideoRecord]:
 
 
 def report(manifest: Manifest, *, what: str) -> None:
-    """Log a line that counts the videos, and the failures grouped by reason."""
+    """Log one line that counts the videos, and the failures grouped by reason."""
     failed = failed_by_reason(manifest)
     num_failed = sum(map(len, failed.values()))
     num_videos = len(video_keys(manifest))

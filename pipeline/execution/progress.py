@@ -1,4 +1,4 @@
-"""How far a run is, by the records that it commits: a bar on a terminal, plain lines elsewhere and in files of messages."""
+"""The progress of a run, by the records that it commits: a bar on a terminal, plain lines elsewhere and in log files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ONLY_FILES = "only_files"  # what a message has that a terminal does not show, s
 
 
 def for_terminal(record: logging.LogRecord) -> bool:
-    """A filter of the handler that writes to a terminal."""
+    """Return whether the handler that writes to a terminal is to show a record."""
     return not getattr(record, ONLY_FILES, False)
 
 
 def progress_bar(items: Iterable[Any] | None = None, *, disable: bool | None = None, **settings: Any) -> tqdm:
-    """A bar of tqdm on a terminal and in a notebook, and elsewhere none; `disable` True is none in any case."""
+    """Return tqdm's bar on a terminal and in a notebook, and no bar elsewhere; `disable` True never shows one."""
     ipython = sys.modules.get("IPython")
     if disable is None and ipython is not None and "IPKernelApp" in getattr(ipython.get_ipython(), "config", ()):
         from tqdm.auto import tqdm as notebook_tqdm  # noqa: PLC0415  (slow to import)
@@ -40,7 +40,7 @@ def progress_bar(items: Iterable[Any] | None = None, *, disable: bool | None = N
 
 
 class Progress:
-    """Counts and logs what is committed. Rates are those of this run, since the moment when it began to work."""
+    """The counts of committed records, for the log. Rates are those of this run, since it began to work."""
 
     def __init__(self, stage: str, total: int, bar: tqdm) -> None:
         self.stage, self.total, self.bar = stage, total, bar
@@ -69,7 +69,7 @@ class Progress:
             )  # fmt: skip
 
     def end(self) -> None:
-        """Log the whole run in a line, and where its time went."""
+        """Log the whole run in one line, and how its time was spent."""
         wall_s = time.monotonic() - self._began
         if not self.frames:
             return
@@ -99,7 +99,7 @@ def format_duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def progress(stage: str, total: int) -> Iterator[Progress]:
-    """Show the progress of a run over so many videos; what is logged inside leaves the bar whole."""
+    """Show the progress of a run over so many videos; messages logged inside leave the bar whole."""
     with logging_redirect_tqdm(), progress_bar(total=total, desc=stage, unit="video") as bar:
         run_progress = Progress(stage, total, bar)
         yield run_progress
@@ -107,7 +107,7 @@ def progress(stage: str, total: int) -> Iterator[Progress]:
 
 
 def log_problem(record: VideoRecord) -> None:
-    """Log at once that a video failed, or is damaged and kept."""
+    """Log at once that a video failed, or was damaged and kept."""
     video_id = video_id_of(record["id"])
     if "error" in record:
         log.warning("%s: %s", video_id, record["message"])

@@ -1,8 +1,8 @@
-"""Where the shards of a stage are made: in this process, or wherever an executor of `workflows/cluster` sends them.
+"""The executors of a stage's shards: this process, or the workers that an executor of `workflows/cluster` sends them to.
 
-It is the same work either way: the videos of a shard, each committed when it is done, then the shard. In this process the
-records of the stage are what it is committed to; a worker elsewhere commits to a journal, and the process that sent it the
-shard commits what comes back, which is small.
+It is the same work either way: the videos of a shard, each committed when it is done, then the shard. This process commits
+to the records of the stage; a worker elsewhere commits to a journal, and the process that sent it the shard commits the
+records that come back, which are small.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class RecordSink(Protocol):
 
     @property
     def records(self) -> MutableMapping[str, Record]:
-        """All records, by id."""
+        """Return all records, by id."""
         ...
 
     def add(self, record: Record, /) -> None:
-        """Commit one."""
+        """Commit one record."""
         ...
 
 
@@ -44,8 +44,8 @@ class RecordSink(Protocol):
 class ShardTask:
     """The unit of work: one shard, of whose `members` (all its planned videos, in order) `todo` are to be done.
 
-    `records` are those that exist of the shard and its members. Attempts at the same task, which may have died,
-    share its `token`; `run` is the folder of all journals of a run.
+    `records` are the existing ones of the shard and its members. Attempts at the same task, which may have died, share its
+    `token`; `run` is the folder of all journals of a run.
     """
 
     shard: int
@@ -57,17 +57,17 @@ class ShardTask:
 
     @property
     def journal(self) -> str:
-        """The beginning of the names of its journals."""
+        """Return the beginning of the names of its journals."""
         return f"{self.run}/shard-{self.shard:05d}-{self.token}"
 
 
 @dataclass(frozen=True)
 class ShardWork:
-    """How a stage makes shards: `work` makes a video's part and its record, `join` a shard of parts.
+    """The functions that make shards: `work` makes a video's part and its record, `join` a shard of parts.
 
-    `join(target, [(video_id, file), …])` writes a shard of what these files hold of these videos, in that order, and returns
-    what its record is to say of it. `at_once` says how many videos to work on at a time in the process that asks. All of it
-    is sent to workers elsewhere, so it has to be picklable.
+    `join(target, [(video_id, file), …])` writes a shard of these videos from these files, in that order, and returns the
+    facts for its record. `at_once` returns how many videos to process at a time in the calling process. All of it is sent to
+    workers elsewhere, so it has to be picklable.
     """
 
     name: str
@@ -77,9 +77,9 @@ class ShardWork:
     at_once: Callable[[], int]
 
     def do(self, sink: RecordSink, tasks: Iterable[ShardTask], map: Map) -> Iterator[Record]:
-        """Do the videos of tasks in turn, and join a shard when the last of its videos is recorded; yields new records.
+        """Do the videos of tasks in turn, and join a shard when the last of its videos is recorded; yield new records.
 
-        Raises SystemicError where one video after the other fails in a way that is not the video's.
+        Raises SystemicError if one video after another fails through no fault of its own.
         """
         task_of: dict[str, ShardTask] = {}
 
@@ -96,7 +96,7 @@ class ShardWork:
                 yield joined
 
     def join_parts(self, sink: RecordSink, shard: int, members: Sequence[str]) -> ShardRecord | None:
-        """Write a shard if all its members are recorded and it lacks one. Returns its record, if that is new.
+        """Write a shard if all its members are recorded and it lacks one. Return its record if it is new.
 
         Parts stay: the process that commits the record to the stage's own removes them, since a worker that was given up may
         still join.
@@ -162,7 +162,7 @@ class ShardWork:
 
 
 def _require_as_recorded(part: Path, record: VideoRecord) -> None:
-    """OSError, and the part is gone, if it is not the one recorded: a worker of another run may have replaced it."""
+    """Raise OSError and remove the part if it is not the one recorded: a worker of another run may have replaced it."""
     if "part_sha256" in record and sha256_file(part) != record["part_sha256"]:
         part.unlink()
         raise OSError(f"{part}: not what was recorded, and removed; the same command makes it again")
@@ -175,9 +175,10 @@ def shard_exists(out: Path, record: Record) -> bool:
 
 
 class Executor(Protocol):
-    """Does tasks, commits the records to the manifest, and yields each new one; stops early if an interrupt is requested.
+    """A function that does tasks, commits their records and yields each new one; it stops early if an interrupt is
+    requested.
 
-    What it holds, such as workers, it releases when the generator ends or is closed.
+    When the generator ends or is closed, it releases what it holds, such as workers.
     """
 
     def __call__(
@@ -200,7 +201,7 @@ def inline(map: Map | None = None) -> Executor:
 
 
 def take_until_stopped(interrupt: Interrupt, tasks: Iterable[ShardTask]) -> Iterator[ShardTask]:
-    """Yield the tasks up to the one that is in hand when a stop is requested."""
+    """Yield the tasks up to the one in progress when a stop is requested."""
     for task in tasks:
         if interrupt.requested:
             return
@@ -208,7 +209,7 @@ def take_until_stopped(interrupt: Interrupt, tasks: Iterable[ShardTask]) -> Iter
 
 
 def run_shard(work: ShardWork, task: ShardTask) -> list[Record]:
-    """Do one task in a worker's process; returns the new records, also those of attempts at it that died."""
+    """Do one task in a worker's process; return the new records, also those of earlier attempts at it that died."""
     journal = Journal(work.out, task.journal, task.records)
     surviving = work.surviving_records(journal.earlier, task.shard)
     todo = tuple(item for item in task.todo if video_key(item.video_id) not in surviving)

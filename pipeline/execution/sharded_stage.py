@@ -1,9 +1,9 @@
-"""A stage that works through videos: each is committed as a part, and parts are joined in shards when a shard is complete.
+"""A stage that works through videos: each is committed as a part, and the parts of a complete shard are joined.
 
 Each video is committed by itself, as a shard of one in `parts/`; when all videos of a shard are done they are joined in
-`shards/`. Which videos make up a shard is settled before any work, so the shards' bytes do not depend on interruptions or
-on the order in which videos are done. A shard's name has its content in it, so a version with more videos never takes the
-place of one that is recorded.
+`shards/`. Which videos make up a shard is settled before any work, so the shards' bytes do not depend on interruptions or on
+the order in which videos are done. A shard's name has its content in it, so a version with more videos never replaces a
+recorded one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ShardedStage:
     """A stage that makes something of every video: `work` makes a part (at `part_name(task.number)`) and its record.
 
     `work`, `join` and `at_once` are those of `ShardWork`. `identify` says which file a planned video has now. `before` is
-    called with the videos that are to do, `after` once everything possible is done.
+    called with the pending videos, `after` once everything possible is done.
     """
 
     name: str
@@ -99,7 +99,7 @@ class ShardedStage:
     def _plan(
         self, manifest: Manifest, videos: Mapping[str, Path], share: ShardRange | None, *, retry_failed: bool
     ) -> tuple[list[VideoTask], list[VideoTask], list[str]]:
-        """Return the videos that are to do, in order, those that are done, and the ids of all that are planned."""
+        """Return the videos to do, in order, the videos that are done, and the ids of all planned videos."""
         for name in ("parts", "shards"):
             (self.out / name).mkdir(exist_ok=True)
         if share is None:
@@ -115,7 +115,7 @@ class ShardedStage:
         return todo, done, planned_ids(manifest)
 
     def _tasks(self, manifest: Manifest, todo: list[VideoTask], video_ids: list[str]) -> Iterator[ShardTask]:
-        """Yield the work by shards, each made when its turn comes; makes a folder for the journals of this run."""
+        """Yield the work by shards, each made when its turn comes; make a folder for the journals of this run."""
         run = uuid.uuid4().hex[:12]
         for shard, group in itertools.groupby(todo, key=lambda task: task.number // self.shard_videos):
             (self.out / FOLDER / run).mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ class ShardedStage:
         return video_ids[shard * self.shard_videos : (shard + 1) * self.shard_videos]
 
     def _join_left_over(self, manifest: Manifest, work: ShardWork) -> None:
-        """Join shards that an interrupted run, or several workers, left to be joined; remove what is in them already."""
+        """Join shards that an interrupted run, or several workers, left unjoined; remove parts that shards hold already."""
         video_ids, present = planned_ids(manifest), _present(manifest)
         for shard in range(-(-len(video_ids) // self.shard_videos)):
             members = self._members(video_ids, shard)
@@ -170,7 +170,7 @@ def preview(
     identify: Callable[[VideoTask], Mapping[str, Any]],
     retry_failed: bool,
 ) -> Preview:
-    """Plan as `run` does, and write nothing. ValueError if a video that was used has changed, which `run` refuses."""
+    """Plan as `run` does, and write nothing. ValueError if a used video has changed, which `run` refuses."""
     manifest = ManifestSnapshot.read(folder) if (folder / HEADER).is_file() else ManifestSnapshot(folder, {}, {})
     present = _present(manifest)
     items = pending_videos.plan(manifest, videos, present=present)
@@ -181,7 +181,7 @@ def preview(
 
 
 def _present(manifest: Manifest) -> Callable[[str], bool]:
-    """Return a function that says whether what was made of a video is there: in a recorded shard, or as a part."""
+    """Return a function that says whether a video's result exists: in a recorded shard, or as a part."""
     present: set[str] = set()
     for shard in shard_records(manifest):
         if shard_exists(manifest.folder, shard):
@@ -193,7 +193,7 @@ def _present(manifest: Manifest) -> Callable[[str], bool]:
 
 @contextlib.contextmanager
 def _garbage_collection_off() -> Iterator[None]:
-    """Look for no garbage: a million new objects have none, and looking takes as long as making them."""
+    """Switch garbage collection off: a million new objects have no garbage, and looking takes as long as making them."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -204,5 +204,5 @@ def _garbage_collection_off() -> Iterator[None]:
 
 
 def part_name(number: int) -> str:
-    """Return the file of a video's own part; an id is no safe file name, so its place in the plan is."""
+    """Return the file of a video's own part, which is named by its place in the plan: an id is no safe file name."""
     return f"parts/{number:06d}.h5"

@@ -1,4 +1,4 @@
-"""The files that videos come from: what identifies one, and whether it is still the one that was used."""
+"""The source files of videos: what identifies one, and whether it is still the one that was used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WATCH_FIRST_S = 0.5
 
 
 def file_facts(path: Path) -> SourceFacts:
-    """Return which file it is; VideoError if it cannot be read."""
+    """Return the facts that identify a file; VideoError if it cannot be read."""
     require_regular_file(path)
     try:
         sha256 = sha256_file(path)
@@ -33,13 +33,13 @@ def file_facts(path: Path) -> SourceFacts:
 
 
 def file_stat(path: Path | str) -> list[int]:
-    """Return size and time of modification: if they are the same, the file counts as the same. VideoError if it is gone."""
+    """Return size and modification time: if they are the same, the file counts as the same. VideoError if it is gone."""
     status = require_regular_file(path)
     return [status.st_size, status.st_mtime_ns]
 
 
 def require_unchanged(path: Path, stat: list[int]) -> None:
-    """VideoError if the file is not as it was when `stat` was read."""
+    """Raise VideoError if the file is not as it was when `stat` was read."""
     if file_stat(path) != stat:
         raise VideoError("changed", f"{path}: changed while it was read; {RETRY} reads it again")
 
@@ -47,7 +47,7 @@ def require_unchanged(path: Path, stat: list[int]) -> None:
 class SourceWatcher:
     """Checks in a background thread that the files of finished videos have not changed.
 
-    A million files take seconds, on a network minutes. A few are checked before the work begins.
+    A million files take seconds, or minutes on a network. A few are checked before the work begins.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SourceWatcher:
         self._thread.join()
 
     def require_unchanged(self, *, all: bool = False) -> None:
-        """ValueError if a file has changed, of those that were checked; `all` waits until all are."""
+        """Raise ValueError if a file has changed, out of those checked so far; with `all`, wait until all are checked."""
         if all:
             self._thread.join()
         if self._error is not None:
@@ -98,7 +98,7 @@ class SourceWatcher:
 
 
 def is_as_recorded(manifest: Manifest, task: VideoTask) -> bool:
-    """Return whether the file has the size and the time that are recorded, or is no longer there."""
+    """Return whether the file has the recorded size and time, or no longer exists."""
     try:
         stat = file_stat(task.file)
     except VideoError as error:

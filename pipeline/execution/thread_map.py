@@ -1,4 +1,4 @@
-"""How a function is mapped over many items: in threads, each with a decoder of its own."""
+"""The map of a function over many items: in threads, each with a decoder of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from excl.pipeline.execution.video_reading import stop_decoders
 
 
 class Map(Protocol):
-    """A function that is called as the builtin `map`, and may work on several items at once."""
+    """A function that is called like the builtin `map`, and may work on several items at once."""
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]: ...
 

@@ -1,4 +1,4 @@
-"""How decode, extract and localize read videos: the settings they share, and the processes that do it."""
+"""The reading of videos in decode, extract and localize: the settings they share, and the processes that do it."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class DecoderPool:
         return self._of_thread.decoder
 
     def stop(self, threads: Container[threading.Thread] | None = None) -> None:
-        """End the decoders of these threads, or all; what they are reading fails. A decoder that is needed starts again."""
+        """End the decoders of these threads, or all; whatever they are reading fails. A needed decoder starts again."""
         for decoder, thread in list(self._threads.items()):
             if threads is None or thread in threads:
                 decoder.stop()
 
     @contextlib.contextmanager
     def stopped_at_end(self) -> Iterator[None]:
-        """End all decoders at the end, also that of an error."""
+        """End all decoders at the end, also after an error."""
         try:
             yield
         finally:
@@ -63,27 +63,27 @@ stop_decoders, decoders_stopped = _DECODERS.stop, _DECODERS.stopped_at_end
 
 @dataclass(frozen=True, config=STRICT)
 class VideoLimits:
-    """What a video may ask for. Whatever is refused costs that video alone."""
+    """The limits on a video. Beyond one of them that video fails, and no other."""
 
     timeout_s: PositiveFloat = 60.0
     """Seconds without a new frame after which the decoder is stopped."""
     memory_gb: Annotated[float, Field(ge=1)] = 4.0
     """Memory that a decoder's process may use (no limit with torchcodec-cuda)."""
     max_pixels: PositiveInt = 8192 * 8192
-    """Pixels of a picture, at most."""
+    """Largest number of pixels in a picture."""
     max_hours: PositiveFloat = 12.0
-    """Duration of a video, at most."""
+    """Longest duration of a video, in hours."""
     max_frames: PositiveInt = 5_000_000
-    """Frames of a video, at most: not those that are kept, but all that there are."""
+    """Largest number of frames in a video: of all its frames, not only those that are kept."""
     max_gap_s: PositiveFloat = 600.0
-    """Seconds between two frames, at most: damaged times make gaps of hours, and a gap is filled with one frame."""
+    """Longest time between two frames, in seconds: damaged times make gaps of hours, and a gap is filled with one frame."""
 
     def limits(self) -> Limits:
         """Return the limits on a video."""
         return Limits(self.max_pixels, self.max_hours * 3600, self.max_gap_s, self.max_frames)
 
     def probe(self, path: Path) -> Probe:
-        """Return what can be known of a video without decoding it; VideoError if nothing can."""
+        """Return the facts of a video that are known without decoding it; VideoError if there are none."""
         return self.decoder().probe(path, self.limits())
 
     def decoder(self) -> DecoderProcess:
@@ -93,11 +93,11 @@ class VideoLimits:
 
 @dataclass(frozen=True, config=STRICT)
 class VideoReading(VideoLimits):
-    """What a video may ask for, and what becomes of a damaged one."""
+    """The limits on a video, and the treatment of a damaged one."""
 
     on_damage: OnDamage = "fail"
-    """fail refuses a video with any sign of damage or of being cut short; keep uses what can be decoded. Either way the
-    record says what was found."""
+    """Treatment of damage: fail refuses a video with any sign of damage or of being cut short; keep uses what can be
+    decoded. Either way the record says what was found."""
 
     def open(
         self, path: Path, *, fps: float | None, geometry: Geometry, backends: tuple[str, ...] = ("pyav",), threads: int = 1
@@ -108,21 +108,21 @@ class VideoReading(VideoLimits):
 
 @dataclass(frozen=True, config=STRICT)
 class ParallelReading:
-    """How many videos are read at once."""
+    """The number of videos that are read at once."""
 
     decoders: NonNegativeInt = 0
-    """Videos read at once, each by a process of its own with one thread (with fewer videos than cores: with more). 0: one
-    a core; two where I3D runs on the CPU, one of which is ahead."""
+    """Videos read at once, each by a process of its own with one thread (or more, if there are fewer videos than cores). 0:
+    one a core; two where I3D runs on the CPU, one of which is ahead."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class ReadingSeveral(VideoReading, ParallelReading):
-    """How a stage reads its videos."""
+    """The settings for reading the videos of a stage."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class ProbingSeveral(VideoLimits, ParallelReading):
-    """How videos are looked at."""
+    """The settings for probing videos."""
 
 
 class TimedReading:
@@ -142,7 +142,7 @@ class TimedReading:
             yield frame
 
     def timing(self, began: float, *, writing_since: float | None = None) -> Timing:
-        """Return the seconds since `began`, and of these the seconds of waiting for frames, of I3D, and of writing."""
+        """Return the seconds since `began`, and how many of them went to waiting for frames, to I3D, and to writing."""
         end = time.monotonic()
         written_s = 0.0 if writing_since is None else end - writing_since
         work = "writing" if writing_since is None else "I3D"
@@ -155,9 +155,9 @@ class TimedReading:
 def probe_all(
     reading: VideoLimits, paths: Iterable[Path], *, at_once: int = 0
 ) -> Iterator[tuple[Path, Probe | VideoError | InternalError]]:
-    """Probe so many videos at a time (0: one a core); yields each path with what is known of the video, or the error.
+    """Probe so many videos at a time (0: one a core); yield each path with the video's probe, or the error.
 
-    Raises SystemicError where one after the other fails in a way that is not the video's.
+    Raises SystemicError if one video after another fails through no fault of its own.
     """
 
     def probe(path: Path) -> tuple[Path, Probe | VideoError | InternalError]:
@@ -181,7 +181,7 @@ def probe_all(
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use: those that the system lets it, or as many as `use_cores` says."""
+    """Return how many cores this process may use: those that the system allows it, or as many as `use_cores` says."""
     if _cores_in_job:
         return _cores_in_job[-1]
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -191,5 +191,5 @@ _cores_in_job: list[int] = []
 
 
 def use_cores(number: int) -> None:
-    """Have `num_cores` say this number, in a job that has so many of its node's cores and is not bound to them."""
+    """Make `num_cores` return this number, in a job that has so many of its node's cores and is not bound to them."""
     _cores_in_job[:] = [number]

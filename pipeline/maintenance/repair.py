@@ -27,7 +27,7 @@ from excl.pipeline.store.shard import Shard, VideoFeatures, write_shard
 
 @dataclass(frozen=True, config=STRICT)
 class RepairConfig:
-    """Take what is damaged out of a store, or the folder of any other stage; the same command then makes it again."""
+    """Take what is damaged out of a store, or the folder of any other stage; the same command then rebuilds it."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
     """The folder."""
@@ -71,7 +71,7 @@ def run(config: RepairConfig) -> RepairReport:
 
 
 def _has_plan(manifest: Manifest) -> bool:
-    """True if every video that has a record is planned: records of a plan are the first and never many."""
+    """Return whether every video that has a record is planned: records of a plan are the first and never many."""
     planned = set(planned_ids(manifest))
     recorded = set(map(video_id_of, video_keys(manifest)))
     return bool(planned) and recorded <= planned
@@ -83,7 +83,7 @@ def _part_names(manifest: Manifest) -> dict[str, str]:
 
 
 def _restore_records(manifest: Manifest) -> int:
-    """Make lost records of shards and of their videos again from the shards; return their number."""
+    """Rebuild lost records of shards and of their videos from the shards; return their number."""
     num_records = len(manifest.records)
     parts = _part_names(manifest)
     recorded_files = {record.get("file") for record in manifest.records.values()}
@@ -164,7 +164,7 @@ def _save_whole_videos(manifest: Manifest, path: Path, *, dry_run: bool) -> int:
 
 
 def _open_shard(manifest: Manifest, path: Path) -> Shard | None:
-    """A shard of the folder's recipe; None if it cannot be opened or is of another recipe."""
+    """Return a shard of the folder's recipe; None if it cannot be opened or is of another recipe."""
     with contextlib.suppress(ValueError, OSError):
         shard = Shard(path)
         if shard.recipe == manifest.recipe:

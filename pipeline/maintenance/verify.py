@@ -59,7 +59,7 @@ class StoreFinding:
 
 @dataclasses.dataclass(frozen=True)
 class VerifyReport:
-    """All findings, and the numbers of files and videos that were looked at."""
+    """The findings, and the numbers of files and videos that were looked at."""
 
     findings: list[StoreFinding]
     num_files: int
@@ -113,7 +113,7 @@ def find(manifest: Manifest, *, read_data: bool) -> list[StoreFinding]:
 
 
 def files_of(manifest: Manifest) -> dict[str, str | None]:
-    """Every file that the records name, with its sha256 where that is recorded."""
+    """Return every file that the records name, with its sha256 if that is recorded."""
     files: dict[str, str | None] = {}
     joined = {v for r in manifest.records.values() if "file" in r for v in r.get("videos", ())}
     videos = set(video_keys(manifest))
@@ -128,7 +128,7 @@ def files_of(manifest: Manifest) -> dict[str, str | None]:
 
 
 def has_unfinished_line(folder: Path) -> bool:
-    """True if the last line of the records does not end."""
+    """Return whether the last line of the records does not end."""
     path = folder / RECORDS
     return path.is_file() and not path.read_bytes().endswith(b"\n")
 
@@ -204,7 +204,7 @@ def num_damaged(report: VerifyReport) -> int:
 
 
 def show(config: VerifyConfig, report: VerifyReport) -> str:
-    """A line for each finding, and one that counts."""
+    """Return a line for each finding, and one that counts them."""
     if config.json:
         return "\n".join(json.dumps(dataclasses.asdict(finding)) for finding in report.findings)
     depth = "every byte read" if config.read_data else "structure alone; --read-data reads every byte"

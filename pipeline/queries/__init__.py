@@ -1,1 +1,1 @@
-"""From annotation files to queries with tokens, a vocabulary and word vectors."""
+"""Annotations: from their files to queries with tokens, a vocabulary and word vectors."""

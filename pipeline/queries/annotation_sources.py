@@ -1,4 +1,4 @@
-"""Which annotation files are read as which split, and the moments in them."""
+"""The annotation files of each split, and the moments in them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AnnotationSources:
     parts: Mapping[Path, Part]
 
     def all_files(self) -> list[Path]:
-        """Every file that is read."""
+        """The files that are read."""
         return [*(path for paths in self.files.values() for path in paths), *self.durations]
 
     def made_of(self, split: str) -> str:
@@ -37,7 +37,7 @@ class AnnotationSources:
 def find_sources(
     dataset: str, annotations: Path | None, chosen: Mapping[str, Sequence[str]], durations: Sequence[Path]
 ) -> AnnotationSources:
-    """The files for the settings of `excl tokenise`; ValueError where these do not go together."""
+    """Return the files for the settings of `excl tokenise`; ValueError if these do not go together."""
     own_format = OWN.get(Path(dataset).suffix.lower())
     if own_format is not None:
         if annotations or durations or any(chosen.values()):
@@ -101,7 +101,7 @@ def _durations(dataset: str, annotations: Path | None, paths: Sequence[Path]) ->
 
 
 def load_moments(sources: AnnotationSources) -> list[Moment]:
-    """All moments of the files, every split under its name, nothing removed; ValueError names what cannot be read."""
+    """Return all moments of the files, every split under its name, nothing removed; ValueError names what is unreadable."""
     for path in sources.all_files():
         existing_file(path, what=f"annotations of {sources.format}")
     moments = [
@@ -126,7 +126,7 @@ def load_moments(sources: AnnotationSources) -> list[Moment]:
 
 
 def _require_one_query(moments: Sequence[Moment]) -> None:
-    """ValueError where moments have one query id and are not answers to one query."""
+    """Raise ValueError if moments have one query id and are not answers to one query."""
     moment_by_query: dict[str, Moment] = {}
     for moment in moments:
         earlier = moment_by_query.setdefault(moment.query_id, moment) if moment.query_id else moment

@@ -42,21 +42,22 @@ class TokeniseConfig:
     report: RunOnly[bool] = False
     """Print what is found in the annotations, and write nothing: needs no --out, and without --glove says nothing of it."""
     glove_member: str | None = None
-    """Which file of the zip to read, if it has several: glove.6B.300d.txt, for one."""
+    """File of the zip to read, if it has several: glove.6B.300d.txt, for example."""
     glove_cased_fallback: bool = False
-    """Where a word has no vector, take that of the same word in other case (glove.840B is cased, queries are not)."""
+    """Give a word without a vector that of the same word in other case (glove.840B is cased, queries are not)."""
     hygiene: CleaningPolicy = field(default_factory=CleaningPolicy)
-    """What becomes of annotations that are wrong."""
+    """The treatment of annotations that are wrong."""
     tokeniser: Tokeniser = "nltk"
-    """How queries become words: nltk (words and marks), whitespace, words (letters and digits), no-punctuation."""
+    """Tokeniser, which makes words of queries: nltk (words and marks), whitespace, words (letters and digits),
+    no-punctuation."""
     carve_val: Fraction01 = 0.1
-    """Where there is no validation split: the share of training videos, chosen by --seed, that becomes it."""
+    """Share of training videos, chosen by --seed, that becomes the validation split if there is none."""
     seed: NonNegativeInt = 0
-    """Of the validation split, and of the rows of words that have no vector."""
+    """Seed of the validation split, and of the rows of words that have no vector."""
     min_count: PositiveInt = 1
     """Words of the training split rarer than this are unknown."""
     max_words: PositiveInt | None = None
-    """At most so many words, the most frequent; the paper has 10000 on ActivityNet Captions."""
+    """Largest number of words, the most frequent ones; the paper has 10000 on ActivityNet Captions."""
 
     def __post_init__(self) -> None:
         self.sources()
@@ -71,6 +72,6 @@ class TokeniseConfig:
         return find_sources(self.dataset, self.annotations, chosen, self.durations)
 
     def inputs(self) -> list[Path]:
-        """All files that are read, but word vectors that are downloaded."""
+        """The files that are read, except word vectors that are downloaded."""
         glove = None if self.glove is None else local_file(self.glove)
         return [*self.sources().all_files(), *([] if glove is None else [glove])]

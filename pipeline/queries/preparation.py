@@ -25,7 +25,7 @@ class QueryPreparation:
 
     @cached_property
     def raw(self) -> list[Moment]:
-        """Every row of the files."""
+        """The rows of the files."""
         return load_moments(self.sources)
 
     @cached_property
@@ -59,7 +59,7 @@ class QueryPreparation:
 
     @property
     def carves(self) -> bool:
-        """Whether the validation split is carved out of train."""
+        """Return whether the validation split is carved out of train."""
         return self.config.carve_val > 0 and not any(m.split == "val" for m in self.raw)
 
     @property

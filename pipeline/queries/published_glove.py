@@ -34,7 +34,7 @@ class PublishedGlove(PublishedFile):
 
     @property
     def manual_hint(self) -> str:
-        """What to do with a zip that was fetched by hand."""
+        """The instructions for a zip that was fetched by hand."""
         return f"give its path in place of {self.name}, or put it at {self.cached_path}"
 
     def mismatch(self, path: Path) -> str | None:

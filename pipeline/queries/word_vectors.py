@@ -38,7 +38,7 @@ class GloveFile:
     """A file of word vectors, by its content."""
 
     file: str
-    """Its name without the folder."""
+    """The name of the file without the folder."""
     sha256: str
     sha1: str
     known: str | None

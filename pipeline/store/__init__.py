@@ -1,1 +1,1 @@
-"""The files with features and frames: shards, the recipe that made them, and the classes that read them."""
+"""The files of features and frames: shards, the recipe that made them, and the classes that read them."""

@@ -1,7 +1,7 @@
-"""Features of single videos that are remembered between questions, by what they were made from and how.
+"""The cache of single videos' features between questions, by what they were made from and how.
 
-Each is a shard in the folder `localize` of the cache; the least recently used ones go. What cannot be written is warned of,
-what is damaged is made again.
+Each is a shard in the folder `localize` of the cache; the least recently used ones are removed. A failed write is a warning,
+and a damaged entry is rebuilt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT = 64  # a film of three hours in the paper's rows is 14 MB
 
 
 def load(made_from: Mapping[str, Any]) -> VideoFeatures | None:
-    """The features that were made from this, if they are remembered and undamaged."""
+    """Return the features made from this, if they are in the cache and undamaged."""
     path = _path(made_from)
     try:
         video = Shard(path).video(0)
@@ -39,7 +39,7 @@ def load(made_from: Mapping[str, Any]) -> VideoFeatures | None:
 
 
 def save(made_from: Mapping[str, Any], video: VideoFeatures) -> None:
-    """Keep features under what they were made from."""
+    """Save features under what they were made from."""
     path = _path(made_from)
     write_entry(path, lambda: write_shard(path, [video], recipe=made_from), max_entries=KEPT)
 

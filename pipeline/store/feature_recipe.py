@@ -1,4 +1,4 @@
-"""What makes a video's features, from the settings of `extract` or from the recipe of a store, and the making itself."""
+"""The recipe of a video's features, from the settings of `extract` or the recipe of a store, and the making of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IMPORTED = "imported"  # in place of weights, where others made the features
 
 @dataclass(frozen=True)
 class FeatureRecipe:
-    """How features are made, but for the weights: sampling (fps None: the video's own rate), rows, precision, storage."""
+    """The settings of features, but for the weights: sampling (fps None: the video's own rate), rows, precision, storage."""
 
     fps: float | None
     short_side: int | str
@@ -47,11 +47,11 @@ class FeatureRecipe:
 
     @property
     def geometry(self) -> Geometry:
-        """What of a picture is kept."""
+        """The part of a picture that is kept."""
         return Geometry.parse(self.short_side, self.crop)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values, for recipes."""
+        """Return the recipe as JSON values."""
         return {
             "fps": NATIVE if self.fps is None else self.fps,
             "short_side": self.short_side,
@@ -64,7 +64,7 @@ class FeatureRecipe:
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> FeatureRecipe:
-        """What a store's recipe says."""
+        """Return the feature recipe in a store's recipe."""
         return cls(
             fps=None if recipe["fps"] == NATIVE else recipe["fps"],
             short_side=recipe["short_side"],
@@ -78,7 +78,7 @@ class FeatureRecipe:
     def extractor(
         self, weights: Weights, device: torch.device, *, chunk_frames: int = 512, compile: Compile = "never"
     ) -> Extractor:
-        """The network that makes them."""
+        """Return the network that makes the features."""
         return Extractor(
             weights,
             device=device,
@@ -91,7 +91,7 @@ class FeatureRecipe:
 
 @dataclass(frozen=True)
 class RowOptions:
-    """The settings that choose a layout of rows; None is what the preset says."""
+    """The settings that choose a layout of rows; None stands for the preset's value."""
 
     preset: str = "excl"
     bug_compatible: bool = False
@@ -103,7 +103,7 @@ class RowOptions:
     pool: Pool | None = None
 
     def layout(self) -> RowLayout:
-        """The layout; ValueError for settings that contradict each other."""
+        """Return the layout; ValueError if settings contradict each other."""
         preset = PRESETS[self.preset]
         window_options = ("window", "hop", "window_mean", "last_window")
         options = [name for name in window_options if getattr(self, name) is not None]
@@ -157,7 +157,7 @@ def resolve_recipe(
     precision: Precision,
     dtype: Literal["float16", "float32"],
 ) -> FeatureRecipe:
-    """How features are made by these settings, of which None is what the preset says."""
+    """Return the recipe for these settings, of which None stands for the preset's value."""
     preset = PRESETS[rows.preset]
     crop = preset.crop if crop is None else crop
     geometry = Geometry.parse(preset.short_side if short_side is None else short_side, crop)
@@ -173,7 +173,7 @@ def resolve_recipe(
 
 
 def weights_identity(weights: Weights) -> dict[str, Any]:
-    """What recipes say of the weights; of a file of one's own what is in it, and not its name or what is said of it."""
+    """Return what recipes say about the weights; about a file of your own its content, not its name or description."""
     is_known = weights.source in PUBLISHED or weights.is_random
     return {
         "source": weights.source if is_known else OWN_FILE,
@@ -193,9 +193,9 @@ def compute_features(
     source: Mapping[str, Any],
     frames: Iterable[np.ndarray] | None = None,
 ) -> VideoFeatures:
-    """The feature rows of one video with their seconds; VideoError if it cannot be read, or has no rows in this layout.
+    """Return the feature rows of one video and their seconds; VideoError if it is unreadable, or has no rows in this layout.
 
-    `frames` are the video's, where somebody watches them on their way.
+    `frames` are the video's frames, if the caller watches them on their way.
     """
     try:
         rows = extractor(video if frames is None else frames)

@@ -27,7 +27,7 @@ else:
     torch = LazyModule("torch")
 
 ELEMENTS_OF_ONE_THREAD = 32_768  # torch's grain size
-MAX_MAPPED = 4096  # shards at once: a system allows some 65,000 mappings a process
+MAX_MAPPED = 4096  # shards at once: a system allows about 65,000 mappings a process
 
 
 class FeatureStore:
@@ -50,14 +50,14 @@ class FeatureStore:
             self._held = {video_id: _copied(self[video_id]) for video_id in self}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without open maps, which a process that it is sent to makes itself, and without records, which may be many."""
+        """Leave out open maps, which a receiving process makes itself, and records, which may be many."""
         records = {key: record for key, record in self.manifest.records.items() if key == COMPLETE}
         manifest = Manifest(self.manifest.folder, self.manifest.header, records)
         return {**self.__dict__, "_mapped": OrderedDict(), "manifest": manifest}
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What made the features: sampling, geometry, weights, precision."""
+        """The recipe of the features: sampling, geometry, weights, precision."""
         return self.manifest.recipe
 
     def __getitem__(self, video_id: str) -> VideoFeatures:
@@ -76,7 +76,7 @@ class FeatureStore:
         return len(self._where)
 
     def read_batch(self, video_ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The rows of several videos, padded with zeros: float32 [B, T, D], and how many each has, int64 [B]."""
+        """Return the rows of several videos, padded with zeros, float32 [B, T, D], and their row counts, int64 [B]."""
         rows = [self._rows(video_id) for video_id in video_ids]
         num_rows = torch.tensor([len(features) for features in rows])
         shape = len(rows), int(num_rows.max()), rows[0].shape[1]
@@ -86,22 +86,22 @@ class FeatureStore:
         return batch, num_rows
 
     def tensor(self, video_id: str) -> Tensor:
-        """The features of a video as a tensor [n, D] that shares the memory of the store: not to be written to."""
+        """Return the features of a video as a tensor [n, D] that shares the memory of the store: do not write to it."""
         return torch.from_numpy(self._rows(video_id))
 
     def num_rows(self, video_id: str) -> int:
-        """How many rows a video has, without reading them."""
+        """Return how many rows a video has, without reading them."""
         shard, position = self._find(video_id)
         return int(shard.offsets[position + 1] - shard.offsets[position])
 
     def duration_s(self, video_id: str) -> float:
-        """The end of a video, by its facts alone if they say it."""
+        """Return the end of a video in seconds, from its facts alone if they state it."""
         shard, position = self._find(video_id)
         duration_s = shard.videos[position].get("duration_s")
         return self[video_id].duration_s if duration_s is None else float(duration_s)
 
     def to_dask(self) -> dask.array.Array:
-        """All rows of all videos as one lazy array [R, D], a block a shard, shards by name."""
+        """Return all rows of all videos as one lazy array [R, D], a block a shard, shards by name."""
         import dask  # noqa: PLC0415  (half a second, which only those wait who want it)
         import dask.array  # noqa: PLC0415
 
@@ -113,7 +113,7 @@ class FeatureStore:
         return dask.array.concatenate(blocks)
 
     def require_finished(self) -> None:
-        """ValueError if `extract` has not come to its end here: the store is still going to change."""
+        """Raise ValueError if `extract` has not finished here: the store will still change."""
         require_finished(self.manifest)
         if any(file.startswith("parts/") for file, _ in self._where.values()):
             raise ValueError(f"{self.path}: its last shards are still to be joined; run `excl extract` to its end first")
@@ -123,12 +123,12 @@ class FeatureStore:
         return sorted({file for file, _ in self._where.values()})
 
     def shards(self) -> Iterator[Shard]:
-        """All shards in the order of their names."""
+        """Yield all shards in the order of their names."""
         for file in self.shard_files():
             yield self._shard(file)
 
     def _rows(self, video_id: str) -> np.ndarray:
-        """The features of a video, as they are mapped or held."""
+        """Return the features of a video, as they are mapped or held."""
         if video_id in self._held:
             return self._held[video_id].features
         shard, position = self._find(video_id)
@@ -162,7 +162,7 @@ class FeatureStore:
 def copy_rows(rows: Tensor, target: Tensor) -> None:
     """Copy rows [n, D] to the beginning of `target`, as float32: torch casts float16 fifteen times as fast as NumPy.
 
-    In blocks too small for several threads: they gain nothing here, and wait for each other where cores are busy.
+    The blocks are too small for several threads, which gain nothing here and wait for each other when cores are busy.
     """
     if rows.dtype == torch.float32:
         target.numpy()[: len(rows)] = rows.numpy()
@@ -180,7 +180,7 @@ def _copied(video: VideoFeatures) -> VideoFeatures:
 
 
 def _all_rows(path: Path) -> np.ndarray:
-    """The features of a whole shard, every video's checksum verified."""
+    """Return the features of a whole shard, after verifying every video's checksum."""
     shard = Shard(path)
     for position in range(len(shard.videos)):
         shard.rows(position)

@@ -27,14 +27,14 @@ LOSSLESS = "png"
 
 
 def check_pictures(spec: str) -> None:
-    """ValueError unless `spec` is "png" or "jpeg:QUALITY" with a quality of 1 to 100."""
+    """Raise ValueError unless `spec` is "png" or "jpeg:QUALITY" with a quality of 1 to 100."""
     quality = re.fullmatch(r"jpeg:(\d{1,3})", spec)
     if spec != LOSSLESS and not (quality and 1 <= int(quality[1]) <= 100):
         raise ValueError(f"pictures: {spec!r} is neither 'png' nor 'jpeg:QUALITY' with a quality of 1 to 100")
 
 
 def encoder(spec: str, *, side: int) -> Callable[[np.ndarray], bytes]:
-    """A function from a frame, uint8 RGB [side, side, 3], to the bytes of a picture."""
+    """Return a function from a frame, uint8 RGB [side, side, 3], to the bytes of a picture."""
     return functools.partial(_encode_jpeg, quality=int(spec.removeprefix("jpeg:"))) if spec != LOSSLESS else _Png(side)
 
 
@@ -51,7 +51,7 @@ class _Png:
         self.count = 0
 
     def __call__(self, frame: np.ndarray) -> bytes:
-        """The bytes of a PNG file."""
+        """Return the bytes of a PNG file."""
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
         picture.pts = self.count
         self.count += 1
@@ -60,7 +60,7 @@ class _Png:
 
 @functools.lru_cache(maxsize=1)
 def _jpeg() -> ModuleType:
-    """torchvision.io, which is slow to import; since 0.29 it warns at every call in favour of torchcodec, an option here."""
+    """Return torchvision.io, slow to import; since 0.29 every call warns in favour of torchcodec, an option here."""
     warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities of TorchVision")
     return importlib.import_module("torchvision.io")
 
@@ -70,7 +70,7 @@ def _encode_jpeg(frame: np.ndarray, *, quality: int) -> bytes:
 
 
 def decode_picture(encoded: np.ndarray) -> np.ndarray:
-    """The frame in a PNG or JPEG file's bytes, uint8 [n]: uint8 RGB [side, side, 3]; ValueError for what is neither."""
+    """Return the frame, uint8 RGB [side, side, 3], in a PNG or JPEG file's bytes, uint8 [n]; ValueError for other bytes."""
     content = encoded.tobytes()
     try:
         if content.startswith(PNG_SIGNATURE):

@@ -45,9 +45,9 @@ def write_part(
     source: Mapping[str, Any],
     recipe: Mapping[str, Any],
 ) -> int:
-    """Write the frames of one video as a shard of one, atomically, as they come; returns how many bytes of pictures.
+    """Write the frames of one video as a shard of one, atomically, as they come; return how many bytes of pictures it has.
 
-    `frames` are the video's, where somebody watches them on their way.
+    `frames` are the video's frames, if the caller watches them on their way.
     """
     encode: Callable[[np.ndarray], bytes] | None = None
     lengths, crc = [], 0
@@ -86,7 +86,7 @@ def _write_index(
 
 
 def join_frames(target: Path, sources: Sequence[tuple[str, Path]], *, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a shard of the videos in `sources`, each with the file that holds it; what its record is to say of it."""
+    """Write a shard of the videos in `sources`, each from the file that holds it; return the facts for its record."""
     stored = [StoredFrames(path, video_id) for video_id, path in sources]
     lengths = np.concatenate([video.lengths for video in stored])
     with atomic_write(target) as temporary, h5py.File(temporary, "w") as file:
@@ -122,7 +122,7 @@ class FrameStore(Mapping[str, "StoredFrames"]):
 class StoredFrames:
     """The frames of one video as `decode` left them: a `Video`. `source` is the video's own file, `lengths` bytes a frame.
 
-    Raises VideoError("corrupt") for a file that is none or is damaged.
+    Raises VideoError("corrupt") if the file is no such shard or is damaged.
     """
 
     def __init__(self, path: Path, video_id: str) -> None:
@@ -160,7 +160,7 @@ class StoredFrames:
             raise self._damaged("checksum")
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The pictures' bytes in order, some megabytes at a time, uint8 [n]; VideoError if they are not what was written."""
+        """Yield the pictures' bytes in order, some megabytes at a time, uint8 [n]; VideoError if they are damaged."""
         crc = 0
         for _, _, content in self._reads():
             crc = zlib.crc32(content.data, crc)
@@ -169,7 +169,7 @@ class StoredFrames:
             raise self._damaged("checksum")
 
     def _reads(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Frames [begin, end) with their bytes, in blocks that are at least one frame and otherwise bounded."""
+        """Yield frames [begin, end) with their bytes, in blocks of at least one frame and otherwise of bounded size."""
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 begin, count = 0, len(self.lengths)

@@ -10,9 +10,9 @@ A shard (`*.h5`) holds, for V videos with R rows together (docs/store.md has the
     queries      uint8, UTF-8 JSON, in training stores: the moments of these videos
     attributes   format, version, recipe (JSON: what made the features)
 
-Nothing in it needs this code to be read, and nothing in it is an object, a link or an external file; a file that has such
-is refused. Shards are written whole under a temporary name and moved into place, and never change again, so the reader
-maps the features into memory and keeps no file open.
+It can be read without this code, and holds no object, link or external file; a file that does is refused. Shards are written
+whole under a temporary name and moved into place, and never change again, so the reader maps the features into memory and
+keeps no file open.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class VideoFeatures:
             )
 
     def require_finite(self) -> None:
-        """ValueError if a value is NaN or infinite."""
+        """Raise ValueError if a value is NaN or infinite."""
         if not np.isfinite(self.features).all():
             raise ValueError(f"{self.video_id}: {(~np.isfinite(self.features)).sum()} feature values are not finite")
 
     def require_in_order(self) -> None:
-        """ValueError unless rows follow each other in time, as spans need it: neither starts nor ends go back."""
+        """Raise ValueError unless rows follow each other in time, as spans require: neither starts nor ends go back."""
         if (np.diff(self.start_s) < 0).any() or (np.diff(self.end_s) < 0).any():
             raise ValueError(
                 f"{self.video_id}: its rows go back in time, as those of overlapping windows with several rows each, and "
@@ -84,15 +84,15 @@ class VideoFeatures:
 
     @property
     def duration_s(self) -> float:
-        """The end of the video; where nothing is known of it, that of the rows."""
+        """The end of the video in seconds; if it is unknown, that of the rows."""
         return float(self.facts.get("duration_s", self.end_s.max()))
 
 
 @contextlib.contextmanager
 def h5_file(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file that is made in memory and then written as so many bytes.
+    """Yield an HDF5 file that is made in memory and then written as plain bytes.
 
-    HDF5 may crash the process where a write of its own fails, as on a full disk; this is an OSError.
+    HDF5 may crash the process if a write of its own fails, as on a full disk; here that is an OSError.
     """
     with h5py.File(path, "w", driver="core", backing_store=False, track_order=False) as file:
         yield file
@@ -137,7 +137,7 @@ def write_shard(
 
 
 class Shard:
-    """One shard, mapped into memory; ValueError for a file that is none.
+    """One shard, mapped into memory; ValueError for a file that is not one.
 
     `mapped` [R, D] are the features; a private mapping, so that torch takes it without a copy.
     """
@@ -170,7 +170,7 @@ class Shard:
         self._verified: set[int] = set()
 
     def _checked(self, file: h5py.File) -> dict[str, np.ndarray]:
-        """The arrays of the file, the features mapped; ValueError for anything that no shard has."""
+        """Return the arrays of the file, the features mapped; ValueError for anything that no shard has."""
         if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
             raise ValueError(f"{self.path}: not a shard of the format {FORMAT} {VERSION}")
         self.recipe: dict[str, Any] = json.loads(file.attrs["recipe"])
@@ -180,7 +180,7 @@ class Shard:
         return {name: self._array(file, name, dtypes) for name, dtypes in dtypes_of.items()}
 
     def _array(self, file: h5py.File, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
-        """One dataset, which has to be a plain one whose bytes are in this very file."""
+        """Return one dataset, which has to be a plain one whose bytes are in this very file."""
         link, dataset = file.get(name, getlink=True), file.get(name)
         if not isinstance(link, h5py.HardLink) or not isinstance(dataset, h5py.Dataset):
             raise ValueError(f"{self.path}: {name} is a link or a group; in a shard it is a dataset")
@@ -214,7 +214,7 @@ class Shard:
             )
 
     def rows(self, position: int) -> np.ndarray:
-        """The features [n, D] of the shard's video number `position`, as they are mapped: not to be written to.
+        """Return the features [n, D] of the shard's video number `position`, as they are mapped: do not write to them.
 
         ValueError if their checksum, which is verified once, is not the recorded one.
         """
@@ -229,12 +229,12 @@ class Shard:
         return features
 
     def video(self, position: int) -> VideoFeatures:
-        """The rows of the shard's video number `position`; ValueError as `rows`."""
+        """Return the rows of the shard's video number `position`; ValueError as in `rows`."""
         self.rows(position)
         return self.unverified(position)
 
     def unverified(self, position: int) -> VideoFeatures:
-        """The same, whether it is damaged or not."""
+        """Return the same rows, whether they are damaged or not."""
         facts = dict(self.videos[position])
         video_id = facts.pop("id")
         del facts["crc32"]
@@ -244,12 +244,12 @@ class Shard:
         return VideoFeatures(video_id, features, self.start_s[taken], self.end_s[taken], facts)
 
     def queries(self) -> list[dict[str, Any]]:
-        """The moments stored with these videos, as JSON objects; empty for a store without queries."""
+        """Return the moments stored with these videos, as JSON objects; empty for a store without queries."""
         return json.loads(self._queries)
 
 
 def _crc32(video: VideoFeatures) -> int:
-    """Over id and facts as JSON, features, starts and ends of rows."""
+    """Return the crc32 over id and facts as JSON, features, starts and ends of rows."""
     value = crc32(json.dumps([video.video_id, dict(video.facts)], sort_keys=True).encode())
     dtype_of_features = video.features.dtype.newbyteorder("<")
     for array, dtype in ((video.features, dtype_of_features), (video.start_s, "<f8"), (video.end_s, "<f8")):

@@ -19,7 +19,7 @@ from excl.pipeline.store.feature_store import FeatureStore
 
 @dataclass(frozen=True)
 class Query:
-    """A moment as training stores keep it: `duration_s` is the video's by its annotations, None if nothing knows it."""
+    """A moment as training stores keep it: `duration_s` is the video's by its annotations, None if it is unknown."""
 
     annotation_id: str
     video_id: str
@@ -32,26 +32,26 @@ class Query:
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
     query_id: str = ""
-    """Queries with the same one are one query with several answers; empty where there is one."""
+    """The id that alternative answers to one query share; empty if the query has one answer."""
 
     @property
     def key(self) -> str:
-        """What queries that are one with several answers have in common, and no other has."""
+        """The key that all answers to one query share, and those to no other query."""
         return self.query_id or f"annotation {self.annotation_id}"
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Query:
-        """A query from a JSON object with these keys; others are left out."""
+        """Return the query in a JSON object with these keys; others are ignored."""
         values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
         return cls(**{**values, "tokens": tuple(values["tokens"]), "token_ids": tuple(values["token_ids"])})
 
     def to_json(self) -> dict[str, Any]:
-        """The query as JSON values."""
+        """Return the query as JSON values."""
         return dataclasses.asdict(self)
 
 
 class TrainingStore(FeatureStore):
-    """What `excl pack` wrote: features, and the queries about them with their vocabulary and word vectors."""
+    """A store that `excl pack` wrote: features, and the queries about them with their vocabulary and word vectors."""
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)
@@ -59,7 +59,7 @@ class TrainingStore(FeatureStore):
             raise ValueError(f"{self.path}: not a finished training store; `excl pack` writes one")
 
     def queries(self, split: str) -> list[Query]:
-        """The queries of a split, those without features last; ValueError with the splits there are if it is empty."""
+        """Return the queries of a split, those without features last; ValueError, which names the splits, if it is empty."""
         rows = [row for shard in self.shards() for row in shard.queries()]
         with self._own("uncovered.jsonl").open(encoding="utf-8") as file:
             rows += [json.loads(line) for line in file]
@@ -70,7 +70,7 @@ class TrainingStore(FeatureStore):
 
     @property
     def about_queries(self) -> dict[str, Any]:
-        """Which data set the queries are of, what its splits are made of, the tokeniser, the policies on bad annotations."""
+        """The facts about the queries: their data set, the files of its splits, the tokeniser, the cleaning policies."""
         return self.manifest.header["identity"]["about_queries"]
 
     @property
@@ -84,7 +84,7 @@ class TrainingStore(FeatureStore):
         return np.load(self._own("vectors.npy"), allow_pickle=False)
 
     def _own(self, name: str) -> Path:
-        """A file of the store; ValueError if it is not the one that was packed."""
+        """Return the path of a file of the store; ValueError if it is not the one that was packed."""
         path = self.path / name
         if sha256_file(path) != self.manifest.records[COMPLETE]["sha256"][name]:
             raise ValueError(f"{path}: not the file that was packed; remove the folder and run `excl pack` again")

@@ -1,7 +1,7 @@
 """One HDF5 file over all shards of a store: `h5py.File("features.h5")[video_id][:]` reads a video, as other code expects it.
 
-The file holds no numbers but a virtual dataset [n, D] a video, which points into the shards beside it by relative names. It
-is made of the shards and can be made again; nothing in excl reads it.
+The file holds no numbers but a virtual dataset [n, D] a video, which points into the shards next to it by relative names. It
+is made from the shards and can be rebuilt; nothing in excl reads it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ INDEX = "features.h5"
 
 
 def write_index(manifest: Manifest) -> None:
-    """Write the index of a folder's shards and record it, unless the one that is there is of the same shards.
+    """Write the index of a folder's shards and record it, unless the existing one is of the same shards.
 
-    Videos whose id no dataset can have as its name are left out and named.
+    Videos whose id cannot be the name of a dataset are left out and named.
     """
     files = sorted(r["file"] for r in manifest.records.values() if "file" in r and "videos" in r)
     if not files:
@@ -50,7 +50,7 @@ def write_index(manifest: Manifest) -> None:
 
 
 def can_be_name(video_id: str) -> bool:
-    """Whether a dataset can have the id as its name: a slash would make it one in a group, and names are UTF-8."""
+    """Return whether a dataset can have the id as its name: a slash would put it in a group, and names are UTF-8."""
     return "/" not in video_id and video_id != "." and storable(video_id)
 
 
@@ -63,6 +63,6 @@ def _layout(shard: Shard, position: int, name: str) -> h5py.VirtualLayout:
 
 
 def is_current(folder: Path, record: dict[str, str]) -> bool:
-    """Whether the recorded index is there, byte for byte."""
+    """Return whether the recorded index exists, byte for byte."""
     path = folder / record["index"]
     return path.is_file() and sha256_file(path) == record["sha256"]

@@ -1,7 +1,7 @@
-"""The trainings of a sweep: check that earlier results have the same settings, and run the jobs, maybe side by side.
+"""The trainings of a sweep: check that earlier results have the same settings, and run the jobs, several at once if asked.
 
-Each job that runs beside others has a process of its own, so one that the system kills, because memory is short or a driver
-fails, costs itself alone.
+Each job that runs at the same time as others has a process of its own, so if the system kills it, because memory is short or
+a driver fails, the others are not affected.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _differences(job: Job) -> list[str]:
 
 
 def run_job(job: Job) -> str | None:
-    """Train and evaluate unless it is done. Returns this job's error, if any; raises an error that would hit every job."""
+    """Train and evaluate unless it is done. Return this job's error, if any; raise an error that would hit every job."""
     try:
         train.run(job.training)
         evaluate.run(job.evaluation)

@@ -64,16 +64,16 @@ class SharedTrainConfig(train.TrainConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class ReproduceConfig:
-    """Train the paper's twelve variants, evaluate them, and put the figures beside the paper's Table 1."""
+    """Train the paper's twelve variants, evaluate them, and put the figures next to the paper's Table 1."""
 
     stores: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …")]
     """One or more training stores, each a table of its own."""
     out: Path
-    """The folder to write. Run again with the same settings, it goes on."""
+    """The folder to write. Run again with the same settings, it resumes."""
     variants: tuple[Variant | Literal["all"], ...] = ("all",)
     """The variants to train, such as clf-2-b, or all twelve."""
     seeds: PositiveInt = 3
-    """How often each is trained: with the seeds 0, 1, 2, …"""
+    """Number of trainings of each variant: with the seeds 0, 1, 2, …"""
     split: Literal["val", "test"] = "test"
     """The split to evaluate on."""
     parallel: PositiveInt = 1

@@ -1,4 +1,4 @@
-"""The table of several variants and seeds beside the paper's Table 1: as Markdown, CSV and JSON.
+"""The table of several variants and seeds next to the paper's Table 1: as Markdown, CSV and JSON.
 
 Figures are means over seeds, with the standard deviation of a sample (n - 1) where there are several.
 """

@@ -1,4 +1,4 @@
-"""What `excl weights` and `excl glove` share: named files are listed and fetched, and any files are verified."""
+"""The commands that `excl weights` and `excl glove` share: list and fetch the named files, and verify any files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ListAssets:
 
 @dataclass(frozen=True, config=STRICT)
 class VerifyAssets:
-    """Say of files what they are, or what is wrong with them. The exit code is 3 if something is wrong with one."""
+    """Say what files are, or what is wrong with them. The exit code is 3 if something is wrong with one."""
 
     what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE_OR_NAME …")]
     """Files, or names of files in the cache."""
@@ -66,7 +66,7 @@ class AssetKind(ABC):
 
     @abstractmethod
     def paths(self) -> Mapping[str, Path]:
-        """Return the path in the cache of every name, also of files that are not there."""
+        """Return the path in the cache of every name, also of files that do not exist."""
 
     @abstractmethod
     def defaults(self, name: str) -> dict[str, Any]:

@@ -42,15 +42,15 @@ class ClassifyConfig:
     crop: Annotated[int, Field(ge=32, le=MAX_SIZE)] = 224
     """Pixels of the centred square that is kept."""
     top: PositiveInt = 5
-    """How many classes to show."""
+    """Number of classes to show."""
     json: bool = False
     """Print one JSON object, for programs."""
     backend: Choice = "pyav"
-    """What decodes: pyav, decord, torchcodec, torchcodec-cuda, or auto."""
+    """Decoder: pyav, decord, torchcodec, torchcodec-cuda, or auto."""
     device: str = "auto"
-    """Where I3D runs: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    """Device that runs I3D: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     reading: WithoutPrefix[VideoReading] = field(default_factory=VideoReading)
-    """How the video is read."""
+    """The settings for reading the video."""
 
     def __post_init__(self) -> None:
         check_sampled(self.short_side, self.crop, self.backend)

@@ -27,7 +27,7 @@ class FetchGlove:
     A download that was interrupted resumes."""
 
     names: Annotated[tyro.conf.Positional[tuple[Literal["6B", "840B"], ...]], tyro.conf.arg(metavar="NAME …")]
-    """Which: 6B (400,000 words, lower-case; 0.9 GB) or 840B (2.2 million words, cased; 2.2 GB)."""
+    """Vectors to download: 6B (400,000 words, lower-case; 0.9 GB) or 840B (2.2 million words, cased; 2.2 GB)."""
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -43,10 +43,10 @@ Action = (
 
 @dataclass(frozen=True, config=STRICT)
 class GloveConfig:
-    """Word vectors in GloVe's format: list the published ones, fetch them, say of files what they are."""
+    """Word vectors in GloVe's format: list the published ones, fetch them, say what files are."""
 
     action: WithoutPrefix[Action]
-    """What to do."""
+    """The action to take."""
 
 
 class _GloveFiles(AssetKind):

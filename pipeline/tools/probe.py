@@ -32,7 +32,7 @@ class ProbeConfig:
     json: bool = False
     """Print one JSON object a file, for programs, in place of the table."""
     reading: WithoutPrefix[ProbingSeveral] = field(default_factory=ProbingSeveral)
-    """How videos are read."""
+    """The settings for reading videos."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ProbeFinding:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeReport:
-    """All files, and whether to show them as JSON."""
+    """The findings on all files, and whether to show them as JSON."""
 
     files: list[ProbeFinding]
     as_json: bool

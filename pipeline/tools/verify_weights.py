@@ -62,7 +62,7 @@ class VerifyWeightsConfig:
     weights: str = "kinetics"
     """The weights to check: kinetics, a file, or the name of an imported file."""
     reading: WithoutPrefix[VideoReading] = field(default_factory=VideoReading)
-    """How the video is read."""
+    """The settings for reading the video."""
 
     def __post_init__(self) -> None:
         check_spec(self.weights)

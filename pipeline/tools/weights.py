@@ -25,7 +25,7 @@ class FetchWeights:
     A download that was interrupted resumes."""
 
     names: Annotated[tyro.conf.Positional[tuple[Name, ...]], tyro.conf.arg(metavar="NAME …")]
-    """Which: kinetics (400 classes), charades (157 classes, fine-tuned from it)."""
+    """Weights to download: kinetics (400 classes), charades (157 classes, fine-tuned from it)."""
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -34,7 +34,7 @@ class FetchWeights:
 
 @dataclass(frozen=True, config=STRICT)
 class VerifyWeightFiles(VerifyAssets):
-    """Say of files what they are, or what is wrong with them. The exit code is 3 if something is wrong with one."""
+    """Say what files are, or what is wrong with them. The exit code is 3 if something is wrong with one."""
 
     is_: Annotated[Name | None, tyro.conf.arg(name="is")] = None
     """The published weights that the files have to be, byte for byte."""
@@ -54,7 +54,7 @@ class ImportWeights:
     to: Path | None = None
     """A file to write, FILE.safetensors."""
     trained_on: str | None = None
-    """What the weights were trained on, for the record."""
+    """Data that the weights were trained on, for the record."""
     licence: str | None = None
     """The licence of the weights, for the record."""
     fps: PositiveFloat | None = None
@@ -80,7 +80,7 @@ class WeightsConfig:
     """I3D's weights: list what there is, fetch the published ones, verify files, import files that you have already."""
 
     action: WithoutPrefix[Action]
-    """What to do."""
+    """The action to take."""
 
 
 class _WeightFiles(AssetKind):

@@ -1,1 +1,1 @@
-"""From training stores to a trained model: examples, batches, checkpoints, the training loop, the trained run."""
+"""Training, from training stores to a trained model: examples, batches, checkpoints, the training loop, the trained run."""

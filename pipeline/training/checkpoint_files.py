@@ -1,7 +1,8 @@
-"""Checkpoints: tensors in a safetensors file, all else in a JSON file that names it and its sha256; nothing is unpickled.
+"""Checkpoints: the tensors in a safetensors file, all else in a JSON file that names it and its sha256; nothing is
+unpickled.
 
-The JSON file is written last, so it is the commit: until it is replaced the checkpoint before it stands. Where both files
-are to have fixed names (`best`), a kill between the two leaves a pair that does not fit, which `read_checkpoint` refuses.
+The JSON file is written last, so it is the commit: until it is replaced, the previous checkpoint counts. If both files have
+fixed names (`best`), a kill between the two leaves a pair that does not match, which `read_checkpoint` refuses.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TENSORS = ".safetensors"
 
 
 def write_checkpoint(folder: Path, name: str, *, tensors: Mapping[str, Tensor], about: Mapping[str, Any], file: str) -> None:
-    """Write `tensors` to `file` and then `about`, JSON values, to `<name>.json`; other tensors of that name are removed."""
+    """Write `tensors` to `file` and then `about`, JSON values, to `<name>.json`; remove other tensors of that name."""
     # clones: safetensors refuses tensors that share memory, as tied weights do
     content = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic_write(folder / file) as temporary:
@@ -34,7 +35,7 @@ def write_checkpoint(folder: Path, name: str, *, tensors: Mapping[str, Tensor], 
 
 
 def read_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and what is said about them; ValueError where a file is gone or not as it was written."""
+    """Return the tensors, on the CPU, and the facts stored with them; ValueError if a file is missing or was changed."""
     path = folder / f"{name}.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -51,24 +52,24 @@ def read_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
 
 
 def exists(folder: Path, name: str) -> bool:
-    """Whether a checkpoint was committed."""
+    """Return whether a checkpoint was committed."""
     return (folder / f"{name}.json").exists()
 
 
 def files_of(folder: Path, name: str) -> list[str]:
-    """The names of a checkpoint's two files."""
+    """Return the names of a checkpoint's two files."""
     about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return [f"{name}.json", about["tensors"]["file"]]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimiser all of whose state is tensors, as Adam's is, by `<parameter's number>.<key>`."""
+    """Return an optimiser's state by `<parameter's number>.<key>`; all of it must be tensors, as Adam's is."""
     state = optimizer.state_dict()["state"]
     return {f"{number}.{key}": value for number, values in state.items() for key, value in values.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Restore the state that `optimizer_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         number, key = name.split(".")
@@ -77,5 +78,5 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
+    """Return the tensors whose names begin with `prefix`, under the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Where a training stands: kept at any step, and taken up again exactly there."""
+"""The state of a training: saved at any step, and resumed exactly there."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ BEST, LAST = "best", "last"
 
 @dataclass
 class TrainingState:
-    """Where a training stands, besides its weights and its optimiser's state."""
+    """The state of a training, besides its weights and its optimiser's state."""
 
     epoch: int = 0
-    """Finished epochs."""
+    """The number of finished epochs."""
     step: int = 0
-    """Finished steps of the next one."""
+    """The number of finished steps of the next epoch."""
     loss_sum: float = 0.0
-    """Of the queries of these steps."""
+    """The sum of the losses of the queries of these steps."""
     history: list[dict[str, Any]] = field(default_factory=list)
-    """A line an epoch."""
+    """One line for each epoch."""
     best: dict[str, Any] = field(default_factory=lambda: {"epoch": 0})
     """The best epoch and its line."""
 
     def add_losses(self, losses: list[Tensor]) -> None:
-        """Move the losses of single steps into the sum, one by one, so that it is the same however often this is done."""
+        """Move the losses of single steps into the sum, one by one, so that it is the same however often this is called."""
         for loss in losses:
             self.loss_sum += loss.item()
         losses.clear()
@@ -61,25 +61,25 @@ class Checkpointer:
         *,
         steps_an_epoch: int,
     ) -> None:
-        """Take also what is to be said about the run in its best checkpoint."""
+        """Take `about`, the facts about the run that its best checkpoint also holds."""
         self.folder, self.model, self.optimizer, self.about = folder, model, optimizer, about
         self.steps_an_epoch = steps_an_epoch
 
     def save(self, state: TrainingState) -> None:
-        """Keep where the training stands."""
+        """Save the state of the training."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in optimizer_tensors(self.optimizer).items()}
         file = f"{LAST}-{state.epoch * self.steps_an_epoch + state.step}{TENSORS}"
         write_checkpoint(self.folder, LAST, tensors=tensors, about=dataclasses.asdict(state), file=file)
 
     def save_best(self, state: TrainingState) -> None:
-        """Keep the model if it is the best. Comes after `save`: whoever resumes there does it again, of the same weights."""
+        """Save the model if it is the best. Call this after `save`, so that a resumed run repeats it with equal weights."""
         if state.best["epoch"] == state.epoch:
             about = {"best": state.best, **self.about}
             write_checkpoint(self.folder, BEST, tensors=self.model.state_dict(), about=about, file=BEST + TENSORS)
 
     def resume(self) -> TrainingState:
-        """Put model and optimiser back to where the training stood last, if it has begun."""
+        """Load model and optimiser from the last checkpoint, if there is one; return the state of the training."""
         if not exists(self.folder, LAST):
             return TrainingState()
         tensors, stands = read_checkpoint(self.folder, LAST)

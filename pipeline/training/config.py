@@ -29,7 +29,7 @@ class TrainConfig:
     store: RunOnly[OneOrMorePaths]
     """The training store that `excl pack` wrote; or several, for one model of all their queries and words."""
     out: RunOnly[Path]
-    """The run to write. Run again with the same settings, it goes on from its last checkpoint."""
+    """The run to write. Run again with the same settings, it resumes from its last checkpoint."""
     model: ExCLConfig = field(default_factory=ExCLConfig)
     """Variant, parts and sizes of the model."""
     epochs: PositiveInt = 30
@@ -37,14 +37,14 @@ class TrainConfig:
     batch_size: PositiveInt = 32
     """Queries in a step, over all devices."""
     learning_rate: PositiveFloat = 1e-3
-    """Of Adam."""
+    """Adam's learning rate."""
     schedule: Schedule = "none"
-    """How the learning rate falls: not at all, along a half cosine to zero at the last epoch, or in steps, to a tenth after
-    a third and to a hundredth after two thirds of the epochs."""
+    """Schedule of the learning rate: none keeps it constant, cosine lets it fall along a half cosine to zero at the last
+    epoch, step to a tenth after a third and to a hundredth after two thirds of the epochs."""
     weight_decay: NonNegativeFloat = 0.0
     """Adam's L2 penalty."""
     grad_clip: PositiveFloat | None = None
-    """Scale gradients down to this norm where theirs is larger. None: never."""
+    """Scale gradients with a larger norm down to this norm. None: never."""
     patience: PositiveInt = 5
     """Stop after so many epochs without a better R@1 at IoU 0.5 on the validation split (mIoU decides between equals; of
     several stores, the mean of each figure over the stores)."""
@@ -52,21 +52,22 @@ class TrainConfig:
     """Choose the epoch, and stop, by the test split, as some published code does: to compare with its figures only. The
     run, its checkpoint and the figures that it gets say so."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """In which the model is trained. bfloat16 is autocast: weights, losses and validation stay in float32. A CPU needs
-    AVX-512 for it."""
+    """Precision of the training. bfloat16 is autocast: weights, losses and validation stay in float32. A CPU needs AVX-512
+    for it."""
     buckets: bool = False
-    """Batches of videos of like length: less padding, but who meets in a batch is no longer up to chance alone."""
+    """Batch videos of similar length together: less padding, but chance alone no longer decides which queries share a
+    batch."""
     seed: NonNegativeInt = 0
-    """Of the initial weights, the order of the queries and dropout."""
+    """Seed of the initial weights, the query order and dropout."""
     device: RunOnly[str] = "auto"
-    """Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; or several GPUs, as in cuda:0,cuda:1, that
-    share every batch. Each draws its own dropout, so a training goes on with as many devices as it began with only."""
+    """Device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; or several GPUs, as in cuda:0,cuda:1, that
+    share every batch. Each draws its own dropout, so a training resumes only with as many devices as it began with."""
     workers: RunOnly[NonNegativeInt] = 0
     """Processes that read batches ahead; 0 reads in the training's own. Results do not depend on it."""
     checkpoint_steps: RunOnly[PositiveInt | None] = None
-    """Also keep where the training stands after every so many steps, not only after every epoch."""
+    """Save a checkpoint after every so many steps too, not only after every epoch."""
     checkpoint_seconds: RunOnly[PositiveFloat | None] = None
-    """Also keep it after so many seconds. Results depend on neither."""
+    """Save a checkpoint every so many seconds too. Results do not depend on when checkpoints are saved."""
     tensorboard: RunOnly[bool] = False
     """Write the learning curves for TensorBoard too; it comes with `pip install 'excl[tensorboard]'`."""
 

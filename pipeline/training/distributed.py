@@ -1,6 +1,6 @@
-"""Several devices at one training: a process for each, which share out every batch and average their gradients (DDP).
+"""Several devices for one training: a process for each, which share every batch and average their gradients (DDP).
 
-The first process alone validates and writes; what it decides the others hear of. A kill of the parent ends them all.
+The first process alone validates and writes, and sends its decisions to the others. A kill of the parent ends them all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RankContext:
-    """Which of how many processes this one is, and its device."""
+    """The rank of this process, the number of processes, and its device."""
 
     device: torch.device
     rank: int = 0
@@ -34,26 +34,27 @@ class RankContext:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process validates and writes."""
+        """Return whether this process validates and writes."""
         return self.rank == 0
 
     def shard_batch(self, batch: Sequence[int]) -> tuple[list[int], float]:
-        """This process's part of a batch, and by what its mean loss counts so that averaging gives the whole batch's.
+        """Return this process's part of a batch, and the weight of its mean loss with which averaging gives the whole
+        batch's.
 
-        A batch too small for all leaves some with its first item, which counts nothing: all must take the step.
+        If a batch is too small for all, some get its first item, with weight 0: all must take the step.
         """
         own = list(batch[self.rank :: self.world])
         return (own, len(own) * self.world / len(batch)) if own else ([batch[0]], 0.0)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as the training step calls it: gradients are averaged over all processes in its backward pass."""
+        """Return the model as the training step calls it: its backward pass averages gradients over all processes."""
         if self.world == 1:
             return model
         ids = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a value over all processes."""
+        """Return the mean of a value over all processes."""
         if self.world > 1:
             value = value.clone()
             dist.all_reduce(value)
@@ -61,7 +62,7 @@ class RankContext:
         return value
 
     def broadcast_from_first(self, value: T) -> T:
-        """What the first process has as `value`."""
+        """Return the first process's `value` in every process."""
         if self.world == 1:
             return value
         box = [value]
@@ -70,7 +71,7 @@ class RankContext:
 
 
 def training_devices(names: str) -> list[torch.device]:
-    """The devices of a list such as `cuda:0,cuda:1`; ValueError for one that is not there, or a GPU that is named twice.
+    """Return the devices of a list such as `cuda:0,cuda:1`; ValueError if one is not available, or a GPU is named twice.
 
     `cpu,cpu` is allowed, for tests: two processes on one processor.
     """
@@ -87,7 +88,7 @@ def training_devices(names: str) -> list[torch.device]:
 
 @functools.cache
 def cpu_has_bfloat16_lstm() -> bool:
-    """Whether PyTorch computes an LSTM under bfloat16 autocast on this processor; oneDNN does with AVX-512 alone."""
+    """Return whether PyTorch computes an LSTM under bfloat16 autocast on this processor; oneDNN does with AVX-512 alone."""
     try:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             nn.LSTM(8, 8)(torch.zeros(1, 1, 8))
@@ -97,9 +98,9 @@ def cpu_has_bfloat16_lstm() -> bool:
 
 
 def launch(devices: Sequence[torch.device], work: Callable[..., Any], *arguments: Any) -> None:
-    """Call `work(*arguments, ranks)` in a process for each device; returns when all are done.
+    """Call `work(*arguments, ranks)` in a process for each device; return when all are done.
 
-    Raises what a process raised, as ValueError or OSError where it was one of these and RuntimeError otherwise.
+    Raises what a process raised: as ValueError or OSError if it was one of these, otherwise as RuntimeError.
     """
     with tempfile.TemporaryDirectory() as folder:
         names = [str(device) for device in devices]

@@ -1,4 +1,4 @@
-"""Queries and the rows of their videos as what ExCL takes: read once into memory, padded into batches.
+"""Queries and the rows of their videos in the form that ExCL takes: read once into memory, padded into batches.
 
 Shapes: B queries of a batch, T feature rows and L tokens of the longest (padded), F size of a feature row.
 """
@@ -32,7 +32,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded float32 features [B, T, F], token ids [B, L], their lengths [B], int64, and what to learn from them."""
+    """Padded float32 features [B, T, F], token ids [B, L], their lengths [B], int64, and the targets to learn."""
 
     features: Tensor
     num_rows: Tensor
@@ -41,7 +41,7 @@ class Batch:
     targets: Targets
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device, but for the lengths, which packing wants on the CPU."""
+        """Return the same batch on a device, except for the lengths, which packing expects on the CPU."""
         return Batch(
             self.features.to(device, non_blocking=True),
             self.num_rows,
@@ -51,13 +51,13 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The same in pinned memory, which DataLoader asks for by this name."""
+        """Return the same batch in pinned memory; DataLoader calls this by its name."""
         targets = Targets(**{name: value.pin_memory() for name, value in vars(self.targets).items()})
         return Batch(self.features.pin_memory(), self.num_rows, self.token_ids.pin_memory(), self.num_tokens, targets)
 
 
 def load_examples(store: FeatureStore, queries: Sequence[Query]) -> list[Example]:
-    """An example for every query whose video has features, in order. A video's rows are read once and shared."""
+    """Return an example for every query whose video has features, in order. A video's rows are read once and shared."""
     videos: dict[str, tuple[VideoFeatures, Tensor]] = {}
     examples = []
     for query in queries:
@@ -72,14 +72,14 @@ def load_examples(store: FeatureStore, queries: Sequence[Query]) -> list[Example
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """The examples as one batch, padded with zeros."""
+    """Return the examples as one batch, padded with zeros."""
     features, num_rows = pad_features([example.features for example in examples])
     token_ids, num_tokens = pad_tokens([example.query.token_ids for example in examples])
     return Batch(features, num_rows, token_ids, num_tokens, _targets(examples, features.shape[1]))
 
 
 def pad_features(videos: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The rows of videos [n, F] as float32 [B, T, F] with zeros behind them, and their numbers n, int64 [B]."""
+    """Return the rows of videos [n, F] as float32 [B, T, F], followed by zeros, and their row counts n, int64 [B]."""
     num_rows = torch.tensor([len(rows) for rows in videos])
     features = torch.zeros(len(videos), int(num_rows.max()), videos[0].shape[1])
     for index, rows in enumerate(videos):
@@ -88,7 +88,7 @@ def pad_features(videos: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def pad_tokens(queries: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """The token ids of queries as int64 [B, L] with zeros behind them, and their numbers, int64 [B]."""
+    """Return the token ids of queries as int64 [B, L], followed by zeros, and their token counts, int64 [B]."""
     num_tokens = torch.tensor([len(tokens) for tokens in queries])
     token_ids = torch.zeros(len(queries), int(num_tokens.max()), dtype=torch.int64)
     for index, tokens in enumerate(queries):
@@ -97,7 +97,7 @@ def pad_tokens(queries: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _targets(examples: Sequence[Example], longest: int) -> Targets:
-    """What the examples are to be trained on. The end of a video's last row stands for its duration."""
+    """Return the targets of the examples in training. The end of a video's last row stands for its duration."""
     times = torch.zeros(2, len(examples), longest)  # starts and ends of rows, [2, B, T]
     moments = torch.zeros(len(examples), 2)
     for index, example in enumerate(examples):
@@ -115,7 +115,7 @@ def _targets(examples: Sequence[Example], longest: int) -> Targets:
 
 
 def normalisation(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every feature, float32 [F], over the rows of the examples' videos, each video once."""
+    """Return mean and standard deviation of every feature, float32 [F], over the rows of the examples' videos, each once."""
     total, squares, rows = torch.tensor(0.0), torch.tensor(0.0), 0
     for features in {id(example.features): example.features for example in examples}.values():
         values = features.double()  # [n, F]

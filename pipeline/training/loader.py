@@ -1,4 +1,4 @@
-"""Batches for training, epoch after epoch, from any step on: the same ones whatever the number of loader workers."""
+"""The batches of a training, epoch after epoch, from any step on: the same ones whatever the number of loader workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Examples(Dataset[Any]):
 
 
 class _FixedBatchSampler(Sampler[list[int]]):
-    """Batches that are given to it."""
+    """A batch sampler that yields the batches it was given."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -40,7 +40,7 @@ class _FixedBatchSampler(Sampler[list[int]]):
 
 @dataclass(frozen=True)
 class RankBatch:
-    """This process's part of a step's batch: the examples, by what their mean loss counts, and the size of the whole."""
+    """This process's part of a step's batch: the examples, the weight of their mean loss, the size of the whole batch."""
 
     batch: Batch
     weight: float
@@ -48,7 +48,7 @@ class RankBatch:
 
 
 class TrainLoader:
-    """The training examples in batches; which is in which is settled by seed and epoch alone."""
+    """The training examples in batches; seed and epoch alone determine which examples share a batch."""
 
     def __init__(
         self, examples: Sequence[Example], *, batch_size: int, seed: int, buckets: bool, workers: int, ranks: RankContext
@@ -70,7 +70,7 @@ class TrainLoader:
         return len(self.order)
 
     def epoch(self, number: int, *, skip: int) -> Iterator[RankBatch]:
-        """The batches of an epoch without the first `skip`."""
+        """Yield the batches of an epoch without the first `skip`."""
         self.order.set_epoch(number)
         whole = list(self.order)[skip:]
         parts = [self.ranks.shard_batch(batch) for batch in whole]

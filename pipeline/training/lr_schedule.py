@@ -1,4 +1,4 @@
-"""How the learning rate falls: a function of how much of a training is done, so that there is no state to keep."""
+"""The schedule of the learning rate: a function of the share of a training that is done, so there is no state to save."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Schedule = Literal["none", "cosine", "step"]
 
 
 def learning_rate(schedule: Schedule, highest: float, done: float) -> float:
-    """The learning rate when `done`, in [0, 1), of all epochs are done."""
+    """Return the learning rate when the share `done`, in [0, 1), of all epochs is done."""
     match schedule:
         case "none":
             return highest

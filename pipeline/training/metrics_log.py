@@ -1,4 +1,4 @@
-"""The learning curve of a training: metrics.jsonl, and TensorBoard's files beside it on request."""
+"""The learning curve of a training: metrics.jsonl, and on request TensorBoard's files next to it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from excl.pipeline.artifacts.atomic_files import write_text
 
 
 def require_tensorboard() -> None:
-    """ValueError with what to install if TensorBoard is not there."""
+    """Raise ValueError, which says what to install, if TensorBoard is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ValueError("--tensorboard: TensorBoard is not installed; `pip install 'excl[tensorboard]'` installs it")
 
 
 class MetricsLog:
-    """Writes the curve of a run after every epoch."""
+    """The writer of a run's learning curve, called after every epoch."""
 
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:
         self.folder, self.writer = folder, None
@@ -28,7 +28,7 @@ class MetricsLog:
             self.writer = SummaryWriter(folder / "tensorboard")
 
     def write(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write metrics.jsonl anew, a line an epoch, and tell TensorBoard of the last one."""
+        """Rewrite metrics.jsonl, a line an epoch, and send the last one to TensorBoard."""
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
         if self.writer is not None:
             for name, value in scalars(history[-1]).items():
@@ -37,7 +37,7 @@ class MetricsLog:
 
 
 def scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a line by name, those of single data sets as `sets/<name>/<figure>`."""
+    """Return the numbers of a line by name, those of single data sets as `sets/<name>/<figure>`."""
     found: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, Mapping):

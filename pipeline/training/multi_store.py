@@ -17,9 +17,9 @@ from excl.pipeline.training.examples import Example, load_examples
 
 
 class MultiStore:
-    """Training stores by name: a store's data set, with a number where it has been before (`jsonl`, `jsonl-2`).
+    """Training stores by the names of their data sets, which are numbered if they repeat (`jsonl`, `jsonl-2`).
 
-    Words are those of the first store, then the new ones of the second, and so on. Raises ValueError where recipes of
+    The words are those of the first store, then the new ones of the second, and so on. Raises ValueError if recipes of
     features, tokenisers, or the vectors of a word differ.
     """
 
@@ -64,7 +64,7 @@ class MultiStore:
 
     @property
     def about_queries(self) -> dict[str, Any]:
-        """What one store says of its queries; of several all that, by name."""
+        """Return what the store says about its queries; for several stores, all of this by name."""
         if len(self.stores) == 1:
             return self.first.about_queries
         sets = {name: store.about_queries for name, store in self.stores.items()}
@@ -94,11 +94,11 @@ class MultiStore:
 
     @property
     def vectors(self) -> np.ndarray:
-        """Their vectors, float32 [V, D]."""
+        """The vectors of these words, float32 [V, D]."""
         return self._words_and_vectors[1]
 
     def examples(self, split: str) -> dict[str, list[Example]]:
-        """The examples of a split by store, in order, those whose videos have no features left out."""
+        """Return the examples of a split by store, in order, without those whose videos have no features."""
         found = {}
         for name, store in self.stores.items():
             queries = remap_token_ids(store.queries(split), store.vocabulary, self.vocabulary)
@@ -107,7 +107,7 @@ class MultiStore:
 
 
 def remap_token_ids(queries: Sequence[Query], own: Vocabulary, wanted: Vocabulary) -> list[Query]:
-    """The queries with the ids that their words have in another vocabulary; a word that is unknown in their own stays so."""
+    """Return the queries with the ids of their words in another vocabulary; a word unknown in their own stays unknown."""
     if own == wanted:
         return list(queries)
     to = [PAD, UNK, *wanted.ids(own.words[2:])]
@@ -119,10 +119,10 @@ def _lines(one: dict[str, Any], other: dict[str, Any], what: str) -> list[str]:
 
 
 def _require_equal_vectors(path: Path, words: list[str], known: np.ndarray, found: np.ndarray) -> None:
-    """ValueError for words [n] that have other vectors in `found` [n, D] than in `known` [n, D].
+    """Raise ValueError if words [n] have other vectors in `found` [n, D] than in `known` [n, D].
 
     The file of vectors has none for some words and for the unknown one. Theirs are drawn by the word and scaled to the
-    spread of the others in the vocabulary, so they may differ by one factor, the same for all, and are taken as known.
+    spread of the others in the vocabulary, so they may differ by one factor, the same for all, and count as equal.
     """
     equal = (known == found).all(axis=1)
     norm = np.linalg.norm(known[UNK])

@@ -1,8 +1,8 @@
-"""Queries with the rows of their videos for PyTorch's DataLoader: a dataset, and batches of videos of like length.
+"""Queries with the rows of their videos for PyTorch's DataLoader: a dataset, and batches of videos of similar length.
 
     store = TrainingStore("store")
     dataset = QueryDataset(store, "train")
-    batches = BucketedBatches(dataset.num_rows, batch_size=32, seed=0)
+    batches = BucketBatchSampler(dataset.num_rows, batch_size=32, seed=0)
     for epoch in range(30):
         batches.set_epoch(epoch)
         for batch in DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=4):
@@ -29,7 +29,7 @@ BATCHES_IN_POOL = 50  # so many batches are sorted by length at a time: little p
 
 
 class QueryDataset(Dataset[Example]):
-    """The queries of a split whose videos have features, as `Example`s, read when they are asked for."""
+    """The queries of a split whose videos have features, as `Example`s, each read on request."""
 
     def __init__(self, store: TrainingStore, split: str) -> None:
         self.store = store
@@ -44,7 +44,7 @@ class QueryDataset(Dataset[Example]):
 
 
 class ShuffledBatchSampler(Sampler[list[int]]):
-    """Batches of indices in an order by chance: every index once an epoch."""
+    """Batches of indices in random order: every index once an epoch."""
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
         if batch_size < 1:
@@ -52,7 +52,7 @@ class ShuffledBatchSampler(Sampler[list[int]]):
         self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch, from 0, by which the order is chosen."""
+        """Set the epoch, from 0, which determines the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class ShuffledBatchSampler(Sampler[list[int]]):
 
 
 class BucketBatchSampler(ShuffledBatchSampler):
-    """Batches of indices in an order by chance, each of items of like length: every index once an epoch.
+    """Batches of indices in random order, each of items of similar length: every index once an epoch.
 
     The indices are shuffled, sorted by length in pools of some batches, cut into batches, and these shuffled.
     """

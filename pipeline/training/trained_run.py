@@ -1,4 +1,4 @@
-"""A trained run as others use it: its best epoch's model with its vocabulary and recipe, and what it answers."""
+"""A trained run as its users need it: its best epoch's model with its vocabulary and recipe, and its predictions."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ class TrainedRun:
     stores: dict[str, str]
     """The fingerprints of the training stores, by name."""
     selected_on: str
-    """The split on which the epoch was chosen: "val", or "test" of a run that may be compared with its like alone."""
+    """The split on which the epoch was chosen: "val", or "test" for a run whose figures compare only with those of such
+    runs."""
 
     @property
     def stamp(self) -> str:
-        """What is to be said beside every figure of this run; empty where the epoch was chosen as it should be."""
+        """Return the warning to show with every figure of this run; empty if the validation split chose the epoch."""
         if self.selected_on == "val":
             return ""
         return (
@@ -53,22 +54,22 @@ class TrainedRun:
         )
 
     def accepts(self, store: TrainingStore) -> bool:
-        """Whether a store's words are those of the run, or it is one of the several stores that it was trained on."""
+        """Return whether a store's words are the run's, or it is one of several stores that the run was trained on."""
         same = self.words == list(store.vocabulary.words)
         return same or store.manifest.fingerprint() in self.stores.values()
 
     def with_run_vocabulary(self, store: TrainingStore, queries: Sequence[Query]) -> list[Query]:
-        """Queries of such a store with the run's token ids."""
+        """Return queries of such a store with the run's token ids."""
         return remap_token_ids(queries, store.vocabulary, Vocabulary(tuple(self.words)))
 
 
 def write_stores(run: Path, paths: Mapping[str, Path]) -> None:
-    """Note beside a run where its training stores are, by name: where, not what they are, so no part of the run itself."""
+    """Record next to a run where its training stores are, by name. The places are no part of the run's identity."""
     write_json(run / STORES, {name: str(path.resolve()) for name, path in paths.items()})
 
 
 def store_of(run: Path) -> Path:
-    """The store that a run was trained on, where it was and as it was; ValueError if there is none, or several."""
+    """Return the store that a run was trained on, if it is in place and unchanged; ValueError if not, or for several."""
     wanted = Manifest.read(run, stage=STAGE).header["identity"]["stores"]
     try:
         noted = json.loads((run / STORES).read_text(encoding="utf-8"))
@@ -85,7 +86,7 @@ def store_of(run: Path) -> Path:
 
 
 def load_run(path: Path | str, *, device: str = "auto") -> TrainedRun:
-    """The best epoch of a finished run, in evaluation mode; ValueError if there is none."""
+    """Return the best epoch of a finished run, in evaluation mode; ValueError if there is none."""
     path = Path(path)
     if not Manifest.read(path, stage=STAGE).is_complete:
         raise ValueError(f"{path}: its training has not finished; run `excl train` again, it goes on")
@@ -100,15 +101,15 @@ def load_run(path: Path | str, *, device: str = "auto") -> TrainedRun:
 
 @torch.inference_mode()
 def predict(model: ExCL, examples: Sequence[Example], *, batch_size: int, k: int | None = None) -> np.ndarray:
-    """The best moment of every example, float64 [N, 3]: start and end in seconds, and its probability.
+    """Return the best moment of every example, float64 [N, 3]: start and end in seconds, and its probability.
 
-    With k the k best, [N, k, 3], NaN where there are fewer. A video is encoded once, whatever is asked about it:
+    With `k`, return the k best, [N, k, 3], NaN where there are fewer. A video is encoded once for all questions about it:
     examples that share the tensor of their rows, as those of `load_examples` do, are of one video.
     """
     model.eval()
     moments = np.full((len(examples), k or 1, 3), np.nan)
     order = _by_video(examples)
-    encoded: dict[int, Tensor] = {}  # h^V [n, V] of the videos of the last batch: the next may go on with one of them
+    encoded: dict[int, Tensor] = {}  # h^V [n, V] of the videos of the last batch: the next may need one of them again
     for first in range(0, len(examples), batch_size):
         which = order[first : first + batch_size]
         chosen = [examples[index] for index in which]
@@ -120,7 +121,7 @@ def predict(model: ExCL, examples: Sequence[Example], *, batch_size: int, k: int
 
 
 def _by_video(examples: Sequence[Example]) -> list[int]:
-    """The numbers of the examples, those of a video one after another, and videos of like length too: little is padded."""
+    """Return the numbers of the examples, sorted by length and then by video, so that little is padded."""
     first: dict[int, int] = {}
     for index, example in enumerate(examples):
         first.setdefault(id(example.features), index)
@@ -128,7 +129,7 @@ def _by_video(examples: Sequence[Example]) -> list[int]:
 
 
 def _encoded(model: ExCL, examples: Sequence[Example], known: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """h^V [n, V] of the examples' videos, by the identity of their rows: known, or computed."""
+    """Return h^V [n, V] of the examples' videos, by the identity of their rows; compute it if it is not in `known`."""
     videos = {id(example.features): example.features for example in examples}
     new = [rows for key, rows in videos.items() if key not in known]
     found = {key: known[key] for key in videos if key in known}
@@ -140,7 +141,7 @@ def _encoded(model: ExCL, examples: Sequence[Example], known: Mapping[int, Tenso
 
 
 def _logits(model: ExCL, examples: Sequence[Example], encoded: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Start and end logits [B, T] of the examples, computed where the model is."""
+    """Return start and end logits [B, T] of the examples, computed on the model's device."""
     video = pad_sequence([encoded[id(example.features)] for example in examples], batch_first=True)  # [B, T, V]
     num_rows = torch.tensor([len(example.features) for example in examples])
     token_ids, num_tokens = pad_tokens([example.query.token_ids for example in examples])

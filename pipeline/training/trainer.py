@@ -1,4 +1,4 @@
-"""The training loop: a model, its data in memory, and steps in an order that seed and epoch settle."""
+"""The training loop: a model, its data in memory, and steps in an order that seed and epoch determine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Trainer:
     """One training: the model, its data in memory, and the loop."""
 
     def __init__(self, config: TrainConfig, ranks: RankContext, *, identity: dict[str, Any]) -> None:
-        """Take also what of the configuration the checkpoint is to tell."""
+        """Take `identity`, the settings that the checkpoint states."""
         self.config, self.ranks, self.device, self.folder = config, ranks, ranks.device, config.out
         stores = MultiStore(config.store)
         covered = [e for examples in stores.examples("train").values() for e in examples]
@@ -106,7 +106,7 @@ class Trainer:
                     log.info("%s", describe(state.history[-1]))
 
     def _train_epoch(self, state: TrainingState) -> None:
-        """The steps of the next epoch that are still to be done."""
+        """Take the remaining steps of the next epoch."""
         self.model.train()
         losses: list[Tensor] = []  # read at the end only, since a GPU is waited for when they are
         kept_at = time.monotonic()
@@ -122,7 +122,7 @@ class Trainer:
         self._require_finite(state)
 
     def _require_finite(self, state: TrainingState) -> None:
-        """ValueError where the training cannot go on from: such a state is not to be kept."""
+        """Raise ValueError if training cannot continue from this state, so that it is not saved."""
         where = f"in epoch {state.epoch + 1}; is the learning rate too high?"
         if not np.isfinite(state.loss_sum):
             raise ValueError(f"train: the loss is {state.loss_sum} {where}")
@@ -131,7 +131,7 @@ class Trainer:
                 raise ValueError(f"train: the weights {name} are not finite {where}")
 
     def _step(self, state: TrainingState, share: RankBatch) -> Tensor:
-        """One step; returns the sum of the loss over the batch's queries."""
+        """Take one step; return the sum of the loss over the batch's queries."""
         config = self.config
         torch.manual_seed(_dropout_seed(config.seed, state.epoch, state.step, self.ranks.rank))
         for group in self.optimizer.param_groups:
@@ -155,7 +155,7 @@ class Trainer:
         return self.ranks.is_first and (by_steps or by_time)
 
     def _finish_epoch(self, state: TrainingState) -> None:
-        """Validate, and keep where the training stands, and the model if it is the best yet."""
+        """Validate; save the state of the training, and the model if it is the best yet."""
         line: dict[str, Any] = {}
         if self.ranks.is_first:
             line = {
@@ -176,5 +176,5 @@ class Trainer:
 
 
 def _dropout_seed(*of: int) -> int:
-    """A seed of 32 bits, which is what torch's CPU generator takes, far from that of the next step."""
+    """Return a seed of 32 bits, as torch's CPU generator takes, far from that of the next step."""
     return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:4], "little")

@@ -1,4 +1,4 @@
-"""What a model is worth after an epoch, and which of two epochs is the better one."""
+"""The evaluation of a model after an epoch, and the rule by which one epoch is better than another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUMBER = "num_queries"
 
 
 def validate(model: ExCL, sets: Mapping[str, Sequence[Example]], *, split: str, batch_size: int) -> dict[str, Any]:
-    """The figures on a split as `<split>_<figure>`: of the one data set, or means over several with each one's in `sets`."""
+    """Return the figures on a split as `<split>_<figure>`: of one data set, or means over several and each one in `sets`."""
     figures = {}
     for name, examples in sets.items():
         truth = np.array([[e.query.start_s, e.query.end_s] for e in examples])
@@ -31,17 +31,17 @@ def validate(model: ExCL, sets: Mapping[str, Sequence[Example]], *, split: str, 
 
 
 def split_of(line: Mapping[str, Any]) -> str:
-    """The split that an epoch's line is about."""
+    """Return the split that an epoch's line is about."""
     return "val" if f"val_{NUMBER}" in line else "test"
 
 
 def selection_key(line: Mapping[str, Any]) -> tuple[float, ...]:
-    """What an epoch is chosen by: the greater the better."""
+    """Return the key by which the best epoch is chosen: the greater, the better."""
     return tuple(line[f"{split_of(line)}_{name}"] for name in SELECT_BY)
 
 
 def describe(line: Mapping[str, Any]) -> str:
-    """An epoch's line for people."""
+    """Return an epoch's line as text for people."""
     split = split_of(line)
     return (
         f"epoch {line['epoch']}: loss {line['train_loss']:.3f}, "

@@ -176,7 +176,7 @@ def _threads_of_task() -> int:
 def do_task(
     work: ShardWork, task: ShardTask, sample_path: Path | None, threads: int | None = None, cores: int | None = None
 ) -> list[Record]:
-    """Do one task in the worker's process; ValueError if the folders are not there.
+    """Do one task in the worker's process; ValueError if the folders do not exist.
 
     `sample_path` is a video that the sender of the task can see. A task that is cancelled ends before its next video. Raises
     WorkerDiedError if there was an attempt at it: a scheduler that was not started here repeats what a worker died of.

@@ -49,7 +49,7 @@ class WorkerPool(Protocol):
         ...
 
     def wait(self, timeout_s: float) -> list[tuple[ShardTask, list[Record] | Exception]]:
-        """Return tasks that have ended, with the records that are new or the error; maybe none after the time-out."""
+        """Return tasks that have ended, with the records that are new or the error; after the time-out there may be none."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A check of a recipe before any work is done: is everything in place, does it fit together, how much room will it take."""
+"""A check of a recipe before any work is done: is everything in place, does it fit together, how much space will it take."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def run(config: CheckConfig) -> CheckReport:
 
 
 def _videos(configs: Mapping[str, Any], findings: CheckReport) -> dict[str, tuple[Path, Probe]] | None:
-    """Path and probe of every video that can be read; None where the videos are still to be made."""
+    """Return path and probe of every video that can be read; None if the videos are still to be made."""
     reader = next((configs[step] for step in ("decode", "extract") if getattr(configs.get(step), "videos", None)), None)
     if reader is None or not reader.videos.exists():
         if reader is not None and "demo" in configs:
@@ -126,7 +126,7 @@ def _videos(configs: Mapping[str, Any], findings: CheckReport) -> dict[str, tupl
 
 
 def _weights(spec: str, findings: CheckReport) -> None:
-    """Whether I3D's weights are at hand."""
+    """Report whether I3D's weights are available."""
     if spec.startswith("random:"):
         findings.note(f"weights {spec}: RANDOM, for trying things out; features mean nothing")
     elif spec in PUBLISHED:
@@ -144,7 +144,7 @@ def _weights(spec: str, findings: CheckReport) -> None:
 
 
 def _queries(configs: Mapping[str, Any], probes: Mapping[str, tuple[Path, Probe]] | None, findings: CheckReport) -> None:
-    """What the annotations hold, whether their videos are there and as long, and whether there are word vectors."""
+    """Report what the annotations hold, whether their videos exist and are as long, and whether there are word vectors."""
     config: tokenise.TokeniseConfig = configs["tokenise"]
     queries = QueryPreparation(dataclasses.replace(config, glove=None, report=True))
     try:
@@ -162,7 +162,7 @@ def _queries(configs: Mapping[str, Any], probes: Mapping[str, tuple[Path, Probe]
 
 
 def _word_vectors(glove: str, member: str | None, findings: CheckReport) -> None:
-    """Whether the word vectors are at hand, and what they are."""
+    """Report whether the word vectors are available, and what they are."""
     try:
         path = local_file(glove)
         if path is None:
@@ -178,7 +178,7 @@ def _word_vectors(glove: str, member: str | None, findings: CheckReport) -> None
 
 
 def _splits(configs: Mapping[str, Any], annotated: set[str], findings: CheckReport) -> None:
-    """Whether the splits that later steps ask for have any moments."""
+    """Report whether the splits that later steps use have any moments."""
     required = {"train": {"train", "val"}, "evaluate": {configs["evaluate"].split} if "evaluate" in configs else set()}
     for step, splits in required.items():
         for split in sorted(splits - annotated) if step in configs else ():
@@ -193,7 +193,7 @@ def _match(
     packing: pack.PackConfig | None,
     findings: CheckReport,
 ) -> None:
-    """Whether annotations and videos are of the same videos."""
+    """Report whether annotations and videos are of the same videos."""
     queried = {moment.video_id for moment in queries.moments}
     missing, unused = queried - probes.keys(), probes.keys() - queried
     covered = sum(moment.video_id in probes for moment in queries.moments)
@@ -217,7 +217,7 @@ def _durations(
     packing: pack.PackConfig | None,
     findings: CheckReport,
 ) -> None:
-    """Whether videos are as long as annotated, and moments lie within them, as far as headers tell."""
+    """Report whether videos are as long as annotated, and moments lie within them, as far as headers tell."""
     files_s = {video_id: probe.duration_s for video_id, (_, probe) in probes.items() if probe.duration_s is not None}
     moments = [moment for moment in queries.moments if moment.video_id in files_s]
     beyond = [
@@ -241,14 +241,14 @@ def _durations(
 
 
 def dimension(path: Path, member: str | None) -> int:
-    """Return how many numbers a word has in a file of word vectors; ValueError if it is no such file."""
+    """Return how many numbers a word has in a file of word vectors; ValueError if it is not such a file."""
     return load_vectors(path, Vocabulary.build([]), member=member).dim
 
 
 def _size(
     config: extract.ExtractConfig, probes: Mapping[str, tuple[Path, Probe]], findings: CheckReport, *, root: Path
 ) -> None:
-    """Frames, rows, shards and bytes of the features, and whether there is room for them."""
+    """Report frames, rows, shards and bytes of the features, and whether there is space for them."""
     lengths = [(probe.duration_s or 0.0, probe.rate or 0.0) for _, probe in probes.values()]
     size, free = feature_size(config, VideoLengths(lengths, len(lengths))), free_bytes(root)
     if size.too_short:

@@ -1,4 +1,4 @@
-"""What videos will take: frames, rows and bytes, by the headers of the videos."""
+"""The estimates of what videos will take: frames, rows and bytes, from the headers of the videos."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ USUAL_RATE = 25.0  # frames a second, where a header does not say it
 
 @dataclass(frozen=True)
 class VideoLengths:
-    """How long videos are: (seconds, frames a second) of a sample of them, and the number of all."""
+    """The lengths of videos: (seconds, frames a second) of a sample of them, and the number of all."""
 
     sample: Sequence[tuple[float, float]]
     count: int
@@ -39,7 +39,7 @@ class VideoLengths:
         return sum(duration_s for duration_s, _ in self.sample) * self.scale / 3600
 
     def frames(self, fps: float | None) -> list[int]:
-        """The number of sampled frames of each video of the sample; `fps` None: at its own rate."""
+        """Return the number of sampled frames of each video of the sample; `fps` None: at its own rate."""
         return [math.ceil(duration_s * (fps or rate)) for duration_s, rate in self.sample]
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class VideoLengths:
 
 @dataclass(frozen=True)
 class FeatureSize:
-    """What the features of videos will take; `too_short` counts the videos without a row."""
+    """The size of the features of videos; `too_short` counts the videos without a row."""
 
     frames: int
     rows: int
@@ -77,7 +77,7 @@ def feature_size(config: extract.ExtractConfig, lengths: VideoLengths) -> Featur
 
 
 def size_in_words(config: extract.ExtractConfig | decode.DecodeConfig, videos: Sequence[VideoTask]) -> str:
-    """Return how many videos these are, and how long, and what a stage will make of them."""
+    """Return how many videos these are, how long they are, and what a stage will make of them."""
     lengths = _lengths(config, videos)
     if not lengths.sample:
         return f"{lengths.count:,} videos"
@@ -88,7 +88,7 @@ def size_in_words(config: extract.ExtractConfig | decode.DecodeConfig, videos: S
 
 
 def _lengths(config: extract.ExtractConfig | decode.DecodeConfig, videos: Sequence[VideoTask]) -> VideoLengths:
-    """How long videos are, by the headers of some of them, evenly spread, or by the records of stored frames."""
+    """Return how long videos are, from the headers of some of them, evenly spread, or from the records of stored frames."""
     if isinstance(config, extract.ExtractConfig) and config.frames is not None:
         records = Manifest.read(config.frames).records
         return VideoLengths([(records[video_key(v.video_id)]["duration_s"], USUAL_RATE) for v in videos], len(videos))

@@ -1,4 +1,5 @@
-"""Which folder each step works in. The folders of different settings stand side by side, and none is ever moved.
+"""The choice of the folder that each step works in. Folders of different settings stand side by side, and none is ever
+moved.
 
 The first settings have the plain name, `features`. Other settings have a folder next to it whose name ends with a digest of
 all that determines its results, `features-1a2b3c4d`, so the same settings find the same folder again. The steps that follow
@@ -63,7 +64,7 @@ class StepFolders:
     def choose(self, step: str) -> Any:
         """Choose the folder of a step, and return its configuration with this folder as `out`.
 
-        ValueError or OSError where the folder cannot be chosen yet, since what the step reads is not there.
+        ValueError or OSError if the folder cannot be chosen yet, because the step's input does not exist.
         """
         self._beside.pop(step, None)
         config = self.config(step)
@@ -114,7 +115,7 @@ class StepFolders:
                 )
 
     def _origin(self, step: str, config: Any) -> str:
-        """The folder of the demo, if it is not the plain one, from whose videos decode and extract work.
+        """Return the folder of the demo from whose videos decode and extract work, if it is not the plain one.
 
         The content of the videos is no part of the identity of these two stages.
         """
@@ -146,18 +147,18 @@ def missing_download(config: Any) -> str:
 
 
 def is_new(folder: Path) -> bool:
-    """Return whether nothing was made in a folder yet, nor in one beside it for other settings."""
+    """Return whether nothing was made in a folder yet, nor in one next to it for other settings."""
     return is_free(folder) and not _others(folder)
 
 
 def _next_to(folder: Path, ending: str) -> Path:
-    """The folder next to another; next to its target for a link, which may point to a larger disk."""
+    """Return the folder next to another; for a link, next to its target, which may be on a larger disk."""
     folder = folder.resolve() if folder.is_symlink() else folder
     return folder.with_name(folder.name + ending)
 
 
 def _others(folder: Path) -> list[Path]:
-    """The folders of other settings next to a folder."""
+    """Return the folders of other settings next to a folder."""
     plain = _next_to(folder, "")
     pattern = f"{glob.escape(plain.name)}-{'[0-9a-f]' * NAME_DIGITS}"
     return [path for path in plain.parent.glob(pattern) if path.is_dir()]
@@ -187,7 +188,7 @@ def _is_open(folder: Path, header: Mapping[str, Any]) -> bool:
 
 
 def _holds(step: str, config: Any, header: Mapping[str, Any]) -> bool:
-    """Whether the folder of a configuration has results, and these are of its settings."""
+    """Return whether the folder of a configuration has results, and they are of its settings."""
     if step == reproduce.STAGE:
         return reproduce.has_same_settings(config)
     return not is_free(config.out) and not headers.diff(headers.comparable_header(config.out), header)
@@ -198,7 +199,7 @@ def _digest(value: object) -> str:
 
 
 def reasons(step: str, config: Any, plain: Path) -> str:
-    """Return why a step has a folder of its own: in what its settings differ from those of the folder `plain`."""
+    """Return why a step has a folder of its own: how its settings differ from those of the folder `plain`."""
     if step == reproduce.STAGE or is_free(plain):
         return ""
     lines = []
@@ -212,5 +213,5 @@ def reasons(step: str, config: Any, plain: Path) -> str:
 
 
 def free_bytes(root: Path) -> int:
-    """Return the free space on the disk of a folder, which need not be there yet."""
+    """Return the free space on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free

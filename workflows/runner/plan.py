@@ -1,6 +1,6 @@
-"""What a run of a recipe will do, before it does anything: of every step what is there, what is left, what it takes.
+"""The plan of a recipe's run, before it does anything: for every step what exists, what is left, what it takes.
 
-Nothing is written. What a stage would do is asked of the stage itself (`preview`), and the headers of some videos are read.
+Nothing is written. Each stage says itself what it would do (`preview`), and the headers of some videos are read.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ WORDS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What will become of one step."""
+    """The plan for one step."""
 
     step: str
     kind: Kind
     reason: str = ""
-    """Why, in words; for what goes on, how far it is."""
+    """The reason, in words; for a step that resumes, how far it is."""
     content: str = ""
-    """What is there, or will be, in counts."""
+    """The content that exists or will exist, in counts."""
     folder: Path | None = None
     """The folder, if it is not the one that the recipe names."""
 
     @property
     def to_do(self) -> bool:
-        """Whether there is anything to do."""
+        """Return whether there is anything to do."""
         return self.kind != "done"
 
     def __str__(self) -> str:
@@ -66,18 +66,18 @@ class StepPlan:
 
 
 class Planner:
-    """Goes through the steps of a recipe in order, and knows which folders will have changed by then."""
+    """A planner that goes through the steps of a recipe in order, and knows which folders will have changed by then."""
 
     def __init__(self, tables: Mapping[str, Any], root: Path) -> None:
         self._folders, self._root = StepFolders(tables), root
         self._changing: dict[Path, str] = {}  # folders that will not hold what they do now, and their steps
 
     def skip(self, step: str) -> None:
-        """Note a step that is not to be run, and whose results later steps may read."""
+        """Note a step that is not run, but whose results later steps may read."""
         self._folders.choose_existing(step)
 
     def plan(self, step: str) -> StepPlan:
-        """Return what will become of the next step."""
+        """Return the plan for the next step."""
         config = self._folders.config(step)
         if config.out is None:
             return StepPlan(step, "always")
@@ -124,7 +124,7 @@ class Planner:
 
 
 def _progress(step: str, config: Any) -> str:
-    """How far a step is that was interrupted."""
+    """Return how far an interrupted step is."""
     standing = config.out / "last.json"
     if step == train.STAGE and standing.is_file():
         return f"{json.loads(standing.read_text(encoding='utf-8'))['epoch']} of at most {config.epochs} epochs done"

@@ -40,11 +40,11 @@ class Recipe:
     settings: tuple[str, ...]
     """The settings of the command line, as they were written."""
     about: str
-    """The comment at its head, which says what has to be there."""
+    """The comment at its head, which says what must exist before a run."""
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[Path]:
-        """Make the root the working directory; if there is no root yet, an empty folder is it, and no root is made."""
+        """Make the root the working directory, or an empty folder if there is no root yet; the root is not made."""
         with contextlib.ExitStack() as stack:
             folder = self.root if self.root.is_dir() else Path(stack.enter_context(tempfile.TemporaryDirectory()))
             root = self.root.absolute()
@@ -61,7 +61,7 @@ def bundled() -> list[str]:
 def load_recipe(
     recipe: str, root: Path | None = None, *, variant: str | None = None, settings: tuple[str, ...] = ()
 ) -> Recipe:
-    """Read a recipe from a file, or one that comes with the package by its name. ValueError if it has no such variant."""
+    """Read a recipe from a file, or a bundled one by its name. ValueError if it has no such variant."""
     name, text, default_root = _read(recipe)
     try:
         tables = tomllib.loads(text)
@@ -79,7 +79,7 @@ def load_recipe(
 
 
 def _read(recipe: str) -> tuple[str, str, Path]:
-    """Name, text, and the root if no other is given."""
+    """Return name, text, and the root to use if no other is given."""
     if recipe in bundled():
         text = (resources.files("excl.workflows") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
         return recipe, text, Path(recipe)
@@ -92,7 +92,7 @@ def _read(recipe: str) -> tuple[str, str, Path]:
 
 
 def _head(text: str) -> str:
-    """The comment with which a recipe begins, without the signs #."""
+    """Return the comment with which a recipe begins, without the # signs."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -102,7 +102,7 @@ def _head(text: str) -> str:
 
 
 def parse_setting(text: str) -> tuple[list[str], Any]:
-    """Return `train.model.dropout=0.3` as (["train", "model", "dropout"], 0.3); a value that is no TOML is a text."""
+    """Return `train.model.dropout=0.3` as (["train", "model", "dropout"], 0.3); a value that is not TOML is a text."""
     key, separator, value = text.partition("=")
     path = key.strip().split(".")
     if not separator or len(path) < 2 or path[0] not in STEPS:
@@ -126,7 +126,7 @@ def _set(tables: dict[str, Any], setting: str) -> None:
 
 
 def _list_keys(keys: list[str]) -> list[str]:
-    """The settings of a step that are lists, for which one value may stand."""
+    """Return the settings of a step that are lists, for which a single value may stand."""
     if len(keys) != 2:
         return []
     hints = typing.get_type_hints(STEPS[keys[0]].config)
@@ -138,7 +138,7 @@ def parse(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the configuration of every step whose table can be read, and a line for everything that is wrong.
 
-    What a step reads has to be there only if it is one of those that are `chosen`, by default all.
+    The input of a step has to exist only if the step is one of the `chosen` ones, by default all.
     """
     problems, configs = [], {}
     for table in tables.keys() - STEPS.keys():
@@ -162,7 +162,7 @@ def parse(
 
 
 def _other_frames(name: str, configs: Mapping[str, Any]) -> list[str]:
-    """A line for every setting by which extract asks for other frames than decode makes."""
+    """Return a line for every setting by which extract asks for other frames than decode makes."""
     decoded, extracted = configs.get("decode"), configs.get("extract")
     if decoded is None or extracted is None or extracted.frames != decoded.out:
         return []

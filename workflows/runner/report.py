@@ -1,4 +1,4 @@
-"""What a run of a recipe has done: `excl-report.md` in the root, and a few lines at the end of the run."""
+"""The report of a recipe's run: `excl-report.md` in the root, and a few lines at the end of the run."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class FinishedStep:
 
     planned: StepPlan
     config: Any
-    """Its configuration, with the folder that was chosen for it."""
+    """The configuration, with the folder that was chosen for the step."""
     became: str
-    """What the run has made of the folder, whatever was planned."""
+    """The outcome for the folder, whatever was planned."""
     wall_s: float
 
     @property
@@ -45,7 +45,7 @@ def report_path(variant: str | None) -> Path:
 
 
 def write_report(path: Path, recipe: Recipe, steps: Sequence[FinishedStep], *, log_path: Path | None) -> None:
-    """Write what was done and what there is now, as Markdown."""
+    """Write what was done and what exists now, as Markdown."""
     folders = {step.name: step.config.out for step in steps if step.config.out is not None}
     manifests = {name: Manifest.read(folder) for name, folder in folders.items() if (folder / HEADER).is_file()}
     parts = [_head(recipe, steps, log_path), _table_of_steps(steps, manifests)]

@@ -56,7 +56,7 @@ class RunConfig:
     dry_run: bool = False
     """Say what would be done, and do nothing."""
     running: WithoutPrefix[ExecutorOverrides] = field(default_factory=ExecutorOverrides)
-    """Where decode and extract work: these options replace the same settings of the recipe, and the rest stays."""
+    """Executor of decode and extract: these options replace the same settings of the recipe, and the rest stays."""
 
     def __post_init__(self) -> None:
         if self.running.shard_range is not None and self.only not in READ_VIDEOS:
@@ -79,7 +79,7 @@ class RunResult:
 
 
 def run(config: RunConfig) -> RunResult:
-    """Run the recipe's steps in order, or with `dry_run` say what they would do. What steps find is printed on the way."""
+    """Run the recipe's steps in order, or with `dry_run` say what they would do. Findings are printed on the way."""
     recipe = load_recipe(config.recipe, config.root, variant=config.variant, settings=config.set)
     with buffered_run_log(recipe.root) as begin_log:
         with recipe.inside() as root:
@@ -115,7 +115,7 @@ def _plan(tables: Mapping[str, Any], chosen: Sequence[str], root: Path) -> list[
 
 
 def _read(recipe: Recipe, config: RunConfig) -> tuple[dict[str, Any], list[str]]:
-    """The tables of all steps, and the steps to run. ValueError says all that is wrong, and where to get missing data."""
+    """Return the tables of all steps, and the steps to run. ValueError says all that is wrong, and where to get data."""
     chosen = _chosen(recipe.name, [step for step in STEPS if step in recipe.tables], config)
     tables = dict(recipe.tables)
     for step in READ_VIDEOS:
@@ -130,7 +130,7 @@ def _read(recipe: Recipe, config: RunConfig) -> tuple[dict[str, Any], list[str]]
 
 
 def _chosen(name: str, steps: list[str], config: RunConfig) -> list[str]:
-    """The steps to run, of those that the recipe has."""
+    """Return the steps to run, of those that the recipe has."""
     end = config.only or config.until
     if end is not None and end not in steps:
         raise ValueError(f"{name}: has no step [{end}]; it has {', '.join(steps)}")
@@ -171,7 +171,7 @@ def _run(recipe: Recipe, tables: Mapping[str, Any], plans: Sequence[StepPlan], *
 
 
 def _run_step(step: str, folders: StepFolders, *, place: str) -> tuple[Any, str, int]:
-    """Run one step in the folder of its settings: its configuration, what became of the folder, how many videos failed."""
+    """Run one step in the folder of its settings; return its configuration, the folder's outcome, the number of failures."""
     while True:
         config = folders.choose(step)
         log.info("%s%s", place, f", in {config.out}" if folders.is_beside(config.out) else "")
@@ -189,7 +189,7 @@ def _run_step(step: str, folders: StepFolders, *, place: str) -> tuple[Any, str,
 
 
 def _require_some(step: str, folder: Path) -> None:
-    """SystemicError if every video of a step failed: what follows would have nothing to work on."""
+    """Raise SystemicError if every video of a step failed: later steps would have nothing to work on."""
     manifest = Manifest.read(folder)
     reasons = failed_by_reason(manifest)
     if sum(map(len, reasons.values())) == len(video_keys(manifest)):

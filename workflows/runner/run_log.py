@@ -16,7 +16,7 @@ PATIENCE = 1_000_000  # lines that wait for the decision whether the run is wort
 
 @contextlib.contextmanager
 def buffered_run_log(root: Path) -> Iterator[Callable[[], Path]]:
-    """Buffer the log messages. Calling the yielded function opens the log file, and writes to it these and all later ones.
+    """Buffer the log messages. Calling the yielded function opens the log file, and writes these and all later ones to it.
 
     The function returns the file's path. A run that finds nothing to do does not call it, and leaves no file. An error that
     ends the run is in the file with its traceback.
@@ -53,7 +53,7 @@ def buffered_run_log(root: Path) -> Iterator[Callable[[], Path]]:
 
 
 def _error_record(error: BaseException) -> dict[str, object]:
-    """The record for the file of the error that ends the run; the terminal gets its message from the command."""
+    """Return the record, for the file, of the error that ends the run; the terminal gets its message from the command."""
     message = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
     return {
         "name": "excl",

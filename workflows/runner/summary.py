@@ -1,4 +1,4 @@
-"""What a step's folder holds, in a line, and what people have to know: failures and coverage."""
+"""The content of a step's folder, in a line, and what people have to know: failures and coverage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES_SHOWN = 5
 
 
 def records_state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return the sizes and times of the records in a folder, by which it is seen whether a step has added to them."""
+    """Return the sizes and times of the records in a folder, which show whether a step has added to them."""
     if is_free(folder):
         return {}
     paths = [folder / RECORDS] if (folder / HEADER).is_file() else folder.rglob(RECORDS)

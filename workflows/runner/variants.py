@@ -1,8 +1,8 @@
 """Variants of a recipe, and the folders that follow from a setting: a step that reads a renamed folder is renamed, too.
 
-`[variants.NAME]` holds the settings that differ in a variant, step by step: `[variants.charades]` with
-`extract = {weights = "charades"}`. Every step that a variant changes, and every step that reads what such a step makes, has
-a folder of its own, `features-charades` and so on, beside those of the other variants; the other folders are shared.
+`[variants.NAME]` holds the settings that differ in a variant, step by step: `[variants.charades]` with `extract = {weights =
+"charades"}`. Every step that a variant changes, and every step that reads what such a step makes, has a folder of its own,
+`features-charades` and so on, next to those of the other variants; the other folders are shared.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def rename_paths(step: str, table: Mapping[str, Any], folders: Mapping[Path, Pat
 
 
 def _parts(kind: Any) -> Iterator[Any]:
-    """A type and those that it is made of."""
+    """Yield a type and those that it is made of."""
     yield kind
     for part in typing.get_args(kind):
         yield from _parts(part)
