@@ -32,7 +32,7 @@ _UPSCALE_226 = "226-upscale-only"
 
 @dataclass(frozen=True)
 class Preset:
-    """Frames a second (None: the video's own), geometry as `Geometry.of` takes it, weights, rows, rows with mistakes."""
+    """Frames a second (None: the video's own), geometry as `Geometry.parse` takes it, weights, rows, rows with mistakes."""
 
     layout: RowLayout
     fps: float | None = 5.0

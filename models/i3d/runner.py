@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 # How far features may differ from float32 on random weights and noise, relative to the largest. Measured on a CPU: 6e-7 and
-# 7e-3 (README); beyond these bounds the arithmetic is not what it says.
+# 7e-3 (docs/features.md); beyond these bounds the arithmetic is not what it says.
 TOLERANCE = {"float32": 2e-5, "tf32": 1e-2, "bfloat16": 3e-2}
 POLL_S = 2e-4
 SAME_SHAPES_BEFORE_TUNING = 3  # cuDNN tries its algorithms only for shapes that come again and again

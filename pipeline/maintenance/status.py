@@ -15,8 +15,6 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import failed_by_reason, planned_ids, video_key, video_keys
 from excl.pipeline.config import STRICT
 
-NAMES_SHOWN = 5
-
 
 @dataclass(frozen=True, config=STRICT)
 class StatusConfig:

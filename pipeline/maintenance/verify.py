@@ -140,12 +140,6 @@ def _strangers(folder: Path, recorded: Iterable[str]) -> list[StoreFinding]:
     return [StoreFinding(name, "no record names it", remark=True) for name in sorted(names) if not name.startswith(LOCK)]
 
 
-def recipe_of(manifest: Manifest) -> Any:
-    """The recipe that every shard of a folder has."""
-    identity = manifest.header["identity"]
-    return identity.get("recipe", identity)
-
-
 def _check_shard(manifest: Manifest, name: str, recorded_ids: list[str], *, read_data: bool) -> list[StoreFinding]:
     try:
         shard = Shard(manifest.folder / name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from pathlib import Path
 
 import h5py
 
@@ -60,9 +59,3 @@ def _layout(shard: Shard, position: int, name: str) -> h5py.VirtualLayout:
     layout = h5py.VirtualLayout((end - begin, size), shard.mapped.dtype)
     layout[:] = h5py.VirtualSource(name, "features", shard.mapped.shape)[begin:end]
     return layout
-
-
-def is_current(folder: Path, record: dict[str, str]) -> bool:
-    """Return whether the recorded index exists, byte for byte."""
-    path = folder / record["index"]
-    return path.is_file() and sha256_file(path) == record["sha256"]
