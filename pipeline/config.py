@@ -1,8 +1,9 @@
 """Typed configuration: one frozen dataclass a stage is the source of the flags, the TOML keys and the manifest's header.
 
 Every stage declares its configuration with `pydantic.dataclasses.dataclass(frozen=True, config=STRICT)` and a docstring
-under each field. `tyro` makes the flags and their help of it (`workflows/cli.py`), `parse_section` reads it from a recipe, `identity`
-says what of it goes into the header. Unknown keys, wrong types and impossible values are refused by name in both ways.
+under each field. `tyro` makes the flags and their help of it (`workflows/cli.py`), `parse_section` reads it from a
+recipe, `identity` says what of it goes into the header. Unknown keys, wrong types and impossible values are refused by
+name in both ways.
 """
 
 from __future__ import annotations
