@@ -12,13 +12,19 @@ import os
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import platformdirs
-import requests
 from tqdm import tqdm
 
 from excl.models.files import describe_wrong_beginning, is_page, publish
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import requests
+else:
+    requests = LazyModule("requests")
 
 log = logging.getLogger(__name__)
 
