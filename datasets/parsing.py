@@ -91,7 +91,7 @@ def parse_object(text: str, path: Path, line_number: int = 1) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a repeated key; a number of 5,000 digits; 10,000 brackets
         raise ValueError(f"{path}:{line_number}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}:{line_number}: found {describe(value)} where a JSON object {{...}} is wanted")
+        raise ValueError(f"{path}:{line_number}: found {describe(value)} where a JSON object {{...}} is expected")
     return value
 
 
@@ -110,7 +110,7 @@ def get(record: Mapping[str, Any], key: str, kind: type[T], place: str) -> T:
         raise ValueError(f"{place}: no {key!r}; found the keys {shortened(sorted(record))}")
     value = record[key]
     if not isinstance(value, kind):
-        raise ValueError(f"{place}: {key!r} is {describe(value)}; wanted {kind.__name__}")
+        raise ValueError(f"{place}: {key!r} is {describe(value)}; expected {kind.__name__}")
     return value
 
 
@@ -133,18 +133,18 @@ def shortened(items: Sequence[T], *, most: int = 6, describe: Callable[[T], str]
 def number(value: object, name: str, place: str) -> float:
     """Return a JSON number as a float, NaN and infinities included; raises ValueError for anything else, even true."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{place}: {name} is {describe(value)}; wanted a number")
+        raise ValueError(f"{place}: {name} is {describe(value)}; expected a number")
     try:
         return float(value)
     except OverflowError as error:
-        raise ValueError(f"{place}: {name} has {len(str(value))} digits; wanted a number of seconds or frames") from error
+        raise ValueError(f"{place}: {name} has {len(str(value))} digits; expected a number of seconds or frames") from error
 
 
 def positive(value: object, name: str, place: str) -> float:
     """Return a JSON number that is finite and above 0; raises ValueError for anything else."""
     result = number(value, name, place)
     if not (math.isfinite(result) and result > 0):
-        raise ValueError(f"{place}: {name} is {result:g}; wanted a finite number above 0")
+        raise ValueError(f"{place}: {name} is {result:g}; expected a finite number above 0")
     return result
 
 
@@ -153,7 +153,7 @@ def parse_seconds(text: str, name: str, place: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ValueError(f"{place}: {name} is {text[:60]!r}; wanted a number of seconds, such as 12.5") from error
+        raise ValueError(f"{place}: {name} is {text[:60]!r}; expected a number of seconds, such as 12.5") from error
 
 
 def read_videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -161,7 +161,7 @@ def read_videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for key, record in parse_object(read_text(path), path).items():
         place = f"{path}: {key}"
         if not isinstance(record, dict):
-            raise ValueError(f"{place}: found {describe(record)} where an object with timestamps and sentences is wanted")
+            raise ValueError(f"{place}: found {describe(record)} where an object with timestamps and sentences is expected")
         yield key, place, record
 
 
@@ -170,11 +170,11 @@ def annotated_spans(record: Mapping[str, Any], place: str) -> list[tuple[float, 
     pairs = get(record, "timestamps", list, place)
     sentences = get(record, "sentences", list, place)
     if len(pairs) != len(sentences):
-        raise ValueError(f"{place}: {len(pairs)} timestamps but {len(sentences)} sentences; wanted one of each a moment")
+        raise ValueError(f"{place}: {len(pairs)} timestamps but {len(sentences)} sentences; expected one of each a moment")
     spans = []
     for index, (pair, sentence) in enumerate(zip(pairs, sentences, strict=True)):
         if not isinstance(sentence, str):
-            raise ValueError(f"{place}[{index}]: the sentence is {describe(sentence)}; wanted a string")
+            raise ValueError(f"{place}[{index}]: the sentence is {describe(sentence)}; expected a string")
         spans.append((*start_and_end(pair, "the timestamp", f"{place}[{index}]"), sentence))
     return spans
 
@@ -182,7 +182,7 @@ def annotated_spans(record: Mapping[str, Any], place: str) -> list[tuple[float, 
 def start_and_end(value: object, name: str, place: str) -> tuple[float, float]:
     """Return the two numbers of a JSON list; raises ValueError if it is not such a list."""
     if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{place}: {name} is {describe(value)}; wanted [start, end]")
+        raise ValueError(f"{place}: {name} is {describe(value)}; expected [start, end]")
     return number(value[0], "the start", place), number(value[1], "the end", place)
 
 

@@ -18,8 +18,8 @@ BEGINNINGS = {
     b"\xfd7zXZ\0": "a file packed with xz; unpack it first",
     b"7z\xbc\xaf": "a file packed with 7z; unpack it first",
     b"\x28\xb5\x2f\xfd": "a file packed with zstd; unpack it first",
-    b"\x93NUMPY": "a NumPy array; wanted is {expected}",
-    b"\x89HDF\r\n": "an HDF5 file; wanted is {expected}",
+    b"\x93NUMPY": "a NumPy array; expected {expected}",
+    b"\x89HDF\r\n": "an HDF5 file; expected {expected}",
 }
 
 

@@ -40,6 +40,7 @@ OneOrMorePaths = Annotated[tuple[Path, ...], Field(min_length=1), BeforeValidato
 
 C = TypeVar("C")
 WithoutPrefix = Annotated[C, tyro.conf.arg(name="")]  # flags of a nested configuration under their own names
+SaidInText = Annotated[C, tyro.conf.arg(help_behavior_hint="")]  # its docstring says what its absence means
 _RUN_ONLY = "says where and how to run, and changes no result"
 RunOnly = Annotated[C, _RUN_ONLY]  # a field that is no part of the identity
 
@@ -90,7 +91,7 @@ def identity(config: object) -> dict[str, Any]:
 def existing_file(path: Path, *, what: str) -> Path:
     """Return `path` if it is a file; FileNotFoundError, or ValueError for a folder, says what was looked for and where."""
     if path.is_dir():
-        raise ValueError(f"{path}: a folder; wanted is a file ({what})")
+        raise ValueError(f"{path}: a folder; expected a file ({what})")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file ({what})")
     return path

@@ -27,7 +27,7 @@ from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_bytes, write_json
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.run_once import run_once
-from excl.pipeline.config import STRICT, PositiveInt, RunOnly, identity
+from excl.pipeline.config import STRICT, PositiveInt, RunOnly, SaidInText, identity
 from excl.pipeline.evaluation import metrics_table, split_metrics
 from excl.pipeline.evaluation.predictions import TOP, require_own_qids, write_predictions
 from excl.pipeline.evaluation.query_blind import RULE, swap_queries
@@ -45,10 +45,10 @@ class EvaluateConfig:
 
     run: RunOnly[Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]]
     """The run that `excl train` wrote."""
-    store: RunOnly[Path | None] = None
+    store: RunOnly[SaidInText[Path | None]] = None
     """The training store to evaluate on, with the run's vocabulary and feature recipe. Default: the one that the run was
     trained on, if it is still where it was."""
-    out: RunOnly[Path | None] = None
+    out: RunOnly[SaidInText[Path | None]] = None
     """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, next to the run."""
     split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""

@@ -11,21 +11,26 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import inspect
 import logging
 import os
+import re
+import shutil
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 from excl.workflows.steps import COMMANDS, GROUPS, Step, run_step
 
 log = logging.getLogger("excl")
 
-DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with exact times, and ExCL trained on them."""
-MORE = """`excl COMMAND --help` tells more of a command. Every command can be interrupted and run again. With EXCL_DEBUG=1 in
-the environment an error shows where it was raised."""
+DESCRIPTION = """Text-to-clip localisation from raw videos: I3D features with exact times, and
+ExCL trained on them."""
+MORE = """`excl COMMAND --help` tells more about a command. You can interrupt every
+command and run it again. With EXCL_DEBUG=1 in the environment, an error shows
+where it was raised."""
 INTERRUPTED = 130
 DEBUG = bool(os.environ.get("EXCL_DEBUG"))
 
@@ -87,7 +92,7 @@ def _command_name(arguments: Sequence[str]) -> str:
     parser.add_argument("--print-completion", choices=("bash", "zsh"), help="print a script for the shell's completion")
     if not arguments or arguments[0].startswith("-"):
         _answer(parser.parse_args(arguments))
-        parser.error("a command is wanted; `excl --help` lists them")
+        parser.error("expected a command; `excl --help` lists them")
     if arguments[0] not in COMMANDS:
         near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
         meant = f"did you mean {near[0]!r}?" if near else "`excl --help` lists the commands"
@@ -121,8 +126,27 @@ def _parsed(step: Step, arguments: Sequence[str]) -> Any:
     """The configuration of a command that the arguments describe. Exits with 2 where they describe none."""
     import tyro  # noqa: PLC0415
 
-    described = inspect.cleandoc(step.config.__doc__ or "")
-    return tyro.cli(step.config, args=arguments, prog=f"excl {step.name}", description=described)
+    width = shutil.get_terminal_size().columns
+    paragraphs = _paragraphs(step.config.__doc__ or "")
+    description = "\n\n".join(textwrap.fill(paragraph, width) for paragraph in paragraphs)
+
+    def joined(text: str) -> str:
+        return text if text == description else "\n\n".join(_paragraphs(text))
+
+    join_kinds = tyro._strings.join_union_metavars
+    # tyro breaks the lines of an indented docstring where its source does, does not wrap the description, and says
+    # `{None}|PATH` of a path that may be absent.
+    with mock.patch.multiple(
+        tyro._strings,
+        remove_single_line_breaks=joined,
+        join_union_metavars=lambda kinds: join_kinds([kind for kind in kinds if kind != "{None}"]),
+    ):
+        return tyro.cli(step.config, args=arguments, prog=f"excl {step.name}", description=description)
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Return the paragraphs of a docstring, each as one line."""
+    return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.strip())]
 
 
 @contextlib.contextmanager

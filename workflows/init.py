@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError, VideoError
-from excl.pipeline.config import STRICT
+from excl.pipeline.config import STRICT, SaidInText
 from excl.pipeline.execution.video_reading import VideoLimits, stop_decoders
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class InitConfig:
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """Folder for recipe.toml, annotations.jsonl and, later, the results. Existing files in it stay."""
-    videos: Path | None = None
+    videos: SaidInText[Path | None] = None
     """The videos: a folder, searched recursively, or a list of paths. Default: DIR itself."""
 
 

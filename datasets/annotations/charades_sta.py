@@ -29,7 +29,7 @@ def load(path: Path, *, split: str, durations: Sequence[Path]) -> list[Moment]:
         head, separator, query = line.partition("##")
         fields = head.split()
         if not separator or len(fields) != 3:
-            raise ValueError(f"{place}: found {line[:60]!r}; wanted `video start end##query`")
+            raise ValueError(f"{place}: found {line[:60]!r}; expected `video start end##query`")
         moments.append(
             Moment(
                 annotation_id=annotation_id(split, path, line_number),

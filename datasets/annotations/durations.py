@@ -57,7 +57,7 @@ def _rows(path: Path) -> Iterator[tuple[str, float, str]]:
             used.extend([name for name in names if name in columns][:1])
         if len(used) < 2:
             needed = f"one of {', '.join(IDS)} and one of {', '.join(DURATIONS)}"
-            raise ValueError(f"{path}:1: the columns are {columns}; wanted {needed}")
+            raise ValueError(f"{path}:1: the columns are {columns}; expected {needed}")
 
     used: list[str] = []
     for line_number, row in read_table(path, find_columns):

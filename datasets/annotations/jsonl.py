@@ -64,7 +64,7 @@ def _moment(record: dict[str, Any], split: str | None, path: Path, line_number: 
     if unknown:
         hint = "; Moment-DETR's format is --dataset moment-detr" if "relevant_windows" in record else ""
         raise ValueError(
-            f"{place}: unknown keys {shortened(unknown)}; wanted {[*REQUIRED]} and, if any, of {[*OPTIONAL]}{hint}"
+            f"{place}: unknown keys {shortened(unknown)}; expected {[*REQUIRED]} and, if any, of {[*OPTIONAL]}{hint}"
         )
     row_split = _find_split(record, split, place)
     has_id, has_duration = "annotation_id" in record, record.get("duration_s") is not None

@@ -42,7 +42,7 @@ def _moments(record: dict[str, Any], split: str, path: Path, line_number: int) -
     place = f"{path}:{line_number}"
     qid = get(record, "qid", object, place)
     if isinstance(qid, bool) or not isinstance(qid, int | str) or qid == "":
-        raise ValueError(f"{place}: 'qid' is {describe(qid)}; wanted a number or a name")
+        raise ValueError(f"{place}: 'qid' is {describe(qid)}; expected a number or a name")
     if "relevant_windows" not in record:
         raise ValueError(
             f"{place}: no 'relevant_windows'; is it a test split whose answers are withheld? It can be neither trained on "

@@ -56,7 +56,7 @@ class Moment:
         if self.duration_s is not None and not (math.isfinite(self.duration_s) and self.duration_s > 0):
             raise ValueError(
                 f"{self.source}: the duration of video {self.video_id} is {self.duration_s} s; "
-                "wanted a finite number above 0, or none at all"
+                "expected a finite number above 0, or none at all"
             )
 
 
@@ -67,7 +67,7 @@ def carve_validation(moments: Sequence[Moment], *, fraction: float, seed: int, s
     not on the order of the input, not on Python's hash seed. Ids of annotations stay as they were.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"the fraction of videos for validation is {fraction}; wanted a number between 0 and 1")
+        raise ValueError(f"the fraction of videos for validation is {fraction}; expected a number between 0 and 1")
     splits = {moment.split for moment in moments}
     if len(splits) > 1 or split in splits:
         raise ValueError(

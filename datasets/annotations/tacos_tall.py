@@ -37,7 +37,7 @@ def load(path: Path, *, split: str, durations: Sequence[Path] = ()) -> list[Mome
         head, separator, sentence = line.partition("##") if "##" in line else line.partition("\t")
         clip = CLIP.fullmatch(head.strip())
         if not separator or clip is None:
-            raise ValueError(f"{place}: found {line[:60]!r}; wanted `video_start_end##sentence`, the times in frames")
+            raise ValueError(f"{place}: found {line[:60]!r}; expected `video_start_end##sentence`, the times in frames")
         moments.append(
             Moment(
                 annotation_id=annotation_id(split, path, line_number),
@@ -73,5 +73,5 @@ def _read_pickle(path: Path) -> dict[str, object]:
         raise ValueError(f"{path}: cannot be read as a pickle of frame counts: {error}") from error
     videos, counts = values[::2], values[1::2]
     if not values or len(values) % 2 or not all(isinstance(video, str) for video in videos):
-        raise ValueError(f"{path}: wanted is a pickle of a dictionary of videos and their lengths in frames")
+        raise ValueError(f"{path}: expected a pickle of a dictionary of videos and their lengths in frames")
     return dict(zip(videos, counts, strict=True))

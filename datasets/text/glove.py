@@ -142,7 +142,7 @@ def _first_vector(lines: Iterator[tuple[int, bytes]], source: TextSource) -> tup
     dim = len(fields) - 1
     if dim < 1 or _numbers(fields[1:]) is None:
         raise ValueError(
-            f"{source}:{number}: found {_shown(text)}; wanted a word and its numbers, separated by single spaces, "
+            f"{source}:{number}: found {_shown(text)}; expected a word and its numbers, separated by single spaces, "
             "as in glove.6B.300d.txt"
         )
     if dim > MAX_DIM:

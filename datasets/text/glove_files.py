@@ -63,7 +63,7 @@ def find_text(path: Path, member: str | None) -> TextSource:
         return TextSource(path, names[0])
     description = "one .txt" if member is None else repr(member)
     advice = "say which with --glove-member NAME" if names else "is it a GloVe archive?"
-    raise GloveFileError(path, f"wanted {description} in it, found {len(names)} .txt: {', '.join(names[:8])}; {advice}")
+    raise GloveFileError(path, f"expected {description} in it, found {len(names)} .txt: {', '.join(names[:8])}; {advice}")
 
 
 @contextlib.contextmanager
@@ -92,5 +92,5 @@ def read_lines(source: TextSource) -> Iterator[bytes]:
     if line:
         raise ValueError(
             f"{source}: no line feed in {MAX_LINE_BYTES:,} bytes from byte {start:,} on, {line[:40]!r}; "
-            "wanted a line for every word, as in glove.6B.300d.txt"
+            "expected a line for every word, as in glove.6B.300d.txt"
         )

@@ -80,7 +80,7 @@ class Vocabulary:
         seen: set[str] = set()
         for index, word in enumerate(self.words):
             if word.split() != [word] or not storable(word):
-                raise ValueError(f"word {index} of the vocabulary is {word!r}; wanted text without whitespace")
+                raise ValueError(f"word {index} of the vocabulary is {word!r}; expected text without whitespace")
             if word in seen:
                 raise ValueError(f"word {index} of the vocabulary, {word!r}, is in it before")
             seen.add(word)

@@ -133,7 +133,7 @@ class IndexedVideo(Video):
         for index, start_s in zip(indices, starts_s, strict=True):
             if abs(start_s - layout.seconds(index)) >= layout.half_gap_s(index):
                 self._refuse(
-                    f"its frame {index} is that of {start_s:.3f} s, wanted is the one of {layout.seconds(index):.3f} s"
+                    f"its frame {index} is that of {start_s:.3f} s, expected the one of {layout.seconds(index):.3f} s"
                 )
         return pictures
 

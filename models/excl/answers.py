@@ -105,7 +105,7 @@ def top_spans(
     Raises ValueError for scores that are NaN or infinite and for numbers out of range.
     """
     if k < 1 or not 0 <= max_iou <= 1:
-        raise ValueError(f"{k} spans of IoU at most {max_iou}; wanted at least one span and a number from 0 to 1")
+        raise ValueError(f"{k} spans of IoU at most {max_iou}; expected at least one span and a number from 0 to 1")
     if not (np.isfinite(start_scores).all() and np.isfinite(end_scores).all()):
         raise ValueError(f"the scores of {len(start_scores)} feature rows are not all finite")
     search = _Search(start_scores, end_scores, row_times, max_iou)

@@ -106,5 +106,5 @@ def _grid(steps: int) -> Iterator[tuple[float, float]]:
 def _checked_durations(durations_s: np.ndarray) -> np.ndarray:
     durations_s = np.asarray(durations_s, dtype=np.float64)
     if len(durations_s) == 0 or not (np.isfinite(durations_s) & (durations_s > 0)).all():
-        raise ValueError(f"{len(durations_s)} durations; wanted at least one, and all of them positive")
+        raise ValueError(f"{len(durations_s)} durations; expected at least one, and all of them positive")
     return durations_s

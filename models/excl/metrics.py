@@ -35,7 +35,7 @@ def temporal_iou(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     truth = _checked_moments(truth, "annotated", shapes="[moments, 2]", dimensions=(2,))
     predicted = _checked_moments(predicted, "predicted", shapes="[moments, 2] or [moments, k, 2]", dimensions=(2, 3))
     if len(predicted) != len(truth):
-        raise ValueError(f"{len(predicted)} predicted moments for {len(truth)} annotated ones; wanted one for each")
+        raise ValueError(f"{len(predicted)} predicted moments for {len(truth)} annotated ones; expected one for each")
     if np.isnan(truth).any():
         raise ValueError(f"annotated moment {np.isnan(truth).any(axis=1).argmax()} is NaN; only predictions may lack")
     if predicted.ndim == 3:
@@ -47,13 +47,13 @@ def _checked_moments(moments: np.ndarray, kind: str, *, shapes: str, dimensions:
     """Return moments as float64. Raises ValueError where one is neither a finite interval nor NaN throughout."""
     moments = np.asarray(moments, dtype=np.float64)
     if moments.ndim not in dimensions or moments.shape[-1] != 2:
-        raise ValueError(f"{kind} moments have shape {list(moments.shape)}; wanted {shapes}")
+        raise ValueError(f"{kind} moments have shape {list(moments.shape)}; expected {shapes}")
     interval = np.isfinite(moments).all(axis=-1) & (moments[..., 0] <= moments[..., 1])
     broken = ~(interval | np.isnan(moments).all(axis=-1))
     if broken.any():
         index = tuple(np.argwhere(broken)[0])
         start_s, end_s = moments[index]
-        raise ValueError(f"{kind} moment {index[0]} goes from {start_s} s to {end_s} s; wanted finite times in order")
+        raise ValueError(f"{kind} moment {index[0]} goes from {start_s} s to {end_s} s; expected finite times in order")
     return moments
 
 

@@ -31,7 +31,7 @@ class ExCL(nn.Module):
         """Take word vectors, float32 [W, D], row 0 for padding, and the size F of a feature row."""
         super().__init__()
         if vectors.ndim != 2 or 0 in vectors.shape:
-            raise ValueError(f"word vectors have shape {list(vectors.shape)}; wanted [words, size], neither of them 0")
+            raise ValueError(f"word vectors have shape {list(vectors.shape)}; expected [words, size], neither of them 0")
         self.config = config
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_std", torch.ones(feature_dim))
@@ -47,12 +47,12 @@ class ExCL(nn.Module):
         """
         for name, values in (("mean", mean), ("std", std)):
             if values.shape != self.feature_mean.shape:
-                shapes = f"{list(values.shape)}; wanted {list(self.feature_mean.shape)}"
+                shapes = f"{list(values.shape)}; expected {list(self.feature_mean.shape)}"
                 raise ValueError(f"the features' {name} has shape {shapes}")
             if not torch.isfinite(values).all():
                 raise ValueError(f"the features' {name} has values that are not finite; look for broken feature rows")
         if (std < 0).any():
-            raise ValueError("the features' std has negative values; wanted standard deviations")
+            raise ValueError("the features' std has negative values; expected standard deviations")
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(torch.where(std > _SMALLEST_STD, std, torch.ones_like(std)))
 

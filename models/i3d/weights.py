@@ -81,7 +81,7 @@ def check_spec(spec: str) -> str:
     if spec.startswith("random") and not Path(spec).is_file():
         seed = spec.removeprefix("random:")
         if not (seed.isascii() and seed.isdecimal() and int(seed) < 1 << 32):
-            raise ValueError(f"weights {spec!r}: wanted is random:SEED with a whole number below 2**32, such as random:0")
+            raise ValueError(f"weights {spec!r}: expected random:SEED with a whole number below 2**32, such as random:0")
         return spec
     is_name = NAME.fullmatch(spec) is not None and imported_path(spec).is_file()
     if is_name and Path(spec).is_file():

@@ -42,7 +42,7 @@ def locked(folder: Path, name: str = LOCK, *, wait_s: float = 0.0) -> Iterator[f
 def locked_new(folder: Path, *, wait_s: float = 0.0) -> Iterator[filelock.BaseFileLock]:
     """Hold the lock of a folder, which is made if it does not exist."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: a file; wanted is a folder to write")
+        raise ValueError(f"{folder}: a file; expected a folder to write")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, wait_s=wait_s) as lock:
         yield lock

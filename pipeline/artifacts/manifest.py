@@ -100,7 +100,7 @@ class Manifest:
         """Return the manifest of a finished or unfinished folder, without a lock; ValueError if it is not one of `stage`."""
         header = headers.comparable_header(folder)
         if stage is not None and header.get("stage") != stage:
-            raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, wanted is one made by {stage!r}")
+            raise ValueError(f"{folder}: made by the stage {header.get('stage')!r}, expected one made by {stage!r}")
         while True:
             paths = journals.journals(folder)  # before the records: a journal that is merged meanwhile is in them
             records = RecordLog()

@@ -21,7 +21,7 @@ class ShardRange:
         """Return the share that `i/n` names; ValueError for any other text."""
         match = _SHARE.fullmatch(text)
         if match is None or int(match[1]) >= int(match[2]):
-            raise ValueError(f"{text!r}; wanted i/n with i from 0 to n - 1, such as 0/4")
+            raise ValueError(f"{text!r}; expected i/n with i from 0 to n - 1, such as 0/4")
         return cls(int(match[1]), int(match[2]))
 
     def has(self, shard: int) -> bool:

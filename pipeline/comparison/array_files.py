@@ -74,7 +74,7 @@ def _read_npz(path: Path, member: str) -> np.ndarray:
         names = list(arrays.keys())
         if not member and len(names) != 1 and "features" not in names:
             raise ValueError(
-                f"{len(names)} arrays ({shortened(names, most=5, describe=str)}); wanted one, or one named 'features'"
+                f"{len(names)} arrays ({shortened(names, most=5, describe=str)}); expected one, or one named 'features'"
             )
         array = arrays[member or (names[0] if len(names) == 1 else "features")]
     if not isinstance(array, np.ndarray):  # what is no array in the archive comes as bytes
@@ -85,7 +85,7 @@ def _read_npz(path: Path, member: str) -> np.ndarray:
 def tensor_to_array(tensor: object, place: str) -> np.ndarray:
     """Return a tensor as an array, bfloat16 as float32; ValueError for any other object."""
     if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"{place}: a {type(tensor).__name__}; wanted a tensor")
+        raise ValueError(f"{place}: a {type(tensor).__name__}; expected a tensor")
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
 
@@ -95,10 +95,12 @@ def read_dataset(file: h5py.File, name: str) -> np.ndarray:
     if isinstance(dataset, h5py.Group):
         names = list(dataset)
         if len(names) != 1 or not isinstance(_follow(dataset, names[0]), h5py.Dataset):
-            raise ValueError(f"a group with {shortened(names, most=5, describe=str) or 'nothing'} in it; wanted one dataset")
+            raise ValueError(
+                f"a group with {shortened(names, most=5, describe=str) or 'nothing'} in it; expected one dataset"
+            )
         dataset = _follow(dataset, names[0])
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None or dataset.dtype.kind not in "fiu":
-        raise ValueError(f"a dataset of the type {getattr(dataset, 'dtype', type(dataset).__name__)}; wanted numbers")
+        raise ValueError(f"a dataset of the type {getattr(dataset, 'dtype', type(dataset).__name__)}; expected numbers")
     if dataset.external or dataset.is_virtual:
         raise ValueError("its values are in other files, which are not opened (of a store of excl give the folder)")
     return load_values(dataset)

@@ -30,7 +30,7 @@ else:
 ENDINGS = (".npy", ".npz", ".pt", ".pth")
 SAMPLE = 16  # the arrays whose shapes show whether rows are columns
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
-WANTED = f"wanted a feature store of excl, a folder of {', '.join(ENDINGS)} files, or one HDF5, .npz or .pt file"
+WANTED = f"expected a feature store of excl, a folder of {', '.join(ENDINGS)} files, or one HDF5, .npz or .pt file"
 
 
 class ArraySource(Mapping[str, np.ndarray]):
@@ -95,12 +95,12 @@ def open_source(path: Path) -> ArraySource:
 def drop_unit_axes(array: np.ndarray, *, place: str) -> np.ndarray:
     """Return rows [n, D] from [n, D], [1, n, D], [n, 1, 1, D] and the like: all but two axes have length one, and go."""
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{place}: values of the type {array.dtype}; wanted numbers")
+        raise ValueError(f"{place}: values of the type {array.dtype}; expected numbers")
     shape = list(array.shape)
     while len(shape) > 2 and 1 in shape:
         shape.remove(1)
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{place}: an array of the shape {array.shape}; wanted [n, D], [1, n, D] or [n, 1, 1, D], n > 0")
+        raise ValueError(f"{place}: an array of the shape {array.shape}; expected [n, D], [1, n, D] or [n, 1, 1, D], n > 0")
     return array.reshape(shape)
 
 
@@ -128,7 +128,7 @@ def _archive(path: Path) -> ArraySource:
     with describe_read_errors(path):
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
-            raise ValueError(f"holds a {type(tensors).__name__}; wanted a dict of tensors by video id")
+            raise ValueError(f"holds a {type(tensors).__name__}; expected a dict of tensors by video id")
     readers = {name: partial(tensor_to_array, tensor, f"{path}: {name!r}") for name, tensor in tensors.items()}
     return ArraySource(path, f"file of {len(tensors):,} tensors", readers)
 
@@ -141,7 +141,7 @@ def _hdf5(path: Path) -> ArraySource:
     if file.attrs.get("format") == FORMAT:
         raise ValueError(f"{path}: one shard of a feature store of excl; give the store's folder")
     if not len(file):
-        raise ValueError(f"{path}: an HDF5 file without anything in it; wanted a dataset or a group a video")
+        raise ValueError(f"{path}: an HDF5 file without anything in it; expected a dataset or a group a video")
 
     def read(name: str) -> np.ndarray:
         try:
@@ -151,7 +151,7 @@ def _hdf5(path: Path) -> ArraySource:
 
     names = list(file)
     if len(names) == 1 and isinstance(file.get(names[0]), h5py.Group) and len(file[names[0]]) > 1:
-        raise ValueError(f"{path}: all of it is in the group {names[0]!r}; wanted a dataset or a group a video at the top")
+        raise ValueError(f"{path}: all of it is in the group {names[0]!r}; expected a dataset or a group a video at the top")
     return ArraySource(path, f"HDF5 file of {len(names):,} entries", {name: partial(read, name) for name in names})
 
 

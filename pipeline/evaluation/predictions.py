@@ -83,7 +83,7 @@ def read_predictions(path: Path) -> Predictions:
         record = parse_object(line, path, line_number)
         name = get(record, "qid", object, place)
         if isinstance(name, bool) or not isinstance(name, int | str):
-            raise ValueError(f"{place}: 'qid' is {describe(name)}; wanted a number or a name")
+            raise ValueError(f"{place}: 'qid' is {describe(name)}; expected a number or a name")
         if str(name) in by_qid:
             duplicates.append(str(name))
             continue
@@ -98,7 +98,7 @@ def read_predictions(path: Path) -> Predictions:
 
 def _window(row: object, place: str) -> tuple[float, float]:
     if not isinstance(row, list) or len(row) not in (2, 3):
-        raise ValueError(f"{place}: a predicted window is {describe(row)}; wanted [start, end, score] in seconds")
+        raise ValueError(f"{place}: a predicted window is {describe(row)}; expected [start, end, score] in seconds")
     start_s, end_s = (number(value, "a window's time", place) for value in row[:2])
     if not (math.isfinite(start_s) and math.isfinite(end_s) and start_s <= end_s):
         return math.nan, math.nan

@@ -225,7 +225,7 @@ class _Import:
         transposed = rows.shape[1] != self.dim and rows.shape[0] == self.dim
         rows = rows.T if transposed else rows
         if rows.shape[1] != self.dim:
-            raise VideoError("features", f"an array of the shape {rows.shape}; wanted rows of {self.dim} values")
+            raise VideoError("features", f"an array of the shape {rows.shape}; expected rows of {self.dim} values")
         duration_s = self.duration_of(video_id)
         start_s, end_s = self.config.row_times().times(len(rows), duration_s)
         facts = {} if duration_s is None else {"duration_s": duration_s}

@@ -12,7 +12,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.pipeline.artifacts.shard_range import ShardRange
-from excl.pipeline.config import STRICT, NonNegativeInt
+from excl.pipeline.config import STRICT, NonNegativeInt, SaidInText
 
 INLINE, LOCAL = "inline", "local"
 JOBS = ("slurm", "pbs", "sge", "lsf", "htcondor", "oar", "moab")
@@ -30,11 +30,11 @@ class ExecutorSettings:
     htcondor, oar or moab, workers that are submitted as jobs (docs/workflows.md)."""
     workers: NonNegativeInt = 0
     """Workers of local, or jobs to submit. 0: one for each GPU, or one for every 4 cores; of jobs, one."""
-    job: tuple[str, ...] = ()
+    job: SaidInText[tuple[str, ...]] = ()
     """What a job asks for, as NAME=VALUE of dask-jobqueue: cores=8 (which is also how many threads its worker has)
     memory=32GB walltime=04:00:00 queue=gpu job_extra_directives=--gres=gpu:1 (again for each further line), host=ADDRESS or
     interface=NAME where nodes reach this machine. Anything not given comes from dask's own configuration (jobqueue.yaml)."""
-    resources: tuple[str, ...] = ()
+    resources: SaidInText[tuple[str, ...]] = ()
     """Resources that a worker must have been started with to get work, as NAME=NUMBER, such as GPU=1 (`dask worker
     --resources GPU=1`); each shard in work takes this number of them. The workers of jobs are started with them."""
     shard_range: str | None = None
@@ -54,7 +54,7 @@ class ExecutorSettings:
         is_scheduler, is_started_here = scheme in SCHEDULERS, self.executor in (LOCAL, *JOBS)
         if self.executor != INLINE and not is_started_here and not is_scheduler:
             raise ValueError(
-                f"executor: {self.executor!r}; wanted inline, local, tcp://HOST:PORT, tls://HOST:PORT, or one of "
+                f"executor: {self.executor!r}; expected inline, local, tcp://HOST:PORT, tls://HOST:PORT, or one of "
                 f"{', '.join(JOBS)}"
             )
         if is_scheduler:
@@ -76,7 +76,7 @@ class ExecutorSettings:
         for name, pairs in (("job", self.job), ("resources", self.resources)):
             for pair in pairs:
                 if "=" not in pair.strip("="):
-                    raise ValueError(f"{name}: {pair!r}; wanted NAME=VALUE")
+                    raise ValueError(f"{name}: {pair!r}; expected NAME=VALUE")
         self.required_resources()
 
     def _check_address(self) -> None:
@@ -87,7 +87,7 @@ class ExecutorSettings:
             port = None
         if not address.hostname or not port:
             raise ValueError(
-                f"executor: {self.executor!r}; wanted {address.scheme}://HOST:PORT, where a Dask scheduler listens"
+                f"executor: {self.executor!r}; expected {address.scheme}://HOST:PORT, where a Dask scheduler listens"
             )
 
     def _check_share(self, text: str) -> None:
@@ -113,7 +113,7 @@ class ExecutorSettings:
             except ValueError:
                 resources[name] = 0.0
             if not resources[name] > 0:
-                raise ValueError(f"resources: {pair!r}; wanted NAME=NUMBER, such as GPU=1")
+                raise ValueError(f"resources: {pair!r}; expected NAME=NUMBER, such as GPU=1")
         return resources
 
 

@@ -29,7 +29,9 @@ from excl.pipeline.store.virtual_index import write_index
 class MergeConfig:
     """Join feature stores of the same recipe and of different videos into one."""
 
-    stores: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …")]
+    stores: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …", help_behavior_hint="(required)")
+    ]
     """The stores, each finished."""
     out: Path
     """The store to write."""

@@ -30,7 +30,7 @@ class RepairConfig:
     """Take what is damaged out of a store, or the folder of any other stage; the same command then rebuilds it."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
-    """The folder."""
+    """The folder to repair."""
     dry_run: bool = False
     """Report what would be taken out, and change nothing."""
 

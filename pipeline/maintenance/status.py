@@ -21,7 +21,7 @@ class StatusConfig:
     """Say how far a store, or the folder of any other stage, is: done, failed by reason, missing, bytes, rates."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
-    """The folder. It may be worked on at the same time."""
+    """The folder to report on. Another process may be working on it."""
     json: bool = False
     """Print one JSON object, for programs."""
 

@@ -40,7 +40,7 @@ class VerifyConfig:
     """Verify a store, or the folder of any other stage: is it still what was written? Exit code 3 if not."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
-    """The folder."""
+    """The folder to verify."""
     read_data: bool = False
     """Read every byte and compare checksums; without, structure and sizes alone."""
     json: bool = False

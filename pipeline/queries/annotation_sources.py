@@ -67,7 +67,7 @@ def _parts(
     official = KNOWN[dataset]
     if annotations.exists() and not annotations.is_dir():
         file_names = ", ".join(part.file for part in official.parts.values())
-        raise ValueError(f"annotations: {annotations} is a file; wanted is the folder with {file_names}")
+        raise ValueError(f"annotations: {annotations} is a file; expected the folder with {file_names}")
     files: dict[str, tuple[Path, ...]] = {}
     facts: dict[Path, Part] = {}
     for split in SPLITS:

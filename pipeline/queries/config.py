@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.annotations.cleaning import CleaningPolicy
 from excl.datasets.text.tokens import Tokeniser
-from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt, RunOnly
+from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt, RunOnly, SaidInText
 from excl.pipeline.queries.annotation_sources import AnnotationSources, find_sources
 from excl.pipeline.queries.word_vectors import local_file
 
@@ -24,14 +24,14 @@ class TokeniseConfig:
     charades-sta, activitynet-captions, tacos (JSON, in frames), tacos-tall, qvhighlights, moment-detr, jsonl, csv."""
     annotations: RunOnly[Path | None] = None
     """The folder with the official files of a named data set, under their own names."""
-    train: tuple[str, ...] = ()
+    train: SaidInText[tuple[str, ...]] = ()
     """The training split: annotation files; with --annotations parts of the data set, several joined by + (default: the
     official ones)."""
-    val: tuple[str, ...] = ()
+    val: SaidInText[tuple[str, ...]] = ()
     """The validation split, likewise. Without any, --carve-val takes one from the training split."""
-    test: tuple[str, ...] = ()
+    test: SaidInText[tuple[str, ...]] = ()
     """The test split, likewise: for activitynet-captions val_1 (the default), val_2 or val_1+val_2."""
-    durations: tuple[Path, ...] = ()
+    durations: SaidInText[tuple[Path, ...]] = ()
     """The files with the videos' durations where the annotations have none: Charades_v1_train.csv and Charades_v1_test.csv
     or charades.json for charades-sta, the numbers of frames for tacos-tall (JSON or TALL's pickle)."""
     glove: str | None = None
@@ -44,7 +44,7 @@ class TokeniseConfig:
     glove_member: str | None = None
     """File of the zip to read, if it has several: glove.6B.300d.txt, for example."""
     glove_cased_fallback: bool = False
-    """Give a word without a vector that of the same word in other case (glove.840B is cased, queries are not)."""
+    """Give a word without a vector the vector of the same word in another case (glove.840B is cased, queries are not)."""
     hygiene: CleaningPolicy = field(default_factory=CleaningPolicy)
     """The treatment of annotations that are wrong."""
     tokeniser: Tokeniser = "nltk"

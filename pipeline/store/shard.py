@@ -66,7 +66,7 @@ class VideoFeatures:
         if self.features.ndim != 2 or rows == 0 or self.start_s.shape != (rows,) or self.end_s.shape != (rows,):
             raise ValueError(
                 f"{self.video_id}: features {self.features.shape} with {self.start_s.shape} starts and "
-                f"{self.end_s.shape} ends; wanted are n > 0 rows with a start and an end each"
+                f"{self.end_s.shape} ends; expected n > 0 rows with a start and an end each"
             )
 
     def require_finite(self) -> None:

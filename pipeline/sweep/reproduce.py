@@ -66,7 +66,9 @@ class SharedTrainConfig(train.TrainConfig):
 class ReproduceConfig:
     """Train the paper's twelve variants, evaluate them, and put the figures next to the paper's Table 1."""
 
-    stores: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …")]
+    stores: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …", help_behavior_hint="(required)")
+    ]
     """One or more training stores, each a table of its own."""
     out: Path
     """The folder to write. Run again with the same settings, it resumes."""

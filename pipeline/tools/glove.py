@@ -91,7 +91,7 @@ def _texts(path: Path, *, hashed: bool) -> list[dict[str, Any]]:
         except ValueError as error:
             errors.append(error)
     if not texts:
-        raise errors[0] if errors else ValueError("a zip without a .txt in it; wanted is one with GloVe's texts")
+        raise errors[0] if errors else ValueError("a zip without a .txt in it; expected one with GloVe's texts")
     return texts
 
 

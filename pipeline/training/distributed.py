@@ -77,7 +77,7 @@ def training_devices(names: str) -> list[torch.device]:
     """
     devices = [choose_device(name.strip()) for name in names.split(",")]
     if len(devices) > 1 and len({device.type for device in devices}) > 1:
-        raise ValueError(f"device {names!r}: devices of one kind are wanted, for their gradients are averaged")
+        raise ValueError(f"device {names!r}: expected devices of one kind, for their gradients are averaged")
     if len(devices) > 1 and devices[0].type not in ("cuda", "cpu"):
         raise ValueError(f"device {names!r}: several devices can be cuda or cpu")
     gpus = [device for device in devices if device.type != "cpu"]  # each with its number: `cuda` is the present one

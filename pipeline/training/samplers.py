@@ -48,7 +48,7 @@ class ShuffledBatchSampler(Sampler[list[int]]):
 
     def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; at least 1 is wanted")
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
         self.lengths, self.batch_size, self.seed, self.epoch = list(lengths), batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:

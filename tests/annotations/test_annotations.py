@@ -155,12 +155,12 @@ def test_a_charades_row_becomes_a_moment(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("AAA 0 1##x\nAAA 0 1 a person\n", r"sta\.txt:2: found 'AAA 0 1 a person'; wanted `video start end##query`"),
+        ("AAA 0 1##x\nAAA 0 1 a person\n", r"sta\.txt:2: found 'AAA 0 1 a person'; expected `video start end##query`"),
         ("AAA 0##x\n", r"sta\.txt:1: found"),
         ("AAA 0 1 2##x\n", r"sta\.txt:1: found"),
         ("##x\n", r"sta\.txt:1: found"),
-        ("AAA zero 1##x\n", r"sta\.txt:1: the start is 'zero'; wanted a number"),
-        ("AAA 0 1,5##x\n", r"sta\.txt:1: the end is '1,5'; wanted a number"),
+        ("AAA zero 1##x\n", r"sta\.txt:1: the start is 'zero'; expected a number"),
+        ("AAA 0 1,5##x\n", r"sta\.txt:1: the end is '1,5'; expected a number"),
         ("CCC 0 1##x\n", r"sta\.txt:1: video CCC has no length in .*lengths\.csv"),
         (b"AAA 0 1##x\nAAA 0 1##caf\xe9\n", r"sta\.txt:2: byte 0xe9 is not UTF-8"),
         ("AAA 0 1##a\0b\n", r"sta\.txt:1: query .* NUL"),
@@ -184,15 +184,15 @@ def test_lengths_may_be_json(tmp_path):
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ("name,length\nAAA,1\n", r"lengths\.csv:1: the columns are \['name', 'length'\]; wanted one of id, .* and one of"),
-        ("id,length\nBBB,1\nAAA\n", r"lengths\.csv:3: the duration is ''; wanted a number"),
+        ("name,length\nAAA,1\n", r"lengths\.csv:1: the columns are \['name', 'length'\]; expected one of id, .* and one of"),
+        ("id,length\nBBB,1\nAAA\n", r"lengths\.csv:3: the duration is ''; expected a number"),
         ("id,length\n,1\n", r"lengths\.csv:2: the row has no id"),
         ("id,length\nAAA,long\n", r"lengths\.csv:2: the duration is 'long'"),
-        ("id,length\nAAA,nan\n", r"lengths\.csv:2: the duration is nan; wanted a finite number above 0"),
-        ("id,length\nAAA,0\n", r"lengths\.csv:2: the duration is 0; wanted a finite number above 0"),
+        ("id,length\nAAA,nan\n", r"lengths\.csv:2: the duration is nan; expected a finite number above 0"),
+        ("id,length\nAAA,0\n", r"lengths\.csv:2: the duration is 0; expected a finite number above 0"),
         ("id,length\nAAA,1\nAAA,2\n", r"lengths\.csv:3: video AAA is 2\.0 s long here and 1\.0 s before"),
         (b"id,length\nAAA,\xff\n", r"lengths\.csv:2: byte 0xff is not UTF-8"),
-        ("", r"lengths\.csv:1: the columns are \[\]; wanted one of id"),
+        ("", r"lengths\.csv:1: the columns are \[\]; expected one of id"),
         ("id,length\nBBB,1\n", "video AAA has no length"),
         ("id,length\n" + "A" * 200_000 + ",1\n", r"lengths\.csv:\d: cannot be read as a table"),
     ],
@@ -246,16 +246,16 @@ def test_two_files_of_one_split_share_no_id(tmp_path):
 BAD_RECORDS = [
     ({"timestamps": None}, r": v: no 'timestamps'; found the keys"),
     ({"sentences": None}, r": v: no 'sentences'"),
-    ({"timestamps": {}}, r": v: 'timestamps' is \{\}; wanted list"),
-    ({"sentences": "ab"}, r": v: 'sentences' is \"ab\"; wanted list"),
+    ({"timestamps": {}}, r": v: 'timestamps' is \{\}; expected list"),
+    ({"sentences": "ab"}, r": v: 'sentences' is \"ab\"; expected list"),
     ({"sentences": ["one"]}, r": v: 2 timestamps but 1 sentences"),
-    ({"timestamps": [[0, 1], [1]]}, r": v\[1\]: the timestamp is \[1\]; wanted \[start, end\]"),
+    ({"timestamps": [[0, 1], [1]]}, r": v\[1\]: the timestamp is \[1\]; expected \[start, end\]"),
     ({"timestamps": [5, [0, 1]]}, r": v\[0\]: the timestamp is 5"),
     ({"timestamps": [[0, 1, 2], [0, 1]]}, r": v\[0\]: the timestamp is \[0, 1, 2\]"),
-    ({"timestamps": [[True, 1], [0, 1]]}, r": v\[0\]: the start is true; wanted a number"),
-    ({"timestamps": [[0, "1"], [0, 1]]}, r": v\[0\]: the end is \"1\"; wanted a number"),
+    ({"timestamps": [[True, 1], [0, 1]]}, r": v\[0\]: the start is true; expected a number"),
+    ({"timestamps": [[0, "1"], [0, 1]]}, r": v\[0\]: the end is \"1\"; expected a number"),
     ({"timestamps": [[0, 10**400], [0, 1]]}, r": v\[0\]: the end has 401 digits"),
-    ({"sentences": ["x", 7]}, r": v\[1\]: the sentence is 7; wanted a string"),
+    ({"sentences": ["x", 7]}, r": v\[1\]: the sentence is 7; expected a string"),
     ({"sentences": ["x", "a\ud800"]}, r"train\.json: v\[1\]: query .* half a surrogate"),
 ]
 
@@ -269,10 +269,10 @@ def test_a_bad_record_is_refused_by_video(tmp_path, load, record, changes, messa
 
 @pytest.mark.parametrize("value", [0, -1, True, "20", float("nan"), float("inf"), [1]])
 def test_a_length_or_rate_that_is_none_is_refused(tmp_path, value):
-    with pytest.raises(ValueError, match=r"train\.json: v: 'duration' is .*wanted a"):
+    with pytest.raises(ValueError, match=r"train\.json: v: 'duration' is .*expected a"):
         activitynet_captions.load(captions_file(tmp_path, {"v": video(duration=value)}), split="train")
     for key in ("fps", "num_frames"):
-        with pytest.raises(ValueError, match=rf"train\.json: v: '{key}' is .*wanted a"):
+        with pytest.raises(ValueError, match=rf"train\.json: v: '{key}' is .*expected a"):
             tacos.load(captions_file(tmp_path, {"v": frames(**{key: value})}), split="train")
 
 
@@ -344,20 +344,20 @@ def test_lines_end_at_line_feeds_alone_and_blank_ones_count(tmp_path):
     ("row", "message"),
     [
         ({k: v for k, v in ROW.items() if k != "query"}, r":2: no 'query'; found the keys"),
-        ({**ROW, "querry": "x", "vid": "y"}, r":2: unknown keys 'querry', 'vid'; wanted"),
-        ({**ROW, "video_id": 5}, r":2: 'video_id' is 5; wanted str"),
+        ({**ROW, "querry": "x", "vid": "y"}, r":2: unknown keys 'querry', 'vid'; expected"),
+        ({**ROW, "video_id": 5}, r":2: 'video_id' is 5; expected str"),
         ({**ROW, "video_id": ""}, r":2: video_id is empty"),
-        ({**ROW, "query": None}, r":2: 'query' is null; wanted str"),
-        ({**ROW, "start_s": "1"}, r":2: 'start_s' is \"1\"; wanted a number"),
-        ({**ROW, "end_s": False}, r":2: 'end_s' is false; wanted a number"),
-        ({**ROW, "end_s": None}, r":2: 'end_s' is null; wanted a number"),
-        ({**ROW, "duration_s": 0}, r":2: 'duration_s' is 0; wanted a finite number above 0"),
-        ({**ROW, "duration_s": True}, r":2: 'duration_s' is true; wanted a number"),
-        ({**ROW, "annotation_id": 3}, r":2: 'annotation_id' is 3; wanted str"),
+        ({**ROW, "query": None}, r":2: 'query' is null; expected str"),
+        ({**ROW, "start_s": "1"}, r":2: 'start_s' is \"1\"; expected a number"),
+        ({**ROW, "end_s": False}, r":2: 'end_s' is false; expected a number"),
+        ({**ROW, "end_s": None}, r":2: 'end_s' is null; expected a number"),
+        ({**ROW, "duration_s": 0}, r":2: 'duration_s' is 0; expected a finite number above 0"),
+        ({**ROW, "duration_s": True}, r":2: 'duration_s' is true; expected a number"),
+        ({**ROW, "annotation_id": 3}, r":2: 'annotation_id' is 3; expected str"),
         ({**ROW, "annotation_id": "train:own:1"}, r":2: annotation_id 'train:own:1' is that of line 1"),
-        ({**ROW, "group": ["a"]}, r":2: 'group' is \[\"a\"\]; wanted str"),
+        ({**ROW, "group": ["a"]}, r":2: 'group' is \[\"a\"\]; expected str"),
         ({**ROW, "split": "test"}, r":2: the row says split 'test', but the file is read as 'train'"),
-        ({**ROW, "split": 1}, r":2: 'split' is 1; wanted str"),
+        ({**ROW, "split": 1}, r":2: 'split' is 1; expected str"),
         ([1], r":2: found \[1\] where a JSON object"),
         (b'{"video_id": "v"', r":2: cannot be read as JSON: .* column"),
         (b'{"video_id": "v", "video_id": "w"}', r":2: .*key 'video_id' 2 times"),
@@ -418,7 +418,7 @@ def test_a_table_has_the_rows_of_json_lines(tmp_path):
         ("", r"own\.csv:1: the columns are \[\]"),
         ("video_id,query,start_s,end_s,query\n", r"own\.csv:1: .*each name may be there once"),
         ("video_id,query,start_s,end_s\nv,he runs, she,1,2\n", r"own\.csv:2: more fields than .* comma not in quotes"),
-        ("video_id;query;start_s;end_s\nv;x;1,5;2\n", r"own\.csv:2: 'start_s' is '1,5'; wanted a number of seconds"),
+        ("video_id;query;start_s;end_s\nv;x;1,5;2\n", r"own\.csv:2: 'start_s' is '1,5'; expected a number of seconds"),
         ("video_id,query,start_s,end_s\nv,x,1\n", r"own\.csv:2: no 'end_s'"),
         ("video_id,query,start_s,end_s,colour\nv,x,1,2,red\n", r"own\.csv:2: unknown keys 'colour'"),
         ('video_id,query,start_s,end_s\nv,"x,1,2\n', r"own\.csv:\d: cannot be read as a table"),
@@ -456,13 +456,13 @@ def test_windows_become_moments_and_those_of_one_query_stay_together(tmp_path):
     [
         ({"relevant_windows": None}, "no 'relevant_windows'; is it a test split whose answers are withheld"),
         ({"relevant_windows": []}, "'relevant_windows' is empty"),
-        ({"relevant_windows": [[1]]}, r"window 0 is \[1\]; wanted \[start, end\]"),
+        ({"relevant_windows": [[1]]}, r"window 0 is \[1\]; expected \[start, end\]"),
         ({"relevant_windows": [[1, "2"]]}, 'the end is "2"'),
         ({"qid": True}, "'qid' is true"),
         ({"qid": None}, "no 'qid'"),
         ({"qid": 9}, "its qid is that of line 1 too"),
         ({"duration": -1}, "'duration' is -1"),
-        ({"vid": 3}, "'vid' is 3; wanted str"),
+        ({"vid": 3}, "'vid' is 3; expected str"),
     ],
 )
 def test_a_bad_line_of_moment_detr_is_refused(tmp_path, changes, message):
@@ -489,7 +489,7 @@ def test_clips_of_tall_become_moments_with_the_lengths_of_its_pickle(tmp_path, p
 
 def test_a_pickle_is_never_run(tmp_path):
     (tmp_path / "frames.pkl").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
-    with pytest.raises(ValueError, match="wanted is a pickle of a dictionary"):
+    with pytest.raises(ValueError, match="expected a pickle of a dictionary"):
         list(tacos_tall.read_frame_counts(tmp_path / "frames.pkl"))
     assert not (tmp_path / "ran").exists()
     (tmp_path / "frames.pkl").write_bytes(b"\xff\xff")
@@ -500,7 +500,7 @@ def test_a_pickle_is_never_run(tmp_path):
 @pytest.mark.parametrize("line", ["s13-d21_252_452 He took", "s13-d21.avi##He", "s13_a_b##He", "_1_2##He"])
 def test_a_line_that_is_no_clip_of_tall_is_refused(tmp_path, line):
     (tmp_path / "train.txt").write_text("s13-d21_252_452##ok\n" + line + "\n")
-    with pytest.raises(ValueError, match=r"train\.txt:2: found .*wanted `video_start_end##sentence`"):
+    with pytest.raises(ValueError, match=r"train\.txt:2: found .*expected `video_start_end##sentence`"):
         tacos_tall.load(tmp_path / "train.txt", split="train")
 
 

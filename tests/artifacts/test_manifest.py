@@ -34,7 +34,7 @@ def test_records_survive(tmp_path):
         assert not manifest.is_complete
         manifest.complete({"n": 1})
     assert Manifest.read(tmp_path / "out", stage="extract").is_complete
-    with pytest.raises(ValueError, match="wanted is one made by 'pack'"):
+    with pytest.raises(ValueError, match="expected one made by 'pack'"):
         Manifest.read(tmp_path / "out", stage="pack")
 
 

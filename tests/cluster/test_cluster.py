@@ -706,8 +706,8 @@ def test_jobs_that_are_no_scripts_of_a_shell_are_not_marked(job, is_marked):
 @pytest.mark.parametrize(
     ("address", "code", "message"),
     [
-        ("nonsense", 2, "wanted HOST:PORT"),
-        ("h:70000", 2, "wanted HOST:PORT"),
+        ("nonsense", 2, "expected HOST:PORT"),
+        ("h:70000", 2, "expected HOST:PORT"),
         ("192.0.2.1:0", 1, "nothing can listen there"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import subprocess
 import sys
 
@@ -54,7 +55,7 @@ def test_version(capsys):
     [
         (["extrat", "--out", "x"], "there is no command 'extrat'; did you mean 'extract'?"),
         (["xyz"], "there is no command 'xyz'; `excl --help` lists the commands"),
-        ([], "a command is wanted; `excl --help` lists them"),
+        ([], "expected a command; `excl --help` lists them"),
         (["--verbose"], "unrecognized arguments: --verbose"),
     ],
 )
@@ -69,6 +70,20 @@ def test_every_command_has_help_of_its_own(name, capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         main([name, "--help"])
     assert f"excl {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fills_the_lines_of_a_narrow_terminal(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([name, "--help"])
+    lines = [line.strip("│").rstrip() for line in capsys.readouterr().out.splitlines() if not line.startswith("usage:")]
+    assert max(map(len, lines)) <= 80
+    assert not any("None}" in line or "{None" in line for line in lines)
+    for line, following in itertools.pairwise(lines):
+        indents = [len(text) - len(text.lstrip()) for text in (line, following)]
+        if indents[0] == indents[1] > 4 and not following.lstrip().startswith("•"):  # two lines of one text
+            assert len(f"{line} {following.split()[0]}") > 76, line
 
 
 def imported_by(code):

@@ -296,8 +296,8 @@ def test_baselines_are_fitted_to_the_training_annotations_that_are_given(tmp_pat
     [
         ('{"qid": 1}', "p.jsonl:1: no 'pred_relevant_windows'"),
         ('{"qid": null, "pred_relevant_windows": []}', "p.jsonl:1: 'qid' is null"),
-        ('{"qid": 7, "pred_relevant_windows": [[1]]}', "p.jsonl:1: a predicted window is [1]; wanted [start, end, score]"),
-        ('{"qid": 7, "pred_relevant_windows": [["a", 2]]}', 'a window\'s time is "a"; wanted a number'),
+        ('{"qid": 7, "pred_relevant_windows": [[1]]}', "p.jsonl:1: a predicted window is [1]; expected [start, end, score]"),
+        ('{"qid": 7, "pred_relevant_windows": [["a", 2]]}', 'a window\'s time is "a"; expected a number'),
         ('{"qid": 5, "pred_relevant_windows": []}', "answers none of the 4 queries: its qids are like '5', theirs like '7'"),
         ('{"qid": 7, "vid": "z", "pred_relevant_windows": []}', "of the same name but about other videos"),
         ("", "no predictions in it"),

@@ -291,7 +291,7 @@ def test_shapes(shape):
 
 @pytest.mark.parametrize("array", [np.zeros(5), np.zeros((2, 3, 4)), np.zeros((0, 4)), np.array(3.0), np.array([["a"]])])
 def test_shapes_that_are_refused(array):
-    with pytest.raises(ValueError, match=r"here: .*wanted"):
+    with pytest.raises(ValueError, match=r"here: .*expected"):
         drop_unit_axes(array, place="here")
 
 
@@ -399,7 +399,7 @@ def test_sources_that_are_refused(tmp_path, case):
                 file["train/a"], file["train/b"] = rows_of(3), rows_of(3)
     reason = {
         "nothing": "nothing of that name",
-        "empty": "without array files; wanted",
+        "empty": "without array files; expected",
         "nested": r"there are some in .*rgb",
         "twice": r"a\.npy and a\.npz are of one video",
         "text": "not a readable HDF5",

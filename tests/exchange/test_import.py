@@ -160,12 +160,12 @@ def test_a_rate_that_is_not_theirs_is_refused_video_by_video(tmp_path):
         (np.array([[1.0] * DIM, [np.nan] * DIM]), f"{DIM} feature values are not finite"),
         (np.full((3, DIM), np.inf), "feature values are not finite"),
         (np.full((3, DIM), 1e300), "do not fit float32"),
-        (np.zeros((3, DIM + 1)), rf"shape \(3, {DIM + 1}\); wanted rows of {DIM} values"),
+        (np.zeros((3, DIM + 1)), rf"shape \(3, {DIM + 1}\); expected rows of {DIM} values"),
         (np.zeros((2, 3, DIM)), r"shape \(2, 3, 16\)"),
         (np.zeros((0, DIM)), "shape"),
         (np.zeros(DIM), "shape"),
-        (np.array([["a"] * DIM]), "wanted numbers"),
-        (np.zeros((3, DIM), complex), "wanted numbers"),
+        (np.array([["a"] * DIM]), "expected numbers"),
+        (np.zeros((3, DIM), complex), "expected numbers"),
     ],
 )
 def test_arrays_that_are_no_features_cost_their_video_alone(tmp_path, array, reason):

@@ -503,7 +503,7 @@ def test_a_record_of_success_outlives_one_of_failure_in_a_workers_journal(tmp_pa
 
 @pytest.mark.parametrize("text", ["2/2", "x", "-1/2", "1", "1/0", "0/2/3", ""])
 def test_a_share_that_is_none_is_refused(text):
-    with pytest.raises(ValueError, match="wanted i/n"):
+    with pytest.raises(ValueError, match="expected i/n"):
         ShardRange.parse(text)
     with pytest.raises(ValueError, match="shard_range"):
         ExecutorSettings(shard_range=text)
@@ -512,15 +512,15 @@ def test_a_share_that_is_none_is_refused(text):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"executor": "cloud"}, "wanted inline, local, tcp"),
-        ({"executor": "tcp://127.0.0.1"}, "wanted tcp://HOST:PORT"),
-        ({"executor": "tcp://127.0.0.1:port"}, "wanted tcp://HOST:PORT"),
+        ({"executor": "cloud"}, "expected inline, local, tcp"),
+        ({"executor": "tcp://127.0.0.1"}, "expected tcp://HOST:PORT"),
+        ({"executor": "tcp://127.0.0.1:port"}, "expected tcp://HOST:PORT"),
         ({"workers": 2}, "workers: only with executor local"),
         ({"executor": "local", "shard_range": "0/2"}, "job arrays"),
         ({"resources": ("GPU=1",)}, "resources: only with executor tcp"),
         ({"executor": "tcp://h:1", "resources": ("GPU=no",)}, "resources: 'GPU=no'"),
         ({"executor": "tls://h:1"}, "tls:// needs"),
-        ({"executor": "slurm", "job": ("cores",)}, "wanted NAME=VALUE"),
+        ({"executor": "slurm", "job": ("cores",)}, "expected NAME=VALUE"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

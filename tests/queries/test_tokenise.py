@@ -187,8 +187,8 @@ def test_a_query_id_is_that_of_one_query(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "{folder}.jsonl"], "a folder; wanted is a file"),
-        (["--dataset", "tacos", "--annotations", "{file}"], "is a file; wanted is the folder with train.json, val.json"),
+        (["--dataset", "{folder}.jsonl"], "a folder; expected a file"),
+        (["--dataset", "tacos", "--annotations", "{file}"], "is a file; expected the folder with train.json, val.json"),
         (["--dataset", "tacos", "--annotations", "{folder}.jsonl", "--test", "val+val"], "test: val+val has a part twice"),
     ],
 )

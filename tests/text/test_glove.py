@@ -132,7 +132,7 @@ def test_a_damaged_line_of_a_wanted_word_is_refused_by_number(tmp_path, line, me
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"the\n", b"the 1 two\n", b"\x1f\x8b\x08 \x00\n", b"the\t1\t2\n", b"3 3\n"])
 def test_a_file_that_does_not_begin_with_a_vector_is_refused(tmp_path, content):
-    with pytest.raises(ValueError, match=r"glove\.txt:[12]: found b.*wanted a word and its numbers"):
+    with pytest.raises(ValueError, match=r"glove\.txt:[12]: found b.*expected a word and its numbers"):
         row(write(tmp_path, content), "the")
 
 
@@ -186,7 +186,7 @@ def test_one_of_several_texts_is_read_by_name(tmp_path):
     assert row(path, "cat", member="large.txt") == [1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match=r"found 2 \.txt: small\.txt, large\.txt; say which with --glove-member NAME"):
         row(path, "cat")
-    with pytest.raises(ValueError, match=r"wanted 'huge\.txt' in it, found 2"):
+    with pytest.raises(ValueError, match=r"expected 'huge\.txt' in it, found 2"):
         row(path, "cat", member="huge.txt")
 
 
@@ -304,7 +304,9 @@ def test_a_large_file_without_a_line_feed_is_refused_and_not_read_into_memory(tm
         os.truncate(path, 5 << 30)
     tracemalloc.start()
     try:
-        message = rf"no line feed in 1,048,576 bytes from byte {len(beginning):,} on, b'\\x00.*wanted a line for every word"
+        message = (
+            rf"no line feed in 1,048,576 bytes from byte {len(beginning):,} on, b'\\x00.*expected a line for every word"
+        )
         with pytest.raises(ValueError, match=r"glove\.(txt|zip\[glove\.txt\]): " + message):
             load_vectors(path, vocabulary("missing"))
         assert tracemalloc.get_traced_memory()[1] < 20 << 20

@@ -105,7 +105,7 @@ def test_a_zip_that_was_made_again_is_taken_for_its_text(server, capsys, caplog)
     ("content", "message"),
     [
         (zipped(**{TEXT: LINES + b"more 1 2 3\n"}), f"{TEXT} in it: sha1"),
-        (zipped(**{"other.txt": LINES}), f"{TEXT} in it: wanted '{TEXT}' in it, found 1 .txt: other.txt"),
+        (zipped(**{"other.txt": LINES}), f"{TEXT} in it: expected '{TEXT}' in it, found 1 .txt: other.txt"),
         (damaged(AGAIN), f"{TEXT} in it: cannot be unpacked"),
         (AGAIN[:-30], f"{TEXT} in it: cannot be unpacked"),
         (b"no zip", f"{TEXT} in it: is no .zip"),

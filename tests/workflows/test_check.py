@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -36,6 +38,27 @@ def fill_in(own, *, glove="../vectors.txt", weights="random:0"):
     toy = "epochs = 1\nmodel = {text_hidden = 8, video_hidden = 8, predictor_hidden = 8, mlp_hidden = 8}\n"
     recipe = recipe.replace('out = "features"', small, 1).replace("[train]", "[train]\n" + toy)
     (own / "recipe.toml").write_text(recipe)
+
+
+def test_the_commands_of_the_readme_run_in_order(own, capsys, monkeypatch):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"## A data set of your own\n\n```\n(.*?)```", readme, re.DOTALL)
+    commands = [shlex.split(line, comments=True) for line in block.splitlines() if line.startswith("excl ")]
+    assert [command[1] for command in commands] == ["init", "check", "run", "localize", "status", "inspect"]
+    shutil.rmtree(own)
+    monkeypatch.chdir(own.parent)
+    Path("new").mkdir()
+    shutil.copy("videos/one.mp4", "new/trip.mp4")
+    shown = {}
+    for _, *arguments in commands:
+        assert main(arguments) == 0, arguments
+        shown[arguments[0]] = capsys.readouterr().out
+        if arguments[0] == "init":
+            fill_in(own)  # "now write your moments"; and weights and word vectors that need no download
+    assert "nothing stands in the way" in shown["check"]
+    assert "a dog jumps into the lake" in shown["localize"]
+    assert "3 of 3 videos" in shown["status"] or "3 videos" in shown["status"]
+    assert "random:0" in shown["inspect"]
 
 
 def test_init_writes_a_line_for_every_video_and_a_recipe_that_is_whole(own, capsys):

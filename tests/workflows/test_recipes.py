@@ -162,7 +162,7 @@ def test_settings_on_the_command_line(text, wanted):
 def test_settings_that_are_none_are_refused(text, capsys):
     with pytest.raises(SystemExit):
         main(["run", "demo", "--set", text])
-    assert "wanted STEP.KEY=VALUE" in re.sub(r"[\s│]+", " ", capsys.readouterr().err)
+    assert "expected STEP.KEY=VALUE" in re.sub(r"[\s│]+", " ", capsys.readouterr().err)
 
 
 def test_one_value_stands_for_a_list():
@@ -220,10 +220,10 @@ def test_a_variant_has_folders_of_its_own_for_what_it_changes_and_what_follows(t
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("[variants.x]\nextrct = {stride = 4}", r"\[variants.x\]: 'extrct': wanted are settings of steps"),
-        ("[variants.x]\nextract = 4", r"\[variants.x\]: 'extract': wanted are settings of steps"),
-        ("[variants]\nx = 4", "wanted are settings of steps"),
-        ("variants = 4", "wanted are settings of steps"),
+        ("[variants.x]\nextrct = {stride = 4}", r"\[variants.x\]: 'extrct': expected settings of steps"),
+        ("[variants.x]\nextract = 4", r"\[variants.x\]: 'extract': expected settings of steps"),
+        ("[variants]\nx = 4", "expected settings of steps"),
+        ("variants = 4", "expected settings of steps"),
         ('[variants."a/b"]\nextract = {stride = 4}', "no name for a folder"),
         ("[variants.y]\nextract = {stride = 4}", "has no 'x'; it has y"),
         ("", "has no 'x'; it has none"),

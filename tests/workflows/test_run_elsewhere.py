@@ -115,7 +115,7 @@ def test_a_share_needs_no_workers_of_the_recipe(root, monkeypatch):
         ("", ["--workers", "8"], "[extract]: running: workers: only with executor local, slurm, …; the executor is inline"),
         ("", ["--dashboard", "0.0.0.0:8787"], "[extract]: running: dashboard: only with executor local or jobs"),
         (TCP, ["--dashboard", "0.0.0.0:8787"], "dashboard: only with executor local or jobs"),
-        (LOCAL, ["--executor", "nobody"], "[extract]: running: executor: 'nobody'; wanted inline, local, tcp://"),
+        (LOCAL, ["--executor", "nobody"], "[extract]: running: executor: 'nobody'; expected inline, local, tcp://"),
         ("running = 4\n", ["--workers", "8"], "[extract]: running: Input should be"),
     ],
 )

@@ -226,7 +226,9 @@ def _require_dashboard(address: str) -> None:
     """Raise ValueError for a malformed address, and OSError if nothing can listen at it on this machine."""
     host, colon, port = address.rpartition(":")
     if not port.isdigit() or int(port) > 65535 or not (colon or address.isdigit()):
-        raise ValueError(f"dashboard: {address!r}: wanted HOST:PORT, such as 127.0.0.1:8787, or port 0 for any that is free")
+        raise ValueError(
+            f"dashboard: {address!r}: expected HOST:PORT, such as 127.0.0.1:8787, or port 0 for any that is free"
+        )
     host = host.strip("[]")
     try:
         family, kind, _, _, place = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -234,7 +236,7 @@ def _require_dashboard(address: str) -> None:
             listener.bind(place)
     except OSError as error:
         raise OSError(
-            f"dashboard: {address!r}: nothing can listen there ({error}); wanted HOST:PORT, with an address of this machine"
+            f"dashboard: {address!r}: nothing can listen there ({error}); expected HOST:PORT, with an address of this machine"
         ) from error
 
 

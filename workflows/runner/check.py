@@ -18,7 +18,7 @@ from excl.datasets.video.probe import Probe
 from excl.models.i3d.published_weights import PUBLISHED
 from excl.models.i3d.weights import describe_wrong, imported_names
 from excl.pipeline import extract, pack, tokenise
-from excl.pipeline.config import STRICT, existing_file
+from excl.pipeline.config import STRICT, SaidInText, existing_file
 from excl.pipeline.execution.video_reading import probe_all
 from excl.pipeline.queries import report as annotation_report
 from excl.pipeline.queries.preparation import QueryPreparation
@@ -38,7 +38,7 @@ class CheckConfig:
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """A recipe file (TOML), or the name of one that comes with excl."""
-    root: Path | None = None
+    root: SaidInText[Path | None] = None
     """The folder from which the recipe's paths count. Default: the recipe file's own folder."""
     variant: str | None = None
     """A variant of the recipe."""

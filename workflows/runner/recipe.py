@@ -85,7 +85,7 @@ def _read(recipe: str) -> tuple[str, str, Path]:
         return recipe, text, Path(recipe)
     path = Path(recipe)
     if path.is_dir():
-        raise ValueError(f"{path}: a folder; wanted is a recipe file, such as {path / 'recipe.toml'}")
+        raise ValueError(f"{path}: a folder; expected a recipe file, such as {path / 'recipe.toml'}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such recipe; it is neither a file nor one of {', '.join(bundled())}")
     return path.name, read_text(path), path.parent
@@ -106,7 +106,7 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
     key, separator, value = text.partition("=")
     path = key.strip().split(".")
     if not separator or len(path) < 2 or path[0] not in STEPS:
-        raise ValueError(f"set: found {text!r}; wanted STEP.KEY=VALUE, such as extract.stride=4")
+        raise ValueError(f"set: found {text!r}; expected STEP.KEY=VALUE, such as extract.stride=4")
     try:
         return path, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

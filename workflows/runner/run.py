@@ -16,7 +16,7 @@ from tabulate import tabulate
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
 from excl.pipeline.artifacts.video_records import failed_by_reason, video_keys
-from excl.pipeline.config import STRICT, WithoutPrefix
+from excl.pipeline.config import STRICT, SaidInText, WithoutPrefix
 from excl.pipeline.execution import pending_videos
 from excl.pipeline.execution.circuit_breaker import SystemicError
 from excl.pipeline.execution.executor_settings import ExecutorOverrides, apply_overrides
@@ -40,7 +40,7 @@ class RunConfig:
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """A recipe file (TOML), or the name of one that comes with excl: charades_sta, tacos, activitynet_captions, demo."""
-    root: Path | None = None
+    root: SaidInText[Path | None] = None
     """The folder from which the recipe's paths count. Default: the recipe file's own folder; for a recipe that comes
     with excl, a folder of its name."""
     variant: str | None = None

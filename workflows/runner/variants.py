@@ -28,7 +28,7 @@ def require_variants(recipe_name: str, variants: Any) -> None:
         for step, settings in steps.items():
             if step not in STEPS or not isinstance(settings, dict):
                 raise ValueError(
-                    f"{recipe_name}: [{VARIANTS}.{variant}]: {step or table!r}: wanted are settings of steps, "
+                    f"{recipe_name}: [{VARIANTS}.{variant}]: {step or table!r}: expected settings of steps, "
                     'such as extract = {weights = "charades"}'
                 )
         if set(variant) & set("/\\ ") or variant in ("", ".", ".."):
