@@ -236,7 +236,7 @@ def _require_dashboard(address: str) -> None:
             listener.bind(place)
     except OSError as error:
         raise OSError(
-            f"dashboard: {address!r}: nothing can listen there ({error}); expected HOST:PORT, with an address of this machine"
+            f"dashboard: {address!r}: nothing can listen there ({error}); expected HOST:PORT with an address of this machine"
         ) from error
 
 
