@@ -223,10 +223,9 @@ def dask_setup(_nanny: Any) -> None:
 
 
 def _at_the_start(environment: Any) -> dict[str, str]:
-    """The part of an environment that an interpreter and its libraries read once. Where modules are found is read again."""
-    return {
-        name: value for name, value in environment.items() if name.startswith(READ_AT_THE_START) and name != "PYTHONPATH"
-    }
+    """The part of an environment that an interpreter and its libraries read once, and that is not read again here."""
+    later = {"PYTHONPATH", "PYTHONUNBUFFERED"}
+    return {name: value for name, value in environment.items() if name.startswith(READ_AT_THE_START) and name not in later}
 
 
 @functools.cache
@@ -330,6 +329,8 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     importlib.import_module("numpy").random.seed()
     importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())  # the warm process's is shared with other commands
     importlib.import_module("dask").config.refresh()
+    if os.environ.get("PYTHONUNBUFFERED"):
+        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     _take_path(earlier, os.environ.get("PYTHONPATH", ""))
 
 

@@ -6,10 +6,13 @@ output and standard error. A line of `…` stands for any number of lines. Numbe
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import commands
 
 NUMBER = re.compile(r"\d[\d,.:]*")
 
@@ -43,15 +46,18 @@ def console_commands(markdown: str) -> list[Command]:
 
 
 def run(command: Command, folder: Path, *, path: str) -> tuple[int, list[str]]:
-    """Run a command by a shell in `folder`; return its exit code and what it printed, line by line."""
+    """Run a command by a shell in `folder`, or `excl` without one; return its exit code and what it printed, by lines."""
     bin_folder = Path(sys.executable).parent
     environment = {
         **os.environ, "PATH": f"{bin_folder}:{path}", "COLUMNS": "100", "EXCL_CACHE": str(folder / "cache"),
         "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
-    result = subprocess.run(
-        ["sh", "-c", command.text], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL, text=True, check=False,
+    words = shlex.split(command.text, comments=True)
+    plain = words[0] == "excl" and not set(command.text) & set("|&;<>()$`*?~")
+    arguments = [sys.executable, "-m", "excl.workflows.cli", *words[1:]] if plain else ["sh", "-c", command.text]
+    result = (commands.run if plain else subprocess.run)(
+        arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     return result.returncode, result.stdout.replace(str(folder), "/home/you").splitlines()
 

@@ -596,7 +596,7 @@ def test_40_videos_killed_workers_and_crashing_decoders(tmp_path, monkeypatch):
     def at_work():
         """The workers whose decoder is running."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process().children()
+            children = psutil.Process().children(recursive=True)
             return [child for child in children if any("decoder_process" in " ".join(p.cmdline()) for p in child.children())]
         return []
 
@@ -614,7 +614,8 @@ def test_40_videos_killed_workers_and_crashing_decoders(tmp_path, monkeypatch):
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        run_on_workers(extract.run, config)
+        with commands.forked_workers():
+            run_on_workers(extract.run, config)
     finally:
         stop.set()
         killer.join()
