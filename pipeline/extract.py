@@ -290,7 +290,7 @@ EXTRACTORS = ExtractorPool()  # of this process, which may work on several shard
 
 
 def advice(config: ExtractConfig, device: str, *, waited: float) -> str:
-    """Return which of decoding and I3D held the other up, and what helps, for a device type and the share that I3D waited."""
+    """Return which of decoding and I3D was short, and what helps, for a device type and the share of time that I3D waited."""
     if waited < LITTLE_WAITING:
         helps = ["another GPU (--device cuda:0,cuda:1)" if device == "cuda" else "a GPU"]
         if config.precision != "bfloat16":
@@ -300,7 +300,9 @@ def advice(config: ExtractConfig, device: str, *, waited: float) -> str:
     helps = [f"more --decoders than {at_once}, as there are {cores} cores" if at_once < cores else "more cores"]
     if device == "cuda" and config.frames is None and "torchcodec-cuda" not in config.feature_recipe().backends:
         helps.append("the GPU's own decoder (--backend torchcodec-cuda: other pixels, so another store)")
-    return f"extract: the decoders were short, I3D waited for them; what helps: {' or '.join(helps)}; a faster device does not"
+    return (
+        f"extract: the decoders were short, I3D waited for them; what helps: {' or '.join(helps)}; a faster device does not"
+    )
 
 
 def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: pending_videos.VideoTask) -> VideoRecord:

@@ -1,4 +1,4 @@
-"""Checks of a device before I3D runs on it: the precisions that the card lacks, and versions of cuDNN that compute wrongly."""
+"""Checks of a device before I3D runs on it: precisions that the card lacks, versions of cuDNN that compute wrongly."""
 
 from __future__ import annotations
 

@@ -160,39 +160,44 @@ class Runner:
         A call whose job was taken together with an earlier one finds nothing to take. A batch in flight on a GPU lands when
         the next is on its way, or when there is no next.
         """
-        if jobs := self._take():
-            self._try(jobs)
+        while (jobs := self._take()) and not self._compute_together(jobs):
+            pass
         while self._flying and (len(self._flying) > 1 or not self._jobs):
             if len(self._flying) == 1 and not _is_over(self._flying[0][1]):
                 time.sleep(POLL_S)  # until it has landed, or something new is to be copied meanwhile
             else:
                 self._land()
 
-    def _try(self, jobs: list[_Job]) -> None:
-        """Compute jobs together; in halves if the device has not the memory, and from then on no more than that at once."""
+    def _compute_together(self, jobs: list[_Job]) -> bool:
+        """Compute jobs and return True; False if the device lacks the memory for so many.
+
+        Then they wait again, and no more than half as much is taken at once from now on.
+        """
         try:
             with torch.no_grad():
                 self._run(jobs)
-            return
+            return True
         except torch.OutOfMemoryError as error:
-            problem = str(error).splitlines()[0]
+            shortage = str(error).splitlines()[0]
         except Exception as error:  # noqa: BLE001  (it belongs to those who submitted the jobs)
             for job in jobs:
                 if not job.result.done():
                     job.result.set_exception(error)
-            return
+            return True
         # Outside the handler, where the error's frames no longer hold the tensors of the layers that were computed.
-        while self._flying:
-            self._land()
+        if self._flying:
+            while self._flying:
+                self._land()
+        elif len(jobs) == 1:
+            frames = jobs[0].clips.shape[0] * jobs[0].clips.shape[1]
+            problem = f"{self.device} has not enough memory for {frames} frames at once; give a smaller --chunk-frames"
+            jobs[0].result.set_exception(ValueError(f"{problem} ({shortage})"))
+            return True
         if len(jobs) > 1:
             self.batch_frames = sum(map(self._cost, jobs)) / 2
-            middle = len(jobs) // 2
-            self._try(jobs[:middle])
-            self._try(jobs[middle:])
-            return
-        frames = jobs[0].clips.shape[0] * jobs[0].clips.shape[1]
-        shortage = f"{self.device} has not enough memory for {frames} frames at once; give a smaller --chunk-frames"
-        jobs[0].result.set_exception(ValueError(f"{shortage} ({problem})"))
+        with self._changing:
+            self._jobs.extendleft(reversed(jobs))
+        return False
 
     def _take(self) -> list[_Job]:
         with self._changing:
