@@ -44,6 +44,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -729,8 +730,16 @@ def extract_videos(report: Report, name: str, precision: str, backend: str, *, d
     listed.write_text("".join(f"{video}\n" for video in videos))
     out = Path(tempfile.mkdtemp(dir=folder)) / "store"
     sizes = {"short_side": 64, "crop": 64} if report.small else {}
-    config = extract.ExtractConfig(videos=listed, out=out, weights="random:0", device=str(report.device), precision=precision,
-                                   backend=backend, reading=ReadingSeveral(decoders=decoders), **sizes)  # fmt: skip
+    config = extract.ExtractConfig(
+        videos=listed,
+        out=out,
+        weights="random:0",
+        device=str(report.device),
+        precision=precision,
+        backend=backend,
+        reading=ReadingSeveral(decoders=decoders),
+        **sizes,
+    )
     lines, logger = io.StringIO(), logging.getLogger("excl")
     handler = logging.StreamHandler(lines)
     logger.addHandler(handler)
@@ -804,6 +813,15 @@ def training(report: Report) -> None:
                     seconds = bench.seconds(way)
                     if turn:  # the first to warm up
                         times[name].append(seconds)
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("warn")
+                with warnings.catch_warnings(record=True) as waits:
+                    warnings.simplefilter("always")
+                    bench.step(bench.held[0])
+                torch.cuda.set_sync_debug_mode("default")
+                report.row(
+                    f"{what}: waits for the device in a step", number=len(waits), where=[str(w.message)[:80] for w in waits]
+                )
             best = {name: min(values) for name, values in times.items()}
             report.row(
                 what,
@@ -907,8 +925,9 @@ def two_processes(report: Report) -> None:
                 from excl.models.excl import ExCLConfig
 
                 began = time.perf_counter()
-                shared = reproduce.SharedTrainConfig(epochs=2, batch_size=8, device=str(report.device),
-                                                     model=ExCLConfig(**small))  # fmt: skip
+                shared = reproduce.SharedTrainConfig(
+                    epochs=2, batch_size=8, device=str(report.device), model=ExCLConfig(**small)
+                )
                 done = reproduce.run(
                     reproduce.ReproduceConfig(
                         stores=(store,),

@@ -290,7 +290,7 @@ EXTRACTORS = ExtractorPool()  # of this process, which may work on several shard
 
 
 def advice(config: ExtractConfig, device: str, *, waited: float) -> str:
-    """Return which of decoding and I3D was short, and what helps, for a device type and the share of time that I3D waited."""
+    """Return which of decoding and I3D was short, and what helps, for a device type and I3D's share of waiting."""
     if waited < LITTLE_WAITING:
         helps = ["another GPU (--device cuda:0,cuda:1)" if device == "cuda" else "a GPU"]
         if config.precision != "bfloat16":
