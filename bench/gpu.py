@@ -318,7 +318,10 @@ def parity(report: Report) -> None:
     size, lengths = (16, (9, 16, 24)) if report.small else (224, (9, 16, 33, 64, 150, 304, 600))
     middle, cpu = lengths[-1] if report.small else 150, torch.device("cpu")
     layouts: dict[str, Any] = {f"a row every {stride} frames": Continuous(stride) for stride in (8, 4, 2, 1)}
-    layouts |= {"windows of 16": Windows(16, 16), "windows of 64 every 8": Windows(24 if report.small else 64, 8)}
+    layouts |= {
+        "windows of 16": Windows(window=16, hop=16),
+        "windows of 64 every 8": Windows(window=24 if report.small else 64, hop=8),
+    }
     cases = [(f"{length} frames", layouts["a row every 8 frames"], length) for length in lengths]
     cases += [(f"{middle} frames, {name}", layout, middle) for name, layout in layouts.items()]
     exact: dict[str, np.ndarray] = {}
@@ -624,12 +627,17 @@ def out_of_memory(report: Report, size: int) -> None:
     length, number = (16, 8) if report.small else (256, 16)
     runner = Runner(weights(), device=report.device, precision=report.fast, batch_frames=number * length * 2)
     clips = [picture_frames(length, size, seed)[None] for seed in range(number)]
+    if report.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(report.device)
+        runner.submit(clips[0]).result()
+        room = 3 * torch.cuda.max_memory_reserved(report.device)  # for less than half of the clips
     alone = [runner.submit(clip).result() for clip in clips]
     compute = runner._compute
     if report.device.type == "cuda":
         torch.cuda.empty_cache()
-        held = torch.cuda.memory_allocated(report.device) + 3 * 256 * 2**21  # room for about three of the sixteen clips
-        torch.cuda.set_per_process_memory_fraction(held / torch.cuda.get_device_properties(report.device).total_memory)
+        total = torch.cuda.get_device_properties(report.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
     limit = 3 * length
 
     def limited(frames: Tensor, **settings: Any) -> Tensor:
@@ -688,44 +696,45 @@ def extraction(report: Report) -> None:
     kinds, cuda = SMALL_KINDS if report.small else KINDS, report.device.type == "cuda"
     cores = len(os.sched_getaffinity(0))
     for name, (_, _, seconds) in kinds.items():
-        source = Path(report.settings.folder) / f"{name}.mp4"
+        source, videos = Path(report.settings.folder) / f"{name}.mp4", Path(report.settings.folder) / name
         while not source.exists() and time.monotonic() < report.ends - 10:
             time.sleep(0.1)
-        for number in range(2 if report.small else max(4, 240 * cores // 60 // (1 + (name in ("1080p", "720p"))))):
-            videos = source.parent / name
-            videos.mkdir(exist_ok=True)
-            shutil.copy(source, videos / f"v{number:03}.mp4")
-        copies = len(list((source.parent / name).iterdir()))
-        report.row(f"{copies} videos, {name}", seconds_each=seconds, megabytes_each=source.stat().st_size / 1e6)
+        videos.mkdir()
+        copies = 2 if report.small else 4 * cores if seconds == 60 else 2 * cores
+        for number in range(copies if source.exists() else 0):
+            os.link(source, videos / f"v{number:03}.mp4")
+        report.row(f"{len(list(videos.iterdir()))} videos, {name}", seconds_each=seconds)
     first, *others = kinds
     run = functools.partial(extract_videos, report)
-    run(first, report.fast, "pyav", few=True)
+    run(first, report.fast, "pyav", most=cores)  # to warm up: the network, the decoders' processes
     run(first, report.fast, "pyav")
     reason = missing_reason("torchcodec-cuda")
     if reason is None:
-        run(first, report.fast, "torchcodec-cuda", few=True)
-        run(first, report.fast, "torchcodec-cuda", decoders=7)
+        run(first, report.fast, "torchcodec-cuda", decoders=7, most=7)
+        run(first, report.fast, "torchcodec-cuda", decoders=7, most=28)
     else:
         report.row("the GPU's own decoder", skipped=f"not to be had here: {reason}")
     for name in others:
         if report.enough(15, f"extract, {name}"):
             run(name, report.fast, "pyav")
             if reason is None and name == "1080p":
-                run(name, report.fast, "torchcodec-cuda", decoders=7)
+                run(name, report.fast, "torchcodec-cuda", decoders=7, most=28)
     if report.enough(15, "extract, float32"):
         run(first, "float32", "pyav")
-    if cuda and reason is None and report.enough(15, "extract, 16 on NVDEC"):
-        run(first, report.fast, "torchcodec-cuda", decoders=16)
+    if cuda and reason is None and report.enough(15, "extract, 14 on NVDEC"):
+        run(first, report.fast, "torchcodec-cuda", decoders=14, most=28)
 
 
-def extract_videos(report: Report, name: str, precision: str, backend: str, *, decoders: int = 0, few: bool = False) -> None:
+def extract_videos(
+    report: Report, name: str, precision: str, backend: str, *, decoders: int = 0, most: int | None = None
+) -> None:
     """Extract a folder's videos, or only some to warm up; report what the command says at its end."""
     from excl.pipeline import extract
     from excl.pipeline.artifacts.manifest import Manifest
     from excl.pipeline.execution.video_reading import ReadingSeveral
 
     folder = Path(report.settings.folder)
-    videos = sorted((folder / name).iterdir())[: len(os.sched_getaffinity(0)) if few else None]
+    videos = sorted((folder / name).iterdir())[:most]
     listed = folder / f"{name}.txt"
     listed.write_text("".join(f"{video}\n" for video in videos))
     out = Path(tempfile.mkdtemp(dir=folder)) / "store"
@@ -754,7 +763,7 @@ def extract_videos(report: Report, name: str, precision: str, backend: str, *, d
         said = [line for line in lines.getvalue().splitlines() if re.match(r"I3D: |extract: .*(short|real time)", line)]
         waited = re.search(r"waited for frames (\d+)%", lines.getvalue())
         report.row(
-            what + (" (to warm up)" if few else ""),
+            f"{what}, {len(videos)} videos",
             times_real_time=video_s / seconds,
             seconds=seconds,
             waited_percent=waited[1] if waited else "?",
@@ -762,8 +771,7 @@ def extract_videos(report: Report, name: str, precision: str, backend: str, *, d
             right=failed == 0,
         )
         report.content.setdefault("said", {})[what] = said
-        if not few:
-            print("\n".join(f"    {line}" for line in said), flush=True)
+        print("\n".join(f"    {line}" for line in said), flush=True)
     logger.removeHandler(handler)
     logger.setLevel(logging.ERROR)
     shutil.rmtree(out.parent, ignore_errors=True)

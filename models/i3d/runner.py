@@ -114,8 +114,7 @@ class Runner:
         self._jobs: deque[_Job] = deque()
         self._changing = threading.Lock()
         self._seen: Counter[tuple[int, ...]] = Counter()
-        on_device = {"initializer": torch.cuda.set_device, "initargs": (device,)} if device.type == "cuda" else {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="excl-i3d", **on_device)
+        self._thread = ThreadPoolExecutor(1, "excl-i3d", initializer=_use_device, initargs=(device,))
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._flying: deque[tuple[Any, Any, Tensor, list[_Job]]] = deque()
         if precision != "float32" or device.type != "cpu":
@@ -275,6 +274,12 @@ class Runner:
         for job in jobs:
             job.result.set_result(steps[begin : begin + len(job.clips)])
             begin += len(job.clips)
+
+
+def _use_device(device: torch.device) -> None:
+    """Make pinned memory and events of this thread belong to the device, of several."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _is_over(event: torch.cuda.Event) -> bool:

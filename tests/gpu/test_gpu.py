@@ -54,7 +54,9 @@ def relative_error(computed, expected):
 
 
 @pytest.mark.parametrize(
-    "layout", [Continuous(8), Continuous(4), Continuous(2), Continuous(1), Windows(16, 16), Windows(64, 8)], ids=str
+    "layout",
+    [Continuous(8), Continuous(4), Continuous(2), Continuous(1), Windows(window=16, hop=16), Windows(window=64, hop=8)],
+    ids=str,
 )
 def test_features_are_those_of_the_cpu(weights, precision, layout):
     frames = noise(150, 112, 112)
@@ -91,9 +93,12 @@ def test_settings_of_the_process_stay_as_they_are(weights):
 def test_out_of_memory_is_taken_back(weights):
     clips = [noise(1, 128, 224, 224) for _ in range(16)]
     runner = Runner(weights, device=GPU, batch_frames=16 * 128)
-    expected = [runner.submit(clip).result().numpy() for clip in clips]
-    alone = torch.cuda.max_memory_allocated(GPU)
     gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(GPU)
+    runner.submit(clips[0]).result()
+    alone = torch.cuda.max_memory_reserved(GPU)
+    expected = [runner.submit(clip).result().numpy() for clip in clips]
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(GPU).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, 4 * alone / total), GPU)  # too little for all sixteen together

@@ -66,8 +66,10 @@ class Memory:
     """A runner's network that has memory for so many frames, and whose tensors are watched."""
 
     def __init__(self, runner: Runner, frames: int) -> None:
-        self.compute, self.room, self.batches, self.held = runner._compute, frames, [], []
-        runner._compute = self
+        self.compute, self.room = runner._compute, frames
+        self.batches: list[int] = []
+        self.held: list[weakref.ref[torch.Tensor]] = []
+        runner._compute = self  # type: ignore[method-assign,assignment]
 
     def __call__(self, frames, **settings):
         gc.collect()
