@@ -69,7 +69,7 @@ class Memory:
         self.compute, self.room = runner._compute, frames
         self.batches: list[int] = []
         self.held: list[weakref.ref[torch.Tensor]] = []
-        runner._compute = self  # type: ignore[method-assign,assignment]
+        runner._compute = self  # type: ignore[method-assign]
 
     def __call__(self, frames, **settings):
         gc.collect()
