@@ -1,6 +1,6 @@
 """What an epoch of training costs, against a bare stack of nn.LSTM of the same shapes on the same data, padded in memory.
 
-    python bench/train.py [--variant clf-2-b] [--queries 640] [--rounds 3] [--device cpu] [--buckets]
+    python bench/train.py [--variant clf-2-b] [--queries 640] [--rounds 3] [--device cpu] [--precision float32] [--buckets]
 
 Features are made up: float16, 1024 numbers a row, one row for 1.6 s of video, lengths as those of a data set (`--lengths`).
 The stack has the LSTMs of the variant and nothing else: of the text, the video and the predictor, forward and backward, on
@@ -84,7 +84,7 @@ class Bench:
     """The training step in parts, and the stack, on the same batches."""
 
     def __init__(self, settings: argparse.Namespace) -> None:
-        self.device = torch.device(settings.device)
+        self.device, self.precision = torch.device(settings.device), settings.precision
         config = ExCLConfig(variant=settings.variant)
         examples = made_up(settings.queries, settings.lengths)
         torch.manual_seed(0)
@@ -111,7 +111,8 @@ class Bench:
             share.batch.to(self.device)
 
     def step(self, batch: Batch) -> None:
-        logits = self.model(batch.features, batch.num_rows, batch.token_ids, batch.num_tokens)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits = self.model(batch.features, batch.num_rows, batch.token_ids, batch.num_tokens)
         loss = span_loss(self.model.config, *logits, batch.targets)
         self.optimizer.zero_grad()
         loss.backward()
@@ -152,6 +153,9 @@ def main() -> None:
     parser.add_argument("--lengths", choices=LENGTHS, default="charades")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of the training, not of the stack"
+    )
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--buckets", action="store_true")
     settings = parser.parse_args()
@@ -168,7 +172,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = {name: statistics.median(map(truediv, values, stack)) for name, values in times.items()}
     about = f"{settings.queries} queries, lengths of {settings.lengths}, device {bench.device}"
-    about += f", {torch.get_num_threads()} threads, buckets {settings.buckets}"
+    about += f", {torch.get_num_threads()} threads, {settings.precision}, buckets {settings.buckets}"
     print(f"ExCL {settings.variant}, {about}: {bench.valid:.0%} of the padded rows are real")
     for name, value in medians.items():
         print(f"{name:22}{value:8.2f} s{ratios[name]:8.2f} times the stack")

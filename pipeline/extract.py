@@ -27,10 +27,11 @@ from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.sampling import Video
 from excl.models.i3d.compilation import Compile
+from excl.models.i3d.device_checks import Precision, check_precision
 from excl.models.i3d.extractor import MAX_BATCH_FRAMES, MAX_SIZE, Extractor, choose_devices
 from excl.models.i3d.presets import PRESETS, PresetName
 from excl.models.i3d.row_layout import Pool
-from excl.models.i3d.runner import Precision, check_precision, keep_freed_memory
+from excl.models.i3d.runner import keep_freed_memory
 from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline import decode
 from excl.pipeline.artifacts.atomic_files import sha256_file
@@ -54,6 +55,7 @@ from excl.pipeline.store.virtual_index import write_index
 log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "extract", 3
+LITTLE_WAITING, ADVICE_AFTER_S = 0.1, 5.0  # a share of the time; a shorter run says nothing about longer ones
 CODE_VERSIONS = {decode.STAGE: decode.CODE_VERSION, STAGE: CODE_VERSION}  # of all code that makes a feature
 
 
@@ -185,7 +187,7 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
         after=write_index,
     )
     stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)
-    EXTRACTORS.log_usage()
+    EXTRACTORS.log_usage(config)
     return config.out
 
 
@@ -274,15 +276,33 @@ class ExtractorPool:
         """Forget all networks."""
         self._extractors.clear()
 
-    def log_usage(self) -> None:
-        """Log how the time of each network was spent since the last call."""
+    def log_usage(self, config: ExtractConfig) -> None:
+        """Log how the time of each network was spent since the last call, and what would have made it faster."""
         for extractor in self._extractors.values():
             usage = extractor.runner.take_usage()
             if usage.frames:
                 log.info("%s", usage.summary())
+            if usage.wall_s > ADVICE_AFTER_S:
+                log.info("%s", advice(config, extractor.runner.device.type, waited=usage.waited))
 
 
 EXTRACTORS = ExtractorPool()  # of this process, which may work on several shards, one after the other
+
+
+def advice(config: ExtractConfig, device: str, *, waited: float) -> str:
+    """Return which of decoding and I3D was short, and what helps, for a device type and I3D's share of waiting."""
+    if waited < LITTLE_WAITING:
+        helps = ["another GPU (--device cuda:0,cuda:1)" if device == "cuda" else "a GPU"]
+        if config.precision != "bfloat16":
+            helps.append("--precision bfloat16 (other features, so another store)")
+        return f"extract: I3D was short, the decoders waited for it; what helps: {' or '.join(helps)}; more decoders do not"
+    at_once, cores = _videos_at_once(config), num_cores()
+    helps = [f"more --decoders than {at_once}, as there are {cores} cores" if at_once < cores else "more cores"]
+    if device == "cuda" and config.frames is None and "torchcodec-cuda" not in config.feature_recipe().backends:
+        helps.append("the GPU's own decoder (--backend torchcodec-cuda: other pixels, so another store)")
+    return (
+        f"extract: the decoders were short, I3D waited for them; what helps: {' or '.join(helps)}; a faster device does not"
+    )
 
 
 def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: pending_videos.VideoTask) -> VideoRecord:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from excl.datasets.text.tokens import UNK, Vocabulary, tokenise
 from excl.datasets.video.backends import missing_reason
+from excl.models.i3d.device_checks import check_precision
 from excl.models.i3d.extractor import choose_device
-from excl.models.i3d.runner import check_precision, keep_freed_memory
+from excl.models.i3d.runner import keep_freed_memory
 from excl.models.i3d.weights import Weights, imported_names, imported_path, load_weights, read_weights
 from excl.pipeline import train
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_json

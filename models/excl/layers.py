@@ -108,7 +108,7 @@ def linear_of_joint(layer: nn.Linear, *parts: Tensor) -> Tensor:
 def valid_steps(lengths: Tensor, inputs: Tensor) -> Tensor:
     """Return bool [B, T], True at the first `lengths` (int64 [B]) steps of `inputs` [B, T, ...], on its device."""
     steps = torch.arange(inputs.shape[1], device=inputs.device)
-    return steps < lengths.to(inputs.device)[:, None]
+    return steps < lengths.to(inputs.device, non_blocking=True)[:, None]  # else a GPU would be waited for
 
 
 def positions(inputs: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ import numpy as np
 
 from excl.models.i3d.chunks import CONTEXT_FRAMES, continuous_chunks, overlapping_chunks, single_clips
 from excl.models.i3d.compilation import Compile
+from excl.models.i3d.device_checks import Precision
 from excl.models.i3d.row_layout import FRAMES_PER_STEP, Clips, Continuous, RowLayout, require_frames
-from excl.models.i3d.runner import Precision, Runner
+from excl.models.i3d.runner import Runner
 from excl.models.i3d.weights import Weights
 from excl.models.lazy_module import LazyModule
 

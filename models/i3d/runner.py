@@ -19,11 +19,12 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from excl.models.i3d.compilation import Compile, Compiler
+from excl.models.i3d.device_checks import Precision, check_precision
 from excl.models.i3d.weights import Weights
 from excl.models.lazy_module import LazyModule
 
@@ -38,7 +39,6 @@ else:
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["float32", "tf32", "bfloat16"]
 # How far features may differ from float32 on random weights and noise, relative to the largest. Measured on a CPU: 6e-7 and
 # 7e-3 (docs/features.md); beyond these bounds the arithmetic is not what it says.
 TOLERANCE = {"float32": 2e-5, "tf32": 1e-2, "bfloat16": 3e-2}
@@ -60,14 +60,23 @@ class Usage:
     first_s: float | None = None
     last_s: float = 0.0
 
+    @property
+    def wall_s(self) -> float:
+        """The seconds from the first frames to the last."""
+        return 0.0 if self.first_s is None else self.last_s - self.first_s
+
+    @property
+    def waited(self) -> float:
+        """The share of that time in which there was nothing to compute, from 0 to 1."""
+        return max(0.0, 1 - self.busy_s / self.wall_s) if self.wall_s else 0.0
+
     def summary(self) -> str:
         """Return one line for people."""
         if self.first_s is None:
             return "I3D had nothing to do"
-        wall_s = self.last_s - self.first_s
         return (
             f"I3D: {self.frames} frames in {self.busy_s:.1f} s of computing, {self.flops / self.busy_s / 1e12:.2f} TFLOP/s; "
-            f"it waited for frames {max(0.0, 1 - self.busy_s / wall_s):.0%} of {wall_s:.1f} s"
+            f"it waited for frames {self.waited:.0%} of {self.wall_s:.1f} s"
         )
 
 
@@ -92,7 +101,7 @@ class Runner:
         device: torch.device,
         precision: Precision = "float32",
         stride: int = 8,
-        batch_frames: int = 0,
+        batch_frames: float = 0,
         compile: Compile = "never",
     ) -> None:
         check_precision(precision, device)
@@ -105,7 +114,7 @@ class Runner:
         self._jobs: deque[_Job] = deque()
         self._changing = threading.Lock()
         self._seen: Counter[tuple[int, ...]] = Counter()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="excl-i3d")
+        self._thread = ThreadPoolExecutor(1, "excl-i3d", initializer=_use_device, initargs=(device,))
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._flying: deque[tuple[Any, Any, Tensor, list[_Job]]] = deque()
         if precision != "float32" or device.type != "cpu":
@@ -150,37 +159,44 @@ class Runner:
         A call whose job was taken together with an earlier one finds nothing to take. A batch in flight on a GPU lands when
         the next is on its way, or when there is no next.
         """
-        jobs = self._take()
-        try:
-            if jobs:
-                with torch.no_grad():
-                    self._run(jobs)
-        except torch.OutOfMemoryError:
-            self.batch_frames = 0  # from now on no more than one job's clips at once
-            for job in jobs:
-                self._run_alone(job)
-        except Exception as error:  # noqa: BLE001  (it belongs to those who submitted the jobs)
-            for job in jobs:
-                if not job.result.done():
-                    job.result.set_exception(error)
+        while (jobs := self._take()) and not self._compute_together(jobs):
+            pass
         while self._flying and (len(self._flying) > 1 or not self._jobs):
             if len(self._flying) == 1 and not _is_over(self._flying[0][1]):
                 time.sleep(POLL_S)  # until it has landed, or something new is to be copied meanwhile
             else:
                 self._land()
 
-    def _run_alone(self, job: _Job) -> None:
-        while self._flying:
-            self._land()
+    def _compute_together(self, jobs: list[_Job]) -> bool:
+        """Compute jobs and return True; False if the device lacks the memory for so many.
+
+        Then they wait again, and no more than half as much is taken at once from now on.
+        """
         try:
             with torch.no_grad():
-                self._run([job])
+                self._run(jobs)
+            return True
         except torch.OutOfMemoryError as error:
-            frames = job.clips.shape[0] * job.clips.shape[1]
+            shortage = str(error).splitlines()[0]
+        except Exception as error:  # noqa: BLE001  (it belongs to those who submitted the jobs)
+            for job in jobs:
+                if not job.result.done():
+                    job.result.set_exception(error)
+            return True
+        # Outside the handler, where the error's frames no longer hold the tensors of the layers that were computed.
+        if self._flying:
+            while self._flying:
+                self._land()
+        elif len(jobs) == 1:
+            frames = jobs[0].clips.shape[0] * jobs[0].clips.shape[1]
             problem = f"{self.device} has not enough memory for {frames} frames at once; give a smaller --chunk-frames"
-            job.result.set_exception(ValueError(f"{problem} ({str(error).splitlines()[0]})"))
-        except Exception as error:  # noqa: BLE001
-            job.result.set_exception(error)
+            jobs[0].result.set_exception(ValueError(f"{problem} ({shortage})"))
+            return True
+        if len(jobs) > 1:
+            self.batch_frames = sum(map(self._cost, jobs)) / 2
+        with self._changing:
+            self._jobs.extendleft(reversed(jobs))
+        return False
 
     def _take(self) -> list[_Job]:
         with self._changing:
@@ -260,6 +276,12 @@ class Runner:
             begin += len(job.clips)
 
 
+def _use_device(device: torch.device) -> None:
+    """Make pinned memory and events of this thread belong to the device, of several."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def _is_over(event: torch.cuda.Event) -> bool:
     try:
         return event.query()
@@ -288,12 +310,6 @@ def flops_of_clip(num_frames: int, size: int, stride: int = 8) -> int:
         weights = sum(part.conv3d.weight.numel() for part in layer.modules() if isinstance(part, network.Unit))
         flops += 2 * clips * math.prod(shape) * weights
     return flops
-
-
-def check_precision(precision: Precision, device: torch.device) -> None:
-    """Raise ValueError for a precision that the device lacks."""
-    if precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"precision tf32 is one of NVIDIA's GPUs, not of {device}; choose float32 or bfloat16")
 
 
 def keep_freed_memory() -> None:
