@@ -164,6 +164,13 @@ GROUPS = {
             failures="num_bad",
         ),
         Step("classify", "name what is done in a video", f"{PIPELINE}.tools.classify", formatter="show"),
+        Step(
+            "doctor",
+            "say whether this machine has what excl needs",
+            f"{PIPELINE}.tools.doctor",
+            formatter="show",
+            failures="require_all",
+        ),
     ),
 }
 COMMANDS = {step.name: step for steps in GROUPS.values() for step in steps}
