@@ -176,8 +176,6 @@ def _gpu() -> Iterator[DoctorFinding]:
     driver = re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", _read("/proc/driver/nvidia/version"))
     cuda = torch.version.cuda
     built = f"PyTorch {torch.__version__} is built " + (f"for CUDA {cuda}" if cuda else "without CUDA")
-        f"for CUDA {cuda}" if (cuda := torch.version.cuda) else "without CUDA"
-    )
     if not torch.cuda.is_available():
         text = f"none that PyTorch can use; {built}" + (f"; NVIDIA driver {driver[1]}" if driver else "; no NVIDIA driver")
         advice = "a driver for this CUDA or newer, or a PyTorch for the driver" if driver else "nothing, if there is no GPU"
