@@ -130,6 +130,8 @@ GROUPS = {
         Step("merge", "make one store of several", f"{PIPELINE}.maintenance.merge"),
         Step("export", "write a store as other trainers read it", f"{PIPELINE}.exchange.export"),
         Step("import", "make a store of others' features", f"{PIPELINE}.exchange.import_features", failures=failed_videos),
+        Step("push", "push a store or a run to the Hugging Face hub", f"{PIPELINE}.hub.push", formatter="show"),
+        Step("pull", "pull a store or a run from the Hugging Face hub", f"{PIPELINE}.hub.pull", formatter="show"),
         Step(
             "compare",
             "say whether two sets of features are the same",
