@@ -29,6 +29,7 @@ class HubServer:
         self.cut_after: int | None = None  # bytes of the first large file that is asked for; then none is given any more
         self.was_cut = False
         self.ranges: list[str] = []
+        self.sent: list[str] = []  # the names of files that were sent to their end
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -164,6 +165,8 @@ class HubServer:
             if self.was_cut:
                 return _send(request, 403, {"error": "the line was cut"})
             self.was_cut, cut = True, self.cut_after
+        if request.command == "GET" and cut is None:
+            self.sent.append(name)
         return _send(request, 206 if start else 200, content[start:], headers, cut=cut)
 
 

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 class PullConfig:
     """Pull a store or a run from the Hugging Face hub, and verify every byte by the checksums in it.
 
-    A pull that was interrupted goes on where it stopped. The folder appears when all of it is there and whole."""
+    After an interruption the same command fetches the files that are missing. The folder appears when all of it is there
+    and whole."""
 
     repository: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="USER/NAME")]
     """The repository to which `excl push` has pushed."""
