@@ -13,7 +13,7 @@ COPY workflows workflows
 RUN pip install --no-cache-dir . && rm -rf /src/* && excl --version
 
 ENV EXCL_CACHE=/cache
-RUN useradd --create-home --uid 1000 excl && mkdir /cache /data && chown excl /cache /data
+RUN useradd --create-home --uid 1000 excl && mkdir --mode=1777 /cache /data
 USER 1000
 WORKDIR /data
 VOLUME ["/cache", "/data"]

@@ -18,7 +18,7 @@ RUN pip install --no-cache-dir ".[torchcodec]" && rm -rf /src/* && excl --versio
 # "video" gives the container the driver's decoder (NVDEC).
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 ENV EXCL_CACHE=/cache
-RUN useradd --create-home --uid 1000 excl && mkdir /cache /data && chown excl /cache /data
+RUN useradd --create-home --uid 1000 excl && mkdir --mode=1777 /cache /data
 USER 1000
 WORKDIR /data
 VOLUME ["/cache", "/data"]

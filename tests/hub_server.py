@@ -26,9 +26,8 @@ class HubServer:
         self.large: dict[str, bytes] = {}
         self.uploads: list[str] = []  # the large files that were sent, by their sha256
         self.allowed_uploads = 1 << 30  # later ones are refused
-        self.cut_after: int | None = None  # bytes of the first large file that is asked for; then none is given any more
-        self.was_cut = False
-        self.ranges: list[str] = []
+        self.cut_after: int | None = None  # bytes of the first large file that is asked for; then it is refused
+        self.cut_name = ""
         self.sent: list[str] = []  # the names of files that were sent to their end
         outer = self
 
@@ -157,14 +156,14 @@ class HubServer:
         asked = request.headers.get("Range")
         start = 0
         if asked and request.command == "GET":
-            self.ranges.append(asked)
             start = int(re.match(r"bytes=(\d+)-", asked)[1])  # type: ignore[index]
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         cut = None
         if request.command == "GET" and name.endswith(LARGE) and self.cut_after is not None:
-            if self.was_cut:
+            if self.cut_name == name:
                 return _send(request, 403, {"error": "the line was cut"})
-            self.was_cut, cut = True, self.cut_after
+            if not self.cut_name:
+                self.cut_name, cut = name, self.cut_after
         if request.command == "GET" and cut is None:
             self.sent.append(name)
         return _send(request, 206 if start else 200, content[start:], headers, cut=cut)

@@ -157,12 +157,10 @@ def test_damage_on_the_way_is_found_and_no_folder_appears(hub, store, tmp_path, 
     assert of(tmp_path / "pulled") == of(store)
 
 
-def test_a_pull_that_was_cut_fetches_what_is_missing(hub, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)  # the library keeps whole chunks, by default of 10 MB
+def test_a_pull_that_was_cut_fetches_what_is_missing(hub, store, tmp_path):
     assert main(["push", str(store), NAME]) == 0
     hub.cut_after = 1000
     assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 1
-    assert hub.ranges == ["bytes=1000-"]  # which was refused
     assert not (tmp_path / "pulled").exists()
     here = {path.relative_to(tmp_path / ".pulled.pull").as_posix() for path in (tmp_path / ".pulled.pull").rglob("*.*")}
     first, hub.cut_after, hub.sent = {*hub.sent} & here, None, []
