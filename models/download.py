@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import filelock
 import platformdirs
-from tqdm import tqdm
 
 from excl.models.files import describe_wrong_beginning, is_page, publish
 from excl.models.lazy_module import LazyModule
+from excl.models.progress.bars import progress_bar
 
 if TYPE_CHECKING:
     import requests
@@ -172,13 +172,13 @@ def _store_validator(answer: requests.Response, part: Path, url: str) -> None:
 def _write(answer: requests.Response, part: Path, start: int, published: PublishedFile) -> None:
     length = answer.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
-    bar = tqdm(total=total, initial=start, desc=part.name.removesuffix(".part"), unit="B", unit_scale=True, disable=None)
-    with part.open("ab" if start else "wb", buffering=0) as file, bar:
+    bar = progress_bar(part.name.removesuffix(".part"), total and total / 1e6, unit="MB", done=start / 1e6)
+    with part.open("ab" if start else "wb", buffering=0) as file, bar as megabytes:
         for block in answer.iter_content(1 << 16):
             if file.tell() == 0 and is_page(block):
                 raise ValueError(_page(answer, published))
             file.write(block)
-            bar.update(len(block))
+            megabytes.advance(len(block) / 1e6)
         if total is not None and file.tell() < total and "Content-Encoding" not in answer.headers:
             raise requests.ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
 

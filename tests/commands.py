@@ -37,7 +37,7 @@ import dask
 import distributed
 
 # Not the commands' own module, which each command runs anew as `__main__`.
-IMPORTED = ("torch", "torch._dynamo", "torchvision", "av", "h5py", "nltk", "tyro", "pydantic", "tqdm", "requests",
+IMPORTED = ("torch", "torch._dynamo", "torchvision", "av", "h5py", "nltk", "tyro", "pydantic", "rich.live", "requests",
             "distributed", "excl.workflows.steps", "excl.pipeline.extract", "excl.pipeline.decode", "excl.pipeline.train",
             "excl.pipeline.evaluate", "excl.pipeline.exchange.export", "excl.models.i3d.extractor",
             "excl.models.i3d.weights", "excl.workflows.cluster.dask_cluster")  # fmt: skip
@@ -327,7 +327,6 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     if hasattr(time, "tzset"):
         time.tzset()
     importlib.import_module("numpy").random.seed()
-    importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())  # the warm process's is shared with other commands
     importlib.import_module("dask").config.refresh()
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]

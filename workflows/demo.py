@@ -26,8 +26,8 @@ import av
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
-from tqdm import tqdm
 
+from excl.models.progress.bars import tracked
 from excl.pipeline.artifacts.atomic_files import atomic_write, write_text
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, NonNegativeInt, PositiveInt, RunOnly, identity
@@ -153,7 +153,7 @@ def run(config: DemoConfig, *, map: Map = map) -> Path:
         videos = [plan_video(index, config) for index in range(len(config.splits))]
         missing = [video for video in videos if video.video_id not in manifest.records]
         records = map(functools.partial(make_video, config.out), missing)
-        for record in tqdm(records, total=len(missing), desc="demo videos", unit="video", disable=None):
+        for record in tracked(records, "demo", total=len(missing), unit="video"):
             manifest.add(record)
         rows = [row for video in videos for row in video.queries()]
         for split in dict.fromkeys(config.splits):

@@ -130,6 +130,8 @@ GROUPS = {
         Step("merge", "make one store of several", f"{PIPELINE}.maintenance.merge"),
         Step("export", "write a store as other trainers read it", f"{PIPELINE}.exchange.export"),
         Step("import", "make a store of others' features", f"{PIPELINE}.exchange.import_features", failures=failed_videos),
+        Step("push", "push a store or a run to the Hugging Face hub", f"{PIPELINE}.hub.push", formatter="show"),
+        Step("pull", "pull a store or a run from the Hugging Face hub", f"{PIPELINE}.hub.pull", formatter="show"),
         Step(
             "compare",
             "say whether two sets of features are the same",
@@ -164,6 +166,13 @@ GROUPS = {
             failures="num_bad",
         ),
         Step("classify", "name what is done in a video", f"{PIPELINE}.tools.classify", formatter="show"),
+        Step(
+            "doctor",
+            "say whether this machine has what excl needs",
+            f"{PIPELINE}.tools.doctor",
+            formatter="show",
+            failures="require_all",
+        ),
     ),
 }
 COMMANDS = {step.name: step for steps in GROUPS.values() for step in steps}

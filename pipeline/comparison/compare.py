@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.datasets.parsing import shortened
+from excl.models.progress.bars import tracked
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import diff
 from excl.pipeline.comparison import table
@@ -24,7 +24,6 @@ from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, ope
 from excl.pipeline.comparison.id_matching import Pairing, pair, strip_suffix
 from excl.pipeline.comparison.verdicts import VideoVerdict, judge
 from excl.pipeline.config import STRICT, NonNegativeInt
-from excl.pipeline.execution.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +74,13 @@ def run(config: CompareConfig) -> Comparison:
     pairs = {video_id: (names_a[id_a], names_b[id_b]) for video_id, (id_a, id_b) in pairing.pairs.items()}
     videos: dict[str, VideoVerdict] = {}
     failed: dict[str, str] = {}
-    with logging_redirect_tqdm():
-        transposed = _transposed(a, b, list(pairs.values()))
-        for video_id, names in progress_bar(pairs.items(), desc="compare", unit="video"):
-            try:
-                videos[video_id] = _judge(a, b, names, transposed=transposed, max_offset=config.max_offset)
-            except (ValueError, OSError) as error:
-                failed[video_id] = str(error)
-                log.error("%s", error)
+    transposed = _transposed(a, b, list(pairs.values()))
+    for video_id, names in tracked(pairs.items(), "compare", total=len(pairs), unit="video"):
+        try:
+            videos[video_id] = _judge(a, b, names, transposed=transposed, max_offset=config.max_offset)
+        except (ValueError, OSError) as error:
+            failed[video_id] = str(error)
+            log.error("%s", error)
     recipes = diff(a.store.recipe, b.store.recipe) if isinstance(a, StoreSource) and isinstance(b, StoreSource) else None
     comparison = Comparison((a.kind, b.kind), pairing, transposed, recipes, videos, failed)
     if config.json not in ("", "-"):

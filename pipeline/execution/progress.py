@@ -1,27 +1,19 @@
-"""The progress of a run, by the records that it commits: a bar on a terminal, plain lines elsewhere and in log files."""
+"""The progress of a stage, by the records that it commits: a bar in the live view; plain lines elsewhere and in files."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
+from excl.models.progress.bars import LINE_EVERY_S, Bar, format_duration, progress_bar
 from excl.pipeline.artifacts.video_records import VideoRecord, video_id_of
 
 log = logging.getLogger(__name__)
 
-# By default bars share a lock with forked processes, and one of these that is killed holding it stops all for good.
-tqdm.set_lock(threading.RLock())
-
-LINES, LINE_EVERY_S = 10, 60.0  # ten lines of a run, or one a minute of a long one
-ONLY_FILES = "only_files"  # what a message has that a terminal does not show, since it has the bar
+LINES = 10  # of a run, or one a minute of a long one
+ONLY_FILES = "only_files"  # what a message has that a terminal does not show, since it has the view
 
 
 def for_terminal(record: logging.LogRecord) -> bool:
@@ -29,20 +21,10 @@ def for_terminal(record: logging.LogRecord) -> bool:
     return not getattr(record, ONLY_FILES, False)
 
 
-def progress_bar(items: Iterable[Any] | None = None, *, disable: bool | None = None, **settings: Any) -> tqdm:
-    """Return tqdm's bar on a terminal and in a notebook, and no bar elsewhere; `disable` True never shows one."""
-    ipython = sys.modules.get("IPython")
-    if disable is None and ipython is not None and "IPKernelApp" in getattr(ipython.get_ipython(), "config", ()):
-        from tqdm.auto import tqdm as notebook_tqdm  # noqa: PLC0415  (slow to import)
-
-        return notebook_tqdm(items, **settings)
-    return tqdm(items, disable=disable, **settings)
-
-
 class Progress:
     """The counts of committed records, for the log. Rates are those of this run, since it began to work."""
 
-    def __init__(self, stage: str, total: int, bar: tqdm) -> None:
+    def __init__(self, stage: str, total: int, bar: Bar) -> None:
         self.stage, self.total, self.bar = stage, total, bar
         self.done, self.failed, self.frames, self.video_s = 0, 0, 0, 0.0
         self.spent_s: dict[str, float] = {}
@@ -56,8 +38,7 @@ class Progress:
         self.video_s += record.get("duration_s", 0.0)
         for name, seconds in record.get("timing", {}).items():
             self.spent_s[name] = self.spent_s.get(name, 0.0) + seconds
-        self.bar.set_postfix_str(self._rates(), refresh=False)
-        self.bar.update()
+        self.bar.advance(note=self._rates())
         time_s = time.monotonic()
         if self.done % max(1, self.total // LINES) == 0 or time_s - self._logged_at > LINE_EVERY_S:
             self._logged_at = time_s
@@ -65,7 +46,7 @@ class Progress:
             log.info(
                 "%s: %d of %d videos, %s, %s left",
                 self.stage, self.done, self.total, self._rates(), format_duration(left_s),
-                extra={ONLY_FILES: not self.bar.disable},
+                extra={ONLY_FILES: self.bar.is_live},
             )  # fmt: skip
 
     def end(self) -> None:
@@ -90,17 +71,10 @@ class Progress:
         return f"; of the time for each video: {shares}"
 
 
-def format_duration(seconds: float) -> str:
-    """Return seconds as text for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
 @contextlib.contextmanager
 def progress(stage: str, total: int) -> Iterator[Progress]:
-    """Show the progress of a run over so many videos; messages logged inside leave the bar whole."""
-    with logging_redirect_tqdm(), progress_bar(total=total, desc=stage, unit="video") as bar:
+    """Show the progress of a run over so many videos; messages logged inside leave the view whole."""
+    with progress_bar(stage, total, unit="video") as bar:
         run_progress = Progress(stage, total, bar)
         yield run_progress
         run_progress.end()

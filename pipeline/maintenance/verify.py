@@ -18,6 +18,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.models.i3d.presets import layout_from_json
+from excl.models.progress.bars import tracked
 from excl.pipeline.artifacts import journals
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.header import HEADER, header_is_as_written
@@ -27,7 +28,6 @@ from excl.pipeline.artifacts.record_log import DamagedRecordsError
 from excl.pipeline.artifacts.video_records import video_key, video_keys
 from excl.pipeline.comparison.similarity import repeats
 from excl.pipeline.config import STRICT
-from excl.pipeline.execution.progress import progress_bar
 from excl.pipeline.store import virtual_index
 from excl.pipeline.store.shard import Shard, VideoFeatures
 
@@ -93,7 +93,7 @@ def find(manifest: Manifest, *, read_data: bool) -> list[StoreFinding]:
     videos_of = {
         r[kind]: r["videos"] for r in manifest.records.values() for kind in ("file", "part") if {kind, "videos"} <= r.keys()
     }
-    for name, sha256 in progress_bar(sorted(files.items()), desc="verify", unit="file"):
+    for name, sha256 in tracked(sorted(files.items()), "verify", total=len(files), unit="file"):
         path = manifest.folder / name
         if not path.is_file():
             findings.append(StoreFinding(name, "recorded, and not there"))

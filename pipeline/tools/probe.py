@@ -15,8 +15,8 @@ from excl.datasets.parsing import printable
 from excl.datasets.video.discovery import video_files
 from excl.datasets.video.errors import Reason
 from excl.datasets.video.probe import Probe
+from excl.models.progress.bars import tracked
 from excl.pipeline.config import STRICT, WithoutPrefix
-from excl.pipeline.execution.progress import progress_bar
 from excl.pipeline.execution.video_reading import ProbingSeveral, probe_all
 
 COLUMNS = ("id", "codec", "size", "rate", "seconds", "frames", "turned", "notes")
@@ -62,7 +62,7 @@ def run(config: ProbeConfig) -> ProbeReport:
 
     probes = probe_all(config.reading, paths, at_once=config.reading.decoders)
     files = []
-    for path, outcome in progress_bar(probes, total=len(paths), desc="probe", unit="video"):
+    for path, outcome in tracked(probes, "probe", total=len(paths), unit="video"):
         is_readable = isinstance(outcome, Probe)
         probe, reason, message = (outcome, None, "") if is_readable else (None, outcome.reason, str(outcome))
         files.append(ProbeFinding(path.stem, str(path), probe, reason, message, same_id[path.stem]))

@@ -20,6 +20,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from excl.models.i3d.extractor import choose_device
+from excl.models.progress.bars import no_live_view
 
 T = TypeVar("T")
 
@@ -105,7 +106,8 @@ def launch(devices: Sequence[torch.device], work: Callable[..., Any], *arguments
     with tempfile.TemporaryDirectory() as folder:
         names = [str(device) for device in devices]
         try:
-            mp.spawn(_process, args=(names, Path(folder), work, arguments), nprocs=len(names))
+            with no_live_view():  # the first of the processes shows its own
+                mp.spawn(_process, args=(names, Path(folder), work, arguments), nprocs=len(names))
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
             for kind in (ValueError, OSError):
                 if (message := Path(folder) / kind.__name__).exists():

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from excl.models.excl import ExCL, span_loss
-from excl.pipeline.execution.progress import progress_bar
+from excl.models.progress.bars import Bar, progress_bar
+from excl.pipeline.execution.progress import ONLY_FILES
 from excl.pipeline.training.checkpointer import Checkpointer, TrainingState
 from excl.pipeline.training.config import TrainConfig
 from excl.pipeline.training.distributed import RankContext
@@ -92,27 +92,26 @@ class Trainer:
             if state.step == 0:
                 self.checkpointer.save_best(state)
             self.metrics_log.write(state.history)
-        quiet = None if self.ranks.is_first else True
-        with (
-            logging_redirect_tqdm(),
-            progress_bar(initial=state.epoch, total=self.config.epochs, desc="train", unit="epoch", disable=quiet) as bar,
-        ):
+        steps, done = self.config.epochs * len(self.batches), state.epoch * len(self.batches) + state.step
+        with progress_bar("train", steps, unit="step", done=done, shown=self.ranks.is_first) as bar:
             while state.epoch < self.config.epochs and state.epoch - state.best["epoch"] < self.config.patience:
-                self._train_epoch(state)
+                self._train_epoch(state, bar)
                 self._finish_epoch(state)
-                bar.update()
-                bar.set_postfix_str(describe(state.history[-1]))
-                if bar.disable and self.ranks.is_first:
-                    log.info("%s", describe(state.history[-1]))
+                if self.ranks.is_first:
+                    log.info("%s", describe(state.history[-1]), extra={ONLY_FILES: bar.is_live})
 
-    def _train_epoch(self, state: TrainingState) -> None:
+    def _train_epoch(self, state: TrainingState, bar: Bar) -> None:
         """Take the remaining steps of the next epoch."""
         self.model.train()
-        losses: list[Tensor] = []  # read at the end only, since a GPU is waited for when they are
-        kept_at = time.monotonic()
+        losses: list[Tensor] = []  # read at the end only, since a GPU is waited for when they are, and for people
+        kept_at, shown_at = time.monotonic(), 0.0
         for share in self.batches.epoch(state.epoch, skip=state.step):
             losses.append(self._step(state, share))
             state.step += 1
+            if bar.is_live and time.monotonic() - shown_at > 1:
+                bar.note = self._now(state, losses[-1].item() / share.whole_size)
+                shown_at = time.monotonic()
+            bar.advance()
             if state.step < len(self.batches) and self._is_due(state, kept_at):
                 state.add_losses(losses)
                 self._require_finite(state)
@@ -120,6 +119,11 @@ class Trainer:
                 kept_at = time.monotonic()
         state.add_losses(losses)
         self._require_finite(state)
+
+    def _now(self, state: TrainingState, loss: float) -> str:
+        """Return the epoch and the loss of the latest batch, and the figures of the epoch before, for the view."""
+        now = f"epoch {state.epoch + 1} of {self.config.epochs}: loss now {loss:.3f}"
+        return f"{now}; {describe(state.history[-1])}" if state.history else now
 
     def _require_finite(self, state: TrainingState) -> None:
         """Raise ValueError if training cannot continue from this state, so that it is not saved."""

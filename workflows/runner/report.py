@@ -11,11 +11,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from excl.models.progress.bars import format_duration
 from excl.pipeline import pack
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
-from excl.pipeline.execution.progress import format_duration
 from excl.workflows.runner.output_folders import READ_VIDEOS
 from excl.workflows.runner.plan import StepPlan
 from excl.workflows.runner.recipe import Recipe

@@ -13,6 +13,7 @@ import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
 from tabulate import tabulate
 
+from excl.models.progress.bars import step_list
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
 from excl.pipeline.artifacts.video_records import failed_by_reason, video_keys
@@ -153,16 +154,18 @@ def _run(recipe: Recipe, tables: Mapping[str, Any], plans: Sequence[StepPlan], *
     plan_of = {planned.step: planned for planned in plans}
     num_failed = 0
     finished: list[FinishedStep] = []
-    for step in (step for step in STEPS if step in tables):
-        if step not in plan_of:
-            folders.choose_existing(step)
-            continue
-        started = time.monotonic()
-        config, became, failed_here = _run_step(step, folders, place=f"[{len(finished) + 1}/{len(plans)}] {step}")
-        finished.append(FinishedStep(plan_of[step], config, became, time.monotonic() - started))
-        if failed_here and step in READ_VIDEOS and len(finished) < len(plans):
-            _require_some(step, config.out)
-        num_failed += failed_here
+    with step_list(list(plan_of)) as begin:
+        for step in (step for step in STEPS if step in tables):
+            if step not in plan_of:
+                folders.choose_existing(step)
+                continue
+            started = time.monotonic()
+            begin(step)
+            config, became, failed_here = _run_step(step, folders, place=f"[{len(finished) + 1}/{len(plans)}] {step}")
+            finished.append(FinishedStep(plan_of[step], config, became, time.monotonic() - started))
+            if failed_here and step in READ_VIDEOS and len(finished) < len(plans):
+                _require_some(step, config.out)
+            num_failed += failed_here
     report = report_path(recipe.chosen)
     if any(planned.to_do for planned in plans) or not report.is_file():
         write_report(report, recipe, finished, log_path=log_path)
