@@ -53,7 +53,7 @@ from excl.pipeline.store.virtual_index import write_index
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "extract", 3
+STAGE, CODE_VERSION = "extract", 4
 CODE_VERSIONS = {decode.STAGE: decode.CODE_VERSION, STAGE: CODE_VERSION}  # of all code that makes a feature
 
 
