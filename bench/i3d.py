@@ -1,6 +1,6 @@
 """How fast I3D runs, as ratios to a plain implementation of it, and how far each way is from exact.
 
-    python bench/i3d.py [--frames 304] [--rounds 3] [--batch 1] [--device auto]
+    python bench/i3d.py [--only lengths|ways|extract] [--frames 304] [--rounds 3] [--batch 1] [--device auto]
 
 The plain implementation is below: evaluation mode, float32, batch 1, every layer by itself, every padding a copy, as the
 public PyTorch port computes it. All ways get the same random weights and the same frames of 224 x 224 pixels. Each is a
@@ -8,7 +8,11 @@ process of its own that runs once to warm up and is then timed, in turn with the
 rounds. (The plain one runs in a process as it would be: the setting of the C library that excl's commands make is timed
 beside it.)
 
-A second table is of excl alone: what it costs to have rows more often, and a whole `excl extract` of made videos with the
+On a CPU a table before it (`--only lengths`) is of clips as videos have them: short and long ones, alone and several
+together, beside the convolutions that PyTorch chooses when it is left to itself, and beside OpenVINO if that is installed
+(`pip install openvino`).
+
+What follows is of excl alone: what it costs to have rows more often, and a whole `excl extract` of made videos with the
 share of time that the network waits for frames. On a GPU the achieved operations a second are compared with the device's
 own rate for large bfloat16 matrices, measured in the same run.
 """
@@ -181,7 +185,8 @@ STRIDES = {"excl, a row every 4 frames": 4, "excl, a row every 2 frames": 2, "ex
 def applicable(method: str, device: torch.device) -> bool:
     """Whether the device has what the method needs."""
     on_cpu = "kept" in method or method in ("excl, as PyTorch chooses", "OpenVINO")
-    has_module = method != "OpenVINO" or importlib.util.find_spec("openvino") is not None
+    has_bfloat16 = "bfloat16" not in method or device.type == "cuda" or network.has_onednn(torch.bfloat16)
+    has_module = has_bfloat16 and (method != "OpenVINO" or importlib.util.find_spec("openvino") is not None)
     return ("tf32" not in method or device.type == "cuda") and (not on_cpu or device.type == "cpu") and has_module
 
 
@@ -242,7 +247,7 @@ def work_lengths(method: str, device: torch.device, options: argparse.Namespace)
     for batch, frames in map(parse_shape, options.lengths.split(",")):
         clips = np.random.default_rng(0).integers(0, 256, (batch, frames, SIZE, SIZE, 3), dtype=np.uint8)
         times = []
-        for _ in range(3 if batch * frames > 100 else 5):
+        for _ in range(2 if batch * frames > 100 else 5):
             started, spent = time.perf_counter(), time.process_time()
             result = steps(clips)
             times.append([time.perf_counter() - started, time.process_time() - spent])
@@ -265,7 +270,7 @@ def compare_lengths(device: torch.device, options: argparse.Namespace, folder: P
     for _ in range(options.rounds):
         for method in methods:
             command = [sys.executable, __file__, "--device", str(device), "--lengths", options.lengths]
-            command += ["--method", method, "--out", str(folder / method), "--by-length"]
+            command += ["--method", method, "--out", str(folder / method), "--only", "lengths"]
             shown = subprocess.run(command, capture_output=True, text=True, check=True)
             runs[method].append(json.loads(shown.stdout.splitlines()[-1]))
     for index, title in enumerate(("milliseconds a frame", "processor milliseconds a frame")):
@@ -286,11 +291,12 @@ def compare_lengths(device: torch.device, options: argparse.Namespace, folder: P
     print("(beside each, the ratio to the least of its column)\n")
 
 
-def matrix_flops(device: torch.device) -> float:
-    """Operations a second of the device for large square matrices, the faster of bfloat16 and float32."""
+def matrix_flops(device: torch.device, *dtypes: torch.dtype) -> float:
+    """Operations a second of the device for large square matrices, by default the faster of bfloat16 and float32."""
     best = 0.0
     size = 8192 if device.type == "cuda" else 2048
-    for dtype in (torch.bfloat16, torch.float32):
+    has_bfloat16 = device.type != "cpu" or network.has_onednn(torch.bfloat16)
+    for dtype in dtypes or ((torch.bfloat16, torch.float32) if has_bfloat16 else (torch.float32,)):
         a = torch.randn(size, size, device=device).to(dtype)
         for _ in range(3):
             a @ a
@@ -332,6 +338,9 @@ def whole(device: torch.device, folder: Path, options: argparse.Namespace) -> No
     for number in range(options.videos):
         write_video(videos / f"v{number}.mp4", options.seconds)
     for precision in ("float32", "bfloat16"):
+        if device.type == "cpu" and not network.has_onednn(getattr(torch, precision)):
+            print(f"extract, {precision}: this CPU has no instructions for it")
+            continue
         out = folder / f"out-{precision}"
         logging.disable(logging.NOTSET)
         lines = io.StringIO()
@@ -346,6 +355,8 @@ def whole(device: torch.device, folder: Path, options: argparse.Namespace) -> No
         logging.getLogger("excl").removeHandler(handler)
         summary = next(line for line in lines.getvalue().splitlines() if line.startswith("I3D: "))
         print(f"extract, {precision}: {options.videos * options.seconds / seconds:.1f} times real time. {summary}")
+        if device.type == "cpu":
+            print(f"large matrices in {precision}: {matrix_flops(device, getattr(torch, precision)) / 1e12:.2f} TFLOP/s")
 
 
 def write_video(path: Path, seconds: int) -> None:
@@ -371,26 +382,26 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=4, help="of the whole extraction")
     parser.add_argument("--seconds", type=int, default=60, help="of each video")
     parser.add_argument("--lengths", default="1x16,1x64,1x152,1x304,16x16,4x64", help="clips x frames of the first table")
-    parser.add_argument("--by-length", action="store_true", help="only the first table")
+    parser.add_argument("--only", choices=["lengths", "ways", "extract"], help="one of the tables")
     parser.add_argument("--method", choices=list(METHODS), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     device = choose_device(options.device)
     if options.method:  # as a process of its own
-        (work_lengths if options.by_length else work)(options.method, device, options)
+        (work_lengths if options.only == "lengths" else work)(options.method, device, options)
         return
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(folder) / "compiled"))
-        if device.type == "cpu":
+        if options.only in (None, "lengths") and device.type == "cpu":
             compare_lengths(device, options, Path(folder))
-        if options.by_length:
-            return
-        compare(device, options, Path(folder))
-        print()
-        if device.type == "cuda":
-            waiting(device)
-        whole(device, Path(folder), options)
+        if options.only in (None, "ways"):
+            compare(device, options, Path(folder))
+            print()
+            if device.type == "cuda":
+                waiting(device)
+        if options.only in (None, "extract"):
+            whole(device, Path(folder), options)
 
 
 if __name__ == "__main__":
