@@ -66,7 +66,7 @@ class Unit(nn.Module):
         stride, dilation, groups = self.conv3d.stride, (1, 1, 1), 1
         if self._packed_weight is None:
             weight = self.conv3d.weight.contiguous().to_mkldnn()
-            pack = torch._C._nn.mkldnn_reorder_conv3d_weight
+            pack = torch.ops.aten.mkldnn_reorder_conv3d_weight
             self._packed_weight = pack(weight, padding, stride, dilation, groups, x.shape)
         convolve = torch.ops.mkldnn._convolution_pointwise
         return convolve(x, self._packed_weight, self.conv3d.bias, padding, stride, dilation, groups, "relu", [], "")
@@ -211,7 +211,7 @@ def has_onednn(dtype: torch.dtype) -> bool:
     if not (
         torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-        and hasattr(torch._C._nn, "mkldnn_reorder_conv3d_weight")
+        and hasattr(torch.ops.aten, "mkldnn_reorder_conv3d_weight")
     ):
         return False
     return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
