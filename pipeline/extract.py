@@ -54,7 +54,7 @@ from excl.pipeline.store.virtual_index import write_index
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "extract", 3
+STAGE, CODE_VERSION = "extract", 4
 LITTLE_WAITING, ADVICE_AFTER_S = 0.1, 5.0  # a share of the time; a shorter run says nothing about longer ones
 CODE_VERSIONS = {decode.STAGE: decode.CODE_VERSION, STAGE: CODE_VERSION}  # of all code that makes a feature
 

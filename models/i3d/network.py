@@ -44,13 +44,18 @@ class Unit(nn.Module):
         super().__init__()
         self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=False)
         self.bn: nn.Module = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=0.01)
+        self.by_onednn = False
 
     def forward(self, x: Tensor) -> Tensor:
         pads = _same_padding(x, self.conv3d.kernel_size, self.conv3d.stride)
         padding = tuple(front for front, _ in pads)
         if any(front != behind for front, behind in pads):  # only the first layer, of three channels
             x, padding = F.pad(x, [pad for front_behind in reversed(pads) for pad in front_behind]), (0, 0, 0)
-        x = F.conv3d(x, self.conv3d.weight, self.conv3d.bias, self.conv3d.stride, padding)
+        weight, bias, stride, dilation, groups = self.conv3d.weight, self.conv3d.bias, self.conv3d.stride, (1, 1, 1), 1
+        if self.by_onednn:
+            x = torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+        else:
+            x = F.conv3d(x, weight, bias, stride, padding, dilation, groups)
         return F.relu(self.bn(x), inplace=True)
 
 
@@ -175,6 +180,23 @@ def fold_batch_norm(network: I3D) -> I3D:
         unit.conv3d = fuse_conv_bn_eval(unit.conv3d, unit.bn)  # type: ignore[arg-type]  # not folded before
         unit.bn = nn.Identity()
     return network
+
+
+def convolve_by_onednn(network: I3D) -> I3D:
+    """Let a folded network on a CPU take oneDNN's convolutions for all clips; return the network.
+
+    Left to itself PyTorch takes a slower convolution of its own for up to half of the layers of a single short clip.
+    """
+    for unit in [module for module in network.modules() if isinstance(module, Unit)]:
+        unit.by_onednn = True
+    return network
+
+
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Return whether this PyTorch, on this CPU, has oneDNN's convolutions for float32 or bfloat16."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch, "mkldnn_convolution")):
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def pool_pairs(steps: Tensor, *, offsets: int = 1) -> Tensor:

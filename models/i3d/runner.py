@@ -110,6 +110,12 @@ class Runner:
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self._network = network.fold_batch_norm(weights.network()).to(device, self._dtype)
         self._network.to(memory_format=torch.channels_last_3d)
+        if device.type == "cpu":
+            if network.has_onednn(self._dtype):
+                if compile == "never":  # compiled code does so itself
+                    network.convolve_by_onednn(self._network)
+            elif precision == "bfloat16":
+                log.warning("bfloat16 takes far longer than float32 on this CPU, which has no instructions for it")
         self._compiler = Compiler(tolerance=TOLERANCE[precision]) if compile == "always" else None
         self._jobs: deque[_Job] = deque()
         self._changing = threading.Lock()
@@ -291,7 +297,7 @@ def _is_over(event: torch.cuda.Event) -> bool:
 
 def _normalise(frames: Tensor, dtype: torch.dtype) -> Tensor:
     """Return uint8 [B, T, H, W, 3] as the network's input: [B, 3, T, H, W] in [-1, 1], channels last in memory."""
-    return (frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1).to(dtype)
+    return frames.permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1).to(dtype)
 
 
 @functools.cache
