@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.text.tokens import UnseenWords
 from excl.models.excl import variant_label
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_bytes, write_json
@@ -52,6 +53,9 @@ class EvaluateConfig:
     """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, next to the run."""
     split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""
+    unseen_words: UnseenWords | None = None
+    """Treatment of words that the run's vocabulary lacks: vector, their own vectors, or unk, one unknown word. Default: as
+    the run's epoch was chosen."""
     predictions: RunOnly[Path | None] = None
     """Write the predictions to this file too: JSON lines in Moment-DETR's format, as `excl score` reads them."""
     strict: RunOnly[bool] = False
@@ -126,7 +130,11 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     _require_same_kind(trained, store)
     queries = store.queries(config.split)
     require_own_qids(queries)
-    truth, examples = split_metrics.GroundTruth.from_queries(queries), _examples(trained, store, queries)
+    unseen_words = config.unseen_words or trained.unseen_words
+    if unseen_words == "vector":
+        trained = trained.with_unseen_vectors(store.unseen_vectors)
+    truth = split_metrics.GroundTruth.from_queries(queries)
+    examples = _examples(trained, store, queries, unseen_words=unseen_words)
     swapped, num_own = swap_queries(examples) if examples else ([], 0)
     windows, blind_windows = _predict_windows(trained, queries, [examples, swapped], batch_size=config.batch_size)
     write_predictions(folder / PREDICTIONS, queries, windows)
@@ -139,6 +147,7 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
         "trained_on": trained.about_queries,
         "random_weights": trained.recipe["weights"]["random"],
         "feature_recipe": trained.recipe,
+        "unseen_words": unseen_words,
         "best_epoch": trained.best,
         "selected_on": trained.selected_on,
         "stamp": trained.stamp,
@@ -164,7 +173,9 @@ def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
         )
 
 
-def _examples(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -> list[Example]:
+def _examples(
+    trained: TrainedRun, store: TrainingStore, queries: list[Query], *, unseen_words: UnseenWords
+) -> list[Example]:
     """Return an example for every query whose video has features; moments that answer the same query share one.
 
     With an example for each, predictions could differ from batch to batch by rounding.
@@ -173,7 +184,9 @@ def _examples(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -
     for query in queries:
         if query.video_id in store:
             by_key.setdefault(query.key, query)
-    return load_examples(store, trained.with_run_vocabulary(store, list(by_key.values())))
+    asked = list(by_key.values())
+    with_ids = trained.with_open_ids(asked) if unseen_words == "vector" else trained.with_run_vocabulary(store, asked)
+    return load_examples(store, with_ids)
 
 
 def _predict_windows(

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.annotations.cleaning import CleaningPolicy
-from excl.datasets.text.tokens import Tokeniser
+from excl.datasets.text.tokens import Tokeniser, UnseenWords
 from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt, RunOnly
 from excl.pipeline.queries.annotation_sources import AnnotationSources, find_sources
 from excl.pipeline.queries.word_vectors import local_file
@@ -50,6 +50,9 @@ class TokeniseConfig:
     tokeniser: Tokeniser = "nltk"
     """Tokeniser, which makes words of queries: nltk (words and marks), whitespace, words (letters and digits),
     no-punctuation."""
+    unseen_words: UnseenWords = "vector"
+    """Treatment of words that the vocabulary lacks, where a model answers (never where it learns). vector: a word that the
+    file of word vectors has gets its own vector; unk: all are one unknown word."""
     carve_val: Fraction01 = 0.1
     """Share of training videos, chosen by --seed, that becomes the validation split if there is none."""
     seed: NonNegativeInt = 0
