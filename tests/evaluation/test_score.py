@@ -333,7 +333,7 @@ def test_numbers_of_a_file_are_ids_only_with_the_same_video_and_sentence(tmp_pat
     queries = [query("test:file:1"), query("test:file:2", "b")]
     line = {"qid": 1, "vid": "a", "query": " a man cooks", "pred_relevant_windows": [[0, 1]]}
     windows, misfits = match(read_predictions(jsonl(tmp_path / "p.jsonl", [line])), queries)
-    assert windows[0].tolist() == [[0, 1]]
+    assert windows[0].tolist() == [[0, 1, 0]]
     assert misfits["missing"]["first"] == ["test:file:2"]
     for change in ({"vid": "b"}, {"query": "a man eats"}, {"vid": None}):
         with pytest.raises(ValueError, match="answers none of the 2 queries"):
@@ -345,7 +345,7 @@ def test_windows_that_are_no_intervals_are_misses_at_their_rank(tmp_path):
     predictions = read_predictions(jsonl(tmp_path / "p.jsonl", [line]))
     windows, misfits = match(predictions, [query("q")])
     assert misfits["with_broken_windows"] == {"number": 1, "first": ["q"]}
-    found = metrics_by_group(windows, GroundTruth.from_queries([query("q")]))["all"]
+    found = metrics_by_group(windows[:, :5, :2], GroundTruth.from_queries([query("q")]))["all"]
     assert (found["R1@0.3"], found["R5@0.7"], found["mIoU"]) == (0.0, 100.0, 0.0)
 
 
@@ -386,5 +386,5 @@ def test_where_nothing_has_features_all_are_misses(packed, monkeypatch):
     trained = SimpleNamespace(model=torch.nn.Identity())
     assert evaluate._examples(SimpleNamespace(with_run_vocabulary=lambda _, queries: queries), store, queries) == []
     windows, _ = evaluate._predict_windows(trained, queries, [[], []], batch_size=4)
-    assert windows.shape == (2, 5, 3)
+    assert windows.shape == (2, 10, 3)
     assert np.isnan(windows).all()
