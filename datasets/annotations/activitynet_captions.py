@@ -24,9 +24,14 @@ def load(path: Path, *, split: str) -> list[Moment]:
 
 
 def load_videos(
-    path: Path, split: str, read_units: Callable[[dict[str, Any], str], tuple[float, float]], *, suffix: str = ""
+    path: Path,
+    split: str,
+    read_units: Callable[[dict[str, Any], str], tuple[float, float]],
+    *,
+    suffix: str = "",
+    keys: tuple[str, str] = ("timestamps", "sentences"),
 ) -> list[Moment]:
-    """Return the moments of a file by video. Ids are the videos' names without `suffix`.
+    """Return the moments of a file by video, whose `keys` name times and texts. Ids are the videos' names without `suffix`.
 
     `read_units` returns, for a video's record and its place, how many units of its timestamps a second has and how many the
     video has.
@@ -35,7 +40,7 @@ def load_videos(
     for name, place, record in read_videos(path):
         video_id = name.removesuffix(suffix)
         units_per_s, num_units = read_units(record, place)
-        for index, (start, end, query) in enumerate(annotated_spans(record, place)):
+        for index, (start, end, query) in enumerate(annotated_spans(record, place, keys)):
             moments.append(
                 Moment(
                     annotation_id=annotation_id(split, path, f"{video_id}:{index}"),

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,20 @@ class Predictions:
     path: Path
     by_qid: dict[str, Prediction]
     duplicates: list[str]
+
+    @cached_property
+    def by_sentence(self) -> dict[tuple[str, str], str]:
+        """The qid of the first line about a video with a sentence, by `sentence_key`."""
+        lines: dict[tuple[str, str], str] = {}
+        for name, line in self.by_qid.items():
+            if line.vid is not None and line.query is not None:
+                lines.setdefault(sentence_key(line.vid, line.query), name)
+        return lines
+
+
+def sentence_key(video_id: str, sentence: str) -> tuple[str, str]:
+    """Return the video and the sentence but for what annotators add or leave out: case, spaces, the full stop."""
+    return video_id, " ".join(sentence.lower().split()).rstrip(". ")
 
 
 def qid(query: Query) -> str:
@@ -121,11 +136,14 @@ def _saliency(record: dict[str, Any], place: str) -> np.ndarray | None:
     return np.array([number(score, "a saliency score", place) for score in scores], dtype=np.float64)
 
 
-def match(predictions: Predictions, queries: Sequence[Query]) -> tuple[np.ndarray, dict[str, Any]]:
+def match(
+    predictions: Predictions, queries: Sequence[Query], *, by_sentence: bool = False
+) -> tuple[np.ndarray, dict[str, Any]]:
     """The windows with scores for every query, float64 [N, k, 3], NaN where there are none, and the mismatches by kind.
 
     k is 1 if no line has a second window, else 10. Ids are those of `write_predictions`. Where queries came from a file that
-    numbers them, `<split>:<file>:8737`, the number alone is an id too, if the line has the same video and sentence.
+    numbers them, `<split>:<file>:8737`, the number alone is an id too, if the line has the same video and sentence. A query
+    whose id no line has is answered by a line with its video and sentence, if `by_sentence` is set.
     ValueError if no line answers any of the queries.
     """
     k = MOST_WINDOWS if any(len(p.windows) > 1 for p in predictions.by_qid.values()) else 1
@@ -133,6 +151,8 @@ def match(predictions: Predictions, queries: Sequence[Query]) -> tuple[np.ndarra
     used, elsewhere, missing = set(), set(), set()
     for index, query in enumerate(queries):
         name = _line_of(predictions, query)
+        if name is None and by_sentence:
+            name = predictions.by_sentence.get(sentence_key(query.video_id, query.query))
         if name is None:
             missing.add(qid(query))
             continue

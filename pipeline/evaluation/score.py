@@ -17,6 +17,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.annotations import jsonl, moment_detr
+from excl.datasets.annotations.formats import read_moments
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.parsing import annotation_id, parse_object, read_lines
 from excl.datasets.text.tokens import tokenise, too_long
@@ -36,6 +37,8 @@ from excl.pipeline.evaluation.query_kinds import metrics_by_kind, query_kinds
 from excl.pipeline.store.training_store import Query, TrainingStore
 
 Split = Literal["train", "val", "test"]
+AGAIN = {".json": "timelens", ".csv": "charades-reannotated"}
+"""The formats of annotations that were made again, by their files' names."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,9 +49,12 @@ class ScoreConfig:
     """The predictions: {"qid", "vid", "pred_relevant_windows": [[start, end, score], ...]} a line, the best window
     first; and "pred_saliency_scores", if any, which are measured against annotations in Moment-DETR's format."""
     against: Path
-    """A training store; or annotations: moments.jsonl of `excl tokenise`, JSON lines of your own, or Moment-DETR's."""
+    """A training store; or annotations: moments.jsonl of `excl tokenise`, JSON lines of your own, or Moment-DETR's; or those
+    made again of TimeLens-Bench (.json) or hidden-challenges-MR (.csv), which lines answer by video and sentence."""
     split: Split | None = None
     """The split to score on (default: test). A file in Moment-DETR's format is one split and has no other."""
+    durations: tuple[Path, ...] = ()
+    """The files with the videos' durations, which the annotations of hidden-challenges-MR need: Charades_v1_test.csv."""
     train: Path | None = None
     """The training annotations, to which the baselines are fitted, if --against has none: a file like --against."""
     strict: bool = False
@@ -71,11 +77,11 @@ def run(config: ScoreConfig) -> dict[str, Any]:
         split: Split = config.split or "test"
         queries, training = store.queries(split), store.queries("train")
     else:
-        split, queries, training = _read_annotations(config.against, config.split)
+        split, queries, training = read_annotations(config.against, config.split, durations=config.durations)
     if config.train is not None:
-        training = _read_annotations(config.train, None, default="train")[1]
+        training = read_annotations(config.train, None, default="train")[1]
     require_own_qids(queries)
-    windows, mismatches = match(predictions, queries)
+    windows, mismatches = match(predictions, queries, by_sentence=config.against.suffix in AGAIN)
     saliency = match_saliency(predictions, queries)
     annotated = _read_saliency(config.against, queries) if saliency else {}
     warn_of_mismatches(config.file, mismatches)
@@ -98,8 +104,14 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     return metrics
 
 
-def _read_annotations(path: Path, split: Split | None, *, default: Split = "test") -> tuple[Split, list[Query], list[Query]]:
+def read_annotations(
+    path: Path, split: Split | None, *, default: Split = "test", durations: Sequence[Path] = ()
+) -> tuple[Split, list[Query], list[Query]]:
     """The split, its queries, and the queries of the training split; ValueError if the split has none in this file."""
+    if path.suffix in AGAIN:
+        existing_file(path, what="annotations")
+        moments = read_moments(AGAIN[path.suffix], path, split=split or default, durations=durations)
+        return split or default, [_query(moment) for moment in moments], []
     line_number, line = next(read_lines(existing_file(path, what="annotations"), comment="#"), (0, ""))
     if not line:
         raise ValueError(f"{path}: no annotations in it")
@@ -118,7 +130,11 @@ def _read_annotations(path: Path, split: Split | None, *, default: Split = "test
 
 def _read_saliency(path: Path, queries: Sequence[Query]) -> dict[str, np.ndarray]:
     """The annotated saliency [clips, annotators] by query key; {} where the annotations have none."""
-    if path.is_dir() or "relevant_windows" not in parse_object(next(read_lines(path, comment="#"))[1], path):
+    if (
+        path.is_dir()
+        or path.suffix in AGAIN
+        or "relevant_windows" not in parse_object(next(read_lines(path, comment="#"))[1], path)
+    ):
         return {}
     saliency = moment_detr.load_saliency(path, clip_s=CLIP_S)
     return {query.key: saliency[query.query_id] for query in queries if query.query_id in saliency}

@@ -77,7 +77,7 @@ def test_the_figures_of_an_evaluation_are_those_of_its_predictions(packed, evalu
     for line in lines_of(evaluated / "predictions.jsonl"):
         answers[line["qid"]] = [window[:2] for window in line["pred_relevant_windows"]]
     assert set(answers) == set(queries)
-    assert {len(windows) for name, windows in answers.items() if queries[name].video_id != "v23"} == {5}
+    assert {len(windows) for name, windows in answers.items() if queries[name].video_id != "v23"} == {10}
     for group in (None, "cat", "dog"):
         names = [name for name, query in queries.items() if group in (None, query.group)]
         wanted = slow_figures([answers[n] for n in names], [(queries[n].start_s, queries[n].end_s) for n in names])
@@ -159,6 +159,7 @@ def test_the_table_has_every_baseline_and_strict_figures_on_request(packed, eval
     assert "those with features" in plain
     assert main([*arguments, "--strict"]) == 0
     shown = capsys.readouterr().out
+    shown = shown[: shown.index("R1@0.5 by kind of query")]
     assert "R1>0.5" in shown
     assert "R1@0.5" not in shown
 
@@ -384,7 +385,12 @@ def test_where_nothing_has_features_all_are_misses(packed, monkeypatch):
     store = TrainingStore(packed / "store")
     queries = [q for q in store.queries("test") if q.video_id not in store]
     trained = SimpleNamespace(model=torch.nn.Identity())
-    assert evaluate._examples(SimpleNamespace(with_run_vocabulary=lambda _, queries: queries), store, queries) == []
+    assert (
+        evaluate._examples(
+            SimpleNamespace(with_run_vocabulary=lambda _, queries: queries), store, queries, unseen_words="unk"
+        )
+        == []
+    )
     windows, _ = evaluate._predict_windows(trained, queries, [[], []], batch_size=4)
     assert windows.shape == (2, 10, 3)
     assert np.isnan(windows).all()

@@ -399,6 +399,8 @@ def test_hostile_ids_never_become_paths(tmp_path, vectors):
         "moments.jsonl",
         "vocabulary.txt",
         "vectors.npy",
+        "unseen_words.txt",
+        "unseen_vectors.npy",
         "report.json",
         "coverage.json",
         "uncovered.jsonl",
