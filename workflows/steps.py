@@ -121,7 +121,7 @@ GROUPS = {
         Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", formatter="show"),
         Step("score", "measure anybody's predictions", f"{PIPELINE}.evaluation.score", formatter="show"),
         Step(
-            "rankings", "compare predictions on two sets of annotations", f"{PIPELINE}.evaluation.rankings", formatter="show"
+            "rankings", "score predictions on two sets of annotations", f"{PIPELINE}.evaluation.rankings", formatter="show"
         ),
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
     ),

@@ -1,7 +1,7 @@
 """Compare predictions on two sets of annotations of the same queries: which of them is better, and whether both sets agree.
 
-Queries are those that both sets have: the same sentence, but for case, spaces and the full stop, about the same video. A file
-of predictions answers them by the ids of the first set.
+Queries are those that both sets have: the same sentence, but for case, spaces and the full stop, about the same video. A
+file of predictions answers them by the ids of the first set.
 """
 
 from __future__ import annotations

@@ -130,11 +130,8 @@ def read_annotations(
 
 def _read_saliency(path: Path, queries: Sequence[Query]) -> dict[str, np.ndarray]:
     """The annotated saliency [clips, annotators] by query key; {} where the annotations have none."""
-    if (
-        path.is_dir()
-        or path.suffix in AGAIN
-        or "relevant_windows" not in parse_object(next(read_lines(path, comment="#"))[1], path)
-    ):
+    is_jsonl = path.is_file() and path.suffix not in AGAIN
+    if not is_jsonl or "relevant_windows" not in parse_object(next(read_lines(path, comment="#"))[1], path):
         return {}
     saliency = moment_detr.load_saliency(path, clip_s=CLIP_S)
     return {query.key: saliency[query.query_id] for query in queries if query.query_id in saliency}

@@ -31,11 +31,12 @@ class TokeniseConfig:
     val: tuple[str, ...] = ()
     """The validation split, likewise. Without any, --carve-val takes one from the training split."""
     test: tuple[str, ...] = ()
-    """The test split, likewise: for activitynet-captions val_1 (the default), val_2 or val_1+val_2. Of several files, as those
-    of a data set's changing distributions, results are given for each too."""
+    """The test split, likewise: for activitynet-captions val_1 (the default), val_2 or val_1+val_2. Of several files, as
+    those of a data set's changing distributions, results are given for each too."""
     durations: tuple[Path, ...] = ()
     """The files with the videos' durations where the annotations have none: Charades_v1_train.csv and Charades_v1_test.csv
-    or charades.json for charades-sta and charades-reannotated, the numbers of frames for tacos-tall (JSON or TALL's pickle)."""
+    or charades.json for charades-sta and charades-reannotated, the numbers of frames for tacos-tall (JSON or TALL's
+    pickle)."""
     glove: str | None = None
     """Word vectors: a file in GloVe's text format, a zip with one in it, or 6B or 840B for the published ones, which are
     downloaded on first use."""
