@@ -18,8 +18,8 @@ from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import load_run
 from excl.workflows.cli import main
 
-CAT = np.random.default_rng(1).standard_normal(6).round(3).tolist()  # the vector of "cat" in train_data
-OTHERS = {"feline": CAT, "zebra": [9.0, -9.0, 9.0, -9.0, 9.0, -9.0]}
+CAT, DOG = (np.random.default_rng(n).standard_normal(6).round(3).tolist() for n in (1, 2))  # their vectors in train_data
+OTHERS = {"feline": CAT, "hound": DOG, "zebra": [9.0, -9.0, 9.0, -9.0, 9.0, -9.0]}
 
 
 def store_with(folder, *, test_word, unseen_words="vector"):
@@ -93,13 +93,15 @@ def test_an_unseen_word_is_answered_by_its_own_vector(folder):
 
 
 def test_validation_follows_the_choice_and_the_checkpoint_does_not_keep_the_vectors(folder, tmp_path):
-    """With a synonym in the validation split the curve is that of the known word by `vector`, another one by `unk`."""
+    """With synonyms in the validation split the curve is that of the known words by `vector`, another one by `unk`."""
     curves = {}
-    for name, word, more in (("known", "cat", ()), ("vector", "feline", ()), ("unk", "feline", ("--unseen-words", "unk"))):
+    strictly = ("--unseen-words", "unk")
+    synonyms = ("feline", "hound")
+    for name, (cat, dog), more in (("known", ("cat", "dog"), ()), ("vector", synonyms, ()), ("unk", synonyms, strictly)):
         swapped = tmp_path / name
         swapped.mkdir()
         made, text = folder / "made", (folder / "made" / "val.jsonl").read_text()
-        (swapped / "val.jsonl").write_text(text.replace("cat", word))
+        (swapped / "val.jsonl").write_text(text.replace("cat", cat).replace("dog", dog))
         flags = ["--train", str(made / "train.jsonl"), "--val", str(swapped / "val.jsonl")]
         queries = [
             "tokenise",
