@@ -2,7 +2,8 @@
 
 A file is `{video: {"duration": 82.73, "timestamps": [[0.83, 19.86], ...], "sentences": ["...", ...]}, ...}`, times in
 seconds. The official files hold 37,421, 17,505 and 17,031 sentences of 10,009, 4,917 and 4,885 videos. The videos of
-val_2 are a subset of those of val_1, annotated by others: never train on the one and test on the other.
+val_2 are a subset of those of val_1, annotated by others: never train on the one and test on the other. The re-divided data
+sets (Charades-CD, ActivityNet-CD, Charades-CG, ActivityNet-CG) have the same format, Charades-CD with `video_duration`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ def load(path: Path, *, split: str) -> list[Moment]:
 
     Queries lose surrounding whitespace (25,731 sentences of train have some), line breaks in them become spaces.
     """
-    return load_videos(path, split, lambda record, place: (1.0, get_positive(record, "duration", place)))
+    return load_videos(path, split, lambda record, place: (1.0, get_positive(record, _duration_key(record), place)))
+
+
+def _duration_key(record: dict[str, Any]) -> str:
+    return "video_duration" if "duration" not in record and "video_duration" in record else "duration"
 
 
 def load_videos(

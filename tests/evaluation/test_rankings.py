@@ -108,13 +108,15 @@ def test_files_that_do_not_fit_are_refused(folder, caplog, name, text, message):
 def test_files_of_a_split_are_groups(tmp_path, capsys):
     """As those of changing distributions or new compositions: results are given for each."""
     for name, row in (("train", OFFICIAL[0]), ("iid", OFFICIAL[1]), ("ood", OFFICIAL[2])):
-        video = {"duration": row["duration_s"], "timestamps": [[row["start_s"], row["end_s"]]], "sentences": [row["query"]]}
+        length = "video_duration" if name == "ood" else "duration"  # as Charades-CD has it
+        video = {length: row["duration_s"], "timestamps": [[row["start_s"], row["end_s"]]], "sentences": [row["query"]]}
         (tmp_path / f"{name}.json").write_text(json.dumps({row["video_id"]: video}))
     (tmp_path / "vectors.txt").write_text("a 0.1 0.2\n")
     files = ["--train", str(tmp_path / "train.json"), "--test", str(tmp_path / "iid.json"), str(tmp_path / "ood.json")]
     arguments = ["--dataset", "activitynet-captions", *files, "--glove", str(tmp_path / "vectors.txt"), "--carve-val", "0"]
     assert main(["tokenise", *arguments, "--out", str(tmp_path / "q")]) == 0
     moments = [json.loads(line) for line in (tmp_path / "q" / "moments.jsonl").read_text().splitlines()]
+    assert {m["duration_s"] for m in moments} == {20.0, 10.0}
     assert {m["video_id"]: m["group"] for m in moments} == {"AAA": "", "BBB": "iid", "CCC": "ood"}
     lines = [{"qid": m["annotation_id"], "pred_relevant_windows": [[0, 5]]} for m in moments if m["split"] == "test"]
     asked = ["score", str(jsonl(tmp_path / "p.jsonl", lines)), "--against", str(tmp_path / "q" / "moments.jsonl"), "--json"]
