@@ -121,18 +121,16 @@ class NeighbourPrior:
 
 def _covering_spans(truth: np.ndarray, k: int, steps: int) -> list[tuple[float, float]]:
     """Return k spans, one after another those that add most to the mean over `truth` [N, 2] of the best IoU of any."""
+    grid = list(_grid(steps))
+    starts, ends = np.array(grid).T[:, :, None]  # [S, 1] each
+    iou = interval_iou(starts, ends, truth[:, 0], truth[:, 1])  # [S, N]
     best_iou = np.zeros(len(truth))
     spans: list[tuple[float, float]] = []
     for _ in range(k):
-        gains = [(np.maximum(best_iou, _iou_with(span, truth)).mean(), span) for span in _grid(steps)]
-        _, span = max(gains, key=lambda gain: gain[0])  # the first of equal ones
-        spans.append(span)
-        best_iou = np.maximum(best_iou, _iou_with(span, truth))
+        index = int(np.maximum(best_iou, iou).mean(axis=1).argmax())  # the first of equal ones
+        spans.append(grid[index])
+        best_iou = np.maximum(best_iou, iou[index])
     return spans
-
-
-def _iou_with(span: tuple[float, float], truth: np.ndarray) -> np.ndarray:
-    return interval_iou(*span, truth[:, 0], truth[:, 1])
 
 
 def _grid(steps: int) -> Iterator[tuple[float, float]]:
