@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from excl.datasets.text.tokens import PAD, UNK, Vocabulary
+from excl.datasets.text.tokens import PAD, UNK, UnseenWords, Vocabulary
 from excl.pipeline.artifacts.header import diff
 from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
@@ -102,11 +102,13 @@ class MultiStore:
             found[name] = load_examples(store, queries)
         return found
 
-    def open_examples(self, split: str) -> tuple[dict[str, list[Example]], np.ndarray]:
-        """Return the examples like `examples`, but with ids for unseen words of this split, and their vectors [U, D].
+    def validation_examples(self, split: str, *, unseen_words: UnseenWords) -> tuple[dict[str, list[Example]], np.ndarray]:
+        """Return the examples of a split, and the vectors [U, D] of its unseen words, whose ids follow the vocabulary's.
 
-        Words of other splits are not looked at: what is validated on knows nothing of the test split.
+        With "unk" there are none. Words of other splits are not looked at: who validates knows nothing of the test split.
         """
+        if unseen_words == "unk":
+            return self.examples(split), np.empty((0, self.vectors.shape[1]), dtype=np.float32)
         queries = {name: store.queries(split) for name, store in self.stores.items()}
         words = {word for rows in queries.values() for query in rows for word in query.tokens} - set(self.vocabulary.words)
         vectors: dict[str, np.ndarray] = {}

@@ -43,16 +43,12 @@ class Trainer:
                 len(covered),
             )
         unseen_words = config.unseen_words or stores.first.unseen_words
-        if unseen_words == "vector":
-            self.validation, unseen_vectors = stores.open_examples(config.split)
-        else:
-            self.validation, unseen_vectors = stores.examples(config.split), None
+        self.validation, unseen_vectors = stores.validation_examples(config.split, unseen_words=unseen_words)
         self._require_queries(training)
         torch.manual_seed(config.seed)
         self.model = ExCL(config.model, vectors=torch.from_numpy(stores.vectors), feature_dim=training[0].features.shape[1])
         self.model.set_normalisation(*normalisation(training))
-        if unseen_vectors is not None:
-            self.model.set_unseen_vectors(torch.from_numpy(unseen_vectors))
+        self.model.set_unseen_vectors(torch.from_numpy(unseen_vectors))
         self.model.to(self.device)
         self.network = ranks.wrap(self.model)
         self.optimizer = torch.optim.Adam(
