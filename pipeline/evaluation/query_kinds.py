@@ -45,7 +45,8 @@ def query_kinds(
     if training_words:
         unseen = np.array([not training_words.issuperset(query.tokens) for query in queries])
         kinds["words"] = {"all in training": ~unseen, "some unseen": unseen}
-    return {name: {kind: mask for kind, mask in masks.items() if mask.any()} for name, masks in kinds.items()}
+    with_moments = {name: {kind: mask for kind, mask in masks.items() if mask.any()} for name, masks in kinds.items()}
+    return {name: masks for name, masks in with_moments.items() if masks}
 
 
 def metrics_by_kind(
