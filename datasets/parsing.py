@@ -165,12 +165,11 @@ def read_videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield key, place, record
 
 
-def annotated_spans(record: Mapping[str, Any], place: str) -> list[tuple[float, float, str]]:
-    """Return start, end (in the file's unit) and sentence of all annotations in a record's `timestamps` and `sentences`."""
-    pairs = get(record, "timestamps", list, place)
-    sentences = get(record, "sentences", list, place)
+def annotated_spans(record: Mapping[str, Any], place: str, keys: tuple[str, str]) -> list[tuple[float, float, str]]:
+    """Return start, end (in the file's unit) and sentence of all annotations in a record, by the keys of times and texts."""
+    pairs, sentences = (get(record, key, list, place) for key in keys)
     if len(pairs) != len(sentences):
-        raise ValueError(f"{place}: {len(pairs)} timestamps but {len(sentences)} sentences; expected one of each a moment")
+        raise ValueError(f"{place}: {len(pairs)} {keys[0]} but {len(sentences)} {keys[1]}; expected one of each a moment")
     spans = []
     for index, (pair, sentence) in enumerate(zip(pairs, sentences, strict=True)):
         if not isinstance(sentence, str):

@@ -1,12 +1,15 @@
 """Evaluate a trained run on a split: read a run and a training store, leave predictions and metrics.
 
-    predictions.jsonl  one query a line in Moment-DETR's format, the five best moments
+    predictions.jsonl  one query a line in Moment-DETR's format, the ten best moments
     metrics.json       R@1 and R@5 at IoU 0.3, 0.5 and 0.7 and mIoU, with 95 % intervals of a bootstrap by video, of the
-                       model and of three baselines, by group of queries; "strict" figures count IoU > in place of >=
+                       model and of six baselines, by group of queries; "strict" figures count IoU > in place of >=;
+                       the same by kind of query (kinds), without intervals;
+                       mAP and R@1 by length of the moments as Moment-DETR's evaluator has them (moment_detr)
 
 All queries of the split count: those whose video has no features are misses. The metrics over the others are given too.
-The baselines are the best fixed part of every video and a prior over times, both fitted on the training split, and the
-model itself asked other videos' queries (query_blind.py has the rule).
+The baselines are the best fixed part of every video, a prior over times, one by verb, the query without the video, the video
+without the query (data_baselines.py), all fitted on the training split, and the model itself asked other videos' queries
+(query_blind.py has the rule).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.text.tokens import UnseenWords
 from excl.models.excl import variant_label
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_bytes, write_json
@@ -29,19 +33,21 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import STRICT, PositiveInt, RunOnly, SaidInText, identity
 from excl.pipeline.evaluation import metrics_table, split_metrics
+from excl.pipeline.evaluation.moment_detr_metrics import MOST_WINDOWS, moment_metrics
 from excl.pipeline.evaluation.predictions import TOP, require_own_qids, write_predictions
 from excl.pipeline.evaluation.query_blind import RULE, swap_queries
+from excl.pipeline.evaluation.query_kinds import metrics_by_kind, query_kinds
 from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, store_of
 
-STAGE, CODE_VERSION = "evaluate", 6
+STAGE, CODE_VERSION = "evaluate", 7
 METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
 
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
-    """Evaluate a trained run on a split of a training store, and three baselines with it."""
+    """Evaluate a trained run on a split of a training store, and six baselines with it."""
 
     run: RunOnly[Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]]
     """The run that `excl train` wrote."""
@@ -52,6 +58,9 @@ class EvaluateConfig:
     """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, next to the run."""
     split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""
+    unseen_words: UnseenWords | None = None
+    """Treatment of words that the run's vocabulary lacks: vector, their own vectors, or unk, one unknown word. Default: as
+    the run's epoch was chosen."""
     predictions: RunOnly[Path | None] = None
     """Write the predictions to this file too: JSON lines in Moment-DETR's format, as `excl score` reads them."""
     strict: RunOnly[bool] = False
@@ -126,11 +135,19 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     _require_same_kind(trained, store)
     queries = store.queries(config.split)
     require_own_qids(queries)
-    truth, examples = split_metrics.GroundTruth.from_queries(queries), _examples(trained, store, queries)
+    unseen_words = config.unseen_words or trained.unseen_words
+    if unseen_words == "vector":
+        trained = trained.with_unseen_vectors(store.unseen_vectors)
+    truth = split_metrics.GroundTruth.from_queries(queries)
+    examples = _examples(trained, store, queries, unseen_words=unseen_words)
     swapped, num_own = swap_queries(examples) if examples else ([], 0)
+    training = store.queries("train")
     windows, blind_windows = _predict_windows(trained, queries, [examples, swapped], batch_size=config.batch_size)
     write_predictions(folder / PREDICTIONS, queries, windows)
     query_facts = store.about_queries
+    baselines, answers = split_metrics.baselines(training, queries, truth, store)
+    answers = {"model": windows[:, :TOP, :2], **answers, "query_blind": blind_windows[:, :TOP, :2]}
+    kinds = query_kinds(queries, truth, training, training_words=frozenset(trained.words[2:]))
     metrics = {
         "variant": variant_label(trained.model.config),
         "dataset": query_facts["dataset"],
@@ -139,16 +156,19 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
         "trained_on": trained.about_queries,
         "random_weights": trained.recipe["weights"]["random"],
         "feature_recipe": trained.recipe,
+        "unseen_words": unseen_words,
         "best_epoch": trained.best,
         "selected_on": trained.selected_on,
         "stamp": trained.stamp,
-        **split_metrics.prediction_metrics(windows[..., :2], truth),
-        **split_metrics.baselines(store.queries("train"), truth),
+        **split_metrics.prediction_metrics(answers["model"], truth),
+        "moment_detr": moment_metrics(windows, truth),
+        **baselines,
         "query_blind": {
             "rule": RULE,
             "own_queries": num_own,
-            **split_metrics.metrics_by_group(blind_windows[..., :2], truth),
+            **split_metrics.metrics_by_group(answers["query_blind"], truth),
         },
+        "kinds": metrics_by_kind(answers, truth, kinds),
     }
     write_json(folder / METRICS, metrics)
     return {"sha256": {name: sha256_file(folder / name) for name in (METRICS, PREDICTIONS)}}
@@ -164,7 +184,9 @@ def _require_same_kind(trained: TrainedRun, store: TrainingStore) -> None:
         )
 
 
-def _examples(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -> list[Example]:
+def _examples(
+    trained: TrainedRun, store: TrainingStore, queries: list[Query], *, unseen_words: UnseenWords
+) -> list[Example]:
     """Return an example for every query whose video has features; moments that answer the same query share one.
 
     With an example for each, predictions could differ from batch to batch by rounding.
@@ -173,19 +195,21 @@ def _examples(trained: TrainedRun, store: TrainingStore, queries: list[Query]) -
     for query in queries:
         if query.video_id in store:
             by_key.setdefault(query.key, query)
-    return load_examples(store, trained.with_run_vocabulary(store, list(by_key.values())))
+    asked = list(by_key.values())
+    with_ids = trained.with_open_ids(asked) if unseen_words == "vector" else trained.with_run_vocabulary(store, asked)
+    return load_examples(store, with_ids)
 
 
 def _predict_windows(
     trained: TrainedRun, queries: list[Query], example_lists: Sequence[list[Example]], *, batch_size: int
 ) -> list[np.ndarray]:
-    """Return start, end, score of the best moments for every query, float64 [N, 5, 3], NaN where there are none.
+    """Return start, end, score of the best moments for every query, float64 [N, 10, 3], NaN where there are none.
 
     There is one array for each list of examples; all lists are predicted together, so that a video is encoded once.
     """
-    moments = predict(trained.model, list(chain(*example_lists)), batch_size=batch_size, k=TOP)
+    moments = predict(trained.model, list(chain(*example_lists)), batch_size=batch_size, k=MOST_WINDOWS)
     borders = np.cumsum([len(examples) for examples in example_lists])[:-1]
-    missing = np.full((TOP, 3), np.nan)
+    missing = np.full((MOST_WINDOWS, 3), np.nan)
     windows = []
     for examples, answers in zip(example_lists, np.split(moments, borders), strict=True):
         by_key = {example.query.key: best for example, best in zip(examples, answers, strict=True)}
@@ -205,6 +229,8 @@ def table(folder: Path, *, strict: bool = False) -> str:
         f"{metrics['dataset']}, split {metrics['split']} ({metrics['split_made_of']}): {metrics['num_queries']:,} queries, "
         f"{metrics['num_covered']:,} with features",
         *metrics_table.table(split_metrics.rows(metrics, covered="those with features"), strict=strict),
+        *metrics_table.kinds_table(metrics["kinds"]),
+        *metrics_table.moment_detr_table(metrics["moment_detr"]),
     ]
     if metrics["random_weights"]:
         lines.append("The features come from an I3D with RANDOM weights: the figures show that the chain works, no more.")

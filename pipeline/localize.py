@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +17,8 @@ import numpy as np
 import torch
 import tyro
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
-from excl.datasets.text.tokens import UNK, Vocabulary, tokenise
+from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, UnseenWords, Vocabulary, tokenise
 from excl.datasets.video.backends import missing_reason
 from excl.models.i3d.device_checks import check_precision
 from excl.models.i3d.extractor import choose_device
@@ -34,6 +34,7 @@ from excl.pipeline.execution.sharded_stage import MAX_THREADS
 from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import VideoReading, num_cores
 from excl.pipeline.extract import CODE_VERSIONS
+from excl.pipeline.queries.word_vectors import find_file, identify, vectors_for
 from excl.pipeline.store import feature_cache
 from excl.pipeline.store.feature_recipe import IMPORTED, OWN_FILE, FeatureRecipe, compute_features
 from excl.pipeline.store.shard import VideoFeatures
@@ -43,7 +44,7 @@ from excl.pipeline.training.trained_run import TrainedRun, load_run, predict
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "localize", 3
+STAGE, CODE_VERSION = "localize", 4
 ROWS_AT_ONCE = 16_384  # of all queries asked at once: a film's rows are copied for each
 
 
@@ -61,6 +62,12 @@ class LocalizeConfig:
     """Number of moments to answer with, the best first, no two with an IoU above 0.5. There may be fewer."""
     json: bool = False
     """Print the answers as JSON."""
+    unseen_words: UnseenWords | None = None
+    """Treatment of words that the training split did not have: vector, their own word vectors, or unk, one unknown word.
+    Default: as the run was trained."""
+    glove: str | None = None
+    """The word vectors of the run, for words that it was not trained with: a file, or 6B or 840B. Default: the file that
+    `excl tokenise` read, if it is still on this machine; without it such words are unknown."""
     out: Path | None = None
     """A folder for the answers as JSON; answers that are there already are not computed again."""
     weights: str | None = None
@@ -88,6 +95,10 @@ class Answer:
     end_s: float
     score: float
     rank: int = 1
+    unseen_words: list[str] = field(default_factory=list)
+    """The words of the query that the training split did not have."""
+    unknown_words: list[str] = field(default_factory=list)
+    """Those of them that have no vector in the answer: they all count as one and the same unknown word."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +125,8 @@ def made_by(config: LocalizeConfig) -> dict[str, Any]:
         "video": file_facts(config.video),
         "query": list(config.query),
         "top": config.top,
+        "unseen_words": config.unseen_words,
+        "glove": config.glove,
         "reading": dump(config.reading),
     }
 
@@ -127,17 +140,56 @@ def answer(config: LocalizeConfig) -> list[Answer]:
     """Compute the answers."""
     trained = load_run(config.run, device=config.device)
     video = _features(config, trained)
-    vocabulary = Vocabulary(tuple(trained.words))
-    tokeniser = trained.about_queries["tokeniser"]
+    tokens = [tokenise(query, trained.about_queries["tokeniser"]) for query in config.query]
+    trained = _with_unseen_words(config, trained, {word for row in tokens for word in row})
     rows = torch.from_numpy(video.features)  # one tensor for all, so that they are encoded once
-    examples = [_example(query, tokenise(query, tokeniser), video, rows, vocabulary) for query in config.query]
+    asked = [
+        Query("", video.video_id, query, 0.0, 0.0, video.duration_s, "", "", tuple(words), ())
+        for query, words in zip(config.query, tokens, strict=True)
+    ]
+    examples = [Example(q, rows, video.start_s, video.end_s, 0, 0) for q in trained.with_open_ids(asked)]
+    unseen = [[w for w in dict.fromkeys(q.tokens) if w not in set(trained.words[2:])] for q in asked]
+    unknown = [[word for word in words if word not in trained.unseen] for words in unseen]
+    _tell(config.query, unseen, unknown)
     predicted = predict(trained.model, examples, batch_size=max(1, ROWS_AT_ONCE // len(video.features)), k=config.top)
     return [
-        Answer(query, start_s=float(span[0]), end_s=float(span[1]), score=float(span[2]), rank=rank)
-        for query, moments in zip(config.query, predicted, strict=True)
+        Answer(query, float(span[0]), float(span[1]), float(span[2]), rank, unseen[number], unknown[number])
+        for number, (query, moments) in enumerate(zip(config.query, predicted, strict=True))
         for rank, span in enumerate(moments, start=1)
         if not np.isnan(span).any()
     ]
+
+
+def _with_unseen_words(config: LocalizeConfig, trained: TrainedRun, asked: set[str]) -> TrainedRun:
+    """Return the run with the vectors of those asked words that it was not trained with, as far as they are at hand."""
+    words = sorted(asked - set(trained.words[2:]))
+    if not words or (config.unseen_words or trained.unseen_words) == "unk":
+        return trained
+    glove = trained.about_queries.get("glove")
+    if glove is None:
+        raise ValueError(f"unseen_words: {config.run} does not say which word vectors it has; only unk is possible with it")
+    if config.glove is not None and (given := identify(config.glove)).sha256 != glove["sha256"]:
+        raise ValueError(f"glove: the word vectors of {config.run} are from another file, {glove['file']}, not {given.file}")
+    path = config.glove or find_file(glove["sha256"])
+    if path is None:
+        log.warning(
+            "%s, with the word vectors of the run, is not to be found on this machine; say with --glove where it is",
+            glove["file"],
+        )
+        return trained
+    vocabulary = Vocabulary((PAD_TOKEN, UNK_TOKEN, *words))
+    vectors, _ = vectors_for(path, vocabulary, member=glove["member"], cased_fallback=glove["cased_fallback"])
+    has_vector = zip(vocabulary.words, vectors.matrix, vectors.found, strict=True)
+    return trained.with_unseen_vectors({word: vector for word, vector, has_row in has_vector if has_row})
+
+
+def _tell(queries: Sequence[str], unseen: list[list[str]], unknown: list[list[str]]) -> None:
+    """Warn of words that the training split did not have, and of those among them that have no vector."""
+    for query, words, without_vector in zip(queries, unseen, unknown, strict=True):
+        if words:
+            log.warning("%r: words that the training split did not have: %s", query, ", ".join(words))
+        if without_vector:
+            log.warning("%r: unknown to the model, for which they are all one word: %s", query, ", ".join(without_vector))
 
 
 def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
@@ -244,16 +296,6 @@ def _weights(config: LocalizeConfig, recipe: dict[str, Any]) -> Weights:
         f"{config.run}: its features were made with weights from {wanted['source']} (sha256 of the tensors "
         f"{wanted['sha256'][:12]}…) that are not in the cache; say where they are with --weights"
     )
-
-
-def _example(query: str, tokens: list[str], video: VideoFeatures, rows: Tensor, vocabulary: Vocabulary) -> Example:
-    unknown = [token for token, index in zip(tokens, vocabulary.ids(tokens), strict=True) if index == UNK]
-    if unknown:
-        log.warning("%r: words that the training split did not have: %s", query, ", ".join(unknown))
-    asked = Query(
-        "", video.video_id, query, 0.0, 0.0, video.duration_s, "", "", tuple(tokens), tuple(vocabulary.ids(tokens))
-    )
-    return Example(asked, rows, video.start_s, video.end_s, 0, 0)
 
 
 def lines(found: Answers) -> str:

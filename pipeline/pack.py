@@ -1,8 +1,9 @@
 """Stage 4, pack: joins a feature store and tokenised queries into one sharded training store.
 
 A training store has everything that training needs and nothing else: shards of the videos that have queries, each with the
-queries about them (`pipeline/store/training_store.py`), `vocabulary.txt` and `vectors.npy`, and `uncovered.jsonl`, the
-queries whose video has no features. Those are counted, named and later evaluated as misses, never dropped in silence.
+queries about them (`pipeline/store/training_store.py`), `vocabulary.txt` and `vectors.npy`, with `--unseen-words vector`
+those of the words outside the vocabulary too, and `uncovered.jsonl`, the queries whose video has no features. Those are
+counted, named and later evaluated as misses, never dropped in silence.
 `coverage.json` says which videos are missing, which have no queries, and whose file is not as long as the annotations say.
 """
 
@@ -119,12 +120,15 @@ def _work(config: PackConfig, store: FeatureStore, manifest: Manifest) -> dict[s
     })  # fmt: skip
     kept = uncovered if config.missing_video == "keep" else []
     write_text(manifest.folder / "uncovered.jsonl", "".join(json.dumps(q.to_json()) + "\n" for q in kept))
-    for name in ("vocabulary.txt", "vectors.npy"):
+    texts = ["vocabulary.txt", "vectors.npy"]
+    if (config.queries / tokenise.UNSEEN_WORDS).is_file():
+        texts += [tokenise.UNSEEN_WORDS, tokenise.UNSEEN_VECTORS]
+    for name in texts:
         with atomic_write(manifest.folder / name) as temporary:
             shutil.copyfile(config.queries / name, temporary)
     _write_shards(config, store, queries, manifest)
     write_index(manifest)
-    files = ("coverage.json", "uncovered.jsonl", "vocabulary.txt", "vectors.npy")
+    files = ("coverage.json", "uncovered.jsonl", *texts)
     return {"sha256": {name: sha256_file(manifest.folder / name) for name in files}}
 
 

@@ -3,6 +3,9 @@
 moments.jsonl   one moment a line: ids, query, seconds, split, group, source, tokens, token_ids
 vocabulary.txt  one word a line; the line's number from 0 is the word's index (0 padding, 1 unknown)
 vectors.npy     float32 [V, D], a row for every word of the vocabulary
+unseen_words.txt, unseen_vectors.npy
+                words of the queries that the vocabulary lacks and the vectors' file has, after the two specials, and their
+                vectors, float32 [U, D]: for answers, never for training; not with --unseen-words unk
 report.json     what was wrong with the annotations and what became of it, words without a vector, by split
 """
 
@@ -27,11 +30,12 @@ from excl.pipeline.config import identity
 from excl.pipeline.queries import report
 from excl.pipeline.queries.config import TokeniseConfig
 from excl.pipeline.queries.preparation import QueryPreparation
-from excl.pipeline.queries.word_vectors import identify
+from excl.pipeline.queries.word_vectors import identify, text_of
 
 log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "tokenise", 2
+UNSEEN_WORDS, UNSEEN_VECTORS = "unseen_words.txt", "unseen_vectors.npy"
 MAX_SHARE_WITHOUT_VECTOR = 0.5
 
 
@@ -74,6 +78,7 @@ def _named(path: Path) -> dict[str, str]:
 
 
 def _work(config: TokeniseConfig, queries: QueryPreparation, manifest: Manifest) -> dict[str, Any]:
+    assert config.glove is not None
     folder, vocabulary, vectors = manifest.folder, queries.vocabulary, queries.vectors_and_file[0]
     write_text(
         folder / "moments.jsonl",
@@ -83,20 +88,32 @@ def _work(config: TokeniseConfig, queries: QueryPreparation, manifest: Manifest)
         vocabulary.save(temporary)
     with atomic_write(folder / "vectors.npy") as temporary, temporary.open("wb") as file:
         np.save(file, vectors.matrix)
+    names = ["moments.jsonl", "vocabulary.txt", "vectors.npy", "report.json"]
+    if config.unseen_words == "vector":
+        unseen, unseen_vectors = queries.unseen
+        with atomic_write(folder / UNSEEN_WORDS) as temporary:
+            unseen.save(temporary)
+        with atomic_write(folder / UNSEEN_VECTORS) as temporary, temporary.open("wb") as file:
+            np.save(file, unseen_vectors)
+        names += [UNSEEN_WORDS, UNSEEN_VECTORS]
     write_json(folder / "report.json", queries.report)
     without = queries.report["vectors"]["words_without_vector"]
     if without > MAX_SHARE_WITHOUT_VECTOR * len(vocabulary):
         log.warning("most words have no vector; is %s the right file for this language?", config.glove)
     for line in queries.report["shared_videos"]:
         log.warning("%s", line)
-    outputs = {
-        name: sha256_file(folder / name) for name in ("moments.jsonl", "vocabulary.txt", "vectors.npy", "report.json")
-    }
+    outputs = {name: sha256_file(folder / name) for name in names}
     summary = {
         "dataset": queries.sources.format,
         "splits": queries.made_of,
         "tokeniser": config.tokeniser,
         "hygiene": report.policies(config.hygiene),
+        "unseen_words": config.unseen_words,
+        "glove": {
+            **{name: queries.report["vectors"][name] for name in ("file", "sha256", "known")},
+            "member": text_of(config.glove, config.glove_member),
+            "cased_fallback": config.glove_cased_fallback,
+        },
     }
     return {"about": summary, "words": len(vocabulary), "sha256": outputs}
 

@@ -88,7 +88,7 @@ def train_arguments(packed, out, *more):
             "--batch-size", "8", "--learning-rate", "0.01", "--device", "cpu", *more]  # fmt: skip
 
 
-def make_from_raw_videos(folder):
+def make_from_raw_videos(folder, *, more_vectors=""):
     """A tiny chain from raw videos on, for what needs features that can be made again: recipe mine.toml, run."""
     (folder / "videos").mkdir()
     for number in range(4):
@@ -96,7 +96,7 @@ def make_from_raw_videos(folder):
     rows = [{"video_id": f"r{n}", "query": "it starts", "start_s": 0, "end_s": 2.4} for n in range(4)]
     jsonl(folder / "train.jsonl", rows[:2])
     jsonl(folder / "val.jsonl", rows[2:])
-    (folder / "vectors.txt").write_text("it 0.1 0.2\nstarts 0.3 0.4\n")
+    (folder / "vectors.txt").write_text("it 0.1 0.2\nstarts 0.3 0.4\n" + more_vectors)
     recipe = """
         [extract]
         videos = "videos"

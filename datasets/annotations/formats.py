@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from excl.datasets.annotations import activitynet_captions, charades_sta, csv_table, jsonl, moment_detr, tacos, tacos_tall
+from excl.datasets.annotations import (
+    activitynet_captions,
+    charades_sta,
+    csv_table,
+    jsonl,
+    moment_detr,
+    reannotated,
+    tacos,
+    tacos_tall,
+    timelens,
+)
 from excl.datasets.annotations.known_data_sets import KNOWN
 from excl.datasets.annotations.moments import Moment
 
-FORMATS = (*KNOWN, "moment-detr", "jsonl", "csv")
+FORMATS = (*KNOWN, "moment-detr", "timelens", "charades-reannotated", "jsonl", "csv")
 OWN = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv"}  # files that may name the split in every row
 
 
@@ -26,6 +36,10 @@ def read_moments(name: str, path: Path, *, split: str, durations: Sequence[Path]
             moments = tacos_tall.load(path, split=split, durations=durations)
         case "qvhighlights" | "moment-detr":
             moments = moment_detr.load(path, split=split)
+        case "timelens":
+            moments = timelens.load(path, split=split)
+        case "charades-reannotated":
+            moments = reannotated.load(path, split=split, durations=durations)
         case "csv":
             moments = csv_table.load(path, split=split or None)
         case _:

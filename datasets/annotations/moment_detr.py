@@ -2,14 +2,17 @@
 
     {"qid": 8737, "query": "a man cooks", "duration": 126, "vid": "NUsG9BgSes0_210.0_360.0", "relevant_windows": [[14, 22]]}
 
-Times are seconds. A query may have several windows: each is a moment, and all have the same `query_id`. Other keys
-(`relevant_clip_ids`, `saliency_scores`) are not read. QVHighlights withholds the windows of its test split.
+Times are seconds. A query may have several windows: each is a moment, and all have the same `query_id`. `load_saliency`
+reads `relevant_clip_ids` and `saliency_scores`, which QVHighlights has beside them. The answers of its test split were
+withheld until 2026-03-08; since then they are in `highlight_test_with_gt.jsonl`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.parsing import (
@@ -37,6 +40,32 @@ def load(path: Path, *, split: str) -> list[Moment]:
     return moments
 
 
+def load_saliency(path: Path, *, clip_s: float) -> dict[str, np.ndarray]:
+    """Return the annotated saliency by qid, float64 [clips, annotators] for clips of `clip_s` seconds; {} if there is none.
+
+    A clip that nobody found relevant has the score 0. ValueErrors name file and line.
+    """
+    saliency = {}
+    for line_number, line in read_lines(path):
+        place = f"{path}:{line_number}"
+        record = parse_object(line, path, line_number)
+        if "saliency_scores" not in record:
+            continue
+        clips, scores = (get(record, key, list, place) for key in ("relevant_clip_ids", "saliency_scores"))
+        num_clips = int(get_positive(record, "duration", place) / clip_s)
+        try:
+            rows = np.array(scores, dtype=np.float64).reshape(len(clips), -1)
+            of_clips = np.zeros((num_clips, rows.shape[1]))
+            of_clips[np.array(clips, dtype=np.int64)] = rows
+        except (ValueError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"{place}: 'saliency_scores' and 'relevant_clip_ids' do not fit each other or the {num_clips} clips of the "
+                f"video ({error}); expected a row of scores for every relevant clip"
+            ) from error
+        saliency[str(record["qid"])] = of_clips
+    return saliency
+
+
 def _moments(record: dict[str, Any], split: str, path: Path, line_number: int) -> list[Moment]:
     """Return the windows of one line, at least one."""
     place = f"{path}:{line_number}"
@@ -45,8 +74,8 @@ def _moments(record: dict[str, Any], split: str, path: Path, line_number: int) -
         raise ValueError(f"{place}: 'qid' is {describe(qid)}; expected a number or a name")
     if "relevant_windows" not in record:
         raise ValueError(
-            f"{place}: no 'relevant_windows'; is it a test split whose answers are withheld? It can be neither trained on "
-            "nor evaluated on"
+            f"{place}: no 'relevant_windows'; is it a test split without its answers? It can be neither trained on nor "
+            "evaluated on. QVHighlights has them in highlight_test_with_gt.jsonl"
         )
     windows = get(record, "relevant_windows", list, place)
     if not windows:

@@ -25,6 +25,7 @@ PAD, UNK = 0, 1
 PAD_TOKEN, UNK_TOKEN = "<pad>", "<unk>"
 
 Tokeniser = Literal["nltk", "whitespace", "words", "no-punctuation"]
+UnseenWords = Literal["vector", "unk"]
 
 _TOKENIZER = NLTKWordTokenizer()  # regular expressions only: needs no download
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)

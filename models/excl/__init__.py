@@ -1,7 +1,7 @@
 """ExCL (Ghosh et al., NAACL 2019): from features and a query to a start and an end."""
 
 from excl.models.excl.answers import MAX_IOU, RowTimes, decode, top_spans
-from excl.models.excl.baselines import TimePrior, best_fixed_span
+from excl.models.excl.baselines import NeighbourPrior, TimePrior, best_fixed_span
 from excl.models.excl.config import VARIANTS, ExCLConfig, variant_config, variant_label, variant_name
 from excl.models.excl.expectation import expected_times
 from excl.models.excl.losses import Targets, span_cross_entropy, span_distance, span_loss
@@ -18,6 +18,7 @@ __all__ = [
     "VARIANTS",
     "ExCL",
     "ExCLConfig",
+    "NeighbourPrior",
     "RowTimes",
     "Targets",
     "TimePrior",

@@ -79,20 +79,58 @@ class TimePrior:
         return durations_s[:, None, None] * spans
 
 
+class NeighbourPrior:
+    """The spans of most training moments that are weighted by their similarity to a query, as parts of the duration."""
+
+    def __init__(
+        self, starts_s: np.ndarray, ends_s: np.ndarray, durations_s: np.ndarray, *, neighbours: int = 100, steps: int = 20
+    ) -> None:
+        """Take training moments [N], and how many of them, those of the greatest weight, count for an answer.
+
+        Raises ValueError as TimePrior.fit does.
+        """
+        self._durations_s = _checked_durations(durations_s)
+        moments = np.stack([starts_s, ends_s], axis=1)  # [N, 2]
+        temporal_iou(moments, moments)  # refuses moments that are none
+        truth = moments / self._durations_s[:, None]
+        self._spans = np.array(list(_grid(steps)))  # [S, 2]
+        self._iou = interval_iou(self._spans[:, 0], self._spans[:, 1], truth[:, :1], truth[:, 1:]).astype(np.float32)
+        self._neighbours = neighbours
+
+    def predict(self, similarity: np.ndarray, duration_s: float, *, k: int = 5) -> np.ndarray:
+        """Return the k moments in a video of this duration, best first, float64 [k, 2] in seconds; NaN if it is NaN.
+
+        `similarity` [N] is that of each training moment's query or video, at least 0. A moment's weight is its square times
+        exp(-2 |ln(duration / its video's duration)|). The first span maximises the weighted mean of the IoU, every further
+        one the weighted mean of the best IoU together with those before it; of equal ones the earlier a, then b.
+        """
+        if np.isnan(duration_s):
+            return np.full((k, 2), np.nan)
+        weights = similarity**2 * np.exp(-2 * np.abs(np.log(duration_s / self._durations_s)))
+        most = min(self._neighbours, len(weights))
+        nearest = np.sort(np.argpartition(-weights, most - 1)[:most])
+        iou, weights = self._iou[nearest], weights[nearest].astype(np.float32)
+        best_iou = np.zeros((len(nearest), 1), dtype=np.float32)
+        answers = []
+        for _ in range(k):
+            index = int((weights @ np.maximum(iou, best_iou)).argmax())
+            answers.append(self._spans[index])
+            best_iou = np.maximum(best_iou, iou[:, index : index + 1])
+        return duration_s * np.array(answers)
+
+
 def _covering_spans(truth: np.ndarray, k: int, steps: int) -> list[tuple[float, float]]:
     """Return k spans, one after another those that add most to the mean over `truth` [N, 2] of the best IoU of any."""
+    grid = list(_grid(steps))
+    starts, ends = np.array(grid).T[:, :, None]  # [S, 1] each
+    iou = interval_iou(starts, ends, truth[:, 0], truth[:, 1])  # [S, N]
     best_iou = np.zeros(len(truth))
     spans: list[tuple[float, float]] = []
     for _ in range(k):
-        gains = [(np.maximum(best_iou, _iou_with(span, truth)).mean(), span) for span in _grid(steps)]
-        _, span = max(gains, key=lambda gain: gain[0])  # the first of equal ones
-        spans.append(span)
-        best_iou = np.maximum(best_iou, _iou_with(span, truth))
+        index = int(np.maximum(best_iou, iou).mean(axis=1).argmax())  # the first of equal ones
+        spans.append(grid[index])
+        best_iou = np.maximum(best_iou, iou[index])
     return spans
-
-
-def _iou_with(span: tuple[float, float], truth: np.ndarray) -> np.ndarray:
-    return interval_iou(*span, truth[:, 0], truth[:, 1])
 
 
 def _grid(steps: int) -> Iterator[tuple[float, float]]:

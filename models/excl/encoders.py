@@ -21,14 +21,22 @@ class TextEncoder(nn.Module):
         weights = vectors.detach().to(torch.float32, copy=True)
         weights[0] = 0.0
         self.embedding = nn.Embedding.from_pretrained(weights, freeze=not config.train_vectors, padding_idx=0)
+        self.unseen_vectors: Tensor
+        self.register_buffer("unseen_vectors", weights.new_empty(0, weights.shape[1]), persistent=False)
         self.input_dropout = Dropout(config.dropout)
         self.output_dropout = Dropout(config.dropout)
         self.output_dim = 2 * config.text_hidden
 
     def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """Return h^T [B, 2H] for int64 token_ids [B, L] whose first `lengths` (CPU, int64 [B]) tokens count."""
-        words = self.input_dropout(self.embedding(token_ids))  # [B, L, D]
+        words = self.input_dropout(self._vectors(token_ids))  # [B, L, D]
         return self.output_dropout(self.encode(words, lengths))
+
+    def _vectors(self, token_ids: Tensor) -> Tensor:
+        """Return the vectors [B, L, D] of words. In training mode no word has a vector but those of the vocabulary."""
+        if self.training or len(self.unseen_vectors) == 0:
+            return self.embedding(token_ids)
+        return nn.functional.embedding(token_ids, torch.cat([self.embedding.weight, self.unseen_vectors]))
 
     def encode(self, words: Tensor, lengths: Tensor) -> Tensor:
         """Return [B, 2H] for words [B, L, D]; each kind of text encoder has its own."""

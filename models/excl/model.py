@@ -56,6 +56,13 @@ class ExCL(nn.Module):
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(torch.where(std > _SMALLEST_STD, std, torch.ones_like(std)))
 
+    def set_unseen_vectors(self, vectors: Tensor) -> None:
+        """Take vectors [U, D] of words outside the vocabulary, whose ids are W to W + U - 1 from now on.
+
+        They serve answers alone: in training mode such an id is an error, and the state dict does not have them.
+        """
+        self.text_encoder.unseen_vectors = vectors.to(self.text_encoder.unseen_vectors)
+
     def forward(self, features: Tensor, num_rows: Tensor, token_ids: Tensor, num_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return start and end logits, both float32 [B, T], -inf in the padding.
 

@@ -2,8 +2,8 @@
 
     {"qid": 8737, "query": "a man cooks", "vid": "NUsG9BgSes0_210.0_360.0", "pred_relevant_windows": [[14.0, 22.0, 0.93]]}
 
-Windows are start, end (seconds) and score, the best first: their order counts, scores are not read. A query of ours has the
-qid `query_id`, or `annotation_id` where it has none.
+Windows are start, end (seconds) and score, the best first: their order counts, scores only for mAP. `pred_saliency_scores`,
+one a clip of 2 s, may stand beside them. A query of ours has the qid `query_id`, or `annotation_id` where it has none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ import numpy as np
 from excl.datasets.parsing import describe, get, number, one_line, parse_object, read_lines
 from excl.models.excl import RECALL_AT
 from excl.pipeline.artifacts.atomic_files import write_text
+from excl.pipeline.evaluation.moment_detr_metrics import MOST_WINDOWS
 from excl.pipeline.store.training_store import Query
 
 log = logging.getLogger(__name__)
 
 TOP = max(RECALL_AT)
-"""Windows of a query that are written, and that count."""
+"""Windows of a query that count for recall."""
 NAMED = 10  # the most ids that a warning names
 MISMATCHES = {
     "missing": "queries have no line and count as misses",
@@ -40,9 +42,11 @@ MISMATCHES = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """One line: the windows [k, 2], NaN where one is no interval, and its video and sentence, None where it names none."""
+    """One line: the windows [k, 3] with their scores, times NaN where one is no interval; saliency [clips], video and
+    sentence, None where the line has none."""
 
     windows: np.ndarray
+    saliency: np.ndarray | None
     vid: str | None
     query: str | None
 
@@ -54,6 +58,20 @@ class Predictions:
     path: Path
     by_qid: dict[str, Prediction]
     duplicates: list[str]
+
+    @cached_property
+    def by_sentence(self) -> dict[tuple[str, str], str]:
+        """The qid of the first line about a video with a sentence, by `sentence_key`."""
+        lines: dict[tuple[str, str], str] = {}
+        for name, line in self.by_qid.items():
+            if line.vid is not None and line.query is not None:
+                lines.setdefault(sentence_key(line.vid, line.query), name)
+        return lines
+
+
+def sentence_key(video_id: str, sentence: str) -> tuple[str, str]:
+    """Return the video and the sentence but for what annotators add or leave out: case, spaces, the full stop."""
+    return video_id, " ".join(sentence.lower().split()).rstrip(". ")
 
 
 def qid(query: Query) -> str:
@@ -87,36 +105,54 @@ def read_predictions(path: Path) -> Predictions:
         if str(name) in by_qid:
             duplicates.append(str(name))
             continue
-        rows = get(record, "pred_relevant_windows", list, place)[:TOP]
-        windows = np.array([_window(row, place) for row in rows]).reshape(-1, 2)
+        rows = get(record, "pred_relevant_windows", list, place)[:MOST_WINDOWS]
+        windows = np.array([_window(row, rank, place) for rank, row in enumerate(rows)]).reshape(-1, 3)
+        saliency = _saliency(record, place)
         vid, query = (record.get(key) for key in ("vid", "query"))
-        by_qid[str(name)] = Prediction(windows, vid if isinstance(vid, str) else None, query if query else None)
+        by_qid[str(name)] = Prediction(windows, saliency, vid if isinstance(vid, str) else None, query if query else None)
     if not by_qid:
         raise ValueError(f"{path}: no predictions in it")
     return Predictions(path, by_qid, duplicates)
 
 
-def _window(row: object, place: str) -> tuple[float, float]:
+def _window(row: object, rank: int, place: str) -> tuple[float, float, float]:
+    """Return start, end and score; the score of a window without one is lower by rank."""
     if not isinstance(row, list) or len(row) not in (2, 3):
         raise ValueError(f"{place}: a predicted window is {describe(row)}; expected [start, end, score] in seconds")
     start_s, end_s = (number(value, "a window's time", place) for value in row[:2])
+    score = number(row[2], "a window's score", place) if len(row) > 2 else -float(rank)
+    if math.isnan(score):
+        raise ValueError(f"{place}: a window's score is NaN; expected a number")
     if not (math.isfinite(start_s) and math.isfinite(end_s) and start_s <= end_s):
-        return math.nan, math.nan
-    return start_s, end_s
+        return math.nan, math.nan, score
+    return start_s, end_s, score
 
 
-def match(predictions: Predictions, queries: Sequence[Query]) -> tuple[np.ndarray, dict[str, Any]]:
-    """The windows for every query, float64 [N, k, 2], NaN where there are none, and the mismatches by kind.
+def _saliency(record: dict[str, Any], place: str) -> np.ndarray | None:
+    """Return the predicted saliency of a line [clips]; None if it has none."""
+    if record.get("pred_saliency_scores") is None:
+        return None
+    scores = get(record, "pred_saliency_scores", list, place)
+    return np.array([number(score, "a saliency score", place) for score in scores], dtype=np.float64)
 
-    k is 1 if no line has a second window, else 5. Ids are those of `write_predictions`. Where queries came from a file that
-    numbers them, `<split>:<file>:8737`, the number alone is an id too, if the line has the same video and sentence.
+
+def match(
+    predictions: Predictions, queries: Sequence[Query], *, by_sentence: bool = False
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The windows with scores for every query, float64 [N, k, 3], NaN where there are none, and the mismatches by kind.
+
+    k is 1 if no line has a second window, else 10. Ids are those of `write_predictions`. Where queries came from a file that
+    numbers them, `<split>:<file>:8737`, the number alone is an id too, if the line has the same video and sentence. A query
+    whose id no line has is answered by a line with its video and sentence, if `by_sentence` is set.
     ValueError if no line answers any of the queries.
     """
-    k = TOP if any(len(p.windows) > 1 for p in predictions.by_qid.values()) else 1
-    windows = np.full((len(queries), k, 2), np.nan)
+    k = MOST_WINDOWS if any(len(p.windows) > 1 for p in predictions.by_qid.values()) else 1
+    windows = np.full((len(queries), k, 3), np.nan)
     used, elsewhere, missing = set(), set(), set()
     for index, query in enumerate(queries):
         name = _line_of(predictions, query)
+        if name is None and by_sentence:
+            name = predictions.by_sentence.get(sentence_key(query.video_id, query.query))
         if name is None:
             missing.add(qid(query))
             continue
@@ -137,9 +173,16 @@ def match(predictions: Predictions, queries: Sequence[Query]) -> tuple[np.ndarra
         "unknown": [name for name in predictions.by_qid if name not in used],
         "duplicate": predictions.duplicates,
         "about_another_video": sorted(elsewhere),
-        "with_broken_windows": [name for name, line in predictions.by_qid.items() if np.isnan(line.windows).any()],
+        "with_broken_windows": [name for name, line in predictions.by_qid.items() if np.isnan(line.windows[:TOP]).any()],
     }
     return windows, {kind: {"number": len(names), "first": names[:NAMED]} for kind, names in names_by_kind.items()}
+
+
+def match_saliency(predictions: Predictions, queries: Sequence[Query]) -> dict[str, np.ndarray]:
+    """The predicted saliency [clips] by query key, of the queries that have some."""
+    names = {query.key: _line_of(predictions, query) for query in queries}
+    lines = {key: predictions.by_qid[name].saliency for key, name in names.items() if name is not None}
+    return {key: saliency for key, saliency in lines.items() if saliency is not None}
 
 
 def _line_of(predictions: Predictions, query: Query) -> str | None:

@@ -1,4 +1,4 @@
-"""The metrics of predictions on a split, and of the baselines that see no video, for `excl evaluate` and `excl score`."""
+"""The metrics of predictions on a split, and of the baselines of the data set, for `excl evaluate` and `excl score`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 
 from excl.models.excl import TimePrior, best_fixed_span, confidence_intervals, summary
+from excl.pipeline.evaluation import data_baselines
+from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.training_store import Query
 
 INTERVAL = "interval_95"
 """The key of the intervals among metrics."""
-BASELINES = {"best_fixed_span": "best fixed span", "time_prior": "time prior", "query_blind": "query-blind"}
+BASELINES = {
+    "best_fixed_span": "best fixed span",
+    "time_prior": "time prior",
+    "verb_prior": "verb prior",
+    "query_only": "query only",
+    "video_only": "video only",
+    "query_blind": "query-blind",
+}
 
 
 @dataclass(frozen=True)
@@ -73,19 +82,29 @@ def prediction_metrics(predicted: np.ndarray, truth: GroundTruth) -> dict[str, A
     }
 
 
-def baselines(training: Sequence[Query], truth: GroundTruth) -> dict[str, Any]:
-    """The metrics of two baselines that see no video but know when training moments happen.
+def baselines(
+    training: Sequence[Query], queries: Sequence[Query], truth: GroundTruth, store: FeatureStore | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The metrics of the baselines of the data set, and their answers, in seconds [N, 2] or [N, 5, 2].
 
-    Both are None without training moments whose video has a known duration.
+    None sees query and video. All are None without training moments whose video has a known duration, and `video_only`
+    without features.
     """
     moments = [(q.start_s, q.end_s, q.duration_s) for q in training if q.duration_s is not None]
+    names = [name for name in BASELINES if name != "query_blind"]
     if not moments:
-        return {"best_fixed_span": None, "time_prior": None}
+        return dict.fromkeys(names), {}
     columns = np.array(moments, dtype=np.float64).T
     start, end = best_fixed_span(*columns)
-    fixed = metrics_by_group(truth.durations_s[:, None] * [start, end], truth)
-    prior = metrics_by_group(TimePrior.fit(*columns).predict(truth.durations_s), truth)
-    return {"best_fixed_span": {"of_duration": [start, end], **fixed}, "time_prior": prior}
+    answers = {
+        "best_fixed_span": truth.durations_s[:, None] * [start, end],
+        "time_prior": TimePrior.fit(*columns).predict(truth.durations_s),
+        **data_baselines.predictions(training, queries, store),
+    }
+    metrics: dict[str, Any] = {name: metrics_by_group(answers[name], truth) if name in answers else None for name in names}
+    metrics["best_fixed_span"]["of_duration"] = [start, end]
+    metrics["verb_prior"]["rule"] = data_baselines.VERB_RULE
+    return metrics, answers
 
 
 def rows(metrics: Mapping[str, Any], *, covered: str) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from excl.datasets.annotations.formats import FORMATS, OWN, read_moments
@@ -86,15 +86,17 @@ def _parts(
 
 def _durations(dataset: str, annotations: Path | None, paths: Sequence[Path]) -> tuple[Path, ...]:
     """The files that hold the videos' durations, for the data sets that have them apart."""
-    if dataset not in ("charades-sta", "tacos-tall"):
+    if dataset not in ("charades-sta", "charades-reannotated", "tacos-tall"):
         if paths:
-            raise ValueError("durations: needed for charades-sta, possible for tacos-tall, and for nothing else")
+            raise ValueError(
+                "durations: needed for charades-sta and charades-reannotated, possible for tacos-tall, and for nothing else"
+            )
         return ()
     if paths or dataset == "tacos-tall":
         return tuple(paths)
     if annotations is None:
         raise ValueError(
-            "durations: needed for charades-sta: Charades_v1_train.csv and Charades_v1_test.csv, or charades.json"
+            f"durations: needed for {dataset}: Charades_v1_train.csv and Charades_v1_test.csv, or charades.json"
         )
     choices = [tuple(annotations / name for name in names) for names in KNOWN[dataset].durations]
     return next((files for files in choices if all(file.is_file() for file in files)), choices[0])
@@ -108,7 +110,10 @@ def load_moments(sources: AnnotationSources) -> list[Moment]:
         moment
         for split, paths in sources.files.items()
         for path in paths
-        for moment in read_moments(sources.format, path, split=split, durations=sources.durations)
+        for moment in _in_groups(
+            read_moments(sources.format, path, split=split, durations=sources.durations),
+            group=path.stem if len(paths) > 1 and split in ("val", "test") else "",
+        )
     ]
     unknown_splits = sorted({m.split for m in moments} - set(SPLITS))
     if unknown_splits:
@@ -123,6 +128,11 @@ def load_moments(sources: AnnotationSources) -> list[Moment]:
         raise ValueError(f"{len(repeated)} annotation ids stand more than once, {repeated[0]!r} for one")
     _require_one_query(moments)
     return moments
+
+
+def _in_groups(moments: Iterable[Moment], *, group: str) -> list[Moment]:
+    """Return moments with this group where they have none: results are then given for every file of a split."""
+    return [replace(moment, group=group) if group and not moment.group else moment for moment in moments]
 
 
 def _require_one_query(moments: Sequence[Moment]) -> None:

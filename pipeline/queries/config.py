@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.annotations.cleaning import CleaningPolicy
-from excl.datasets.text.tokens import Tokeniser
+from excl.datasets.text.tokens import Tokeniser, UnseenWords
 from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt, RunOnly, SaidInText
 from excl.pipeline.queries.annotation_sources import AnnotationSources, find_sources
 from excl.pipeline.queries.word_vectors import local_file
@@ -21,7 +21,8 @@ class TokeniseConfig:
     dataset: str
     """A data set of your own: a file of JSON lines (.jsonl) or a table (.csv, .tsv) with video_id, query, start_s, end_s
     and, if you like, split, duration_s, annotation_id, query_id, group. Or the name of a data set or a format:
-    charades-sta, activitynet-captions, tacos (JSON, in frames), tacos-tall, qvhighlights, moment-detr, jsonl, csv."""
+    charades-sta, activitynet-captions, tacos (JSON, in frames), tacos-tall, qvhighlights, moment-detr, timelens,
+    charades-reannotated, jsonl, csv."""
     annotations: RunOnly[Path | None] = None
     """The folder with the official files of a named data set, under their own names."""
     train: SaidInText[tuple[str, ...]] = ()
@@ -30,10 +31,12 @@ class TokeniseConfig:
     val: SaidInText[tuple[str, ...]] = ()
     """The validation split, likewise. Without any, --carve-val takes one from the training split."""
     test: SaidInText[tuple[str, ...]] = ()
-    """The test split, likewise: for activitynet-captions val_1 (the default), val_2 or val_1+val_2."""
+    """The test split, likewise: for activitynet-captions val_1 (the default), val_2 or val_1+val_2. Of several files, as
+    those of a data set's changing distributions, results are given for each too."""
     durations: SaidInText[tuple[Path, ...]] = ()
     """The files with the videos' durations where the annotations have none: Charades_v1_train.csv and Charades_v1_test.csv
-    or charades.json for charades-sta, the numbers of frames for tacos-tall (JSON or TALL's pickle)."""
+    or charades.json for charades-sta and charades-reannotated, the numbers of frames for tacos-tall (JSON or TALL's
+    pickle)."""
     glove: str | None = None
     """Word vectors: a file in GloVe's text format, a zip with one in it, or 6B or 840B for the published ones, which are
     downloaded on first use."""
@@ -50,6 +53,9 @@ class TokeniseConfig:
     tokeniser: Tokeniser = "nltk"
     """Tokeniser, which makes words of queries: nltk (words and marks), whitespace, words (letters and digits),
     no-punctuation."""
+    unseen_words: UnseenWords = "vector"
+    """Treatment of words that the vocabulary lacks, where a model answers (never where it learns). vector: a word that the
+    file of word vectors has gets its own vector; unk: all are one unknown word."""
     carve_val: Fraction01 = 0.1
     """Share of training videos, chosen by --seed, that becomes the validation split if there is none."""
     seed: NonNegativeInt = 0

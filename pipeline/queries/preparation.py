@@ -6,11 +6,13 @@ import dataclasses
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from excl.datasets.annotations.cleaning import Cleaning, clean
 from excl.datasets.annotations.known_data_sets import KNOWN
 from excl.datasets.annotations.moments import Moment, carve_validation
 from excl.datasets.text.glove import WordVectors
-from excl.datasets.text.tokens import MAX_QUERY_CHARS, Vocabulary, tokenise, too_long
+from excl.datasets.text.tokens import MAX_QUERY_CHARS, PAD_TOKEN, UNK_TOKEN, Vocabulary, tokenise, too_long
 from excl.pipeline.queries import report as reports
 from excl.pipeline.queries.annotation_sources import SPLITS, load_moments
 from excl.pipeline.queries.config import TokeniseConfig
@@ -87,15 +89,37 @@ class QueryPreparation:
     @cached_property
     def vectors_and_file(self) -> tuple[WordVectors, GloveFile]:
         """The vectors of the vocabulary, and the file they came from."""
+        return self._vectors_of(self.vocabulary)
+
+    @cached_property
+    def unseen(self) -> tuple[Vocabulary, np.ndarray]:
+        """The words of all queries that have a vector and are not in the vocabulary, and their vectors, float32 [U, D].
+
+        The file is read a second time for them: in one reading their numbers would enter the scale of the rows that are
+        drawn for words without a vector, and so the training.
+        """
+        words = sorted({word for tokens in self.tokens for word in tokens} - set(self.vocabulary.words))
+        vectors, _ = self._vectors_of(Vocabulary((PAD_TOKEN, UNK_TOKEN, *words)))
+        has_vector = vectors.found[2:]
+        kept = [word for word, has_row in zip(words, has_vector, strict=True) if has_row]
+        return Vocabulary((PAD_TOKEN, UNK_TOKEN, *kept)), vectors.matrix[2:][has_vector]
+
+    def _vectors_of(self, vocabulary: Vocabulary) -> tuple[WordVectors, GloveFile]:
         config = self.config
         assert config.glove is not None
         return vectors_for(
             config.glove,
-            self.vocabulary,
+            vocabulary,
             seed=config.seed,
             member=config.glove_member,
             cased_fallback=config.glove_cased_fallback,
         )
+
+    @property
+    def _unseen_with_vector(self) -> set[str]:
+        """The unseen words that keep their vector."""
+        with_vector = self.config.glove is not None and self.config.unseen_words == "vector"
+        return set(self.unseen[0].words[2:]) if with_vector else set()
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -110,7 +134,7 @@ class QueryPreparation:
                 self.sources, self.raw, self.config.hygiene, why_unusable=self.why_unusable
             ),
             "cleaning": reports.cleaning_report(self.cleaning),
-            "splits": reports.splits_report(self.moments, self.tokens, self.vocabulary, vectors),
+            "splits": reports.splits_report(self.moments, self.tokens, self.vocabulary, vectors, self._unseen_with_vector),
             "vocabulary": {
                 "words": len(self.vocabulary) - 2,
                 "paper": official.paper_words if official else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import combinations
 from typing import Any
 
@@ -60,12 +60,19 @@ def cleaning_report(cleaning: Cleaning) -> dict[str, Any]:
 
 
 def splits_report(
-    moments: Sequence[Moment], tokens: Sequence[Sequence[str]], vocabulary: Vocabulary, vectors: WordVectors | None
+    moments: Sequence[Moment],
+    tokens: Sequence[Sequence[str]],
+    vocabulary: Vocabulary,
+    vectors: WordVectors | None,
+    unseen: Set[str],
 ) -> dict[str, Any]:
-    """Return for every split the tokens outside the vocabulary and, with word vectors, those without one."""
+    """Return for every split the tokens outside the vocabulary and, with word vectors, those without one.
+
+    `unseen` are the words outside the vocabulary that keep a vector of their own.
+    """
     with_vector = None
     if vectors is not None:
-        with_vector = {word for word, has_row in zip(vocabulary.words, vectors.found, strict=True) if has_row}
+        with_vector = {word for word, has_row in zip(vocabulary.words, vectors.found, strict=True) if has_row} | unseen
     report = {}
     for split in SPLITS:
         chosen = [(m, t) for m, t in zip(moments, tokens, strict=True) if m.split == split]
@@ -80,6 +87,7 @@ def splits_report(
                               zip(chosen, ids, strict=True)),
         }  # fmt: skip
         if with_vector is not None:
+            report[split]["unseen_with_vector"] = _share((word for word in t if word in unseen) for _, t in chosen)
             report[split]["without_vector"] = _share((word for word in t if word not in with_vector) for _, t in chosen)
     return report
 
@@ -163,7 +171,12 @@ def _beside(count: int, published: int | None) -> str:
 
 def _token_lines(split: str, facts: Mapping[str, Any]) -> list[str]:
     shown = [f"{split}: {facts['moments']:,} moments of {facts['videos']:,} videos, {facts['tokens']:,} tokens"]
-    for name, description in (("unknown", UNKNOWN), ("without_vector", f"{UNKNOWN}, or without a vector")):
+    with_vector = bool(facts.get("unseen_with_vector", {}).get("tokens"))
+    for name, description in (
+        ("unknown", UNKNOWN),
+        ("unseen_with_vector", f"{UNKNOWN}, but with a vector, which answers use"),
+        ("without_vector", "without a vector" if with_vector else f"{UNKNOWN}, or without a vector"),
+    ):
         share = facts.get(name)
         if share and share["tokens"]:
             words = [printable(word) for word in list(share["words"])[:WORDS_SHOWN]]

@@ -1,7 +1,7 @@
 """Word vectors of a vocabulary, from a file in GloVe's format or a published one by name, read once and then remembered.
 
 A published name stands for a zip in the cache, which is fetched on first use. A matrix is remembered in the folder `glove`
-of the cache by the checksum of its file, the vocabulary and all settings.
+of the cache by the checksum of its file, the vocabulary and all settings; so is where the file is, for later questions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from excl.datasets.text.glove_files import GloveFileError
 from excl.datasets.text.tokens import Vocabulary
 from excl.models.download import cache_folder
 from excl.models.files import describe_wrong_beginning
-from excl.pipeline.artifacts.atomic_files import write_bytes
+from excl.pipeline.artifacts.atomic_files import write_bytes, write_text
 from excl.pipeline.artifacts.file_cache import checksums, file_stamp, require_unchanged, write_entry
 from excl.pipeline.config import existing_file
 from excl.pipeline.queries.published_glove import PUBLISHED, TEXT_FORMAT, published_file
@@ -30,7 +30,7 @@ from excl.pipeline.queries.published_glove import PUBLISHED, TEXT_FORMAT, publis
 log = logging.getLogger(__name__)
 
 LOADER_VERSION = 1  # raise it when a change alters the results of load_vectors, or remembered matrices stay in use
-MAX_MATRICES = 16
+MAX_MATRICES, MAX_PLACES = 16, 64
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,12 @@ def identify(path_or_name: str | os.PathLike[str]) -> GloveFile:
     return GloveFile(path.name, sums.sha256, sums.sha1, published_file(sums.sha1) or text_name)
 
 
+def text_of(path_or_name: str | os.PathLike[str], member: str | None) -> str | None:
+    """Return which text of a zip is read: `member`, or the one that a published name stands for."""
+    published = PUBLISHED.get(str(path_or_name))
+    return member if published is None or member is not None else published.text
+
+
 def vectors_for(
     path_or_name: str | os.PathLike[str],
     vocabulary: Vocabulary,
@@ -72,10 +78,9 @@ def vectors_for(
     The file is a path, or `6B` or `840B` for the published ones with 300 numbers a word. Vectors are remembered by the
     content of the file and all settings; the second time the file is not opened. ValueError as in `load_vectors`.
     """
-    path = _locate(path_or_name)
-    if path_or_name in PUBLISHED and member is None:
-        member = PUBLISHED[str(path_or_name)].text
+    path, member = _locate(path_or_name), text_of(path_or_name, member)
     stamp, file = file_stamp(path), identify(path_or_name)
+    _remember_place(path, file.sha256)
     settings = {
         "sha256": file.sha256,
         "member": member,
@@ -97,6 +102,28 @@ def vectors_for(
     content = _checksum(key, arrays.getvalue()) + arrays.getvalue()
     write_entry(entry, lambda: write_bytes(entry, content), max_entries=MAX_MATRICES)
     return vectors, file
+
+
+def find_file(sha256: str) -> Path | None:
+    """Return the file with this checksum that word vectors were read from on this machine, if it is still there."""
+    with contextlib.suppress(OSError):
+        path = Path(_place(sha256).read_text(encoding="utf-8"))
+        if path.is_file() and checksums(path).sha256 == sha256:
+            return path
+    cached = (published.cached_path for published in PUBLISHED.values())
+    return next((path for path in cached if path.is_file() and checksums(path).sha256 == sha256), None)
+
+
+def _remember_place(path: Path, sha256: str) -> None:
+    place, text = _place(sha256), str(path.resolve())
+    with contextlib.suppress(OSError):
+        if place.read_text(encoding="utf-8") == text:
+            return
+    write_entry(place, lambda: write_text(place, text), max_entries=MAX_PLACES)
+
+
+def _place(sha256: str) -> Path:
+    return cache_folder() / "glove" / "places" / f"{sha256}.txt"
 
 
 def _load_entry(entry: Path, key: str) -> WordVectors | None:

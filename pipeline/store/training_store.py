@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from excl.datasets.text.tokens import Vocabulary
+from excl.datasets.text.tokens import UnseenWords, Vocabulary
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import COMPLETE
 from excl.pipeline.store.feature_store import FeatureStore
@@ -82,6 +82,25 @@ class TrainingStore(FeatureStore):
     def vectors(self) -> np.ndarray:
         """The word vectors, float32 [V, D]."""
         return np.load(self._own("vectors.npy"), allow_pickle=False)
+
+    @property
+    def unseen_words(self) -> UnseenWords:
+        """The treatment of words outside the vocabulary, as the queries were tokenised; "unk" in older stores."""
+        return self.about_queries.get("unseen_words", "unk")
+
+    @property
+    def unseen_vectors(self) -> dict[str, np.ndarray]:
+        """The vectors, float32 [D], of words of the queries that the vocabulary lacks: for answers, never for training.
+
+        ValueError for a store whose queries were tokenised with `--unseen-words unk`.
+        """
+        if self.unseen_words != "vector":
+            raise ValueError(
+                f"{self.path}: it has no vectors for words outside its vocabulary; tokenise and pack again with "
+                "--unseen-words vector, or take --unseen-words unk"
+            )
+        words = Vocabulary.load(self._own("unseen_words.txt")).words[2:]
+        return dict(zip(words, np.load(self._own("unseen_vectors.npy"), allow_pickle=False), strict=True))
 
     def _own(self, name: str) -> Path:
         """Return the path of a file of the store; ValueError if it is not the one that was packed."""

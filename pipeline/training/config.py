@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
+from excl.datasets.text.tokens import UnseenWords
 from excl.models.excl import ExCLConfig
 from excl.pipeline.config import (
     STRICT,
@@ -51,6 +52,9 @@ class TrainConfig:
     select_on_test: bool = False
     """Choose the epoch, and stop, by the test split, as some published code does: to compare with its figures only. The
     run, its checkpoint and the figures that it gets say so."""
+    unseen_words: UnseenWords | None = None
+    """Treatment of words that the vocabulary lacks, when the epoch is chosen: vector or unk, as for `excl tokenise`.
+    Default: as the store was tokenised. No training step sees such words; answers of this run treat them the same way."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the training. bfloat16 is autocast: weights, losses and validation stay in float32. A CPU needs AVX-512
     for it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from excl.datasets.text.tokens import PAD, UNK, Vocabulary
+from excl.datasets.text.tokens import PAD, UNK, UnseenWords, Vocabulary
 from excl.pipeline.artifacts.header import diff
 from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
@@ -48,14 +48,10 @@ class MultiStore:
         return name
 
     def _require_like_first(self, store: TrainingStore) -> None:
-        found = [
-            *_lines(self.first.recipe, store.recipe, "features"),
-            *_lines(
-                {"tokeniser": self.first.about_queries["tokeniser"]},
-                {"tokeniser": store.about_queries["tokeniser"]},
-                "queries",
-            ),
-        ]
+        first, other = (
+            {"tokeniser": s.about_queries["tokeniser"], "unseen_words": s.unseen_words} for s in (self.first, store)
+        )
+        found = [*_lines(self.first.recipe, store.recipe, "features"), *_lines(first, other, "queries")]
         if found:
             raise ValueError(
                 f"{store.path} and {self.first.path} cannot be trained on together, since they were made in two ways:\n  "
@@ -68,7 +64,8 @@ class MultiStore:
         if len(self.stores) == 1:
             return self.first.about_queries
         sets = {name: store.about_queries for name, store in self.stores.items()}
-        return {"dataset": " + ".join(sets), "tokeniser": self.first.about_queries["tokeniser"], "sets": sets}
+        alike = {name: self.first.about_queries[name] for name in ("tokeniser", "glove") if name in self.first.about_queries}
+        return {"dataset": " + ".join(sets), **alike, "sets": sets}
 
     @cached_property
     def _words_and_vectors(self) -> tuple[Vocabulary, np.ndarray]:
@@ -104,6 +101,28 @@ class MultiStore:
             queries = remap_token_ids(store.queries(split), store.vocabulary, self.vocabulary)
             found[name] = load_examples(store, queries)
         return found
+
+    def validation_examples(self, split: str, *, unseen_words: UnseenWords) -> tuple[dict[str, list[Example]], np.ndarray]:
+        """Return the examples of a split, and the vectors [U, D] of its unseen words, whose ids follow the vocabulary's.
+
+        With "unk" there are none. Words of other splits are not looked at: who validates knows nothing of the test split.
+        """
+        if unseen_words == "unk":
+            return self.examples(split), np.empty((0, self.vectors.shape[1]), dtype=np.float32)
+        queries = {name: store.queries(split) for name, store in self.stores.items()}
+        words = {word for rows in queries.values() for query in rows for word in query.tokens} - set(self.vocabulary.words)
+        vectors: dict[str, np.ndarray] = {}
+        for store in self.stores.values():
+            vectors |= {word: vector for word, vector in store.unseen_vectors.items() if word in words}
+        opened = {name: open_token_ids(rows, self.vocabulary, list(vectors)) for name, rows in queries.items()}
+        examples = {name: load_examples(self.stores[name], rows) for name, rows in opened.items()}
+        return examples, np.array([*vectors.values()], dtype=np.float32).reshape(len(vectors), self.vectors.shape[1])
+
+
+def open_token_ids(queries: Sequence[Query], vocabulary: Vocabulary, unseen: Sequence[str]) -> list[Query]:
+    """Return the queries with the ids of their words in a vocabulary that the unseen words continue."""
+    whole = Vocabulary((*vocabulary.words, *unseen))
+    return [dataclasses.replace(query, token_ids=tuple(whole.ids(query.tokens))) for query in queries]
 
 
 def remap_token_ids(queries: Sequence[Query], own: Vocabulary, wanted: Vocabulary) -> list[Query]:

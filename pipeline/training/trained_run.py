@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from excl.datasets.text.tokens import Vocabulary
+from excl.datasets.text.tokens import UnseenWords, Vocabulary
 from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import write_json
@@ -22,7 +22,7 @@ from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.checkpoint_files import read_checkpoint
 from excl.pipeline.training.checkpointer import BEST
 from excl.pipeline.training.examples import Example, pad_features, pad_tokens
-from excl.pipeline.training.multi_store import remap_token_ids
+from excl.pipeline.training.multi_store import open_token_ids, remap_token_ids
 
 STAGE = "train"
 STORES = "stores.json"
@@ -44,6 +44,11 @@ class TrainedRun:
     """The split on which the epoch was chosen: "val", or "test" for a run whose figures compare only with those of such
     runs."""
 
+    unseen_words: UnseenWords = "unk"
+    """The treatment of words outside the vocabulary when the epoch was chosen, and by default in answers."""
+    unseen: tuple[str, ...] = ()
+    """Words outside the vocabulary for which the model has vectors now."""
+
     @property
     def stamp(self) -> str:
         """Return the warning to show with every figure of this run; empty if the validation split chose the epoch."""
@@ -58,9 +63,25 @@ class TrainedRun:
         same = self.words == list(store.vocabulary.words)
         return same or store.manifest.fingerprint() in self.stores.values()
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words that the model was trained with."""
+        return Vocabulary(tuple(self.words))
+
+    def with_unseen_vectors(self, vectors: Mapping[str, np.ndarray]) -> TrainedRun:
+        """Return the run with the vectors [D] of words outside its vocabulary, which `with_open_ids` then knows."""
+        words = sorted(vectors.keys() - set(self.words))
+        if words:
+            self.model.set_unseen_vectors(torch.from_numpy(np.stack([vectors[word] for word in words])))
+        return replace(self, unseen=tuple(words))
+
     def with_run_vocabulary(self, store: TrainingStore, queries: Sequence[Query]) -> list[Query]:
-        """Return queries of such a store with the run's token ids."""
-        return remap_token_ids(queries, store.vocabulary, Vocabulary(tuple(self.words)))
+        """Return queries of such a store with the run's token ids; what their store does not know is unknown."""
+        return remap_token_ids(queries, store.vocabulary, self.vocabulary)
+
+    def with_open_ids(self, queries: Sequence[Query]) -> list[Query]:
+        """Return queries with the ids of all words that have a vector, those of `unseen` among them."""
+        return open_token_ids(queries, self.vocabulary, self.unseen)
 
 
 def write_stores(run: Path, paths: Mapping[str, Path]) -> None:
@@ -96,7 +117,7 @@ def load_run(path: Path | str, *, device: str = "auto") -> TrainedRun:
     model.load_state_dict(weights)
     model.to(choose_device(device)).eval()
     known = {name: about[name] for name in ("words", "recipe", "about_queries", "best", "stores", "selected_on")}
-    return TrainedRun(path, model, **known)
+    return TrainedRun(path, model, **known, unseen_words=about.get("unseen_words", "unk"))
 
 
 @torch.inference_mode()

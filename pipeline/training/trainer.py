@@ -42,11 +42,13 @@ class Trainer:
                 len(covered) - len(training),
                 len(covered),
             )
-        self.validation = stores.examples(config.split)
+        unseen_words = config.unseen_words or stores.first.unseen_words
+        self.validation, unseen_vectors = stores.validation_examples(config.split, unseen_words=unseen_words)
         self._require_queries(training)
         torch.manual_seed(config.seed)
         self.model = ExCL(config.model, vectors=torch.from_numpy(stores.vectors), feature_dim=training[0].features.shape[1])
         self.model.set_normalisation(*normalisation(training))
+        self.model.set_unseen_vectors(torch.from_numpy(unseen_vectors))
         self.model.to(self.device)
         self.network = ranks.wrap(self.model)
         self.optimizer = torch.optim.Adam(
@@ -70,6 +72,7 @@ class Trainer:
             "selected_on": config.split,
             "stores": stores.identity["stores"],
             "words": list(stores.vocabulary.words),
+            "unseen_words": unseen_words,
             "recipe": stores.recipe,
             "about_queries": stores.about_queries,
         }

@@ -454,7 +454,7 @@ def test_windows_become_moments_and_those_of_one_query_stay_together(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"relevant_windows": None}, "no 'relevant_windows'; is it a test split whose answers are withheld"),
+        ({"relevant_windows": None}, "no 'relevant_windows'; is it a test split without its answers"),
         ({"relevant_windows": []}, "'relevant_windows' is empty"),
         ({"relevant_windows": [[1]]}, r"window 0 is \[1\]; expected \[start, end\]"),
         ({"relevant_windows": [[1, "2"]]}, 'the end is "2"'),

@@ -1,6 +1,7 @@
 """The stage tokenise through the command: reports on the official files, splits, policies, hostile ids, any query."""
 
 import contextlib
+import hashlib
 import json
 import re
 
@@ -252,6 +253,14 @@ def test_policies_are_applied_recorded_and_go_on_into_the_store(tmp_path, vector
         "splits": {"train": "rows of own.jsonl"},
         "tokeniser": "nltk",
         "hygiene": {"unordered": "swap", "beyond_video": "keep", "duplicates": "drop", "unusable_query": "drop"},
+        "unseen_words": "vector",
+        "glove": {
+            "file": "vectors.txt",
+            "sha256": hashlib.sha256(vectors.read_bytes()).hexdigest(),
+            "known": None,
+            "member": None,
+            "cased_fallback": False,
+        },
     }
     assert main(["tokenise", *arguments[:-2], "--out", str(tmp_path / "q")]) == 2  # another policy is another folder
 
@@ -390,6 +399,8 @@ def test_hostile_ids_never_become_paths(tmp_path, vectors):
         "moments.jsonl",
         "vocabulary.txt",
         "vectors.npy",
+        "unseen_words.txt",
+        "unseen_vectors.npy",
         "report.json",
         "coverage.json",
         "uncovered.jsonl",
