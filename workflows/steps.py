@@ -99,6 +99,7 @@ PIPELINE, WORKFLOWS = "excl.pipeline", "excl.workflows"
 GROUPS = {
     "a data set": (
         Step("init", "begin a data set of your own", f"{WORKFLOWS}.init", formatter="show"),
+        Step("annotate", "mark moments of your videos on a page in the browser", f"{WORKFLOWS}.server.annotate"),
         Step(
             "check",
             "say whether everything is in place",
@@ -118,6 +119,7 @@ GROUPS = {
     ),
     "a trained model": (
         Step("localize", "answer queries about any video", f"{PIPELINE}.localize", formatter="lines"),
+        Step("serve", "answer queries about videos on a page in the browser", f"{WORKFLOWS}.server.serve"),
         Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", formatter="show"),
         Step("score", "measure anybody's predictions", f"{PIPELINE}.evaluation.score", formatter="show"),
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
