@@ -15,7 +15,8 @@
  *                       "note": "IoU 0.94" } ],            a line below the query; may be ""
  *     "thumbnails": ["data:image/jpeg;base64,..."] }       n pictures: number i shows the middle of the i-th n-th
  *
- * It is given as <excl-timeline><script type="application/json">DATA</script></excl-timeline>, or by the property `data`.
+ * It is given as the text of a child <script type="application/json">, or by the property `data`. (No closing tag of a script
+ * may stand in this file, since pages have it inside one.)
  *
  * Properties and methods
  *   data           get, set: the data; setting it draws everything anew. redraw() draws again what was changed in place.
