@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,6 +63,8 @@ class LocalizeConfig:
     """Print the answers as JSON."""
     out: Path | None = None
     """A folder for the answers as JSON; answers that are there already are not computed again."""
+    html: Path | None = None
+    """A page to write too: the video with its timeline, the probabilities over time and the answers."""
     weights: str | None = None
     """I3D's weights, if the run's features were made with a weight file of your own."""
     device: str = "auto"
@@ -125,11 +128,8 @@ def _write(config: LocalizeConfig, manifest: Manifest) -> dict[str, Any]:
 def answer(config: LocalizeConfig) -> list[Answer]:
     """Compute the answers."""
     trained = load_run(config.run, device=config.device)
-    video = _features(config, trained)
-    vocabulary = Vocabulary(tuple(trained.words))
-    tokeniser = trained.about_queries["tokeniser"]
-    rows = torch.from_numpy(video.features)  # one tensor for all, so that they are encoded once
-    examples = [_example(query, tokenise(query, tokeniser), video, rows, vocabulary) for query in config.query]
+    video = features(config, trained)
+    examples = make_examples(trained, video, config.query)
     predicted = predict(trained.model, examples, batch_size=max(1, ROWS_AT_ONCE // len(video.features)), k=config.top)
     return [
         Answer(query, start_s=float(span[0]), end_s=float(span[1]), score=float(span[2]), rank=rank)
@@ -139,7 +139,7 @@ def answer(config: LocalizeConfig) -> list[Answer]:
     ]
 
 
-def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
+def features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
     """Return the video's features by the run's recipe, remembered or made; ValueError if the weights are not the run's."""
     _require_known_making(config, trained.recipe)
     weights = _weights(config, trained.recipe) if config.weights else None  # wrong ones are refused in any case
@@ -243,6 +243,14 @@ def _weights(config: LocalizeConfig, recipe: dict[str, Any]) -> Weights:
         f"{config.run}: its features were made with weights from {wanted['source']} (sha256 of the tensors "
         f"{wanted['sha256'][:12]}…) that are not in the cache; say where they are with --weights"
     )
+
+
+def make_examples(trained: TrainedRun, video: VideoFeatures, queries: Sequence[str]) -> list[Example]:
+    """Return an example for each sentence about a video; a warning names words that the run does not know."""
+    vocabulary = Vocabulary(tuple(trained.words))
+    tokeniser = trained.about_queries["tokeniser"]
+    rows = torch.from_numpy(video.features)  # one tensor for all, so that they are encoded once
+    return [_example(query, tokenise(query, tokeniser), video, rows, vocabulary) for query in queries]
 
 
 def _example(query: str, tokens: list[str], video: VideoFeatures, rows: Tensor, vocabulary: Vocabulary) -> Example:
