@@ -60,13 +60,18 @@ class TrainingStore(FeatureStore):
 
     def queries(self, split: str) -> list[Query]:
         """Return the queries of a split, those without features last; ValueError, which names the splits, if it is empty."""
+        queries = self.all_queries()
+        chosen = [query for query in queries if query.split == split]
+        if not chosen:
+            raise ValueError(f"{self.path}: no queries of a split {split!r}; it has {sorted({q.split for q in queries})}")
+        return chosen
+
+    def all_queries(self) -> list[Query]:
+        """Return the queries of all splits, those without features last."""
         rows = [row for shard in self.shards() for row in shard.queries()]
         with self._own("uncovered.jsonl").open(encoding="utf-8") as file:
             rows += [json.loads(line) for line in file]
-        chosen = [Query.from_json(row) for row in rows if row["split"] == split]
-        if not chosen:
-            raise ValueError(f"{self.path}: no queries of a split {split!r}; it has {sorted({r['split'] for r in rows})}")
-        return chosen
+        return [Query.from_json(row) for row in rows]
 
     @property
     def about_queries(self) -> dict[str, Any]:

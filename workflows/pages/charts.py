@@ -21,7 +21,7 @@ from markupsafe import Markup
 WIDTH = 420  # units of the drawings, about a CSS pixel each: pages put charts side by side
 TOP, BOTTOM, LEFT, RIGHT = 8, 34, 46, 12
 HEIGHT = 220
-LABELS = 150  # the width of the labels of rows
+LABELS = 172  # the width of the labels of rows, for 24 letters
 ROW = 24
 
 
@@ -78,7 +78,7 @@ def intervals(title: str, rows: Sequence[IntervalRow], *, caption: str, unit: st
     described = [
         (r.label, r.number, *(None if v is None else round(v, 4) for v in (r.value, r.low, r.high, r.reported))) for r in rows
     ]
-    columns = ("", "queries", "value", "from", "to", "reported")
+    columns = ("name", "queries", "value", "from", "to", "reported")
     return Chart(title, caption, _svg(title, height, parts), columns, described)
 
 
@@ -217,7 +217,7 @@ def _line(css: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
 
 
 def _label(label: str, number: str, y: float) -> Markup:
-    most = 23 - len(number)
+    most = 24 - len(number)
     short = label if len(label) <= most else label[: most - 1] + "…"
     return Markup('<text class="label" x="{}" y="{:.1f}" text-anchor="end">{}<tspan class="quiet">{}</tspan>{}</text>').format(
         LABELS - 8, y + 4, short, number, Markup("<title>{}</title>").format(label) if short != label else ""

@@ -47,12 +47,12 @@ def timeline(
     `file` is the video's own, which the page plays: by its path relative to the file `page`, or, without that, from a copy
     inside the page. With `reading` there are small pictures along the time axis.
     """
-    fps = video.facts.get("quality", {}).get("fps") or video.facts.get("fps")
+    num_frames = video.facts.get("frames_expected")
     return Timeline(
         title=printable(video.video_id),
         video=None if file is None else embedded(file) if page is None else relative_url(file, page),
         duration_s=video.duration_s,
-        fps=float(fps) if fps else None,
+        fps=num_frames / video.duration_s if num_frames and video.duration_s > 0 else None,
         rows={"start_s": _rounded(video.start_s), "end_s": _rounded(video.end_s)},
         queries=list(queries),
         thumbnails=pictures(file, video.duration_s, reading) if file is not None and reading is not None else [],
