@@ -95,7 +95,8 @@ def lines(
     """Return a chart of lines through points (x, y), each named at its end; `mark_x` is where a vertical line stands."""
     points = [point for values in series.values() for point in values if math.isfinite(point[1])]
     high, step = _nice_top(max((y for _, y in points), default=1.0) if top is None else top)
-    x_high, x_step = _nice_top(max((x for x, _ in points), default=1.0))
+    whole = all(float(x).is_integer() for x, _ in points)
+    x_high, x_step = _nice_top(max((x for x, _ in points), default=1.0), whole=whole)
     x_high = max((x for x, _ in points), default=1.0) if not diagonal else max(x_high, 1e-9)
     names_px = 62 if len(series) > 1 else 0
     across = _Scale(min((x for x, _ in points), default=0.0) if not diagonal else 0.0, x_high, LEFT, WIDTH - RIGHT - names_px)

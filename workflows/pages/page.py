@@ -41,7 +41,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Example:
+class VideoExample:
     """A video with its timeline, and what it is an example of."""
 
     title: str
@@ -62,7 +62,7 @@ class Section:
     warnings: Sequence[str] = ()
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
-    examples: Sequence[Example] = ()
+    examples: Sequence[VideoExample] = ()
 
 
 @dataclass(frozen=True)

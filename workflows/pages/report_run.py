@@ -23,7 +23,7 @@ from excl.pipeline.training.trained_run import load_run
 from excl.pipeline.training.validation import split_of
 from excl.workflows.pages import charts, views
 from excl.workflows.pages.charts import IntervalRow
-from excl.workflows.pages.page import Example, Section, Table
+from excl.workflows.pages.page import VideoExample, Section, Table
 from excl.workflows.pages.report_store import queries_made_of, recipe_table
 
 RIGHT = 0.5
@@ -141,7 +141,7 @@ def _with_interval(figures: Mapping[str, Any], name: str) -> str:
     if name not in figures:
         return "-"
     interval = figures.get(INTERVAL, {}).get(name)
-    return f"{figures[name]:.1f}" + (f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else "")
+    return f"{figures[name]:.1f}" + (f"\u00a0({interval[0]:.1f}\u2013{interval[1]:.1f})" if interval else "")
 
 
 def _recalls(metrics: Mapping[str, Any], threshold: float, paper: Mapping[float, float]) -> charts.Chart:
@@ -197,7 +197,7 @@ def strengths_section(answered: Answered) -> Section:
     groups = sorted({query.group for query in queries})
     by = {
         "the moment's length": [*_quantile_bins(lengths_s, lambda a, b: f"{a:.1f} to {b:.1f} s")],
-        "the moment's position": [*_fifths(middles)],
+        "the moment's position in the video": [*_fifths(middles)],
         "words of the query": [*_quantile_bins(words, lambda a, b: f"{a:.0f} to {b:.0f} words" if a < b else f"{a:.0f} words")],
     }
     if len(groups) > 1:
@@ -226,7 +226,7 @@ def _fifths(places: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
         low, high = number / BINS, (number + 1) / BINS
         mask = (places >= low) & ((places < high) | (number == BINS - 1))
         if mask.any():
-            yield mask, f"{low:.0%} to {high:.0%} of the video"
+            yield mask, f"{low:.0%} to {high:.0%}"
 
 
 def _calibration(answered: Answered) -> list[charts.Chart]:
@@ -296,7 +296,7 @@ def example_section(
         file = views.video_file(videos, video)
         inside = None if number < embedded else page
         shown = views.timeline(video, [record], file=file, page=inside, reading=VideoReading())
-        examples.append(Example(f"{kind}: {printable(query.query)} ({printable(query.video_id)})", shown))
+        examples.append(VideoExample(f"{kind}: {printable(query.query)} ({printable(query.video_id)})", shown))
     texts = ["“Sure and wrong” are the answers with the highest p among those with an IoU below 0.3."]
     if videos is None:
         texts.append("The videos are not shown; `--videos DIR` says where their files are.")

@@ -21,7 +21,7 @@ from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.workflows.pages import charts, views
-from excl.workflows.pages.page import Example, Section, Table
+from excl.workflows.pages.page import VideoExample, Section, Table
 
 SPLITS = ("train", "val", "test")
 SAMPLED = 200
@@ -195,7 +195,7 @@ def store_examples(content: StoreContent, *, videos: Path | None, page: Path, em
         records = views.annotated(about.get(video_id, []))
         inside = None if number < embedded else page
         record = views.timeline(video, records, file=file, page=inside, reading=VideoReading())
-        examples.append(Example(printable(video_id), record))
+        examples.append(VideoExample(printable(video_id), record))
     return Section("Some videos", examples=examples)
 
 

@@ -23,7 +23,7 @@ from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, store_of
 from excl.workflows.pages import localize_page, views
-from excl.workflows.pages.page import Example, Page, Section, render
+from excl.workflows.pages.page import VideoExample, Page, Section, render
 from excl.workflows.pages.timeline import TimelineQuery
 
 
@@ -88,7 +88,7 @@ def make(config: ShowConfig, path: Path | None, *, height_px: int = 720) -> Page
     records = _records(config, trained, store, video)
     file = views.video_file(config.videos, video)
     record = views.timeline(video, records, file=file, page=path, reading=VideoReading())
-    return render(record["title"], [Section("", examples=[Example(_heading(trained), record)])], height_px=height_px)
+    return render(record["title"], [Section("", examples=[VideoExample(_heading(trained), record)])], height_px=height_px)
 
 
 def _page_of_file(config: ShowConfig, path: Path | None, *, height_px: int) -> Page:
