@@ -88,7 +88,7 @@ def _expected_moments(
 
 
 def row_probabilities(start_logits: Tensor, end_logits: Tensor, *, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-    """Return for every row the probabilities that the moment starts and that it ends there, float64 [B, T], 0 in the padding.
+    """Return for every row the probabilities of a start and of an end there, float64 [B, T] each, 0 in the padding.
 
     clf: the two softmaxes (equations 2 and 3). reg: P_start(s), and P(e) = sum_{s <= e} P_start(s) P(e | s) (equation 8).
     """

@@ -76,7 +76,8 @@ def intervals(title: str, rows: Sequence[IntervalRow], *, caption: str, unit: st
             diamond = f"M{x:.1f} {y - 7:.1f}l6 7l-6 7l-6 -7z"
             parts.append(Markup('<path class="reported" d="{}"/>').format(diamond))
     described = [
-        (r.label, r.number, *(None if v is None else round(v, 4) for v in (r.value, r.low, r.high, r.reported))) for r in rows
+        (r.label, r.number, *(None if v is None else round(v, 4) for v in (r.value, r.low, r.high, r.reported)))
+        for r in rows
     ]
     columns = ("name", "queries", "value", "from", "to", "reported")
     return Chart(title, caption, _svg(title, height, parts), columns, described)
@@ -99,7 +100,9 @@ def lines(
     x_high, x_step = _nice_top(max((x for x, _ in points), default=1.0), whole=whole)
     x_high = max((x for x, _ in points), default=1.0) if not diagonal else max(x_high, 1e-9)
     names_px = 62 if len(series) > 1 else 0
-    across = _Scale(min((x for x, _ in points), default=0.0) if not diagonal else 0.0, x_high, LEFT, WIDTH - RIGHT - names_px)
+    across = _Scale(
+        min((x for x, _ in points), default=0.0) if not diagonal else 0.0, x_high, LEFT, WIDTH - RIGHT - names_px
+    )
     up = _Scale(0.0, high, HEIGHT - BOTTOM, TOP)
     parts = [_grid_up(up, step, across), _ticks_below(across, x_step, x_name)]
     if mark_x is not None:
@@ -147,9 +150,7 @@ def histogram(title: str, values: np.ndarray, *, x_name: str, caption: str, inte
         for low, end, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
     parts.append(_ticks_below(across, _nice_top(float(edges[-1]), whole=integers)[1], x_name))
-    rows = [
-        (round(float(a), 6), round(float(b), 6), int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)
-    ]
+    rows = [(round(float(a), 6), round(float(b), 6), int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
     return Chart(title, caption, _svg(title, HEIGHT, parts), (f"{x_name}, from", "to", "number"), rows)
 
 
@@ -173,9 +174,7 @@ def density(title: str, x: np.ndarray, y: np.ndarray, *, x_name: str, y_name: st
     parts += [_line("axis", across(0), up(0), across(1), up(1)), _ticks_below(across, 0.25, x_name, y=height - BOTTOM)]
     parts += [_text(f"{v:g}", LEFT - 6, up(v) + 4, anchor="end") for v in (0, 0.25, 0.5, 0.75, 1)]
     parts.append(_text(y_name, across(1) + 8, up(1) + 12))
-    rows = [
-        (int(c) / bins, int(r) / bins, int(counts[c, r])) for c, r in zip(*np.nonzero(counts), strict=True)
-    ]
+    rows = [(int(c) / bins, int(r) / bins, int(counts[c, r])) for c, r in zip(*np.nonzero(counts), strict=True)]
     return Chart(title, caption, _svg(title, height, parts), (f"{x_name}, from", f"{y_name}, from", "number"), rows)
 
 
@@ -220,9 +219,9 @@ def _line(css: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
 def _label(label: str, number: str, y: float) -> Markup:
     most = 24 - len(number)
     short = label if len(label) <= most else label[: most - 1] + "…"
-    return Markup('<text class="label" x="{}" y="{:.1f}" text-anchor="end">{}<tspan class="quiet">{}</tspan>{}</text>').format(
-        LABELS - 8, y + 4, short, number, Markup("<title>{}</title>").format(label) if short != label else ""
-    )
+    return Markup(
+        '<text class="label" x="{}" y="{:.1f}" text-anchor="end">{}<tspan class="quiet">{}</tspan>{}</text>'
+    ).format(LABELS - 8, y + 4, short, number, Markup("<title>{}</title>").format(label) if short != label else "")
 
 
 def _ticks(scale: _Scale, step: float) -> list[float]:
@@ -252,5 +251,3 @@ def _ticks_below(across: _Scale, step: float, name: str, *, y: float = HEIGHT - 
     parts += [_text(f"{value:g}", across(value), y + 15, anchor="middle") for value in _ticks(across, step)]
     parts.append(_text(name, (across.begin + across.end) / 2, y + 29, anchor="middle", css="quiet"))
     return Markup("").join(parts)
-
-

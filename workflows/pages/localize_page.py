@@ -1,4 +1,4 @@
-"""`excl localize` with a page of its answers: the command is that of `pipeline/localize.py`, and `--html` writes the page."""
+"""`excl localize` with a page of its answers, which `--html` writes; all else is `pipeline/localize.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from excl.pipeline.execution.video_reading import decoders_stopped
 from excl.pipeline.localize import Answers, LocalizeConfig, lines
 from excl.pipeline.training.trained_run import load_run
 from excl.workflows.pages import views
-from excl.workflows.pages.page import VideoExample, Page, Section, render
+from excl.workflows.pages.page import Page, Section, VideoExample, render
 
 __all__ = ["LocalizeConfig", "lines", "page", "run"]
 
@@ -32,4 +32,6 @@ def page(config: LocalizeConfig, path: Path | None, *, height_px: int = 720) -> 
     lines = [f"Answers of {config.run.absolute().name}."] + ([trained.stamp] if trained.stamp else [])
     if trained.recipe["weights"]["random"]:
         lines.append("The features come from an I3D with RANDOM weights: the answers mean nothing.")
-    return render(record["title"], [Section("", examples=[VideoExample("Answers", record)])], lines=lines, height_px=height_px)
+    return render(
+        record["title"], [Section("", examples=[VideoExample("Answers", record)])], lines=lines, height_px=height_px
+    )

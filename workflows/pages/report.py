@@ -143,8 +143,10 @@ def _evaluation(config: ReportConfig, store: TrainingStore | None) -> tuple[repo
         folder = folder or folder_beside(
             config.folder,
             evaluate.STAGE,
-            lambda other, split=split: other.is_complete  # type: ignore[misc]
-            and (other.header["identity"]["run"], other.header["identity"]["split"]) == (fingerprint, split),
+            lambda other, split=split: (
+                other.is_complete  # type: ignore[misc]
+                and (other.header["identity"]["run"], other.header["identity"]["split"]) == (fingerprint, split)
+            ),
         )
     if folder is None and store is not None:
         try:

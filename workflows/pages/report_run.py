@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from excl.pipeline.training.trained_run import load_run
 from excl.pipeline.training.validation import split_of
 from excl.workflows.pages import charts, views
 from excl.workflows.pages.charts import IntervalRow
-from excl.workflows.pages.page import VideoExample, Section, Table
+from excl.workflows.pages.page import Section, Table, VideoExample
 from excl.workflows.pages.report_store import queries_made_of, recipe_table
 
 RIGHT = 0.5
@@ -128,7 +129,7 @@ def results_section(metrics: Mapping[str, Any]) -> Section:
         "Results",
         texts=[
             f"Split {metrics['split']} ({printable(str(metrics['split_made_of']))}) of {metrics['dataset']}: "
-            f"{metrics['num_queries']:,} queries, {metrics['num_covered']:,} of them with features; the others count as misses."
+            f"{metrics['num_queries']:,} queries, {metrics['num_covered']:,} of them with features (others are misses)."
             " Intervals are those of a bootstrap by video, 95 %."
         ],
         warnings=[*([RANDOM] if metrics["random_weights"] else []), *([metrics["stamp"]] if metrics["stamp"] else [])],
@@ -198,7 +199,9 @@ def strengths_section(answered: Answered) -> Section:
     by = {
         "the moment's length": [*_quantile_bins(lengths_s, lambda a, b: f"{a:.1f} to {b:.1f} s")],
         "the moment's position in the video": [*_fifths(middles)],
-        "words of the query": [*_quantile_bins(words, lambda a, b: f"{a:.0f} to {b:.0f} words" if a < b else f"{a:.0f} words")],
+        "words of the query": [
+            *_quantile_bins(words, lambda a, b: f"{a:.0f} to {b:.0f} words" if a < b else f"{a:.0f} words")
+        ],
     }
     if len(groups) > 1:
         of = np.array([query.group for query in queries])
@@ -215,7 +218,7 @@ def strengths_section(answered: Answered) -> Section:
 def _quantile_bins(values: np.ndarray, name: Callable[[float, float], str]) -> Iterator[tuple[np.ndarray, str]]:
     """Yield masks of about equally many values, and the names of their ranges."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1), method="nearest"))
-    for low, high in zip(edges[:-1], edges[1:], strict=True) if len(edges) > 1 else [(edges[0], edges[0])]:
+    for low, high in itertools.pairwise(edges) if len(edges) > 1 else [(edges[0], edges[0])]:
         mask = ((values > low) if low > edges[0] else (values >= low)) & (values <= high)
         if mask.any():
             yield mask, name(float(values[mask].min()), float(values[mask].max()))
@@ -243,8 +246,8 @@ def _calibration(answered: Answered) -> list[charts.Chart]:
             "Calibration",
             {"share that is right": points},
             x_name="p of the answer, mean of a tenth of the queries",
-            caption=f"The share of answers with IoU {RIGHT} or more, by their p. p is the probability of just one span of rows,"
-            " and spans near it are right too, so points above the dashed line are to be expected.",
+            caption=f"The share of answers with IoU {RIGHT} or more, by their p, the probability of just one span of rows:"
+            " spans near it are right too, so points above the dashed line are to be expected.",
             diagonal=True,
             top=1.0,
         )

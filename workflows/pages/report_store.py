@@ -21,7 +21,7 @@ from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.workflows.pages import charts, views
-from excl.workflows.pages.page import VideoExample, Section, Table
+from excl.workflows.pages.page import Section, Table, VideoExample
 
 SPLITS = ("train", "val", "test")
 SAMPLED = 200
@@ -80,7 +80,9 @@ def data_section(content: StoreContent) -> Section:
     store, queries = content.store, content.queries
     durations_s = np.array([store.duration_s(video_id) for video_id in store])
     figures = [
-        charts.histogram("Durations of videos", durations_s, x_name="seconds", caption=f"{len(store):,} videos with features.")
+        charts.histogram(
+            "Durations of videos", durations_s, x_name="seconds", caption=f"{len(store):,} videos with features."
+        )
     ]
     tables = []
     if queries:
@@ -136,7 +138,7 @@ def _words(content: StoreContent) -> Table:
 
 
 def failure_table(store: FeatureStore) -> Table | None:
-    """Return the videos that failed, by reason, as extract recorded them; None if its folder is neither this nor beside it."""
+    """Return the videos that failed, by reason, as extract recorded them; None if its folder is not to be found."""
     manifest = store.manifest
     if manifest.header["stage"] == "pack":
         features = manifest.header["identity"]["features"]
@@ -150,7 +152,9 @@ def failure_table(store: FeatureStore) -> Table | None:
         names = [str(r.get("source", {}).get("file", v)) for r, v in zip(records, video_ids, strict=True)]
         shown = ", ".join(map(printable, names[:FILES_SHOWN])) + (", …" if len(names) > FILES_SHOWN else "")
         rows.append((reason, f"{len(video_ids):,}", shown, printable(str(records[0].get("message", "")))))
-    return Table("Videos that failed", ("reason", "videos", "files", "the first one's message"), rows or [("none", "0", "", "")])
+    return Table(
+        "Videos that failed", ("reason", "videos", "files", "the first one's message"), rows or [("none", "0", "", "")]
+    )
 
 
 def feature_section(store: FeatureStore) -> Section:

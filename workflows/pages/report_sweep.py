@@ -41,7 +41,9 @@ def _section(store: str, scores: list[dict[str, Any]]) -> Section:
     title = "R@1 in percent: mean ± standard deviation over seeds (in the paper)"
     return Section(
         f"{first['dataset']}, split {first['split']} ({store})",
-        texts=[f"{first['num_queries']:,} queries, {first['num_covered']:,} of them with features; the others count as misses."],
+        texts=[
+            f"{first['num_queries']:,} queries, {first['num_covered']:,} of them with features; the others count as misses."
+        ],
         warnings=[*([RANDOM] if first["random_weights"] else []), *([first["stamp"]] if first["stamp"] else [])],
         tables=[
             Table(title, ["variant", "seeds", *(f"IoU {t}" for t in THRESHOLDS), "mIoU"], rows),

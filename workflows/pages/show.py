@@ -23,7 +23,7 @@ from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, store_of
 from excl.workflows.pages import localize_page, views
-from excl.workflows.pages.page import VideoExample, Page, Section, render
+from excl.workflows.pages.page import Page, Section, VideoExample, render
 from excl.workflows.pages.timeline import TimelineQuery
 
 
@@ -93,7 +93,9 @@ def make(config: ShowConfig, path: Path | None, *, height_px: int = 720) -> Page
 
 def _page_of_file(config: ShowConfig, path: Path | None, *, height_px: int) -> Page:
     if config.run is None or not config.query:
-        raise ValueError(f"{config.video}: a video file needs --run and at least one --query; a video of a store has its own")
+        raise ValueError(
+            f"{config.video}: a video file needs --run and at least one --query; a video of a store has its own"
+        )
     asked = LocalizeConfig(
         run=config.run, video=Path(config.video), query=config.query, top=config.top, device=config.device
     )
@@ -122,7 +124,8 @@ def _records(
     asked = trained.with_run_vocabulary(store, [first[key] for key in dict.fromkeys(query.key for query in about)])
     answers = views.answer(trained, load_examples(store, asked), top=config.top)
     return [
-        TimelineQuery(**{**answered, "moments": record["moments"]}) for answered, record in zip(answers, records, strict=True)
+        TimelineQuery(**{**answered, "moments": record["moments"]})
+        for answered, record in zip(answers, records, strict=True)
     ]
 
 

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 class RunConfig:
     """Run all steps of a recipe: what is done already is not done again, and other settings have folders of their own.
 
-    It says first what it will do, and leaves a log of the run in logs/, a report in excl-report.md, and, of a run, a store or
-    a sweep, a page with figures and videos in excl-report.html.
+    It says first what it will do, and leaves a log of the run in logs/, a report in excl-report.md, and excl-report.html, a
+    page with figures and videos.
     """
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
