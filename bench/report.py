@@ -24,26 +24,7 @@ from excl.pipeline.config import parse_section
 from excl.pipeline.store.shard import VideoFeatures, write_shard
 
 RECIPE = {"fps": 5.0, "dtype": "float16", "weights": {"source": "random:0", "sha256": "?", "random": True}}
-WORDS = [
-    "the",
-    "a",
-    "person",
-    "opens",
-    "closes",
-    "door",
-    "window",
-    "and",
-    "then",
-    "runs",
-    "sits",
-    "stands",
-    "laughs",
-    "cooks",
-    "eats",
-    "drinks",
-    "washes",
-    "holds",
-]
+WORDS = ("the", "a", "person", "opens", "closes", "door", "window", "and", "then", "runs", "sits", "laughs", "cooks", "eats")
 SHARD, SIZE, ROW_S = 512, 64, 1.6
 
 

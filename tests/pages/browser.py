@@ -1,4 +1,4 @@
-"""Headless Chromium for the tests of pages: the system's own, driven by playwright; without one of the two tests are skipped."""
+"""Headless Chromium for the tests of pages: the system's own, driven by playwright. Without it tests are skipped."""
 
 from __future__ import annotations
 

@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import re
+import sys
 from collections import Counter
 from html import unescape
 
+import commands
 import numpy as np
 import pytest
 import train_data
@@ -180,14 +182,11 @@ def test_a_sweep_has_a_report_of_its_variants(made, tmp_path):
         (["run", "--evaluation", "data/store"], "data/store"),
     ],
 )
-def test_what_is_no_run_or_store_is_refused_in_a_sentence(made, capsys, caplog, monkeypatch, arguments, message):
-    monkeypatch.chdir(made)
-    try:
-        code = main(["report", *arguments, "--out", "never.html"])
-    except SystemExit as error:
-        code = error.code
-    assert code == 2
-    assert message in re.sub(r"[\s│]+", " ", capsys.readouterr().err + caplog.text)
+def test_what_is_no_run_or_store_is_refused_in_a_sentence(made, arguments, message):
+    command = [sys.executable, "-m", "excl.workflows.cli", "report", *arguments, "--out", "never.html"]
+    result = commands.run(command, cwd=made, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert message in re.sub(r"[\s│]+", " ", result.stderr)
     assert not (made / "never.html").exists()
 
 
