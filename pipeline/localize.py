@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +44,7 @@ from excl.pipeline.training.trained_run import TrainedRun, load_run, predict
 log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "localize", 3
+Watch = Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]]
 ROWS_AT_ONCE = 16_384  # of all queries asked at once: a film's rows are copied for each
 
 
@@ -62,6 +64,8 @@ class LocalizeConfig:
     """Print the answers as JSON."""
     out: Path | None = None
     """A folder for the answers as JSON; answers that are there already are not computed again."""
+    html: Path | None = None
+    """A page to write too: the video with its timeline, the probabilities over time and the answers."""
     weights: str | None = None
     """I3D's weights, if the run's features were made with a weight file of your own."""
     device: str = "auto"
@@ -125,11 +129,8 @@ def _write(config: LocalizeConfig, manifest: Manifest) -> dict[str, Any]:
 def answer(config: LocalizeConfig) -> list[Answer]:
     """Compute the answers."""
     trained = load_run(config.run, device=config.device)
-    video = _features(config, trained)
-    vocabulary = Vocabulary(tuple(trained.words))
-    tokeniser = trained.about_queries["tokeniser"]
-    rows = torch.from_numpy(video.features)  # one tensor for all, so that they are encoded once
-    examples = [_example(query, tokenise(query, tokeniser), video, rows, vocabulary) for query in config.query]
+    video = features(config, trained)
+    examples = make_examples(trained, video, config.query)
     predicted = predict(trained.model, examples, batch_size=max(1, ROWS_AT_ONCE // len(video.features)), k=config.top)
     return [
         Answer(query, start_s=float(span[0]), end_s=float(span[1]), score=float(span[2]), rank=rank)
@@ -139,8 +140,11 @@ def answer(config: LocalizeConfig) -> list[Answer]:
     ]
 
 
-def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
-    """Return the video's features by the run's recipe, remembered or made; ValueError if the weights are not the run's."""
+def features(config: LocalizeConfig, trained: TrainedRun, *, watch: Watch | None = None) -> VideoFeatures:
+    """Return the video's features by the run's recipe, remembered or made; ValueError if the weights are not the run's.
+
+    `watch` gets the frames on their way to the network, if they are made, and returns them.
+    """
     _require_known_making(config, trained.recipe)
     weights = _weights(config, trained.recipe) if config.weights else None  # wrong ones are refused in any case
     made = FeatureRecipe.from_recipe(trained.recipe)
@@ -155,7 +159,9 @@ def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
     if video is None:
         _require_precision(config, made)
         weights = weights or _weights(config, trained.recipe)
-        video = compute_video(config.video, made, weights, reading=config.reading, device=config.device)
+        video = compute_video(
+            config.video, made, weights, reading=config.reading, device=config.device, watch=watch
+        )
         require_unchanged(config.video, state)
         feature_cache.save(made_from, video)
     return dataclasses.replace(video, video_id=config.video.stem)
@@ -193,6 +199,7 @@ def compute_video(
     reading: VideoReading,
     device: str,
     chunk_frames: int = 512,
+    watch: Watch | None = None,
 ) -> VideoFeatures:
     """The features of one video; VideoError if it cannot be read, ValueError for a precision that the device lacks."""
     torch_device = choose_device(device)
@@ -206,7 +213,9 @@ def compute_video(
         threads=min(MAX_THREADS, num_cores()),
     )
     extractor = recipe.extractor(weights, torch_device, chunk_frames=chunk_frames)
-    return compute_features(video, extractor, video_id=path.stem, dtype=recipe.dtype, source={"file": path.name})
+    frames = None if watch is None else watch(video)
+    source = {"file": path.name}
+    return compute_features(video, extractor, video_id=path.stem, dtype=recipe.dtype, source=source, frames=frames)
 
 
 def _backends_of(made: FeatureRecipe) -> tuple[str, ...]:
@@ -243,6 +252,14 @@ def _weights(config: LocalizeConfig, recipe: dict[str, Any]) -> Weights:
         f"{config.run}: its features were made with weights from {wanted['source']} (sha256 of the tensors "
         f"{wanted['sha256'][:12]}…) that are not in the cache; say where they are with --weights"
     )
+
+
+def make_examples(trained: TrainedRun, video: VideoFeatures, queries: Sequence[str]) -> list[Example]:
+    """Return an example for each sentence about a video; a warning names words that the run does not know."""
+    vocabulary = Vocabulary(tuple(trained.words))
+    tokeniser = trained.about_queries["tokeniser"]
+    rows = torch.from_numpy(video.features)  # one tensor for all, so that they are encoded once
+    return [_example(query, tokenise(query, tokeniser), video, rows, vocabulary) for query in queries]
 
 
 def _example(query: str, tokens: list[str], video: VideoFeatures, rows: Tensor, vocabulary: Vocabulary) -> Example:

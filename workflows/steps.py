@@ -120,9 +120,12 @@ GROUPS = {
     "a trained model": (
         Step("localize", "answer queries about any video", f"{PIPELINE}.localize", formatter="lines"),
         Step("serve", "answer queries about videos on a page in the browser", f"{WORKFLOWS}.server.serve"),
+        Step("localize", "answer queries about any video", f"{WORKFLOWS}.pages.localize_page", formatter="lines"),
         Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", formatter="show"),
         Step("score", "measure anybody's predictions", f"{PIPELINE}.evaluation.score", formatter="show"),
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
+        Step("report", "make a page about a run or a store", f"{WORKFLOWS}.pages.report", formatter="show"),
+        Step("show", "make a page of one video and its answers", f"{WORKFLOWS}.pages.show", formatter="show"),
     ),
     "a store": (
         Step("status", "say how far the work on a folder is", f"{PIPELINE}.maintenance.status", formatter="show"),

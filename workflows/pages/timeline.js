@@ -5,7 +5,7 @@
  *   { "title":      "v_abc",                      the video's name, for people
  *     "video":      "videos/v_abc.mp4" or null,   a URL for <video>; null where there is only the time axis
  *     "duration_s": 30.5,
- *     "fps":        15 or null,
+ *     "fps":        15 or null,                     frames a second of the video
  *     "rows":       {"start_s": [0, 1.6], "end_s": [1.6, 3.2]},   of the features; both may be empty
  *     "queries":    [ { "text": "a man cooks",
  *                       "start_probability": [0.1, 0.9],   one number a row; empty where they are not known
@@ -15,7 +15,8 @@
  *                       "note": "IoU 0.94" } ],            a line below the query; may be ""
  *     "thumbnails": ["data:image/jpeg;base64,..."] }       n pictures: number i shows the middle of the i-th n-th
  *
- * It is given as <excl-timeline><script type="application/json">DATA</script></excl-timeline>, or by the property `data`.
+ * It is given as the text of a child <script type="application/json">, or by the property `data`. (No closing tag of a script
+ * may stand in this file, since pages have it inside one.)
  *
  * Properties and methods
  *   data           get, set: the data; setting it draws everything anew. redraw() draws again what was changed in place.
@@ -32,7 +33,7 @@
  *   excl-mark   {start_s, end_s}   the user has marked a start or an end; the other may be null
  *
  * Keys: Left and Right go to the row before and after, with Shift one second, Home and End to the beginning and the end;
- * the space bar plays and pauses; with `marking`, I marks the start and O the end (the in and out points of video editors).
+ * comma and full stop go one frame back and on where fps is known; the space bar plays and pauses; with `marking`, I marks the start and O the end (the in and out points of video editors).
  */
 "use strict";
 (() => {
@@ -142,6 +143,7 @@
       const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
       const by = { ArrowLeft: -1, ArrowRight: 1 }[key];
       if (by) this.#go(event.shiftKey ? this.time + by : this.#edge(by));
+      else if ((key === "," || key === ".") && this.#data.fps) this.#go(this.time + (key === "," ? -1 : 1) / this.#data.fps);
       else if (key === "Home") this.#go(0);
       else if (key === "End") this.#go(this.#data.duration_s);
       else if (key === " ") this.#toggle();
@@ -381,7 +383,7 @@
       const most = Math.max(field.clientWidth / LABEL_PX, 1);
       const step = STEPS.find((value) => duration_s / value <= most) ?? 3600 * Math.ceil(duration_s / most / 3600);
       const labels = [];
-      for (let number = 0; number * step <= duration_s; number += 1) {
+      for (let number = 0; number * step <= duration_s * 0.97; number += 1) { // a label at the very end would be cut
         const label = make("span", number === 0 ? "xt-first" : "", clock(number * step, step));
         this.#place(label, number * step);
         labels.push(label);

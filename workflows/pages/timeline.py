@@ -81,13 +81,14 @@ def timeline_element(timeline: Timeline, *, marking: bool = False) -> str:
 
 def timeline_script() -> str:
     """Return the JavaScript that defines the component."""
-    return _asset("timeline.js")
+    return asset("timeline.js")
 
 
 def timeline_style() -> str:
     """Return the component's CSS, which defines the colours of all pages too."""
-    return _asset("timeline.css")
+    return asset("timeline.css")
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of one of the files of this room."""
     return (files("excl.workflows.pages") / name).read_text(encoding="utf-8")
