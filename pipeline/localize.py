@@ -159,9 +159,7 @@ def features(config: LocalizeConfig, trained: TrainedRun, *, watch: Watch | None
     if video is None:
         _require_precision(config, made)
         weights = weights or _weights(config, trained.recipe)
-        video = compute_video(
-            config.video, made, weights, reading=config.reading, device=config.device, watch=watch
-        )
+        video = compute_video(config.video, made, weights, reading=config.reading, device=config.device, watch=watch)
         require_unchanged(config.video, state)
         feature_cache.save(made_from, video)
     return dataclasses.replace(video, video_id=config.video.stem)

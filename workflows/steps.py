@@ -118,9 +118,8 @@ GROUPS = {
         Step("train", "train ExCL on training stores", f"{PIPELINE}.train"),
     ),
     "a trained model": (
-        Step("localize", "answer queries about any video", f"{PIPELINE}.localize", formatter="lines"),
-        Step("serve", "answer queries about videos on a page in the browser", f"{WORKFLOWS}.server.serve"),
         Step("localize", "answer queries about any video", f"{WORKFLOWS}.pages.localize_page", formatter="lines"),
+        Step("serve", "answer queries about videos on a page in the browser", f"{WORKFLOWS}.server.serve"),
         Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", formatter="show"),
         Step("score", "measure anybody's predictions", f"{PIPELINE}.evaluation.score", formatter="show"),
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),

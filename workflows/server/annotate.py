@@ -63,7 +63,7 @@ def run(config: AnnotateConfig) -> None:
 def sources(config: AnnotateConfig) -> tuple[dict[str, Path], Path]:
     """Return the videos by id, and the annotation file, by the settings, the recipe, and what is in the folder."""
     if not config.folder.is_dir():
-        raise FileNotFoundError(f"{config.folder}: there is no such folder; give one that `excl init` made, or one of videos")
+        raise FileNotFoundError(f"{config.folder}: there is no such folder; give one of `excl init`, or of videos")
     videos, annotations = config.videos, config.annotations
     recipe_file = config.folder / RECIPE
     if recipe_file.is_file():
