@@ -81,11 +81,11 @@ class AnnotationFile:
         """Return what is wrong with lines that cannot be read, in words. They are kept."""
         problems = []
         for index, line in enumerate(self._lines):
-            if line.strip() and not line.lstrip().startswith("#"):
-                try:
-                    jsonl.make_moments([(index + 1, parse_object(line, self.path, index + 1))], self.path, None)
-                except ValueError as error:
-                    problems.append(str(error))
+            try:
+                fields = _parse(line, self.path, index)
+                jsonl.make_moments([] if fields is None else [(index + 1, fields)], self.path, None)
+            except ValueError as error:
+                problems.append(str(error))
         return problems
 
     def add(self, video_id: str, query: str, start_s: float, end_s: float, duration_s: float | None) -> None:
@@ -164,12 +164,16 @@ class AnnotationFile:
             return None
 
 
+def _parse(line: str, path: Path, index: int) -> dict[str, Any] | None:
+    """Return the object in a line, None for a comment or a blank line; ValueError if it cannot be read."""
+    text = line.removeprefix("\ufeff")
+    return parse_object(text, path, index + 1) if text.strip() and not text.lstrip().startswith("#") else None
+
+
 def _fields(line: str, path: Path, index: int) -> dict[str, Any] | None:
-    """Return the object in a line, None for a comment, a blank line or one that cannot be read."""
-    if not line.strip() or line.lstrip().startswith("#"):
-        return None
+    """Return what `_parse` does, and None for a line that cannot be read too."""
     try:
-        return parse_object(line.removeprefix("\ufeff"), path, index + 1)
+        return _parse(line, path, index)
     except ValueError:
         return None
 
