@@ -14,7 +14,7 @@ async function showVideos() {
     return;
   }
   maxBytes = body.max_bytes;
-  element("run").textContent = `run ${body.run}`;
+  element("run").textContent = `answers of the run “${body.run}”`;
   element("warnings").textContent = body.warnings.join(" ");
   element("warnings").hidden = !body.warnings.length;
   fillList(element("videos"), element("more"), body.videos, {
@@ -100,7 +100,8 @@ function showProgress(progress) {
     bar.value = progress.frames;
   } else bar.removeAttribute("value");
   const of = progress.expected ? ` of about ${progress.expected}` : "";
-  say(`The video is decoded and its features are computed: ${progress.frames}${of} frames.`);
+  if (!progress.frames) say("The video is being opened.");
+  else say(`The video is decoded and its features are computed: ${progress.frames}${of} frames.`);
 }
 
 async function upload(files) {
