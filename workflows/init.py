@@ -93,7 +93,8 @@ def run(config: InitConfig) -> list[str]:
     )
     return [
         f"{len(videos):,} videos; written: {recipe}, {annotations}",
-        f"Next: write your moments into {annotations} (the lines in it show how), then `excl check {recipe}`",
+        f"Next: mark your moments with `excl annotate {config.folder}`, or write them into {annotations} (the lines in it "
+        f"show how), then `excl check {recipe}`",
     ]
 
 

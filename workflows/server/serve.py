@@ -183,16 +183,14 @@ class Serving:
     async def receive(self, request: Request) -> Response:
         """Take a video in, under a number; its name, the parameter `name`, is shown and never a path."""
         number = next(self._numbers)
-        await to_thread.run_sync(self._make_room)
         label = printable(request.query_params.get("name", ""))[:MAX_LABEL_LETTERS] or "video"
-        path = await self.uploads.receive(request, number)
-        video = AskableVideo(number, label, path, is_upload=True)
-        try:
+        self._make_room()
+        with self.uploads.place(request, number) as path:
+            await self.uploads.write(request, path)
+            video = AskableVideo(number, label, path, is_upload=True)
             await to_thread.run_sync(self._probe, video)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        self.videos[number] = video
+            self._make_room()  # once more: others may have come meanwhile
+            self.videos[number] = video
         return JSONResponse({"number": number}, HTTPStatus.CREATED)
 
     def remove(self, request: Request) -> Response:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -43,8 +45,12 @@ class UploadFolder:
         self.folder, self.limits = folder, limits
         self._receiving = 0
 
-    async def receive(self, request: Request, number: int) -> Path:
-        """Write the body of a request into a file and return it; HTTPException, and no file, beyond a limit."""
+    @contextlib.contextmanager
+    def place(self, request: Request, number: int) -> Iterator[Path]:
+        """Yield the path for one video while it is received and looked at; an error inside removes the file.
+
+        HTTPException for one that is too large by its announced size, or if too many are being received.
+        """
         self._require_room(request.headers.get("content-length", "0"))
         if self._receiving >= RECEIVED_AT_ONCE:
             raise HTTPException(
@@ -53,20 +59,21 @@ class UploadFolder:
         path = self.folder / str(number)
         self._receiving += 1
         try:
-            async with asyncio.timeout(self.limits.upload_minutes * 60):
-                await self._write(request, path)
-        except BaseException as error:
+            yield path
+        except BaseException:
             path.unlink(missing_ok=True)
-            if isinstance(error, TimeoutError):
-                raise HTTPException(
-                    HTTPStatus.REQUEST_TIMEOUT,
-                    f"The video came too slowly: allowed are {self.limits.upload_minutes:g} minutes, and {IDLE_S:g} s "
-                    "without a byte.",
-                ) from error
             raise
         finally:
             self._receiving -= 1
-        return path
+
+    async def write(self, request: Request, path: Path) -> None:
+        """Write the body of a request into a file; HTTPException beyond a limit of size or time."""
+        try:
+            async with asyncio.timeout(self.limits.upload_minutes * 60):
+                await self._write(request, path)
+        except TimeoutError as error:
+            allowed = f"{self.limits.upload_minutes:g} minutes, and {IDLE_S:g} s without a byte"
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"The video came too slowly: allowed are {allowed}.") from error
 
     def _require_room(self, announced: str) -> None:
         num_bytes = int(announced) if announced.isdecimal() else 0
