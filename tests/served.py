@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import commands
 import requests
+
+# The folder for temporary files is set here: a process that was forked has already looked for it.
+START = "import sys, tempfile; tempfile.tempdir = sys.argv.pop(1); from excl.workflows.cli import entry; entry()"
 
 
 class Served:
@@ -35,12 +38,7 @@ class Served:
 @contextlib.contextmanager
 def served(temporary: Any, *arguments: str) -> Iterator[Served]:
     """Start a command whose temporary files go into a folder, and stop it at the end."""
-    process = commands.start(
-        [sys.executable, "-m", "excl.workflows.cli", *arguments],
-        stderr=commands.subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
-    )
+    process = commands.start([sys.executable, "-c", START, str(temporary), *arguments], stderr=subprocess.PIPE, text=True)
     told = []
     try:
         for line in process.stderr:
