@@ -53,6 +53,8 @@ class AnnotationFile:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()  # a link stays a link
         self._undo: list[_Change] = []
+        self._content: bytes | None = None  # None where there is no file
+        self._lines: list[str] = []
         self._load()
 
     @property
