@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ import torch
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, UnseenWords, Vocabulary, tokenise
+from excl.datasets.text.tokens import PAD_TOKEN, UNK, UNK_TOKEN, UnseenWords, Vocabulary, tokenise
 from excl.datasets.video.backends import missing_reason
 from excl.models.i3d.device_checks import check_precision
 from excl.models.i3d.extractor import choose_device
@@ -45,6 +45,7 @@ from excl.pipeline.training.trained_run import TrainedRun, load_run, predict
 log = logging.getLogger(__name__)
 
 STAGE, CODE_VERSION = "localize", 4
+Watch = Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]]
 ROWS_AT_ONCE = 16_384  # of all queries asked at once: a film's rows are copied for each
 
 
@@ -70,6 +71,8 @@ class LocalizeConfig:
     `excl tokenise` read, if it is still on this machine; without it such words are unknown."""
     out: Path | None = None
     """A folder for the answers as JSON; answers that are there already are not computed again."""
+    html: Path | None = None
+    """A page to write too: the video with its timeline, the probabilities over time and the answers."""
     weights: str | None = None
     """I3D's weights, if the run's features were made with a weight file of your own."""
     device: str = "auto"
@@ -139,61 +142,29 @@ def _write(config: LocalizeConfig, manifest: Manifest) -> dict[str, Any]:
 def answer(config: LocalizeConfig) -> list[Answer]:
     """Compute the answers."""
     trained = load_run(config.run, device=config.device)
-    video = _features(config, trained)
-    tokens = [tokenise(query, trained.about_queries["tokeniser"]) for query in config.query]
-    trained = _with_unseen_words(config, trained, {word for row in tokens for word in row})
-    rows = torch.from_numpy(video.features)  # one tensor for all, so that they are encoded once
-    asked = [
-        Query("", video.video_id, query, 0.0, 0.0, video.duration_s, "", "", tuple(words), ())
-        for query, words in zip(config.query, tokens, strict=True)
-    ]
-    examples = [Example(q, rows, video.start_s, video.end_s, 0, 0) for q in trained.with_open_ids(asked)]
-    unseen = [[w for w in dict.fromkeys(q.tokens) if w not in set(trained.words[2:])] for q in asked]
-    unknown = [[word for word in words if word not in trained.unseen] for words in unseen]
-    _tell(config.query, unseen, unknown)
+    video = features(config, trained)
+    examples = make_examples(trained, video, config.query, unseen_words=config.unseen_words, glove=config.glove)
     predicted = predict(trained.model, examples, batch_size=max(1, ROWS_AT_ONCE // len(video.features)), k=config.top)
     return [
-        Answer(query, float(span[0]), float(span[1]), float(span[2]), rank, unseen[number], unknown[number])
-        for number, (query, moments) in enumerate(zip(config.query, predicted, strict=True))
+        Answer(
+            example.query.query,
+            float(span[0]),
+            float(span[1]),
+            float(span[2]),
+            rank,
+            *_foreign_words(trained, example.query),
+        )
+        for example, moments in zip(examples, predicted, strict=True)
         for rank, span in enumerate(moments, start=1)
         if not np.isnan(span).any()
     ]
 
 
-def _with_unseen_words(config: LocalizeConfig, trained: TrainedRun, asked: set[str]) -> TrainedRun:
-    """Return the run with the vectors of those asked words that it was not trained with, as far as they are at hand."""
-    words = sorted(asked - set(trained.words[2:]))
-    if not words or (config.unseen_words or trained.unseen_words) == "unk":
-        return trained
-    glove = trained.about_queries.get("glove")
-    if glove is None:
-        raise ValueError(f"unseen_words: {config.run} does not say which word vectors it has; only unk is possible with it")
-    if config.glove is not None and (given := identify(config.glove)).sha256 != glove["sha256"]:
-        raise ValueError(f"glove: the word vectors of {config.run} are from another file, {glove['file']}, not {given.file}")
-    path = config.glove or find_file(glove["sha256"])
-    if path is None:
-        log.warning(
-            "%s, with the word vectors of the run, is not to be found on this machine; say with --glove where it is",
-            glove["file"],
-        )
-        return trained
-    vocabulary = Vocabulary((PAD_TOKEN, UNK_TOKEN, *words))
-    vectors, _ = vectors_for(path, vocabulary, member=glove["member"], cased_fallback=glove["cased_fallback"])
-    has_vector = zip(vocabulary.words, vectors.matrix, vectors.found, strict=True)
-    return trained.with_unseen_vectors({word: vector for word, vector, has_row in has_vector if has_row})
+def features(config: LocalizeConfig, trained: TrainedRun, *, watch: Watch | None = None) -> VideoFeatures:
+    """Return the video's features by the run's recipe, remembered or made; ValueError if the weights are not the run's.
 
-
-def _tell(queries: Sequence[str], unseen: list[list[str]], unknown: list[list[str]]) -> None:
-    """Warn of words that the training split did not have, and of those among them that have no vector."""
-    for query, words, without_vector in zip(queries, unseen, unknown, strict=True):
-        if words:
-            log.warning("%r: words that the training split did not have: %s", query, ", ".join(words))
-        if without_vector:
-            log.warning("%r: unknown to the model, for which they are all one word: %s", query, ", ".join(without_vector))
-
-
-def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
-    """Return the video's features by the run's recipe, remembered or made; ValueError if the weights are not the run's."""
+    `watch` gets the frames on their way to the network, if they are made, and returns them.
+    """
     _require_known_making(config, trained.recipe)
     weights = _weights(config, trained.recipe) if config.weights else None  # wrong ones are refused in any case
     made = FeatureRecipe.from_recipe(trained.recipe)
@@ -208,7 +179,7 @@ def _features(config: LocalizeConfig, trained: TrainedRun) -> VideoFeatures:
     if video is None:
         _require_precision(config, made)
         weights = weights or _weights(config, trained.recipe)
-        video = compute_video(config.video, made, weights, reading=config.reading, device=config.device)
+        video = compute_video(config.video, made, weights, reading=config.reading, device=config.device, watch=watch)
         require_unchanged(config.video, state)
         feature_cache.save(made_from, video)
     return dataclasses.replace(video, video_id=config.video.stem)
@@ -246,6 +217,7 @@ def compute_video(
     reading: VideoReading,
     device: str,
     chunk_frames: int = 512,
+    watch: Watch | None = None,
 ) -> VideoFeatures:
     """The features of one video; VideoError if it cannot be read, ValueError for a precision that the device lacks."""
     torch_device = choose_device(device)
@@ -259,7 +231,9 @@ def compute_video(
         threads=min(MAX_THREADS, num_cores()),
     )
     extractor = recipe.extractor(weights, torch_device, chunk_frames=chunk_frames)
-    return compute_features(video, extractor, video_id=path.stem, dtype=recipe.dtype, source={"file": path.name})
+    frames = None if watch is None else watch(video)
+    source = {"file": path.name}
+    return compute_features(video, extractor, video_id=path.stem, dtype=recipe.dtype, source=source, frames=frames)
 
 
 def _backends_of(made: FeatureRecipe) -> tuple[str, ...]:
@@ -296,6 +270,74 @@ def _weights(config: LocalizeConfig, recipe: dict[str, Any]) -> Weights:
         f"{config.run}: its features were made with weights from {wanted['source']} (sha256 of the tensors "
         f"{wanted['sha256'][:12]}…) that are not in the cache; say where they are with --weights"
     )
+
+
+def make_examples(
+    trained: TrainedRun,
+    video: VideoFeatures,
+    queries: Sequence[str],
+    *,
+    unseen_words: UnseenWords | None = None,
+    glove: str | None = None,
+    looked_up: dict[str, np.ndarray | None] | None = None,
+) -> list[Example]:
+    """Return an example for each sentence about a video, and give the run's model the vectors of words it did not train on.
+
+    Warnings name such words. `looked_up` keeps the vectors (None: there is none) for the next call of a program that asks
+    often. ValueError for word vectors that are not the run's.
+    """
+    tokens = [tokenise(query, trained.about_queries["tokeniser"]) for query in queries]
+    words = sorted({word for row in tokens for word in row} - set(trained.words[2:]))
+    if words and (unseen_words or trained.unseen_words) == "vector":
+        looked_up = {} if looked_up is None else looked_up
+        looked_up |= _look_up(trained, [word for word in words if word not in looked_up], glove)
+        vectors = {word: vector for word in words if (vector := looked_up[word]) is not None}
+        trained = trained.with_unseen_vectors(vectors)
+    rows = torch.from_numpy(video.features)  # one tensor for all, so that they are encoded once
+    asked = [
+        Query("", video.video_id, query, 0.0, 0.0, video.duration_s, "", "", tuple(row), ())
+        for query, row in zip(queries, tokens, strict=True)
+    ]
+    examples = [Example(q, rows, video.start_s, video.end_s, 0, 0) for q in trained.with_open_ids(asked)]
+    for query in [example.query for example in examples]:
+        unseen, unknown = _foreign_words(trained, query)
+        if unseen:
+            log.warning("%r: words that the training split did not have: %s", query.query, ", ".join(unseen))
+        if unknown:
+            log.warning("%r: unknown to the model, for which they are all one word: %s", query.query, ", ".join(unknown))
+    return examples
+
+
+def _foreign_words(trained: TrainedRun, query: Query) -> tuple[list[str], list[str]]:
+    """Return the words of a query that the run was not trained with, and those among them that have no vector."""
+    words, ids = set(trained.words[2:]), dict(zip(query.tokens, query.token_ids, strict=True))
+    unseen = [word for word in ids if word not in words]
+    return unseen, [word for word in unseen if ids[word] == UNK]
+
+
+def _look_up(trained: TrainedRun, words: Sequence[str], glove: str | None) -> dict[str, np.ndarray | None]:
+    """Return the vectors of words, None where there is none or the run's word vectors are not on this machine."""
+    if not words:
+        return {}
+    about = trained.about_queries.get("glove")
+    if about is None:
+        raise ValueError(
+            f"unseen_words: {trained.path} does not say which word vectors it has; only unk is possible with it"
+        )
+    if glove is not None and (given := identify(glove)).sha256 != about["sha256"]:
+        raise ValueError(
+            f"glove: the word vectors of {trained.path} are from another file, {about['file']}, not {given.file}"
+        )
+    path = glove or find_file(about["sha256"])
+    if path is None:
+        log.warning(
+            "%s, with the word vectors of the run, is not on this machine; say with --glove where it is", about["file"]
+        )
+        return dict.fromkeys(words)
+    vocabulary = Vocabulary((PAD_TOKEN, UNK_TOKEN, *words))
+    vectors, _ = vectors_for(path, vocabulary, member=about["member"], cased_fallback=about["cased_fallback"])
+    rows = zip(vocabulary.words[2:], vectors.matrix[2:], vectors.found[2:], strict=True)
+    return {word: vector if has_vector else None for word, vector, has_vector in rows}
 
 
 def lines(found: Answers) -> str:

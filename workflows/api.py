@@ -12,7 +12,7 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from excl.pipeline.store.shard import VideoFeatures
     from excl.pipeline.store.training_store import TrainingStore
     from excl.pipeline.training.trained_run import TrainedRun
+    from excl.workflows.pages.page import Page
 
 R = TypeVar("R")
 PRINTING = ("json", "show", "strict")  # settings of what a command prints
@@ -73,7 +74,8 @@ def documented(name: str) -> Any:
     if "command" in vars(function) and "__signature__" not in vars(function):
         config = COMMANDS[function.command].config
         settings = settings_of(config, without=function.without)
-        own = [] if hasattr(function, "__wrapped__") else [inspect.signature(function).parameters["video"]]
+        parameters = [] if hasattr(function, "__wrapped__") else inspect.signature(function).parameters.values()
+        own = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
         function.__signature__ = signature(own, settings, function.__annotations__["return"])
         function.__doc__ = (
             f"{inspect.cleandoc(config.__doc__ or '')}\n\n{inspect.cleandoc(function.__doc__)} Paths may be strings.\n\n"
@@ -176,6 +178,46 @@ def video_features(video: Path | str, **settings: Any) -> VideoFeatures:
 
 
 video_features.__dict__.update(command="extract", without=OF_STORES)
+
+
+def report(folder: TrainedRun | FeatureStore | Path | str, **settings: Any) -> Page:
+    """Return the page about a run, a store or a sweep: a notebook shows it, and its `save` writes it to a file."""
+    from excl.pipeline.execution.video_reading import decoders_stopped  # noqa: PLC0415
+    from excl.workflows.pages.report import make  # noqa: PLC0415
+
+    config = _configuration(report, (), {**settings, "folder": _path(folder)})
+    with messages_shown(), decoders_stopped():
+        return make(config)
+
+
+report.__dict__.update(command="report", without=("folder", "out"))
+
+
+def show(
+    source: TrainedRun | FeatureStore | Path | str, video: Path | str, query: str | Sequence[str] = (), **settings: Any
+) -> Page:
+    """Return a page of one video with its timeline, and what the run `source` answers or what is annotated in a store.
+
+    `video` is a file, or the id of a video of the store. A notebook shows the page, with the video in it, and its `save`
+    writes it to a file.
+    """
+    from excl.pipeline.artifacts.manifest import Manifest  # noqa: PLC0415
+    from excl.pipeline.execution.video_reading import decoders_stopped  # noqa: PLC0415
+    from excl.workflows.pages.show import make  # noqa: PLC0415
+
+    kind = "run" if Manifest.read(_path(source)).header["stage"] == "train" else "store"
+    queries = [query] if isinstance(query, str) else list(query)
+    config = _configuration(show, (), {**settings, kind: _path(source), "video": str(video), "query": queries})
+    with messages_shown(), decoders_stopped():
+        return make(config, None)
+
+
+show.__dict__.update(command="show", without=("run", "video", "query", "out"))
+
+
+def _path(source: TrainedRun | FeatureStore | Path | str) -> Path:
+    """Return the folder of a run or a store."""
+    return Path(source) if isinstance(source, str | Path) else source.path
 
 
 @contextlib.contextmanager

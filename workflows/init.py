@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 RECIPE, ANNOTATIONS = "recipe.toml", "annotations.jsonl"
 VIDEOS_IN_SAMPLE = 20  # as many lines as one reads
+SAMPLE_QUERY = "what happens, in a sentence"
 
 RECIPE_TEXT = """\
 # A data set of your own, from videos to an evaluated model. Paths count from this file's folder.
@@ -92,7 +93,8 @@ def run(config: InitConfig) -> list[str]:
     )
     return [
         f"{len(videos):,} videos; written: {recipe}, {annotations}",
-        f"Next: write your moments into {annotations} (the lines in it show how), then `excl check {recipe}`",
+        f"Next: mark your moments with `excl annotate {config.folder}`, or write them into {annotations} (the lines in it "
+        f"show how), then `excl check {recipe}`",
     ]
 
 
@@ -114,7 +116,7 @@ def _annotations(videos: Mapping[str, Path]) -> str:
     limits = VideoLimits()
     try:
         for video_id, path in shown.items():
-            row = {"video_id": video_id, "query": "what happens, in a sentence", "start_s": 0.0, "end_s": 5.0}
+            row = {"video_id": video_id, "query": SAMPLE_QUERY, "start_s": 0.0, "end_s": 5.0}
             try:
                 duration_s = limits.probe(path).duration_s
             except (VideoError, InternalError) as error:

@@ -99,6 +99,7 @@ PIPELINE, WORKFLOWS = "excl.pipeline", "excl.workflows"
 GROUPS = {
     "a data set": (
         Step("init", "begin a data set of your own", f"{WORKFLOWS}.init", formatter="show"),
+        Step("annotate", "mark moments of your videos on a page in the browser", f"{WORKFLOWS}.server.annotate"),
         Step(
             "check",
             "say whether everything is in place",
@@ -117,13 +118,16 @@ GROUPS = {
         Step("train", "train ExCL on training stores", f"{PIPELINE}.train"),
     ),
     "a trained model": (
-        Step("localize", "answer queries about any video", f"{PIPELINE}.localize", formatter="lines"),
+        Step("localize", "answer queries about any video", f"{WORKFLOWS}.pages.localize_page", formatter="lines"),
+        Step("serve", "answer queries about videos on a page in the browser", f"{WORKFLOWS}.server.serve"),
         Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", formatter="show"),
         Step("score", "measure anybody's predictions", f"{PIPELINE}.evaluation.score", formatter="show"),
         Step(
             "rankings", "score predictions on two sets of annotations", f"{PIPELINE}.evaluation.rankings", formatter="show"
         ),
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
+        Step("report", "make a page about a run or a store", f"{WORKFLOWS}.pages.report", formatter="show"),
+        Step("show", "make a page of one video and its answers", f"{WORKFLOWS}.pages.show", formatter="show"),
     ),
     "a store": (
         Step("status", "say how far the work on a folder is", f"{PIPELINE}.maintenance.status", formatter="show"),

@@ -69,6 +69,20 @@ def conversion(path: Path, container: str) -> tuple[str, str]:
     return f"ffmpeg -i {source} {COPY_TO_MATROSKA} {target}", ""
 
 
+def playable_copy(path: Path) -> str:
+    """Return the command that writes a copy which every browser plays, with the same frames at the same times.
+
+    The copy has the same name, by which annotations know it, in a folder next to the video's own.
+    """
+    folder = path.absolute().parent.with_name(f"{path.absolute().parent.name}-for-browsers")
+    sizes = "'scale=trunc(iw/2)*2:trunc(ih/2)*2'"  # which H.264 in yuv420p needs
+    target = _url(folder / f"{path.stem}.mp4")
+    return (
+        f"mkdir -p {shlex.quote(str(folder))} && ffmpeg -i {_url(path.absolute())} -map 0:V:0 -map '0:a:0?' {EVERY_FRAME} "
+        f"-vf {sizes} -pix_fmt yuv420p -c:a aac {target}"
+    )
+
+
 def _url(path: Path) -> str:
     """Return the path as ffmpeg takes it, whatever it begins with, quoted for a shell."""
     return shlex.quote(f"file:{path}")

@@ -1,6 +1,6 @@
 """ExCL (Ghosh et al., NAACL 2019): from features and a query to a start and an end."""
 
-from excl.models.excl.answers import MAX_IOU, RowTimes, decode, top_spans
+from excl.models.excl.answers import MAX_IOU, RowTimes, decode, row_probabilities, top_spans
 from excl.models.excl.baselines import NeighbourPrior, TimePrior, best_fixed_span
 from excl.models.excl.config import VARIANTS, ExCLConfig, variant_config, variant_label, variant_name
 from excl.models.excl.expectation import expected_times
@@ -30,6 +30,7 @@ __all__ = [
     "moment_to_rows",
     "paper_r1",
     "query_ious",
+    "row_probabilities",
     "rows_to_moment",
     "span_cross_entropy",
     "span_distance",

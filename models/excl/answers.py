@@ -87,6 +87,19 @@ def _expected_moments(
     return [(start_s, max(start_s, end_s)) for start_s, end_s in zip(starts_s, ends_s, strict=True)]  # up to rounding
 
 
+def row_probabilities(start_logits: Tensor, end_logits: Tensor, *, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every row the probabilities of a start and of an end there, float64 [B, T] each, 0 in the padding.
+
+    clf: the two softmaxes (equations 2 and 3). reg: P_start(s), and P(e) = sum_{s <= e} P_start(s) P(e | s) (equation 8).
+    """
+    start_logits, end_logits = start_logits.cpu().double(), end_logits.cpu().double()
+    log_start, log_end = start_logits.log_softmax(1), end_logits.log_softmax(1)
+    if loss != "clf":
+        start_scores, end_scores = conditional_scores(start_logits, end_logits)
+        log_end = end_scores + start_scores.logcumsumexp(1)
+    return log_start.exp().numpy(), log_end.exp().numpy()
+
+
 def top_spans(
     start_scores: np.ndarray,
     end_scores: np.ndarray,

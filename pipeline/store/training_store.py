@@ -60,13 +60,24 @@ class TrainingStore(FeatureStore):
 
     def queries(self, split: str) -> list[Query]:
         """Return the queries of a split, those without features last; ValueError, which names the splits, if it is empty."""
+        queries = self.all_queries()
+        chosen = [query for query in queries if query.split == split]
+        if not chosen:
+            raise ValueError(f"{self.path}: no queries of a split {split!r}; it has {sorted({q.split for q in queries})}")
+        return chosen
+
+    def all_queries(self) -> list[Query]:
+        """Return the queries of all splits, those without features last."""
         rows = [row for shard in self.shards() for row in shard.queries()]
         with self._own("uncovered.jsonl").open(encoding="utf-8") as file:
             rows += [json.loads(line) for line in file]
-        chosen = [Query.from_json(row) for row in rows if row["split"] == split]
-        if not chosen:
-            raise ValueError(f"{self.path}: no queries of a split {split!r}; it has {sorted({r['split'] for r in rows})}")
-        return chosen
+        return [Query.from_json(row) for row in rows]
+
+    def queries_about(self, video_id: str) -> list[Query]:
+        """Return the queries about one video, of all splits, by their starts; reads no other shard. KeyError without it."""
+        shard, _ = self._find(video_id)
+        queries = (Query.from_json(row) for row in shard.queries() if row["video_id"] == video_id)
+        return sorted(queries, key=lambda query: query.start_s)
 
     @property
     def about_queries(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from excl.datasets.text.tokens import UnseenWords, Vocabulary
-from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode
+from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode, row_probabilities
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import write_json
 from excl.pipeline.artifacts.manifest import Manifest
@@ -127,18 +127,34 @@ def predict(model: ExCL, examples: Sequence[Example], *, batch_size: int, k: int
     With `k`, return the k best, [N, k, 3], NaN where there are fewer. A video is encoded once for all questions about it:
     examples that share the tensor of their rows, as those of `load_examples` do, are of one video.
     """
-    model.eval()
     moments = np.full((len(examples), k or 1, 3), np.nan)
+    for which, starts, ends in _batches(model, examples, batch_size=batch_size):
+        row_times = [RowTimes(examples[index].row_start_s, examples[index].row_end_s) for index in which]
+        moments[which] = decode(starts, ends, row_times, loss=model.config.parts.loss, k=k or 1)
+    return moments[:, 0] if k is None else moments
+
+
+@torch.inference_mode()
+def predict_rows(model: ExCL, examples: Sequence[Example], *, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return for every example the probabilities of a start and of an end in each row of its video, float64 [n] each."""
+    probabilities = {}
+    for which, starts, ends in _batches(model, examples, batch_size=batch_size):
+        for index, start, end in zip(which, *row_probabilities(starts, ends, loss=model.config.parts.loss), strict=True):
+            num_rows = len(examples[index].features)
+            probabilities[index] = start[:num_rows], end[:num_rows]
+    return [probabilities[index] for index in range(len(examples))]
+
+
+def _batches(model: ExCL, examples: Sequence[Example], *, batch_size: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yield the numbers of the examples of a batch and their start and end logits [B, T]."""
+    model.eval()
     order = _by_video(examples)
     encoded: dict[int, Tensor] = {}  # h^V [n, V] of the videos of the last batch: the next may need one of them again
     for first in range(0, len(examples), batch_size):
         which = order[first : first + batch_size]
         chosen = [examples[index] for index in which]
         encoded = _encoded(model, chosen, encoded)
-        starts, ends = _logits(model, chosen, encoded)
-        row_times = [RowTimes(example.row_start_s, example.row_end_s) for example in chosen]
-        moments[which] = decode(starts, ends, row_times, loss=model.config.parts.loss, k=k or 1)
-    return moments[:, 0] if k is None else moments
+        yield which, *_logits(model, chosen, encoded)
 
 
 def _by_video(examples: Sequence[Example]) -> list[int]:

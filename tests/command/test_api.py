@@ -72,7 +72,7 @@ def test_the_examples_of_readme_and_docs_run(data):
     assert space["video"].features.shape == (1, 1024)
     assert space["metrics"]["split"] == "test"
     shard = next((data / "features" / "shards").glob("*.h5")).name
-    for name in ("docs/reference/python.md", "docs/store.md", "docs/decoding.md"):
+    for name in ("docs/reference/python.md", "docs/store.md", "docs/decoding.md", "docs/pages.md"):
         for block in examples(name):
             exec(block.replace("SHARD", shard), space)
     assert space["network"].eval().features(space["x"]).shape == (1, 1, 1024)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from urllib.parse import unquote
 
 import pytest
 from chain_data import make_from_raw_videos
@@ -215,3 +217,20 @@ def test_a_film_with_many_queries_goes_a_few_at_a_time(real_run, monkeypatch):
     monkeypatch.setattr(localize, "ROWS_AT_ONCE", 1)
     assert len(localize.run(config).answers) == 3
     assert sizes[1] == 1
+
+
+def test_the_page_of_answers_has_the_video_and_the_probabilities_of_its_rows(real_run, tmp_path, capsys):
+    page, video = tmp_path / "pages" / "answer.html", real_run / "videos" / "r0.mp4"
+    page.parent.mkdir()
+    assert main([*arguments_for(real_run, video, "it starts", "What is <it>?"), "--top", "2", "--html", str(page)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    html = page.read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html)[1])
+    assert (page.parent / unquote(data["video"])).resolve() == video.resolve()
+    assert [query["text"] for query in data["queries"]] == ["it starts", "What is <it>?"]
+    shown = [f"{p['start_s']:.2f} s to {p['end_s']:.2f} s" for query in data["queries"] for p in query["predictions"]]
+    assert shown == [line.split("   ")[0] for line in lines]
+    for query in data["queries"]:
+        assert sum(query["start_probability"]) == pytest.approx(1, abs=1e-4)
+    assert len(data["thumbnails"]) == 12
+    assert "What is <it>?" not in html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,17 @@ from typing import Any
 from tabulate import tabulate
 
 from excl.models.progress.bars import format_duration
-from excl.pipeline import pack
+from excl.pipeline import evaluate, extract, pack, train
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
+from excl.pipeline.sweep import reproduce
 from excl.workflows.runner.output_folders import READ_VIDEOS
 from excl.workflows.runner.plan import StepPlan
 from excl.workflows.runner.recipe import Recipe
 from excl.workflows.runner.summary import coverage, failures, summary, table
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,25 @@ def write_report(path: Path, recipe: Recipe, steps: Sequence[FinishedStep], *, l
     figures = [text for name, folder in folders.items() if (text := table(name, folder))]
     parts += [_section("Figures", ["```", text, "```"]) for text in figures]
     write_text(path, "\n".join(parts))
+
+
+def write_page(path: Path, steps: Sequence[FinishedStep]) -> None:
+    """Write the page about the last sweep, run or store of these steps, if there is one; a failure costs a warning."""
+    configs = {step.name: step.config for step in steps}
+    name = next((name for name in (reproduce.STAGE, train.STAGE, pack.STAGE, extract.STAGE) if name in configs), None)
+    if name is None:
+        return
+    from excl.workflows.pages import report  # noqa: PLC0415  (which imports PyTorch)
+
+    made_by = configs[name]
+    videos = next((configs[step].videos for step in READ_VIDEOS if step in configs and configs[step].videos), None)
+    evaluated = configs[evaluate.STAGE].folder if evaluate.STAGE in configs and name == train.STAGE else None
+    settings = {"videos": videos if videos is not None and videos.is_dir() else None, "evaluation": evaluated}
+    device = getattr(made_by, "device", "auto").split(",")[0].strip()
+    try:
+        report.run(report.ReportConfig(folder=made_by.out, out=path, device=device, **settings))
+    except (ValueError, OSError) as error:
+        log.warning("there is no page about this run: %s", error)
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from excl.pipeline.execution.executor_settings import ExecutorOverrides, apply_o
 from excl.workflows.runner.output_folders import READ_VIDEOS, StepFolders
 from excl.workflows.runner.plan import Planner, StepPlan
 from excl.workflows.runner.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
-from excl.workflows.runner.report import FinishedStep, end_line, report_path, write_report
+from excl.workflows.runner.report import FinishedStep, end_line, report_path, write_page, write_report
 from excl.workflows.runner.run_log import buffered_run_log
 from excl.workflows.runner.summary import records_state
 from excl.workflows.steps import STEPS, run_step
@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 class RunConfig:
     """Run all steps of a recipe: what is done already is not done again, and other settings have folders of their own.
 
-    It says first what it will do, and leaves a log of the run in logs/ and a report in excl-report.md.
+    It says first what it will do, and leaves a log of the run in logs/, a report in excl-report.md, and excl-report.html, a
+    page with figures and videos.
     """
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -169,7 +170,12 @@ def _run(recipe: Recipe, tables: Mapping[str, Any], plans: Sequence[StepPlan], *
     report = report_path(recipe.chosen)
     if any(planned.to_do for planned in plans) or not report.is_file():
         write_report(report, recipe, finished, log_path=log_path)
+    page = report.with_suffix(".html")
+    if any(planned.to_do for planned in plans) or not page.is_file():
+        write_page(page, finished)
     lines = [f"{recipe.name}: {end_line(finished, num_failed)}", f"report: {report.absolute()}"]
+    if page.is_file():
+        lines.append(f"page to open in a browser: {page.absolute()}")
     return RunResult([*lines, f"log: {log_path}"] if log_path else lines, num_failed)
 
 

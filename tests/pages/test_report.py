@@ -1,0 +1,221 @@
+"""The report: what it says of runs, stores and sweeps, its size, what it refuses, and that it is a page without faults."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections import Counter
+from html import unescape
+
+import commands
+import numpy as np
+import pytest
+import train_data
+from browser import chromium, opened
+
+import excl
+from excl.pipeline.artifacts.manifest import Manifest
+from excl.pipeline.store.training_store import TrainingStore
+from excl.workflows.cli import main
+
+HOSTILE = "</script><script>document.title=1</script><img src=x onerror=document.title=1> jumps"
+FILE = "<b>a&'\".mp4"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run trained on a store whose sentences are hostile, one video of which failed, and the run's report."""
+    folder = tmp_path_factory.mktemp("made")
+    store = train_data.make_store(folder / "data", verb=HOSTILE, num_videos=24)
+    assert main(train_data.arguments(store, folder / "run", "--seed", "1")) == 0
+    assert main(["report", str(folder / "run"), "--out", str(folder / "page.html"), "--device", "cpu"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return (made / "page.html").read_text(encoding="utf-8")
+
+
+def tables(html):
+    """The data of all figures by title: lists of rows as dictionaries."""
+    found = re.findall(r'<pre tabindex="0" aria-label="CSV of (.*?)">(.*?)</pre>', html, re.DOTALL)
+    return {unescape(title): list(csv.DictReader(io.StringIO(unescape(text)))) for title, text in found}
+
+
+def test_the_page_has_all_sections_and_is_one_small_file(page):
+    titles = [unescape(title) for title in re.findall(r'<h2 id="title\d+">(.*?)</h2>', page)]
+    assert titles == [
+        "Results", "Recipe", "Training", "Where it is right", "Where moments are, and where the answers are", "Examples",
+        "Data", "Features",
+    ]  # fmt: skip
+    assert len(page) < 3e6
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+    assert "RANDOM weights" in page
+
+
+def test_results_are_those_of_the_evaluation(made, page):
+    metrics = json.loads((made / "run-evaluation-test" / "metrics.json").read_text())
+    for threshold in (0.3, 0.5, 0.7):
+        rows = {row["name"]: row for row in tables(page)[f"R@1 at IoU {threshold}"]}
+        figures = metrics["model"]["all"]
+        low, high = figures["interval_95"][f"R1@{threshold}"]
+        shown = [float(rows[metrics["variant"]][key]) for key in ("value", "from", "to")]
+        assert shown == pytest.approx([figures[f"R1@{threshold}"], low, high], abs=1e-3)
+        assert float(rows["time prior"]["value"]) == pytest.approx(metrics["time_prior"]["all"][f"R1@{threshold}"], abs=1e-3)
+
+
+def iou(first, second):
+    shared = max(0.0, min(first[1], second[1]) - max(first[0], second[0]))
+    return shared / (first[1] - first[0] + second[1] - second[0] - shared)
+
+
+def answered(made):
+    """Every test query with its best window's IoU and p, by a reading of its own."""
+    lines = (made / "run-evaluation-test" / "predictions.jsonl").read_text().splitlines()
+    windows = {line["qid"]: line["pred_relevant_windows"][0] for line in map(json.loads, lines)}
+    queries = TrainingStore(made / "data" / "store").queries("test")
+    return [(q, iou(windows[q.annotation_id][:2], (q.start_s, q.end_s)), windows[q.annotation_id][2]) for q in queries]
+
+
+def test_recall_by_length_counts_every_query_once(made, page):
+    rows = tables(page)["By the moment's length"]
+    queries = answered(made)
+    assert sum(int(row["queries"]) for row in rows) == len(queries)
+    for row in rows:
+        low, high = (float(part) for part in re.fullmatch(r"([\d.]+) to ([\d.]+) s", row["name"]).groups())
+        inside = [fit >= 0.5 for q, fit, _ in queries if low - 0.051 <= q.end_s - q.start_s <= high + 0.051]
+        assert int(row["queries"]) == len(inside)
+        assert float(row["value"]) == pytest.approx(100 * np.mean(inside), abs=1e-3)
+
+
+def test_calibration_says_how_often_answers_of_a_probability_are_right(made, page):
+    pairs = sorted((p, fit >= 0.5) for _, fit, p in answered(made))
+    points = [float(row["value"]) for row in tables(page)["Calibration"]]
+    means = [float(row["p of the answer, mean of a tenth of the queries"]) for row in tables(page)["Calibration"]]
+    assert len(points) == min(10, len(pairs))
+    assert means == sorted(means)
+    parts = np.array_split(np.array([right for _, right in pairs], dtype=float), len(points))
+    shares = np.average(points, weights=[len(part) for part in parts])
+    assert shares == pytest.approx(np.mean([right for _, right in pairs]))
+
+
+def test_curves_and_data_are_those_of_the_files(made, page):
+    lines = [json.loads(line) for line in (made / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [float(row["value"]) for row in tables(page)["Loss on the training split"]] == [ln["train_loss"] for ln in lines]
+    store = TrainingStore(made / "data" / "store")
+    per_video = Counter(q.video_id for split in ("train", "val", "test") for q in store.queries(split))
+    rows = tables(page)["Moments of a video"]
+    counted = {round((float(r["moments, from"]) + float(r["to"])) / 2): int(r["number"]) for r in rows if int(r["number"])}
+    assert counted == Counter(per_video.values())
+    assert sum(int(row["number"]) for row in tables(page)["Rows of a video"]) == len(store)
+
+
+def test_hostile_texts_are_shown_and_do_nothing(made):
+    with chromium() as browser, opened(browser, made / "page.html", viewport={"width": 400, "height": 800}) as page:
+        assert page.title() == "excl: run"
+        assert HOSTILE.split(" jumps", maxsplit=1)[0] in page.locator("article h3").first.text_content()
+        assert page.locator("img").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        page.get_by_text("Data of “Calibration”").click()
+        page.locator("details[open] button.copy").click()
+        page.wait_for_function("/Copied|Selected/.test(document.querySelector('details[open] button.copy').textContent)")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(made, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    with chromium() as browser, opened(browser, made / "page.html", color_scheme=scheme, bypass_csp=True) as page:
+        faults = axe.Axe().run(page).response["violations"]
+        assert [json.dumps(f)[:300] for f in faults if f["impact"] in ("serious", "critical")] == []
+
+
+def test_a_store_has_a_report_with_what_failed(made, tmp_path):
+    source = {"file": FILE, "bytes": 3, "sha256": "?"}
+    with Manifest.open(made / "data" / "features", stage="extract", identity=train_data.RECIPE, code_version=1) as manifest:
+        manifest.add({"id": "video/bad", "source": source, "error": "unreadable", "message": f"{FILE}: <i>no</i> video"})
+    for store in ("features", "store"):
+        assert main(["report", str(made / "data" / store), "--out", str(tmp_path / f"{store}.html")]) == 0
+        html = (tmp_path / f"{store}.html").read_text(encoding="utf-8")
+        assert FILE not in html
+        [row] = tables(html)["Videos that failed"]
+        assert row == {"reason": "unreadable", "videos": "1", "files": FILE,
+                       "the first one's message": f"{FILE}: <i>no</i> video"}  # fmt: skip
+        assert sum(int(row["number"]) for row in tables(html)["Durations of videos"]) == 24
+
+
+def test_a_run_without_its_store_has_a_report_that_says_what_is_missing(made, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for path in (made / "run").iterdir():
+        if path.is_file() and path.name != "stores.json":
+            (run / path.name).write_bytes(path.read_bytes())
+    assert main(["report", str(run)]) == 0
+    html = (tmp_path / "run-report.html").read_text(encoding="utf-8")
+    assert "What is missing here" in html
+    assert "has not been evaluated" in html
+    assert "Loss on the training split" in tables(html)
+
+
+def test_a_sweep_has_a_report_of_its_variants(made, tmp_path):
+    sweep = tmp_path / "sweep"
+    arguments = [str(made / "data" / "store"), "--out", str(sweep), "--variants", "clf-1-a", "reg-1-a", "--seeds", "1"]
+    assert main(["reproduce", *arguments, *train_data.SMALL, "--epochs", "1", "--device", "cpu"]) == 0
+    assert main(["report", str(sweep)]) == 0
+    rows = {row["name"]: row for row in tables((tmp_path / "sweep-report.html").read_text())["R@1 at IoU 0.5"]}
+    assert [*rows] == ["ExCL-clf 1-a", "ExCL-reg 1-a"]
+    for variant, row in zip(("clf-1-a", "reg-1-a"), rows.values(), strict=True):
+        [path] = sweep.glob(f"*/{variant}/seed-0/evaluation/metrics.json")
+        assert float(row["value"]) == pytest.approx(json.loads(path.read_text())["model"]["all"]["R1@0.5"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data/queries"], "a folder of the stage 'tokenise'"),
+        (["data"], "no manifest.json there"),
+        (["run", "--videos", "nowhere"], "nowhere is not a folder"),
+        (["run", "--embed-videos", "2"], "needs --videos"),
+        (["run", "--evaluation", "data/store"], "data/store"),
+    ],
+)
+def test_what_is_no_run_or_store_is_refused_in_a_sentence(made, arguments, message):
+    command = [sys.executable, "-m", "excl.workflows.cli", "report", *arguments, "--out", "never.html"]
+    result = commands.run(command, cwd=made, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert message in re.sub(r"[\s│]+", " ", result.stderr)
+    assert not (made / "never.html").exists()
+
+
+def test_a_video_of_a_store_is_shown_with_answers_and_moments(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for more in (["--store", str(made / "data" / "store")], ["--run", str(made / "run"), "--device", "cpu"]):
+        assert main(["show", "v03", *more, "--out", "v.html"]) == 0
+        html = (tmp_path / "v.html").read_text(encoding="utf-8")
+        data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html)[1])
+        queries = [q for q in TrainingStore(made / "data" / "store").queries("test") if q.video_id == "v03"]
+        assert [q["text"] for q in data["queries"]] == [q.query for q in sorted(queries, key=lambda q: q.start_s)]
+        assert [(m["start_s"], m["end_s"]) for q in data["queries"] for m in q["moments"]] == sorted(
+            (q.start_s, q.end_s) for q in queries
+        )
+        for query in data["queries"] if "--run" in more else ():
+            assert sum(query["start_probability"]) == pytest.approx(1, abs=1e-4)
+            assert sum(query["end_probability"]) == pytest.approx(1, abs=1e-4)
+            assert query["predictions"][0]["score"] >= query["predictions"][-1]["score"]
+            assert len(query["start_probability"]) == len(data["rows"]["start_s"])
+
+
+def test_python_returns_pages_that_notebooks_show(made):
+    run = excl.load_run(made / "run", device="cpu")
+    shown = excl.show(run, "v03", "the cat jumps", device="cpu")
+    assert "the cat jumps" in shown.html
+    assert shown._repr_html_().startswith("<iframe srcdoc=")
+    assert HOSTILE.split(" jumps", maxsplit=1)[0] not in shown._repr_html_()
+    assert "What is annotated" in excl.show(excl.open_store(made / "data" / "store"), "v03").html
+    page = excl.report(run, device="cpu")
+    assert page.save(made / "again.html").read_text(encoding="utf-8") == page.html
+    with pytest.raises(ValueError, match="neither a file nor a video"):
+        excl.show(run, "v99")

@@ -1,0 +1,228 @@
+"""Annotating: what is in the file after each change, and a person at the keyboard."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from fractions import Fraction
+
+import pytest
+import requests
+from browser import chromium
+from served import served
+
+from excl.datasets.annotations import jsonl
+from excl.workflows.cli import main
+from excl.workflows.demo import DemoConfig, plan_video, write_video
+from excl.workflows.server.annotation_file import AnnotationFile, StaleError
+
+FOREIGN = (
+    b'\xef\xbb\xbf{"video_id": "far", "query": "x", "start_s": 1, "end_s": 2}\r\n\n# a comment \xff\n{"video_id": broken\n'
+    b'{"video_id":"v","query":"old","start_s":1.50,"end_s":2,"split":"val","note":[1]}\n  \nno end'
+)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Three short videos that browsers can play."""
+    folder = tmp_path_factory.mktemp("annotated") / "videos"
+    folder.mkdir()
+    for number in range(3):
+        plan = plan_video(number, DemoConfig(out=folder, min_seconds=12, max_seconds=12, fps=5))
+        write_video(folder / f"v{number}.mp4", plan)
+    return folder
+
+
+@pytest.fixture
+def mine(videos, tmp_path):
+    assert main(["init", str(tmp_path / "mine"), "--videos", str(videos)]) == 0
+    return tmp_path / "mine"
+
+
+def test_other_lines_and_fields_stay_byte_for_byte(tmp_path):
+    path = tmp_path / "annotations.jsonl"
+    path.write_bytes(FOREIGN)
+    file = AnnotationFile(path)
+    [far, row] = file.rows()
+    assert (far.fields["video_id"], row.fields["query"]) == ("far", "old")
+    assert [":4:" in problem or ":5:" in problem or ":7:" in problem for problem in file.problems()] == [True] * 3
+    file.edit(row.line, " new\n words ", 1.23456, 2, 12.0)
+    lines = FOREIGN.split(b"\n")
+    changed = b'{"video_id": "v", "query": "new words", "start_s": 1.235, "end_s": 2, "split": "val", "note": [1]}'
+    assert path.read_bytes().split(b"\n") == [*lines[:4], changed, *lines[5:], b""]
+    file.add("v", "another", 3, 4, 12.0)
+    added = json.loads(path.read_bytes().split(b"\n")[5])
+    assert added == {"video_id": "v", "query": "another", "start_s": 3, "end_s": 4, "duration_s": 12.0, "split": "val"}
+    file.undo()
+    file.undo()
+    assert path.read_bytes() == FOREIGN + b"\n"
+    assert not file.can_undo
+
+
+def test_an_example_becomes_the_moment_and_comes_back(mine):
+    path = mine / "annotations.jsonl"
+    before = path.read_text()
+    file = AnnotationFile(path)
+    assert [*file.rows()] == []
+    file.add("v1", "it blinks", 1, 2, 12.0)
+    file.add("v1", "it grows", 3, 4, 12.0)
+    after = path.read_text()
+    assert after.count('"v1"') == 2
+    assert [line for line in after.splitlines() if '"v1"' not in line] == [
+        line for line in before.splitlines() if '"v1"' not in line
+    ]
+    assert [moment.query for moment in jsonl.load(path, split=None)] == ["it blinks", "it grows"]
+    file.undo()
+    file.undo()
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("query", "start_s", "end_s", "message"),
+    [
+        (" ", 1, 2, "write what happens"),
+        ("what happens, in a sentence", 1, 2, "write what happens"),
+        ("half \ud800", 1, 2, "write what happens"),
+        ("it", 2, 2, "before the end"),
+        ("it", -1, 2, "0 or more"),
+        ("it", float("nan"), 2, "before the end"),
+        ("it", 1, float("inf"), "before the end"),
+        ("it", 13, 14, "the video ends at 12 s"),
+    ],
+)
+def test_moments_that_are_none_are_refused(tmp_path, query, start_s, end_s, message):
+    file = AnnotationFile(tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match=message):
+        file.add("v", query, start_s, end_s, 12.0)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_another_program_wrote_is_not_overwritten(tmp_path):
+    path = tmp_path / "a.jsonl"
+    file = AnnotationFile(path)
+    file.add("v", "it", 1, 2, None)
+    theirs = path.read_text() + "# theirs\n"
+    path.write_text(theirs)
+    with pytest.raises(StaleError, match="another program"):
+        file.add("v", "more", 1, 2, None)
+    assert path.read_text() == theirs
+    file.add("v", "more", 1, 2, None)
+    assert [row.fields["query"] for row in file.rows()] == ["it", "more"]
+    assert "# theirs" in path.read_text()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_link_and_the_permissions_stay(tmp_path):
+    (tmp_path / "real.jsonl").write_text("")
+    (tmp_path / "real.jsonl").chmod(0o640)
+    (tmp_path / "a.jsonl").symlink_to("real.jsonl")
+    AnnotationFile(tmp_path / "a.jsonl").add("v", "it", 1, 2, None)
+    assert (tmp_path / "a.jsonl").is_symlink()
+    assert (tmp_path / "real.jsonl").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "real.jsonl").read_text()
+
+
+def test_changes_by_request(mine, tmp_path):
+    with served(tmp_path, "annotate", str(mine)) as page:
+        state = page("GET", "api/state").json()
+        assert [video["id"] for video in state["videos"]] == ["v0", "v1", "v2"]
+        assert page("GET", "api/videos/0").json()["timeline"]["duration_s"] == 12.0
+        assert page("GET", "api/videos/3").status_code == 404
+        ranged = page("GET", "videos/0", headers={"Range": "bytes=4-7"})
+        assert (ranged.status_code, ranged.content) == (206, b"ftyp")
+        moment = {"query": "it blinks", "start_s": 1, "end_s": 2, "version": state["version"]}
+        changed = page("POST", "api/videos/1/moments", json=moment).json()
+        assert [video["count"] for video in changed["state"]["videos"]] == [0, 1, 0]
+        assert page("POST", "api/videos/1/moments", json=moment).status_code == 409, "the page shows an older file"
+        assert page("POST", "api/videos/1/moments", json={"query": "it"}).status_code == 400
+        line, version = changed["moments"][0]["line"], changed["state"]["version"]
+        edited = page("PUT", f"api/videos/1/moments/{line}", json={**moment, "query": "it grows", "version": version}).json()
+        assert edited["moments"][0]["query"] == "it grows"
+        gone = page("DELETE", f"api/videos/1/moments/{line}", json={"version": edited["state"]["version"]}).json()
+        assert gone["moments"] == []
+        assert page("POST", "api/undo", json={"version": gone["state"]["version"]}).status_code == 200
+        assert [moment.query for moment in jsonl.load(mine / "annotations.jsonl", split=None)] == ["it grows"]
+        assert page.stop() == 0
+
+
+def test_killed_while_it_writes_nothing_committed_is_lost(mine, tmp_path):
+    with served(tmp_path, "annotate", str(mine)) as page:
+        done, version = [], page("GET", "api/state").json()["version"]
+        enough = threading.Event()
+
+        def annotate() -> None:
+            nonlocal version
+            for number in range(10_000):
+                moment = {"query": f"number {number}", "start_s": 1, "end_s": 2, "version": version}
+                try:
+                    version = page("POST", "api/videos/0/moments", json=moment).json()["state"]["version"]
+                except requests.RequestException:
+                    return
+                done.append(moment["query"])
+                if number == 20:
+                    enough.set()
+
+        thread = threading.Thread(target=annotate)
+        thread.start()
+        assert enough.wait(120)
+        assert page.stop(signal.SIGKILL) == -signal.SIGKILL
+        thread.join()
+    written = [moment.query for moment in jsonl.load(mine / "annotations.jsonl", split=None)]
+    assert len(done) > 20
+    assert written[: len(done)] == done
+    assert len(written) <= len(done) + 1, "the last one was written and not told"
+
+
+def test_by_keyboard_alone_and_check_accepts_it(mine, tmp_path, capsys):
+    with chromium() as browser, served(tmp_path, "annotate", str(mine)) as served_page:
+        page = browser.new_page()
+        errors: list[str] = []
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(served_page.address)
+        keys = page.keyboard
+        for number in range(3):
+            page.locator(f"#title:has-text('v{number}')").wait_for()
+            page.locator("video").wait_for()
+            for key in ("Home", "Shift+ArrowRight", "i", "Shift+ArrowRight", "Shift+ArrowRight", "o", "Enter"):
+                keys.press(key)
+            keys.type(f"the shape number {number} blinks")
+            keys.press("Enter")
+            page.locator("#moments li").first.wait_for()
+            keys.press("n")
+        page.locator("#message:has-text('last video')").wait_for()
+        box = page.locator(".xt-mark .xt-field").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 3 / 4, box["y"] + 5)
+        page.mouse.up()
+        keys.press("Enter")
+        keys.type("by mouse")
+        keys.press("Enter")
+        page.locator("#moments li").nth(1).wait_for()
+        keys.press("Control+z")
+        page.locator("#message:has-text('taken back')").wait_for()
+        page.locator("#moments li").nth(1).wait_for(state="detached")
+        keys.press("Control+z")
+        page.locator("#moments p").wait_for()
+        assert errors == []
+    moments = jsonl.load(mine / "annotations.jsonl", split=None)
+    assert [(moment.video_id, moment.start_s, moment.end_s) for moment in moments] == [("v0", 1, 3), ("v1", 1, 3)]
+    assert main(["check", str(mine / "recipe.toml")]) == 0, capsys.readouterr().out
+    assert "2 of 2 queries have their video" in capsys.readouterr().out
+
+
+def test_a_video_that_browsers_do_not_play_is_said_so(tmp_path, make_video):
+    make_video("old.avi", list(range(50)), time_base=Fraction(1, 25), codec="mpeg4", options={})
+    with chromium() as browser, served(tmp_path, "annotate", str(tmp_path)) as served_page:
+        page = browser.new_page()
+        page.goto(served_page.address)
+        page.locator("#unplayable code:has-text('ffmpeg')").wait_for()
+
+
+def test_where_there_is_nothing_to_annotate(tmp_path, caplog):
+    assert main(["annotate", str(tmp_path)]) == 2
+    assert "no videos there" in caplog.text
+    assert main(["annotate", str(tmp_path / "nowhere")]) == 1
+    assert "there is no such folder" in caplog.text

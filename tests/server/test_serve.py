@@ -1,0 +1,256 @@
+"""Asking on a page: the answers, who may ask, what may be sent, and what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from browser import chromium
+from chain_data import make_from_raw_videos
+from conftest import write_video
+from served import served
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from excl.pipeline import localize
+from excl.workflows.cli import main
+from excl.workflows.server.uploads import UploadFolder, UploadLimits
+
+KEPT = 3
+
+
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory):
+    return make_from_raw_videos(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module")
+def page(real_run, tmp_path_factory):
+    """A page that keeps three uploads of at most 10 MB."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    with served(
+        temporary, "serve", "--run", str(real_run / "run"), "--videos", str(real_run / "videos"), "--device", "cpu",
+        "--upload-gb", "0.01", "--uploads", str(KEPT), "--top", "1",
+    ) as running:  # fmt: skip
+        yield running
+
+
+def ask(page, number, *queries):
+    """The answers, after as many questions as it takes."""
+    while True:
+        answer = page("POST", f"api/videos/{number}/answers", json={"queries": queries})
+        if answer.status_code != 202:
+            return answer
+        time.sleep(0.05)
+
+
+def send(page, content, name="mine.mp4"):
+    return page("POST", "api/uploads", params={"name": name}, data=content)
+
+
+def number_of(page, label):
+    return next(v["number"] for v in page("GET", "api/state").json()["videos"] if v["id"] == label)
+
+
+def files(page):
+    return sorted(str(path.relative_to(page.temporary)) for path in page.temporary.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("place", ["folder", "upload"])
+def test_answers_are_those_of_localize(page, real_run, place, capsys):
+    """Of the store's features, and of those made of a video that was sent."""
+    video = real_run / "videos" / "r1.mp4"
+    number = send(page, video.read_bytes()).json()["number"] if place == "upload" else number_of(page, "r1")
+    answers = ask(page, number, "it starts", "what else").json()
+    config = localize.LocalizeConfig(
+        run=real_run / "run", video=video, query=("it starts", "what else"), device="cpu", top=1
+    )
+    for query, answer in zip(answers["queries"], localize.run(config).answers, strict=True):
+        [found] = query["predictions"]
+        assert (query["text"], found["start_s"], found["end_s"]) == (
+            answer.query, pytest.approx(answer.start_s, abs=1e-3), pytest.approx(answer.end_s, abs=1e-3)
+        )  # fmt: skip
+        assert len(query["start_probability"]) == len(answers["rows"]["start_s"])
+    assert answers["queries"][0]["moments"] == ([{"start_s": 0.0, "end_s": 2.4}] if place == "folder" else [])
+    assert answers["queries"][1]["note"] == "Words that the model does not know: what, else"
+    assert answers["duration_s"] == 6.0
+    again = page("POST", f"api/videos/{number}/answers", json={"queries": ["it"]})
+    assert again.status_code == 200, "what was read is not read again"
+    assert page("GET", f"api/videos/{number}").json()["timeline"]["rows"] == answers["rows"]
+
+
+def test_who_may_ask(page):
+    root = page.root
+    get = lambda path="api/state", **headers: http_get(root, f"/{path}", headers)  # noqa: E731
+    token = page.address.partition("token=")[2]
+    assert get()[0] == 403
+    assert get("")[0] == 403
+    assert get("static/page.js")[0] == 403
+    assert get("videos/0")[0] == 403
+    assert get(f"api/state?token={token[:-1]}")[0] == 403
+    assert get("api/state?token=%C3%A9")[0] == 403
+    status, headers, _ = get(f"api/state?token={token}")
+    assert status == 200
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in headers
+    for host in ("evil.example", "127.0.0.1.evil.example", "", "192.168.0.1"):
+        assert get(f"api/state?token={token}", Host=host)[0] == 400
+    port = urlsplit(root).port
+    assert get(f"api/state?token={token}", Host=f"localhost:{port}")[0] == 200
+    assert get(f"api/state?token={token}", Origin="http://evil.example")[0] == 403
+    assert get(f"api/state?token={token}", Origin=f"http://127.0.0.1:{port + 1}")[0] == 403
+    assert get(f"api/state?token={token}", Origin="null")[0] == 403
+
+
+def http_get(root, path, headers):
+    connection = http.client.HTTPConnection(urlsplit(root).netloc, timeout=60)
+    connection.putrequest("GET", path, skip_host="Host" in headers)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+
+
+def test_it_listens_on_this_machine_alone(page):
+    listening = [c for c in psutil.Process(page.process.pid).net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert [(c.laddr.ip, c.laddr.port) for c in listening] == [("127.0.0.1", urlsplit(page.root).port)]
+
+
+def test_ranges_of_videos(page, real_run):
+    content = (real_run / "videos" / "r0.mp4").read_bytes()
+    number = number_of(page, "r0")
+    part = page("GET", f"videos/{number}", headers={"Range": "bytes=100-199"})
+    assert (part.status_code, part.content) == (206, content[100:200])
+    assert part.headers["Content-Type"] == "video/mp4"
+    assert page("GET", f"videos/{number}").content == content
+    assert page("GET", f"videos/{number}", headers={"Range": f"bytes={len(content)}-"}).status_code == 416
+
+
+def bad_videos(good):
+    yield "empty", b""
+    yield "text", b"hello\n" * 100
+    yield "zeros", bytes(50_000)
+    yield "page", b"<!DOCTYPE html><html><body>404</body></html>"
+    yield "list", b"ffconcat version 1.0\nfile /etc/passwd\n"
+    yield "hls", b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:1/x.ts\n#EXT-X-ENDLIST\n"
+    yield "head", good[:40]
+    yield "cut", good[: len(good) * 6 // 10]
+
+
+def test_hostile_files_cost_one_message_each(page, real_run):
+    before = files(page)
+    for name, content in bad_videos((real_run / "videos" / "r0.mp4").read_bytes()):
+        answer = send(page, content, f"../../{name}\n.mp4")
+        if answer.status_code == 201:  # what a header does not tell, reading does
+            number = answer.json()["number"]
+            answer = ask(page, number, "it")
+            assert page("DELETE", f"api/uploads/{number}").status_code == 200
+        assert answer.status_code == 422, name
+        message = answer.json()["message"]
+        assert message.startswith(f"../../{name}\\n.mp4: "), "the name is shown, and never a path"
+        assert "\n" not in message
+        assert str(page.temporary) not in message
+    assert files(page) == before
+
+
+def test_too_large_is_refused_before_it_is_sent(page):
+    before = files(page)
+    connection = http.client.HTTPConnection(urlsplit(page.root).netloc, timeout=60)
+    cookies = "; ".join(f"{name}={value}" for name, value in page.session.cookies.items())
+    connection.putrequest("POST", "/api/uploads?name=x")
+    connection.putheader("Content-Length", str(10**10))
+    connection.putheader("Cookie", cookies)
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert "larger than 0.01 GB" in json.loads(answer.read())["message"]
+    answer = page("POST", "api/uploads", data=iter([bytes(1 << 20)] * 9 + [bytes(1 << 20)]))  # without a length
+    assert answer.status_code == 413
+    assert files(page) == before
+
+
+def test_fifty_at_once(page, real_run):
+    content = (real_run / "videos" / "r0.mp4").read_bytes()
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda number: send(page, content, f"{number}.mp4"), range(50)))
+    assert {answer.status_code for answer in answers} <= {201, 503}
+    assert any(answer.status_code == 201 for answer in answers)
+    assert all(answer.json()["message"].endswith(".") for answer in answers if answer.status_code == 503)
+    assert len(files(page)) <= KEPT
+    listed = [video for video in page("GET", "api/state").json()["videos"] if video["is_upload"]]
+    assert len(listed) == len(files(page))
+
+
+@pytest.mark.parametrize("queries", [[], [" "], ["x"] * 51, ["x" * 1001], "it", [7], None])
+def test_wrong_questions_are_refused_in_a_sentence(page, queries):
+    answer = page("POST", f"api/videos/{number_of(page, 'r0')}/answers", json={"queries": queries})
+    assert answer.status_code == 400
+    assert answer.json()["message"]
+    assert page("POST", "api/videos/0/answers", data=b"x" * 100_000).status_code == 413
+    assert page("POST", "api/videos/0/answers", data=b"[").status_code == 400
+
+
+def test_a_slow_sender_is_cut_off(tmp_path):
+    async def receive():
+        await asyncio.sleep(3600)
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    folder = UploadFolder(tmp_path, UploadLimits(upload_minutes=1e-4))
+    with pytest.raises(HTTPException, match="came too slowly"), folder.place(request, 0) as path:
+        asyncio.run(folder.write(request, path))
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_ctrl_c_leaves_nothing(real_run, tmp_path, busy, heeds_ctrl_c):
+    video = write_video(tmp_path / "long.mp4", [i * 40 for i in range(3000)], rate=25, width=64, height=48)
+    (tmp_path / "temporary").mkdir()
+    with served(tmp_path / "temporary", "serve", "--run", str(real_run / "run"), "--device", "cpu") as page:
+        number = send(page, video.read_bytes()).json()["number"]
+        assert len(files(page)) == 1
+        if busy:
+            assert page("POST", f"api/videos/{number}/answers", json={"queries": ["it"]}).status_code == 202
+        children = psutil.Process(page.process.pid).children(recursive=True)
+        assert children, "a decoder's process"
+        assert page.stop() in ({130, 0} if busy else {0})
+        assert files(page) == []
+        assert [*(tmp_path / "temporary").glob("excl-serve-*")] == []
+        psutil.wait_procs(children, timeout=60)
+        assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+def test_a_person_sends_a_video_and_asks(page, real_run):
+    with chromium() as browser:
+        window = browser.new_page()
+        errors: list[str] = []
+        window.on("console", lambda message: errors.append(message.text))
+        window.on("pageerror", lambda error: errors.append(str(error)))
+        window.goto(page.address)
+        window.locator("#warnings:has-text('RANDOM')").wait_for()
+        window.set_input_files("#upload", str(real_run / "videos" / "r2.mp4"))
+        window.locator("#videos [aria-current]:has-text('r2.mp4')").wait_for()
+        window.fill("#queries", "it starts")
+        window.press("#queries", "Enter")
+        window.locator(".xt-predicted .xt-span").first.wait_for()
+        window.locator("video").wait_for()
+        window.locator("#remove").click()
+        window.locator("#message:has-text('removed')").wait_for()
+        window.locator("#videos button:has-text('r3')").click()
+        window.locator("#suggestions button:has-text('it starts')").click()
+        window.locator(".xt-annotated .xt-span").first.wait_for()
+        assert errors == []
+
+
+def test_a_port_that_is_taken(page, real_run, caplog):
+    port = str(urlsplit(page.root).port)
+    assert main(["serve", "--run", str(real_run / "run"), "--device", "cpu", "--port", port]) == 1
+    assert f"port {port} of 127.0.0.1" in caplog.text
