@@ -19,6 +19,7 @@ from excl.pipeline.evaluation.predictions import TOP, qid
 from excl.pipeline.evaluation.split_metrics import BASELINES, INTERVAL, rows
 from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store.training_store import Query, TrainingStore
+from excl.pipeline.sweep.table import RANDOM
 from excl.pipeline.training.examples import load_examples
 from excl.pipeline.training.trained_run import load_run
 from excl.pipeline.training.validation import split_of
@@ -31,7 +32,6 @@ RIGHT = 0.5
 """The IoU from which an answer counts as right in charts of one figure, as in the paper's text."""
 R1 = f"R1@{RIGHT}"
 BINS, PER_KIND, SEED = 5, 3, 0
-RANDOM = "The features come from an I3D with RANDOM weights: the figures show that the chain works, no more."
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.parsing import printable, shortened
+from excl.datasets.parsing import shortened
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveInt
@@ -23,7 +23,7 @@ from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, store_of
 from excl.workflows.pages import localize_page, views
-from excl.workflows.pages.page import Page, Section, VideoExample, render
+from excl.workflows.pages.page import Page
 from excl.workflows.pages.timeline import TimelineQuery
 
 
@@ -88,7 +88,7 @@ def make(config: ShowConfig, path: Path | None, *, height_px: int = 720) -> Page
     records = _records(config, trained, store, video)
     file = views.video_file(config.videos, video)
     record = views.timeline(video, records, file=file, page=path, reading=VideoReading())
-    return render(record["title"], [Section("", examples=[VideoExample(_heading(trained), record)])], height_px=height_px)
+    return localize_page.one_video(record, trained, height_px=height_px)
 
 
 def _page_of_file(config: ShowConfig, path: Path | None, *, height_px: int) -> Page:
@@ -132,12 +132,6 @@ def _records(
 def _annotated(store: FeatureStore, video_id: str) -> list[Query]:
     queries = store.all_queries() if isinstance(store, TrainingStore) else []
     return sorted((query for query in queries if query.video_id == video_id), key=lambda query: query.start_s)
-
-
-def _heading(trained: TrainedRun | None) -> str:
-    if trained is None:
-        return "What is annotated"
-    return printable(f"Answers of {trained.path.absolute().name}")
 
 
 def show(path: Path) -> str:
