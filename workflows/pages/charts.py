@@ -19,7 +19,7 @@ import numpy as np
 from markupsafe import Markup
 
 WIDTH = 420  # units of the drawings, about a CSS pixel each: pages put charts side by side
-TOP, BOTTOM, LEFT, RIGHT = 8, 34, 46, 12
+TOP, BOTTOM, LEFT, RIGHT = 8, 34, 46, 18
 HEIGHT = 220
 LABELS = 172  # the width of the labels of rows, for 24 letters
 ROW = 24

@@ -5,6 +5,7 @@ Reads a video file and a run, or a video of a store by its id. Leaves the page.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -114,7 +115,8 @@ def _records(
 ) -> list[TimelineQuery]:
     """Return what is annotated in the video, with answers if there is a run, or the answers to the queries given."""
     if trained is not None and config.query:
-        return views.answer(trained, make_examples(trained, video, config.query), top=config.top)
+        own = dataclasses.replace(video, features=video.features.copy())  # PyTorch wants rows that can be written to
+        return views.answer(trained, make_examples(trained, own, config.query), top=config.top)
     about = _annotated(store, video.video_id)
     records = views.annotated(about)
     if trained is None or not about:
