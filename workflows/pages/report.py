@@ -103,7 +103,7 @@ def _run_report(config: ReportConfig) -> tuple[list[str], list[Section]]:
     if missing or unevaluated:
         sections.append(Section("What is missing here", warnings=[text for text in (missing, unevaluated) if text]))
     if store is None:
-        return report_run.run_lines(metrics, None), sections
+        return report_run.run_lines(metrics), sections
     content = StoreContent.read(store.path)
     moments = [] if metrics is None else content.queries.get(metrics["split"], [])
     if evaluation is not None and moments:
@@ -120,7 +120,7 @@ def _run_report(config: ReportConfig) -> tuple[list[str], list[Section]]:
                 device=config.device,
             )
         )
-    return report_run.run_lines(metrics, store), [*sections, data_section(content), feature_section(store)]
+    return report_run.run_lines(metrics), [*sections, data_section(content), feature_section(store)]
 
 
 def _store(config: ReportConfig) -> tuple[TrainingStore | None, str]:

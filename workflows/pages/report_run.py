@@ -26,7 +26,7 @@ from excl.pipeline.training.validation import split_of
 from excl.workflows.pages import charts, views
 from excl.workflows.pages.charts import IntervalRow
 from excl.workflows.pages.page import Section, Table, VideoExample
-from excl.workflows.pages.report_store import queries_made_of, recipe_table
+from excl.workflows.pages.report_store import recipe_table
 
 RIGHT = 0.5
 """The IoU from which an answer counts as right in charts of one figure, as in the paper's text."""
@@ -306,7 +306,6 @@ def example_section(
     return Section("Examples", texts=texts, examples=examples)
 
 
-def run_lines(metrics: Mapping[str, Any] | None, store: TrainingStore | None) -> list[str]:
-    """Return what the report is about, in a line or two."""
-    lines = [] if metrics is None else [f"{metrics['variant']}, evaluated on the split {metrics['split']}."]
-    return lines + ([queries_made_of(store)] if store is not None else [])
+def run_lines(metrics: Mapping[str, Any] | None) -> list[str]:
+    """Return what the report is about, in a line."""
+    return [] if metrics is None else [f"{metrics['variant']}, evaluated on the split {metrics['split']}."]
