@@ -14,7 +14,7 @@ import commands
 import numpy as np
 import pytest
 import train_data
-from browser import chromium, opened
+from browser import chromium, opened, wait_until
 
 import excl
 from excl.pipeline.artifacts.manifest import Manifest
@@ -122,7 +122,7 @@ def test_hostile_texts_are_shown_and_do_nothing(made):
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         page.get_by_text("Data of “Calibration”").click()
         page.locator("details[open] button.copy").click()
-        page.wait_for_function("/Copied|Selected/.test(document.querySelector('details[open] button.copy').textContent)")
+        wait_until(page, "/Copied|Selected/.test(document.querySelector('details[open] button.copy').textContent)")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
