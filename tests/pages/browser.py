@@ -27,7 +27,7 @@ def chromium() -> Iterator[Any]:
 
 
 def wait_until(page: Any, expression: str, *, seconds: float = 120) -> None:
-    """Wait until a JavaScript expression is true. (playwright's own waiting needs `eval`, which the pages' policy forbids.)"""
+    """Wait until an expression is true. (playwright's own waiting needs `eval`, which the policy of pages forbids.)"""
     for _ in range(round(seconds * 20)):
         if page.evaluate(expression):
             return
