@@ -157,7 +157,8 @@ def histogram(title: str, values: np.ndarray, *, x_name: str, caption: str, inte
 def density(title: str, spans: np.ndarray, *, caption: str, bins: int = 20) -> Chart:
     """Return a map of how many spans [N, 2] (start and end as parts of a video) fall into each of bins x bins cells."""
     x_name, y_name = "start, as a part of the video", "end"
-    counts, _, _ = np.histogram2d(*np.clip(spans, 0, 1).T, bins=bins, range=((0, 1), (0, 1)))
+    starts, ends = np.clip(spans, 0, 1).T
+    counts, _, _ = np.histogram2d(starts, ends, bins=bins, range=((0, 1), (0, 1)))
     height = WIDTH - LEFT - RIGHT - 100 + TOP + BOTTOM
     across = _Scale(0.0, 1.0, LEFT, WIDTH - RIGHT - 100)
     up = _Scale(0.0, 1.0, height - BOTTOM, TOP)
