@@ -26,6 +26,15 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+def wait_until(page: Any, expression: str, *, seconds: float = 120) -> None:
+    """Wait until an expression is true. (playwright's own waiting needs `eval`, which the policy of pages forbids.)"""
+    for _ in range(round(seconds * 20)):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never true: {expression}")
+
+
 @contextlib.contextmanager
 def opened(browser: Any, path: Path, **settings: Any) -> Iterator[Any]:
     """Yield the page of a file; AssertionError at the end if the browser reported an error or asked for anything online."""

@@ -185,7 +185,7 @@ def report(folder: TrainedRun | FeatureStore | Path | str, **settings: Any) -> P
     from excl.pipeline.execution.video_reading import decoders_stopped  # noqa: PLC0415
     from excl.workflows.pages.report import make  # noqa: PLC0415
 
-    config = _configuration(report, (), {**settings, "folder": _path(folder)})
+    config = _configuration(report, (), settings, {"folder": _path(folder)})
     with messages_shown(), decoders_stopped():
         return make(config)
 
@@ -207,7 +207,7 @@ def show(
 
     kind = "run" if Manifest.read(_path(source)).header["stage"] == "train" else "store"
     queries = [query] if isinstance(query, str) else list(query)
-    config = _configuration(show, (), {**settings, kind: _path(source), "video": str(video), "query": queries})
+    config = _configuration(show, (), settings, {kind: _path(source), "video": str(video), "query": queries})
     with messages_shown(), decoders_stopped():
         return make(config, None)
 

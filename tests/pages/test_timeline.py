@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from browser import chromium, opened
+from browser import chromium, opened, wait_until
 
 from excl.workflows.demo import DemoConfig, plan_video, write_video
 from excl.workflows.pages.page import Section, VideoExample, render
@@ -46,7 +46,7 @@ def record(**changes):
 
 def write_page(path, data, *, marking=False):
     page = render("A page", [Section("", examples=[VideoExample("an example", data)])])
-    html = page.html.replace("<excl-timeline>", "<excl-timeline marking>") if marking else page.html
+    html = page.html.replace("<excl-timeline><script", "<excl-timeline marking><script") if marking else page.html
     path.write_text(html, encoding="utf-8")
     return path
 
@@ -57,7 +57,7 @@ def page(browser, video):
     path = video.parent / "page.html"
     write_page(path, record(video=relative_url(video, path)), marking=True)
     with opened(browser, path, viewport={"width": 1280, "height": 900}) as page:
-        page.wait_for_function("document.querySelector('video').readyState >= 1")
+        wait_until(page, "document.querySelector('video').readyState >= 1")
         yield page
 
 
@@ -87,9 +87,9 @@ def test_keys_step_by_row_second_and_frame(page):
         page.keyboard.press(key)
         assert now(page) == pytest.approx(time_s, abs=0.02), key
     page.keyboard.press(" ")
-    page.wait_for_function("!document.querySelector('video').paused")
+    wait_until(page, "!document.querySelector('video').paused")
     page.keyboard.press(" ")
-    page.wait_for_function("document.querySelector('video').paused")
+    wait_until(page, "document.querySelector('video').paused")
 
 
 def test_the_pointer_and_the_slider_tell_seconds_row_and_probabilities(page):
@@ -105,7 +105,7 @@ def test_the_pointer_and_the_slider_tell_seconds_row_and_probabilities(page):
 def test_a_moment_of_the_list_is_played_to_its_end(page):
     page.get_by_role("button", name="2: 4.00 s to 6.00 s, p = 0.10").click()
     assert 4.0 <= now(page) < 6.0
-    page.wait_for_function("(v => v.paused && v.currentTime >= 6)(document.querySelector('video'))", timeout=60_000)
+    wait_until(page, "(v => v.paused && v.currentTime >= 6)(document.querySelector('video'))")
     assert now(page) < 7.0
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from markupsafe import Markup
 
 WIDTH = 420  # units of the drawings, about a CSS pixel each: pages put charts side by side
-TOP, BOTTOM, LEFT, RIGHT = 8, 34, 46, 12
+TOP, BOTTOM, LEFT, RIGHT = 8, 34, 46, 18
 HEIGHT = 220
 LABELS = 172  # the width of the labels of rows, for 24 letters
 ROW = 24
@@ -154,9 +154,11 @@ def histogram(title: str, values: np.ndarray, *, x_name: str, caption: str, inte
     return Chart(title, caption, _svg(title, HEIGHT, parts), (f"{x_name}, from", "to", "number"), rows)
 
 
-def density(title: str, x: np.ndarray, y: np.ndarray, *, x_name: str, y_name: str, caption: str, bins: int = 20) -> Chart:
-    """Return a map of how many points (x, y) in 0..1 fall into each of bins x bins cells, the darker the more."""
-    counts, _, _ = np.histogram2d(np.clip(x, 0, 1), np.clip(y, 0, 1), bins=bins, range=((0, 1), (0, 1)))
+def density(title: str, spans: np.ndarray, *, caption: str, bins: int = 20) -> Chart:
+    """Return a map of how many spans [N, 2] (start and end as parts of a video) fall into each of bins x bins cells."""
+    x_name, y_name = "start, as a part of the video", "end"
+    starts, ends = np.clip(spans, 0, 1).T
+    counts, _, _ = np.histogram2d(starts, ends, bins=bins, range=((0, 1), (0, 1)))
     height = WIDTH - LEFT - RIGHT - 100 + TOP + BOTTOM
     across = _Scale(0.0, 1.0, LEFT, WIDTH - RIGHT - 100)
     up = _Scale(0.0, 1.0, height - BOTTOM, TOP)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from excl.datasets.parsing import printable
 from excl.pipeline import localize
 from excl.pipeline.execution.video_reading import decoders_stopped
 from excl.pipeline.localize import Answers, LocalizeConfig, lines
-from excl.pipeline.training.trained_run import load_run
+from excl.pipeline.sweep.table import RANDOM
+from excl.pipeline.training.trained_run import TrainedRun, load_run
 from excl.workflows.pages import views
 from excl.workflows.pages.page import Page, Section, VideoExample, render
+from excl.workflows.pages.timeline import Timeline
 
-__all__ = ["LocalizeConfig", "lines", "page", "run"]
+__all__ = ["LocalizeConfig", "lines", "one_video", "page", "run"]
 
 
 def run(config: LocalizeConfig) -> Answers:
@@ -33,9 +36,14 @@ def page(config: LocalizeConfig, path: Path | None, *, height_px: int = 720) -> 
         top=config.top,
     )
     record = views.timeline(video, records, file=config.video, page=path, reading=config.reading)
-    lines = [f"Answers of {config.run.absolute().name}."] + ([trained.stamp] if trained.stamp else [])
-    if trained.recipe["weights"]["random"]:
-        lines.append("The features come from an I3D with RANDOM weights: the answers mean nothing.")
-    return render(
-        record["title"], [Section("", examples=[VideoExample("Answers", record)])], lines=lines, height_px=height_px
-    )
+    return one_video(record, trained, height_px=height_px)
+
+
+def one_video(record: Timeline, trained: TrainedRun | None, *, height_px: int) -> Page:
+    """Return a page of one video: with the answers of a run and what has to be known of it, or with what is annotated."""
+    warnings, heading = [], "What is annotated"
+    if trained is not None:
+        warnings = [*([RANDOM] if trained.recipe["weights"]["random"] else []), *([trained.stamp] if trained.stamp else [])]
+        heading = f"Answers of the run {printable(trained.path.absolute().name)}"
+    section = Section("", warnings=warnings, examples=[VideoExample(heading, record)])
+    return render(record["title"], [section], height_px=height_px)

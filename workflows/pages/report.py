@@ -7,10 +7,10 @@ to itself.
 
 from __future__ import annotations
 
-import logging
+import functools
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -28,9 +28,8 @@ from excl.workflows.pages.page import Page, Section, render
 from excl.workflows.pages.report_store import StoreContent, data_section, feature_section, folder_beside, store_sections
 from excl.workflows.pages.report_sweep import is_sweep, sweep_sections
 
-log = logging.getLogger(__name__)
-
 STORES = ("extract", "import", "pack")
+SPLITS: tuple[Literal["test", "val", "train"], ...] = ("test", "val", "train")  # to report on, the first that there is
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -103,7 +102,7 @@ def _run_report(config: ReportConfig) -> tuple[list[str], list[Section]]:
     if missing or unevaluated:
         sections.append(Section("What is missing here", warnings=[text for text in (missing, unevaluated) if text]))
     if store is None:
-        return report_run.run_lines(metrics, None), sections
+        return report_run.run_lines(metrics), sections
     content = StoreContent.read(store.path)
     moments = [] if metrics is None else content.queries.get(metrics["split"], [])
     if evaluation is not None and moments:
@@ -120,7 +119,7 @@ def _run_report(config: ReportConfig) -> tuple[list[str], list[Section]]:
                 device=config.device,
             )
         )
-    return report_run.run_lines(metrics, store), [*sections, data_section(content), feature_section(store)]
+    return report_run.run_lines(metrics), [*sections, data_section(content), feature_section(store)]
 
 
 def _store(config: ReportConfig) -> tuple[TrainingStore | None, str]:
@@ -135,27 +134,32 @@ def _store(config: ReportConfig) -> tuple[TrainingStore | None, str]:
 
 def _evaluation(config: ReportConfig, store: TrainingStore | None) -> tuple[report_run.Evaluation | None, str]:
     """Return the run's evaluation: that of the setting, one next to the run, or a new one; or why there is none."""
-    fingerprint = Manifest.read(config.folder).fingerprint()
-    folder = config.evaluation
-    if folder is not None and Manifest.read(folder, stage=evaluate.STAGE).header["identity"]["run"] != fingerprint:
-        raise ValueError(f"{folder}: the evaluation of another run than {config.folder}")
-    for split in ("test", "val", "train"):
-        folder = folder or folder_beside(
-            config.folder,
-            evaluate.STAGE,
-            lambda other, split=split: (
-                other.is_complete  # type: ignore[misc]
-                and (other.header["identity"]["run"], other.header["identity"]["split"]) == (fingerprint, split)
-            ),
-        )
-    if folder is None and store is not None:
-        try:
-            folder = evaluate.run(evaluate.EvaluateConfig(run=config.folder, store=store.path, device=config.device))
-        except ValueError as error:
-            return None, f"The run has not been evaluated, and could not be now: {error}"
-    if folder is None:
+    wanted = {"run": Manifest.read(config.folder).fingerprint()}
+    if store is not None:
+        wanted["store"] = store.manifest.fingerprint()
+
+    def is_wanted(manifest: Manifest, **more: str) -> bool:
+        return manifest.is_complete and {**wanted, **more}.items() <= manifest.header["identity"].items()
+
+    if config.evaluation is not None:
+        if not is_wanted(Manifest.read(config.evaluation, stage=evaluate.STAGE)):
+            raise ValueError(
+                f"{config.evaluation}: an evaluation that has not finished, or of another run or store than these"
+            )
+        return report_run.Evaluation.read(config.evaluation), ""
+    for split in SPLITS:
+        folder = folder_beside(config.folder, evaluate.STAGE, functools.partial(is_wanted, split=split))
+        if folder is not None:
+            return report_run.Evaluation.read(folder), ""
+    if store is None:
         return None, "The run has not been evaluated; `excl evaluate` does it."
-    return report_run.Evaluation.read(folder), ""
+    splits = {query.split for query in store.all_queries()}
+    split = next(split for split in SPLITS if split in splits)
+    try:
+        settings = evaluate.EvaluateConfig(run=config.folder, store=store.path, split=split, device=config.device)
+        return report_run.Evaluation.read(evaluate.run(settings)), ""
+    except ValueError as error:
+        return None, f"The run has not been evaluated, and could not be now: {error}"
 
 
 def show(path: Path) -> str:

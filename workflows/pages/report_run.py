@@ -19,19 +19,19 @@ from excl.pipeline.evaluation.predictions import TOP, qid
 from excl.pipeline.evaluation.split_metrics import BASELINES, INTERVAL, rows
 from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store.training_store import Query, TrainingStore
+from excl.pipeline.sweep.table import RANDOM
 from excl.pipeline.training.examples import load_examples
 from excl.pipeline.training.trained_run import load_run
 from excl.pipeline.training.validation import split_of
 from excl.workflows.pages import charts, views
 from excl.workflows.pages.charts import IntervalRow
 from excl.workflows.pages.page import Section, Table, VideoExample
-from excl.workflows.pages.report_store import queries_made_of, recipe_table
+from excl.workflows.pages.report_store import recipe_table
 
 RIGHT = 0.5
 """The IoU from which an answer counts as right in charts of one figure, as in the paper's text."""
 R1 = f"R1@{RIGHT}"
 BINS, PER_KIND, SEED = 5, 3, 0
-RANDOM = "The features come from an I3D with RANDOM weights: the figures show that the chain works, no more."
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ def results_section(metrics: Mapping[str, Any]) -> Section:
         table.append([approach if queries == "all" else f"{approach}: {queries}", f"{figures['num_queries']:,}", *cells])
     methods = [("in the paper, the same variant", paper)] if paper else []
     if metrics["split"] == "test":
-        methods += [(f"in the paper, {m}", cells) for m in PAPER_BASELINES if (cells := paper_r1(m, metrics["dataset"]))]
-    for name, cells in methods:
-        values = [f"{cells[t]:.1f}" if t in cells else "-" for t in THRESHOLDS]
+        others = {method: paper_r1(method, metrics["dataset"]) for method in PAPER_BASELINES}
+        methods += [(f"in the paper, {method}", reported) for method, reported in others.items() if reported]
+    for name, reported in methods:
+        values = [f"{reported[t]:.1f}" if t in reported else "-" for t in THRESHOLDS]
         table.append([name, "-", *values, "-", "-", "-", "-"])
-    figures = [_recalls(metrics, threshold, paper) for threshold in THRESHOLDS]
     return Section(
         "Results",
         texts=[
@@ -134,7 +134,7 @@ def results_section(metrics: Mapping[str, Any]) -> Section:
         ],
         warnings=[*([RANDOM] if metrics["random_weights"] else []), *([metrics["stamp"]] if metrics["stamp"] else [])],
         tables=[Table("Figures in percent", ["approach", "queries", *names], table)],
-        charts=figures,
+        charts=[_recalls(metrics, threshold, paper) for threshold in THRESHOLDS],
     )
 
 
@@ -153,7 +153,8 @@ def _recalls(metrics: Mapping[str, Any], threshold: float, paper: Mapping[float,
             continue
         figures = metrics[key]["all"]
         reported = paper.get(threshold) if key == "model" else None
-        entries.append(IntervalRow(title, figures[name], *figures[INTERVAL][name], figures["num_queries"], reported))
+        low, high = figures[INTERVAL][name]
+        entries.append(IntervalRow(title, figures[name], low, high, figures["num_queries"], reported))
     caption = "Dots with 95 % intervals" + ("; the diamond is the paper's." if paper else ".")
     return charts.intervals(f"R@1 at IoU {threshold}", entries, caption=caption)
 
@@ -260,14 +261,13 @@ def bias_section(answered: Answered) -> Section:
     placed = _spans(answered.moments) / durations_s
     predicted = answered.answers[answered.first, 0, :2] / durations_s[answered.first]
     known, given = ~np.isnan(placed).any(axis=1), ~np.isnan(predicted).any(axis=1)
-    names = {"x_name": "start, as a part of the video", "y_name": "end"}
     return Section(
         "Where moments are, and where the answers are",
         texts=["A model that has learnt where moments usually are, and little else, answers with a map like that of the"
                " moments for whatever it is asked; the query-blind baseline above measures how far that takes it."],
         charts=[
-            charts.density("Annotated moments", *placed[known].T, caption=f"{known.sum():,} moments of the split.", **names),
-            charts.density("Best answers", *predicted[given].T, caption=f"{given.sum():,} queries of the split.", **names),
+            charts.density("Annotated moments", placed[known], caption=f"{known.sum():,} moments of the split."),
+            charts.density("Best answers", predicted[given], caption=f"{given.sum():,} queries of the split."),
         ],
     )  # fmt: skip
 
@@ -306,7 +306,6 @@ def example_section(
     return Section("Examples", texts=texts, examples=examples)
 
 
-def run_lines(metrics: Mapping[str, Any] | None, store: TrainingStore | None) -> list[str]:
-    """Return what the report is about, in a line or two."""
-    lines = [] if metrics is None else [f"{metrics['variant']}, evaluated on the split {metrics['split']}."]
-    return lines + ([queries_made_of(store)] if store is not None else [])
+def run_lines(metrics: Mapping[str, Any] | None) -> list[str]:
+    """Return what the report is about, in a line."""
+    return [] if metrics is None else [f"{metrics['variant']}, evaluated on the split {metrics['split']}."]

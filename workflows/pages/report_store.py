@@ -100,9 +100,10 @@ def data_section(content: StoreContent) -> Section:
         ]
         tables = [_coverage(content), _words(content)]
     failures = failure_table(store)
+    texts = [queries_made_of(store)] if isinstance(store, TrainingStore) else []
     return Section(
         "Data",
-        texts=[] if failures else ["No record of videos that failed lies with or next to this store."],
+        texts=texts if failures else [*texts, "No record of videos that failed lies with or next to this store."],
         tables=[*tables, *([failures] if failures else [])],
         charts=figures,
     )

@@ -5,13 +5,14 @@ Reads a video file and a run, or a video of a store by its id. Leaves the page.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.parsing import printable, shortened
+from excl.datasets.parsing import shortened
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveInt
@@ -23,7 +24,7 @@ from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, store_of
 from excl.workflows.pages import localize_page, views
-from excl.workflows.pages.page import Page, Section, VideoExample, render
+from excl.workflows.pages.page import Page
 from excl.workflows.pages.timeline import TimelineQuery
 
 
@@ -88,7 +89,7 @@ def make(config: ShowConfig, path: Path | None, *, height_px: int = 720) -> Page
     records = _records(config, trained, store, video)
     file = views.video_file(config.videos, video)
     record = views.timeline(video, records, file=file, page=path, reading=VideoReading())
-    return render(record["title"], [Section("", examples=[VideoExample(_heading(trained), record)])], height_px=height_px)
+    return localize_page.one_video(record, trained, height_px=height_px)
 
 
 def _page_of_file(config: ShowConfig, path: Path | None, *, height_px: int) -> Page:
@@ -114,7 +115,8 @@ def _records(
 ) -> list[TimelineQuery]:
     """Return what is annotated in the video, with answers if there is a run, or the answers to the queries given."""
     if trained is not None and config.query:
-        return views.answer(trained, make_examples(trained, video, config.query), top=config.top)
+        own = dataclasses.replace(video, features=video.features.copy())  # PyTorch wants rows that can be written to
+        return views.answer(trained, make_examples(trained, own, config.query), top=config.top)
     about = _annotated(store, video.video_id)
     records = views.annotated(about)
     if trained is None or not about:
@@ -132,12 +134,6 @@ def _records(
 def _annotated(store: FeatureStore, video_id: str) -> list[Query]:
     queries = store.all_queries() if isinstance(store, TrainingStore) else []
     return sorted((query for query in queries if query.video_id == video_id), key=lambda query: query.start_s)
-
-
-def _heading(trained: TrainedRun | None) -> str:
-    if trained is None:
-        return "What is annotated"
-    return printable(f"Answers of {trained.path.absolute().name}")
 
 
 def show(path: Path) -> str:

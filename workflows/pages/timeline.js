@@ -122,12 +122,9 @@
     }
 
     redraw() {
-      const { time } = this;
-      const index = Math.min(this.#index, Math.max(this.#data.queries.length - 1, 0));
       if (this.#parts.select) this.#fillSelect();
-      this.query = index;
+      this.query = Math.min(this.#index, Math.max(this.#data.queries.length - 1, 0));
       this.#drawMark();
-      if (!this.#parts.video) this.#time = time;
     }
 
     play(start_s, end_s) {

@@ -76,10 +76,10 @@ def write_page(path: Path, steps: Sequence[FinishedStep]) -> None:
     made_by = configs[name]
     videos = next((configs[step].videos for step in READ_VIDEOS if step in configs and configs[step].videos), None)
     evaluated = configs[evaluate.STAGE].folder if evaluate.STAGE in configs and name == train.STAGE else None
-    settings = {"videos": videos if videos is not None and videos.is_dir() else None, "evaluation": evaluated}
     device = getattr(made_by, "device", "auto").split(",")[0].strip()
+    folder = videos if videos is not None and videos.is_dir() else None
     try:
-        report.run(report.ReportConfig(folder=made_by.out, out=path, device=device, **settings))
+        report.run(report.ReportConfig(folder=made_by.out, out=path, evaluation=evaluated, videos=folder, device=device))
     except (ValueError, OSError) as error:
         log.warning("there is no page about this run: %s", error)
 
