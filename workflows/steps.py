@@ -120,6 +120,7 @@ GROUPS = {
         Step("localize", "answer queries about any video", f"{PIPELINE}.localize", formatter="lines"),
         Step("evaluate", "measure a trained model on a split", f"{PIPELINE}.evaluate", formatter="show"),
         Step("score", "measure anybody's predictions", f"{PIPELINE}.evaluation.score", formatter="show"),
+        Step("significance", "say which differences are real", f"{PIPELINE}.significance", formatter="show"),
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
     ),
     "a store": (

@@ -53,12 +53,7 @@ class ScoreConfig:
 def run(config: ScoreConfig) -> dict[str, Any]:
     """Score the file and return the metrics. ValueError if none of its lines answers a query."""
     predictions = read_predictions(existing_file(config.file, what="predictions"))
-    if config.against.is_dir():
-        store = TrainingStore(config.against)
-        split: Split = config.split or "test"
-        queries, training = store.queries(split), store.queries("train")
-    else:
-        split, queries, training = _read_annotations(config.against, config.split)
+    split, queries, training = read_queries(config.against, config.split)
     if config.train is not None:
         training = _read_annotations(config.train, None, default="train")[1]
     require_own_qids(queries)
@@ -76,6 +71,14 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     if config.out is not None:
         write_json(config.out, metrics)
     return metrics
+
+
+def read_queries(against: Path, split: Split | None) -> tuple[Split, list[Query], list[Query]]:
+    """The split (default: test), its queries, and those of the training split, of a training store or of annotations."""
+    if against.is_dir():
+        store = TrainingStore(against)
+        return split or "test", store.queries(split or "test"), store.queries("train")
+    return _read_annotations(against, split)
 
 
 def _read_annotations(path: Path, split: Split | None, *, default: Split = "test") -> tuple[Split, list[Query], list[Query]]:

@@ -30,7 +30,7 @@ from excl.pipeline.artifacts.locks import locked
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, identity
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.sweep.jobs import Job, require_same_settings, run_jobs
-from excl.pipeline.sweep.table import EVALUATION, narrow, read_results, render
+from excl.pipeline.sweep.table import EVALUATION, compare_variants, narrow, read_results, render
 from excl.pipeline.training.checkpoint_files import exists
 from excl.pipeline.training.checkpointer import LAST
 from excl.pipeline.training.distributed import training_devices
@@ -50,6 +50,12 @@ class SharedTrainConfig(train.TrainConfig):
     """Given by the sweep."""
     out: Annotated[Path, tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="out-of-run")] = Path()
     """Given by the sweep."""
+    epochs: PositiveInt = 300
+    """At most so many passes over the training split. A training that takes them all is named in the table unless it has
+    converged. The paper has 30; where epochs are short, regression takes longer."""
+    patience: PositiveInt = 40
+    """A training has converged, and stops, when so many epochs brought no better R@1 at IoU 0.5 on the validation split
+    (mIoU decides between equals)."""
     seed: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress, tyro.conf.arg(name="seed-of-run")] = 0
     """Given by the sweep."""
 
@@ -154,9 +160,19 @@ def _run_and_tabulate(config: ReproduceConfig, jobs: Sequence[Job], errors: dict
                 errors[job.name] = error
                 log.error("[%d/%d] %s: %s", number, len(jobs), job.name, error)
                 continue
-            for suffix, text in render(read_results([job.evaluation.folder for job in jobs])).items():
-                write_text(config.out / f"table.{suffix}", text)
+            _write_tables(config, jobs)
             log.info("[%d/%d] %s is done", number, len(jobs), job.name)
+
+
+def _write_tables(config: ReproduceConfig, jobs: Sequence[Job]) -> None:
+    results = read_results([job.evaluation.folder for job in jobs])
+    stores = {_folder_name(store): store for store in map(TrainingStore, config.stores)}
+    for suffix, text in render(results, compare_variants(results, stores)).items():
+        write_text(config.out / f"table.{suffix}", text)
+
+
+def _folder_name(store: TrainingStore) -> str:
+    return f"{store.about_queries['dataset']}-{store.manifest.fingerprint()[:8]}"
 
 
 def _all_jobs(config: ReproduceConfig) -> list[Job]:
@@ -166,13 +182,12 @@ def _all_jobs(config: ReproduceConfig) -> list[Job]:
 
 def _jobs(config: ReproduceConfig, store: TrainingStore) -> list[Job]:
     dataset = store.about_queries["dataset"]
-    name = f"{dataset}-{store.manifest.fingerprint()[:8]}"
     variants = [variant for variant in VARIANTS if variant in config.variants or "all" in config.variants]
     settings = {field.name: getattr(config.training, field.name) for field in dataclasses.fields(train.TrainConfig)}
     jobs = []
     for seed in range(config.seeds):
         for variant in variants:
-            folder = config.out / name / variant / f"seed-{seed}"
+            folder = config.out / _folder_name(store) / variant / f"seed-{seed}"
             model = variant_config(variant, sizes=config.training.model)
             changes = {"store": (store.path,), "out": folder / "run", "seed": seed, "model": model}
             training = train.TrainConfig(**{**settings, **changes})
