@@ -122,6 +122,7 @@ GROUPS = {
         Step("score", "measure anybody's predictions", f"{PIPELINE}.evaluation.score", formatter="show"),
         Step("significance", "say which differences are real", f"{PIPELINE}.significance", formatter="show"),
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
+        Step("protocol", "say in what two tables differ", f"{PIPELINE}.sweep.protocol", formatter="show"),
     ),
     "a store": (
         Step("status", "say how far the work on a folder is", f"{PIPELINE}.maintenance.status", formatter="show"),
