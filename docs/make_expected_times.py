@@ -48,8 +48,9 @@ def draw(y: float, example: Example, spread: Spread, expected: np.ndarray) -> Ti
     timeline.text(LEFT, y + 14, f"“{query.query}”")
     base = y + 24 + CURVE_HEIGHT
     timeline.bar((0, timeline.duration_s), y + 22, CURVE_HEIGHT + 4, "ground")
-    timeline.curve(np.asarray(example.row_start_s), spread.start, base, "start")
-    timeline.curve(np.asarray(example.row_end_s), spread.end, base, "end")
+    highest = max(spread.start.max(), spread.end.max())
+    timeline.curve(np.asarray(example.row_start_s), spread.start / highest, base, "start")
+    timeline.curve(np.asarray(example.row_end_s), spread.end / highest, base, "end")
     bars = (((query.start_s, query.end_s), "true"), (expected[:2], "answer"), (spread.span_s, "span"))
     for number, (span_s, kind) in enumerate(bars):
         timeline.bar(span_s, base + 6 + 9 * number, 7, kind)

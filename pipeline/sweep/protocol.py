@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = "excl protocol 1"
 PROTOCOL = "protocol.json"
+MIXED = "earlier trainings"
 SHOWN = 5  # differences of one kind
 Differences = dict[str, list[str]]
 
@@ -104,7 +105,7 @@ def shortened(differences: Differences) -> Differences:
 
 def _parts(protocol: Mapping[str, Any]) -> dict[str, Any]:
     stores = {f"{name}: {part}": value for name, facts in protocol["stores"].items() for part, value in facts.items()}
-    return {**stores, **{part: protocol[part] for part in ("sweep", "training", "versions", "hardware")}}
+    return {**stores, **{part: protocol[part] for part in ("sweep", "training", "versions", "hardware", MIXED)}}
 
 
 def _short(value: object) -> str:

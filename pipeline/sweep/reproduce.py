@@ -31,7 +31,7 @@ from excl.pipeline.artifacts.locks import locked
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, identity, parse_section
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.sweep.jobs import Job, require_same_settings, run_jobs
-from excl.pipeline.sweep.protocol import FORMAT, PROTOCOL, read_protocol, require_same
+from excl.pipeline.sweep.protocol import FORMAT, MIXED, PROTOCOL, read_protocol, require_same
 from excl.pipeline.sweep.provenance import hardware, store_facts, stores_by_name, versions
 from excl.pipeline.sweep.table import EVALUATION, compare_variants, narrow, read_results, render
 from excl.pipeline.training.checkpoint_files import exists
@@ -130,7 +130,7 @@ def run(config: ReproduceConfig) -> Reproduction:
     errors: dict[str, str] = {}
     with locked(config.out):
         require_same_settings(jobs)
-        _run_and_tabulate(config, jobs, errors, protocol)
+        _run_and_tabulate(config, jobs, errors, _with_earlier(config, protocol))
     if len(errors) == len(jobs):
         raise ValueError(f"nothing could be trained; {jobs[0].name}: {errors[jobs[0].name]}")
     if config.protocol is not None and not errors:
@@ -213,8 +213,20 @@ def make_protocol(config: ReproduceConfig) -> dict[str, Any]:
         "training": identity(config.training),
         "versions": versions({stage.STAGE: stage.CODE_VERSION for stage in (train, evaluate)}),
         "hardware": hardware(config.training.device, parallel=config.parallel),
+        MIXED: [],
         "places": {name: str(store.path.resolve()) for name, store in stores.items()},
     }
+
+
+def _with_earlier(config: ReproduceConfig, protocol: dict[str, Any]) -> dict[str, Any]:
+    """Return the protocol of a folder that has trainings already, which other versions or hardware may have made."""
+    if not (config.out / PROTOCOL).is_file():
+        return protocol
+    earlier = read_protocol(config.out)
+    if num_finished(config):
+        return {**protocol, **{part: earlier[part] for part in ("versions", "hardware", MIXED)}}
+    others = {part: earlier[part] for part in ("versions", "hardware") if earlier[part] != protocol[part]}
+    return {**protocol, MIXED: [*earlier[MIXED], *([others] if others else [])]}
 
 
 def _require_same_table(config: ReproduceConfig) -> None:

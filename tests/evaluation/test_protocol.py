@@ -151,6 +151,34 @@ def test_a_protocol_whose_table_was_another_is_said_to_be_so(table, tmp_path, ca
     assert (tmp_path / "again" / "table.csv").read_bytes() == (table / "table.csv").read_bytes(), "it is kept"
 
 
+def test_a_table_of_two_machines_says_so_and_is_not_repeated(store, tmp_path, caplog):
+    out = tmp_path / "table"
+    arguments = [
+        "reproduce",
+        str(store),
+        "--out",
+        str(out),
+        "--variants",
+        "clf-1-a",
+        *SETTINGS,
+        "--device",
+        "cpu",
+        "--seeds",
+    ]
+    assert main([*arguments, "1"]) == 0
+    first = json.loads((out / "protocol.json").read_text())
+    elsewhere = {**first, "hardware": {**first["hardware"], "processor": "another"}}
+    (out / "protocol.json").write_text(json.dumps(elsewhere))
+    assert main([*arguments, "1"]) == 0
+    assert json.loads((out / "protocol.json").read_text()) == elsewhere, "nothing was trained here"
+    assert main([*arguments, "2"]) == 0
+    protocol = json.loads((out / "protocol.json").read_text())
+    assert protocol["earlier trainings"] == [{"hardware": elsewhere["hardware"]}]
+    assert protocol["hardware"] == first["hardware"]
+    assert repeat(out, tmp_path / "again") == 2
+    assert "earlier trainings.0.hardware.processor: another in the first" in caplog.text
+
+
 def test_two_protocols_are_compared(made, table, tmp_path, capsys, caplog):
     assert main(["protocol", str(table), str(table / "protocol.json")]) == 0
     assert "The two protocols are the same" in capsys.readouterr().out
