@@ -68,7 +68,7 @@ def run(config: SignificanceConfig) -> dict[str, Any]:
             name: {"seeds": len(seeds), **dict(zip(FIGURES, seeds.mean((0, 1)).tolist(), strict=True))}
             for name, seeds in values.items()
         },
-        "differences": [dataclasses.asdict(one) for one in differences(values, query_videos(truth))],
+        "differences": [dataclasses.asdict(difference) for difference in differences(values, query_videos(truth))],
     }
     if config.out is not None:
         write_json(config.out, result)
@@ -99,9 +99,9 @@ def _prediction_files(path: Path, split: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: there is no such file or folder (a method to compare)")
-    own = path / evaluate.PREDICTIONS
-    if own.is_file():
-        return [own]
+    predictions = path / evaluate.PREDICTIONS
+    if predictions.is_file():
+        return [predictions]
     runs = [folder for folder, _ in _stage_folders([path], train.STAGE)]
     if runs:
         evaluations = _stage_folders(sorted(path.absolute().parent.iterdir()), evaluate.STAGE)
@@ -153,16 +153,16 @@ def show(config: SignificanceConfig, result: dict[str, Any]) -> str:
     ]
     for name, method in result["methods"].items():
         lines.append(f"{_with_seeds(name, method):22}" + "".join(f"{method[figure]:>13.1f} " for figure in FIGURES))
-    rows = [Difference(**one) for one in result["differences"]]
+    rows = [Difference(**difference) for difference in result["differences"]]
     for first in range(0, len(rows), len(FIGURES)):
         pair = rows[first : first + len(FIGURES)]
         lines += ["", f"{pair[0].method} less {pair[0].other}"]
         cells = {
-            "difference": [f"{one.difference:+.1f}{'*' if one.stands else ' '}" for one in pair],
-            "95 % from": [f"{one.low:+.1f} " for one in pair],
-            "to": [f"{one.high:+.1f} " for one in pair],
-            "seeds for 1 point": [_count(one.seeds_for_1_point) for one in pair],
-            "videos for 1 point": [_count(one.videos_for_1_point) for one in pair],
+            "difference": [f"{difference.difference:+.1f}{'*' if difference.stands else ' '}" for difference in pair],
+            "95 % from": [f"{difference.low:+.1f} " for difference in pair],
+            "to": [f"{difference.high:+.1f} " for difference in pair],
+            "seeds for 1 point": [_count(difference.seeds_for_1_point) for difference in pair],
+            "videos for 1 point": [_count(difference.videos_for_1_point) for difference in pair],
         }
         lines += [f"  {label:20}" + "".join(f"{cell:>14}" for cell in row) for label, row in cells.items()]
     if any(method["seeds"] == 1 for method in result["methods"].values()):

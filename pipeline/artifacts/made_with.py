@@ -11,10 +11,10 @@ DECODING = ("av", "decord", "torchcodec")
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:
     """Return the versions of those packages that are installed, by name."""
-    installed = {}
+    versions = {}
     for name in names:
         try:
-            installed[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return installed
+    return versions

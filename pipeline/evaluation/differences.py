@@ -49,7 +49,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _Sampled:
+class _Samples:
     """One method: its seeds' figures [S, F], resampled means over seeds [R, F], and what its variance consists of [F].
 
     `per_seed` is the variance of one seed's figure by chance in single videos, `of_seed` that between seeds beyond it.
@@ -91,31 +91,31 @@ def differences(methods: Mapping[str, np.ndarray], video_ids: np.ndarray, *, see
     random = np.random.default_rng(seed)
     # How often each video is drawn, [R, V]: one draw less than there are videos, so that the variance has no bias.
     times = random.multinomial(num_videos - 1, np.full(num_videos, 1 / num_videos), RESAMPLES).astype(np.float64)
-    sampled = {}
+    samples = {}
     for name, values in methods.items():
         totals = np.add.reduceat(values[:, order], first, axis=1)  # [S, V, F]
-        sampled[name] = _sample(totals, num_queries, times)
-    noise = {name: random.standard_t(max(len(method.seeds) - 1, 1), RESAMPLES) for name, method in sampled.items()}
+        samples[name] = _sample(totals, num_queries, times)
+    noise = {name: random.standard_t(max(len(method.seeds) - 1, 1), RESAMPLES) for name, method in samples.items()}
     return [
         difference
-        for a, b in itertools.combinations(sampled, 2)
-        for difference in _compare((a, sampled[a], noise[a]), (b, sampled[b], noise[b]), num_videos)
+        for a, b in itertools.combinations(samples, 2)
+        for difference in _compare((a, samples[a], noise[a]), (b, samples[b], noise[b]), num_videos)
     ]
 
 
-def _sample(totals: np.ndarray, num_queries: np.ndarray, times: np.ndarray) -> _Sampled:
+def _sample(totals: np.ndarray, num_queries: np.ndarray, times: np.ndarray) -> _Samples:
     num_seeds, num_videos, num_figures = totals.shape
     seeds = totals.sum(1) / num_queries.sum()
     resampled = (times @ totals.mean(0)) / (times @ num_queries)[:, None]
     if num_seeds == 1:
-        return _Sampled(seeds, resampled, np.zeros(num_figures), np.zeros(num_figures))
+        return _Samples(seeds, resampled, np.zeros(num_figures), np.zeros(num_figures))
     shares = (totals - num_queries[:, None] * seeds[:, None]) / num_queries.sum()  # [S, V, F]
     per_seed = shares.var(axis=0, ddof=1).sum(0) * num_videos / (num_videos - 1)
-    return _Sampled(seeds, resampled, per_seed, np.maximum(seeds.var(axis=0, ddof=1) - per_seed, 0.0))
+    return _Samples(seeds, resampled, per_seed, np.maximum(seeds.var(axis=0, ddof=1) - per_seed, 0.0))
 
 
 def _compare(
-    method: tuple[str, _Sampled, np.ndarray], other: tuple[str, _Sampled, np.ndarray], num_videos: int
+    method: tuple[str, _Samples, np.ndarray], other: tuple[str, _Samples, np.ndarray], num_videos: int
 ) -> list[Difference]:
     (name, a, noise_a), (other_name, b, noise_b) = method, other
     of_videos = a.resampled - b.resampled  # [R, F]

@@ -34,15 +34,15 @@ def stores_by_name(stores: Sequence[TrainingStore]) -> dict[str, TrainingStore]:
 def store_facts(store: TrainingStore) -> dict[str, Any]:
     """Return the facts of a training store: annotations, cleaning, words, features and videos."""
     identity = store.manifest.header["identity"]
-    tokenised = dict(identity["tokenised"])
-    files = {split: tokenised.pop(split) for split in OF_FILES if split in tokenised}
+    tokenisation = dict(identity["tokenised"])
+    files = {split: tokenisation.pop(split) for split in OF_FILES if split in tokenisation}
     complete = store.manifest.records[COMPLETE]
     videos = {video["id"]: _video_facts(video) for shard in store.shards() for video in shard.videos}
     return {
         "annotations": {split: _hashes(named) for split, named in files.items()},
-        "word vectors": tokenised.pop("glove"),
-        "hygiene": tokenised.pop("hygiene"),
-        "queries": tokenised,
+        "word vectors": tokenisation.pop("glove"),
+        "hygiene": tokenisation.pop("hygiene"),
+        "queries": tokenisation,
         "packing": {key: identity[key] for key in ("missing_video", "other_duration", "duration_tolerance_s")},
         "vocabulary": {"words": len(store.vocabulary), "sha256": store.vocabulary.fingerprint},
         "features": store.recipe,
@@ -69,8 +69,7 @@ def _coverage(store: TrainingStore) -> dict[str, Any]:
 
 def versions(code_versions: dict[str, int]) -> dict[str, Any]:
     """Return the versions of what computes a training and its evaluation."""
-    installed = package_versions(COMPUTING)
-    return {"python": platform.python_version(), **installed, "code": code_versions}
+    return {"python": platform.python_version(), **package_versions(COMPUTING), "code": code_versions}
 
 
 def hardware(device: str, *, parallel: int) -> dict[str, Any]:

@@ -176,25 +176,25 @@ def with_protocol(config: ReproduceConfig) -> ReproduceConfig:
     if config.protocol is None:
         return config
     protocol = read_protocol(config.protocol)
-    stated = {**protocol["sweep"], "training": protocol["training"]}
-    stated.pop("selection")
-    given = {**{name: getattr(config, name) for name in ("seeds", "split")}, "training": identity(config.training)}
-    given["variants"] = VARIANT_NAMES if "all" in config.variants else list(config.variants)
+    settings = {**protocol["sweep"], "training": protocol["training"]}
+    settings.pop("selection")
+    request = {**{name: getattr(config, name) for name in ("seeds", "split")}, "training": identity(config.training)}
+    request["variants"] = VARIANT_NAMES if "all" in config.variants else list(config.variants)
     default = {"seeds": 3, "split": "test", "variants": VARIANT_NAMES, "training": identity(SharedTrainConfig())}
     contradicting = [
-        f"{key}: {asked!r} asked for, {stated_value!r} in the protocol"
-        for key, (asked, stated_value) in diff(given, stated).items()
-        if key in diff(given, default)
+        f"{key}: {asked!r} asked for, {value!r} in the protocol"
+        for key, (asked, value) in diff(request, settings).items()
+        if key in diff(request, default)
     ]
     if contradicting:
         raise ValueError(f"{config.protocol}: settings of its own; leave out\n  " + "\n  ".join(contradicting))
-    training = parse_section(SharedTrainConfig, stated.pop("training"), where=str(config.protocol))
+    training = parse_section(SharedTrainConfig, settings.pop("training"), where=str(config.protocol))
     run_only_names = {each.name for each in dataclasses.fields(training)} - identity(training).keys()
     run_only = {name: getattr(config.training, name) for name in run_only_names}
     places = config.stores or tuple(map(Path, protocol["places"].values()))
     shared = dataclasses.replace(training, **run_only)
-    stated["variants"] = tuple(stated["variants"])
-    return dataclasses.replace(config, stores=places, training=shared, **stated)
+    settings["variants"] = tuple(settings["variants"])
+    return dataclasses.replace(config, stores=places, training=shared, **settings)
 
 
 def make_protocol(config: ReproduceConfig) -> dict[str, Any]:
@@ -232,8 +232,8 @@ def _with_earlier(config: ReproduceConfig, protocol: dict[str, Any]) -> dict[str
 def _require_same_table(config: ReproduceConfig) -> None:
     """Raise ValueError if the finished table is not that of the protocol, though nothing that it states differs."""
     assert config.protocol is not None
-    stated, made = (read_protocol(path)["table"] for path in (config.protocol, config.out))
-    if stated == made:
+    expected, table = (read_protocol(path)["table"] for path in (config.protocol, config.out))
+    if table == expected:
         log.info("reproduce: the table is that of %s, to the digit", config.protocol)
     elif config.accept:
         log.warning("reproduce: the table is not that of %s to the digit; %s were accepted", config.protocol, config.accept)

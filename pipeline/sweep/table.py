@@ -76,10 +76,10 @@ def read_results(folders: Sequence[Path]) -> Results:
 
 def _epochs(run: Manifest) -> dict[str, Any]:
     """Return the epochs that a run took, its best one, and whether it converged: stopped before the bound of epochs."""
-    training, taken = run.header["identity"], run.records[COMPLETE]
-    best = taken["best"]["epoch"]
-    converged = taken["epochs"] - best >= training["patience"]
-    return {"seed": training["seed"], "epochs": taken["epochs"], "best_epoch": best, "converged": converged}
+    training, summary = run.header["identity"], run.records[COMPLETE]
+    best = summary["best"]["epoch"]
+    converged = summary["epochs"] - best >= training["patience"]
+    return {"seed": training["seed"], "epochs": summary["epochs"], "best_epoch": best, "converged": converged}
 
 
 def compare_variants(results: Results, stores: Mapping[str, TrainingStore]) -> dict[str, list[dict[str, Any]]]:
@@ -104,10 +104,10 @@ def _differences(scores: list[dict[str, Any]], store: TrainingStore) -> list[dic
     return [dataclasses.asdict(difference) for difference in differences(values, videos)]
 
 
-def render(results: Results, compared: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """Return the texts of the table by suffix: md, csv, json. `compared` is what `compare_variants` returns."""
+def render(results: Results, comparisons: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """Return the texts of the table by suffix: md, csv, json. `comparisons` is what `compare_variants` returns."""
     stores = {
-        store: {**_facts(scores), "lines": _lines(scores), "differences": compared[store]}
+        store: {**_facts(scores), "lines": _lines(scores), "differences": comparisons[store]}
         for store, scores in results.items()
     }
     as_json = {store: {**facts, "lines": [line._asdict() for line in facts["lines"]]} for store, facts in stores.items()}
@@ -243,13 +243,14 @@ def narrow(text: str) -> list[str]:
 
 def _worse(facts: Mapping[str, Any], cells: Cells, method: str) -> set[str]:
     """Return the figures in which a variant is worse than the best one by a difference that stands at 95 %."""
-    compared = {name for one in facts["differences"] for name in (one["method"], one["other"])}
-    best = {figure: max(compared, key=lambda name: cells[name, "all", figure].mean or 0.0) for figure in FIGURES if compared}
-    return {
-        one["figure"]
-        for one in facts["differences"]
-        if one["stands"] and {one["method"], one["other"]} == {method, best[one["figure"]]} and method != best[one["figure"]]
-    }
+    worse = set()
+    names = {name for difference in facts["differences"] for name in (difference["method"], difference["other"])}
+    for difference in facts["differences"]:
+        figure = difference["figure"]
+        best = max(names, key=lambda name: cells[name, "all", figure].mean or 0.0)
+        if difference["stands"] and method != best and {difference["method"], difference["other"]} == {method, best}:
+            worse.add(figure)
+    return worse
 
 
 def _cells(lines: list[Line]) -> Cells:
@@ -328,14 +329,14 @@ def _remarks(facts: Mapping[str, Any]) -> list[str]:
     return text
 
 
-def _needed(compared: list[dict[str, Any]]) -> str:
-    at = [one for one in compared if one["figure"] == BLIND]
-    kinds = {kind: [one[f"{kind}_for_1_point"] for one in at] for kind in ("seeds", "videos")}
+def _needed(comparisons: list[dict[str, Any]]) -> str:
+    rows = [difference for difference in comparisons if difference["figure"] == BLIND]
+    kinds = {kind: [difference[f"{kind}_for_1_point"] for difference in rows] for kind in ("seeds", "videos")}
     parts = []
     for kind, numbers in kinds.items():
         enough = [number for number in numbers if number is not None]
         middle = f"{statistics.median_low(enough):,} in the median" if enough else "none"
-        parts.append(f"more {kind} alone would do it for {len(enough)} of {len(at)} pairs of variants ({middle})")
+        parts.append(f"more {kind} alone would do it for {len(enough)} of {len(rows)} pairs of variants ({middle})")
     return f"To see a difference of 1 point at IoU 0.5 in four of five tries, {' and '.join(parts)}."
 
 
