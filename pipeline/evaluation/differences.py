@@ -127,7 +127,8 @@ def _compare(
     results = []
     for index, figure in enumerate(FIGURES):
         low, high = float(lows[index]), float(highs[index])
-        seeds = videos = None
+        seeds: int | None = None
+        videos: int | None = None
         allowed = STANDARD_ERRORS_SEEN**-2  # the variance with which 1 point is seen
         if min(len(a.seeds), len(b.seeds)) > 1:
             every_seed = a.of_seed + b.of_seed + a.per_seed + b.per_seed
