@@ -162,7 +162,7 @@ def test_a_sweep_that_is_done_is_left_alone(store, swept, monkeypatch):
     before = state(swept)
     monkeypatch.setattr(train, "Trainer", lambda *_: pytest.fail("trained again"))
     assert main(arguments(store, swept)) == 0
-    tables = {swept / f"table.{suffix}" for suffix in ("md", "csv", "json")}
+    tables = {swept / name for name in ("table.md", "table.csv", "table.json", "protocol.json")}
     assert {p: t for p, t in state(swept).items() if p not in tables} == {p: t for p, t in before.items() if p not in tables}
 
 
