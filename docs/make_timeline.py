@@ -17,7 +17,7 @@ import torch
 from torchvision.io import encode_jpeg
 
 from excl.datasets.video.backends import sample_frames
-from excl.pipeline.store.feature_store import TrainingStore
+from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.examples import Example, load_examples, pad_features, pad_tokens
 from excl.pipeline.training.trained_run import load_run, predict
 

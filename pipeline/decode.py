@@ -25,6 +25,7 @@ from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.pipeline.artifacts.atomic_files import sha256_file
+from excl.pipeline.artifacts.made_with import DECODING, package_versions
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import VideoRecord, require_finished, video_files, video_id_of, video_key
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, RunOnly, WithoutPrefix, identity
@@ -96,6 +97,7 @@ def run(config: DecodeConfig, *, executor: Executor | None = None) -> Path:
         identify=_identify_file,
         at_once=partial(_videos_at_once, config),
         before=partial(_predict, config),
+        about={"made_with": package_versions(DECODING)},
     )
     videos = find_videos(config.videos, warn=True)
     stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)

@@ -35,7 +35,8 @@ from excl.models.i3d.runner import keep_freed_memory
 from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline import decode
 from excl.pipeline.artifacts.atomic_files import sha256_file
-from excl.pipeline.artifacts.header import matching_folder
+from excl.pipeline.artifacts.header import matching_folder, read_header
+from excl.pipeline.artifacts.made_with import DECODING, package_versions
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.video_records import VideoRecord, video_key
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
@@ -183,7 +184,7 @@ def run(config: ExtractConfig, *, executor: Executor | None = None) -> Path:
         join=functools.partial(join_features, recipe=recipe),
         identify=_identify(config),
         at_once=functools.partial(_videos_at_once, config),
-        about={"weights": _weights(config.weights_spec).facts.to_json()},
+        about={"weights": _weights(config.weights_spec).facts.to_json(), "made_with": _made_with(config)},
         after=write_index,
     )
     stage.run(videos, retry_failed=config.retry_failed, executor=executor, share=config.running.share)
@@ -238,6 +239,14 @@ def made_by(config: ExtractConfig) -> dict[str, Any]:
         "shard_videos": config.shard_videos,
         "code_versions": CODE_VERSIONS,
     }
+
+
+def _made_with(config: ExtractConfig) -> dict[str, str]:
+    """Return the versions of what made the features: of the decoders when frames were kept, if that was before."""
+    decoders = package_versions(DECODING)
+    if config.frames is not None:
+        decoders = read_header(config.frames)["about"].get("made_with", {})
+    return {**decoders, **package_versions(("torch",))}
 
 
 @functools.lru_cache(maxsize=1)

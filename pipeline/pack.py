@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.parsing import printable
 from excl.pipeline import tokenise
 from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json, write_text
+from excl.pipeline.artifacts.header import read_header
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
 from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.artifacts.video_records import shard_key
@@ -35,7 +36,7 @@ from excl.pipeline.store.virtual_index import write_index
 
 log = logging.getLogger(__name__)
 
-STAGE, CODE_VERSION = "pack", 2
+STAGE, CODE_VERSION = "pack", 3
 NAMES_SHOWN = 5
 
 
@@ -90,6 +91,7 @@ def _made_by(config: PackConfig, store: FeatureStore) -> dict[str, Any]:
         "queries": queries.fingerprint(),
         "recipe": store.recipe,
         "about_queries": queries.records[COMPLETE]["about"],
+        "tokenised": queries.header["identity"],
     }
 
 
@@ -129,7 +131,8 @@ def _work(config: PackConfig, store: FeatureStore, manifest: Manifest) -> dict[s
     _write_shards(config, store, queries, manifest)
     write_index(manifest)
     files = ("coverage.json", "uncovered.jsonl", *texts)
-    return {"sha256": {name: sha256_file(manifest.folder / name) for name in files}}
+    made_with = read_header(config.features).get("about", {}).get("made_with", {})
+    return {"sha256": {name: sha256_file(manifest.folder / name) for name in files}, "made_with": made_with}
 
 
 def _json_lines(path: Path) -> list[Any]:

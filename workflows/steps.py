@@ -125,7 +125,9 @@ GROUPS = {
         Step(
             "rankings", "score predictions on two sets of annotations", f"{PIPELINE}.evaluation.rankings", formatter="show"
         ),
+        Step("significance", "say which differences are real", f"{PIPELINE}.significance", formatter="show"),
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
+        Step("protocol", "say in what two tables differ", f"{PIPELINE}.sweep.protocol", formatter="show"),
         Step("report", "make a page about a run or a store", f"{WORKFLOWS}.pages.report", formatter="show"),
         Step("show", "make a page of one video and its answers", f"{WORKFLOWS}.pages.show", formatter="show"),
     ),

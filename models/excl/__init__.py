@@ -5,7 +5,15 @@ from excl.models.excl.baselines import NeighbourPrior, TimePrior, best_fixed_spa
 from excl.models.excl.config import VARIANTS, ExCLConfig, variant_config, variant_label, variant_name
 from excl.models.excl.expectation import expected_times
 from excl.models.excl.losses import Targets, span_cross_entropy, span_distance, span_loss
-from excl.models.excl.metrics import RECALL_AT, THRESHOLDS, confidence_intervals, query_ious, summary, temporal_iou
+from excl.models.excl.metrics import (
+    RECALL_AT,
+    THRESHOLDS,
+    confidence_intervals,
+    query_figures,
+    query_ious,
+    summary,
+    temporal_iou,
+)
 from excl.models.excl.model import ExCL
 from excl.models.excl.paper import PAPER_BASELINES, paper_r1
 from excl.models.excl.span import best_span, moment_to_rows, rows_to_moment
@@ -29,6 +37,7 @@ __all__ = [
     "expected_times",
     "moment_to_rows",
     "paper_r1",
+    "query_figures",
     "query_ious",
     "row_probabilities",
     "rows_to_moment",

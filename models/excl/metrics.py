@@ -91,7 +91,7 @@ def _queries(query_ids: np.ndarray, num_moments: int) -> tuple[np.ndarray, np.nd
     return first_rows[order], np.argsort(order)[inverse]
 
 
-def _figures(iou: np.ndarray) -> dict[str, np.ndarray]:
+def query_figures(iou: np.ndarray) -> dict[str, np.ndarray]:
     """Return what every query adds to each figure, in percent, float64 [Q], for IoUs [Q, K]."""
     if len(iou) == 0:
         raise ValueError("no queries to evaluate")
@@ -114,7 +114,7 @@ def summary(predicted: np.ndarray, truth: np.ndarray, query_ids: np.ndarray | No
     Raises ValueError where there are no queries, and as query_ious does.
     """
     iou = query_ious(predicted, truth, query_ids)
-    return {"num_queries": len(iou)} | {name: float(values.mean()) for name, values in _figures(iou).items()}
+    return {"num_queries": len(iou)} | {name: float(values.mean()) for name, values in query_figures(iou).items()}
 
 
 def confidence_intervals(
@@ -138,7 +138,7 @@ def confidence_intervals(
     assert resamples >= 1, f"{resamples} resamples"
     if len(video_ids) != len(truth):
         raise ValueError(f"{len(video_ids)} video ids for {len(truth)} annotated moments")
-    figures = _figures(query_ious(predicted, truth, query_ids))
+    figures = query_figures(query_ious(predicted, truth, query_ids))
     query_rows = slice(None) if query_ids is None else _queries(query_ids, len(truth))[0]
     _, video, num_queries = np.unique(np.asarray(video_ids)[query_rows], return_inverse=True, return_counts=True)
     totals = np.stack([np.bincount(video, weights=values) for values in figures.values()], axis=1)  # [videos, figures]

@@ -34,7 +34,9 @@ RECORDS = "records.jsonl"
 COMPLETE = "complete"
 PLAN = "plan/"  # begins the ids of records that say what is to be made, and not what was made
 INDEX, SOURCES = "index", "joined from"  # ids of records that say nothing of the results
-TRANSIENT_KEYS = frozenset({"wall_s", "timing", "stat", "device"})  # in records for people, no part of what a folder is
+TRANSIENT_KEYS = frozenset(
+    {"wall_s", "timing", "stat", "device", "made_with"}
+)  # in records for people, no part of what a folder is
 
 
 class Manifest:

@@ -73,11 +73,7 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     """Score the file and return the metrics. ValueError if none of its lines answers a query."""
     predictions = read_predictions(existing_file(config.file, what="predictions"))
     store = TrainingStore(config.against) if config.against.is_dir() else None
-    if store is not None:
-        split: Split = config.split or "test"
-        queries, training = store.queries(split), store.queries("train")
-    else:
-        split, queries, training = read_annotations(config.against, config.split, durations=config.durations)
+    split, queries, training = read_queries(config.against, config.split, durations=config.durations)
     if config.train is not None:
         training = read_annotations(config.train, None, default="train")[1]
     require_own_qids(queries)
@@ -102,6 +98,16 @@ def run(config: ScoreConfig) -> dict[str, Any]:
     if config.out is not None:
         write_json(config.out, metrics)
     return metrics
+
+
+def read_queries(
+    against: Path, split: Split | None, *, durations: Sequence[Path] = ()
+) -> tuple[Split, list[Query], list[Query]]:
+    """The split (default: test), its queries, and those of the training split, of a training store or of annotations."""
+    if against.is_dir():
+        store = TrainingStore(against)
+        return split or "test", store.queries(split or "test"), store.queries("train")
+    return read_annotations(against, split, durations=durations)
 
 
 def read_annotations(

@@ -1,11 +1,14 @@
 """The table of several variants and seeds next to the paper's Table 1: as Markdown, CSV and JSON.
 
-Figures are means over seeds, with the standard deviation of a sample (n - 1) where there are several.
+Figures are means over seeds, with the standard deviation of a sample (n - 1) where there are several. Of variants with
+several seeds the table marks which are worse than the best by a difference that stands at 95 %. It says how many epochs each
+training took, and names those that reached the bound of epochs before they had converged.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import statistics
@@ -14,12 +17,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 from tabulate import tabulate
 
 from excl.models.excl import PAPER_BASELINES, THRESHOLDS, paper_r1
 from excl.pipeline import evaluate, train
-from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.evaluation.split_metrics import INTERVAL
+from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
+from excl.pipeline.evaluation.differences import FIGURES, differences, query_values, query_videos
+from excl.pipeline.evaluation.predictions import match, read_predictions
+from excl.pipeline.evaluation.split_metrics import INTERVAL, GroundTruth
+from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.validation import SELECT_BY
 
 EVALUATION = "evaluation"
@@ -49,7 +56,10 @@ Cells = dict[tuple[str, str, str], Line]  # by method, queries and figure
 
 
 def read_results(folders: Sequence[Path]) -> Results:
-    """Return the metrics of finished evaluations, by the folder of their store, variants in the paper's order."""
+    """Return the metrics of finished evaluations, by the folder of their store, variants in the paper's order.
+
+    `training` are the settings of the run, `epochs` what it took, `file` its predictions.
+    """
     results: Results = {}
     for folder in folders:
         if not (folder / evaluate.METRICS).exists():
@@ -58,13 +68,48 @@ def read_results(folders: Sequence[Path]) -> Results:
         if not evaluation.is_complete or evaluation.header["identity"]["run"] != run.fingerprint():
             continue  # not finished, or of another training than the one that is there
         metrics = json.loads((folder / evaluate.METRICS).read_text(encoding="utf-8"))
-        results.setdefault(folder.parents[2].name, []).append({**metrics, "training": run.header["identity"]})
+        training = run.header["identity"]
+        of_run = {"training": training, "epochs": _epochs(run), "file": folder / evaluate.PREDICTIONS}
+        results.setdefault(folder.parents[2].name, []).append({**metrics, **of_run})
     return {store: sorted(scores, key=lambda score: score["variant"]) for store, scores in results.items()}
 
 
-def render(results: Results) -> dict[str, str]:
-    """Return the texts of the table by suffix: md, csv, json."""
-    stores = {store: {**_facts(scores), "lines": _lines(scores)} for store, scores in results.items()}
+def _epochs(run: Manifest) -> dict[str, Any]:
+    """Return the epochs that a run took, its best one, and whether it converged: stopped before the bound of epochs."""
+    training, summary = run.header["identity"], run.records[COMPLETE]
+    best = summary["best"]["epoch"]
+    converged = summary["epochs"] - best >= training["patience"]
+    return {"seed": training["seed"], "epochs": summary["epochs"], "best_epoch": best, "converged": converged}
+
+
+def compare_variants(results: Results, stores: Mapping[str, TrainingStore]) -> dict[str, list[dict[str, Any]]]:
+    """Return the differences of every two variants that have several seeds, by the folder of their store."""
+    return {name: _differences(scores, stores[name]) for name, scores in results.items()}
+
+
+def _differences(scores: list[dict[str, Any]], store: TrainingStore) -> list[dict[str, Any]]:
+    files: dict[str, list[Path]] = {}
+    for score in scores:
+        files.setdefault(score["variant"], []).append(score["file"])
+    queries = store.queries(scores[0]["split"])
+    truth = GroundTruth.from_queries(queries)
+    values = {
+        variant: np.stack([query_values(match(read_predictions(file), queries)[0], truth) for file in of_variant])
+        for variant, of_variant in files.items()
+        if len(of_variant) > 1
+    }
+    videos = query_videos(truth)
+    if len(values) < 2 or len(set(videos)) < 2:
+        return []
+    return [dataclasses.asdict(difference) for difference in differences(values, videos)]
+
+
+def render(results: Results, comparisons: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """Return the texts of the table by suffix: md, csv, json. `comparisons` is what `compare_variants` returns."""
+    stores = {
+        store: {**_facts(scores), "lines": _lines(scores), "differences": comparisons[store]}
+        for store, scores in results.items()
+    }
     as_json = {store: {**facts, "lines": [line._asdict() for line in facts["lines"]]} for store, facts in stores.items()}
     return {
         "md": "\n".join(map(_markdown, stores.values())),
@@ -86,8 +131,24 @@ def _facts(scores: list[dict[str, Any]]) -> dict[str, Any]:
         **{name: score[name] for name in names},
         "selection": f"best epoch by {', then '.join(SELECT_BY)} on the {split} ({files})",
         "training": {**training, "model": model},
+        "epochs": _epochs_by_variant(scores),
         "query_blind_rule": score["query_blind"]["rule"],
     }
+
+
+def _epochs_by_variant(scores: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    variants = dict.fromkeys(score["variant"] for score in scores)
+    return {variant: [score["epochs"] for score in scores if score["variant"] == variant] for variant in variants}
+
+
+def not_converged(facts: Mapping[str, Any]) -> list[str]:
+    """Return the names of the trainings that reached the bound of epochs before they had converged."""
+    return [
+        f"{variant} seed {run['seed']} (best epoch {run['best_epoch']} of {run['epochs']})"
+        for variant, runs in facts["epochs"].items()
+        for run in runs
+        if not run["converged"]
+    ]
 
 
 def _lines(scores: list[dict[str, Any]]) -> list[Line]:
@@ -162,16 +223,34 @@ def narrow(text: str) -> list[str]:
             name = f"{method}, {cells[method, 'all', BLIND].seeds} seeds" if is_trained else method
             groups = [line.queries for line in lines if line.method == method and line.queries != "all"]
             labels = {"all": name, **{group: f"  {group} ({_number(lines, group):,})" for group in groups}}
-            shown += [_row(label, _values(cells, method, queries)) for queries, label in labels.items()]
+            worse = _worse(facts, cells, method)
+            for queries, label in labels.items():
+                marks = ["*" if queries == "all" and figure in worse else "" for figure in FIGURES]
+                values = _values(cells, method, queries)
+                shown.append(_row(label, [value + mark for value, mark in zip(values, marks, strict=True)]))
             if is_trained:
                 shown.append(_row("  query-blind", _values(cells, f"query-blind {method}", "all")))
             paper = [cells[method, "all", R1[t]].paper if (method, "all", R1[t]) in cells else None for t in THRESHOLDS]
             if any(value is not None for value in paper):
                 shown.append(_row("  in the paper", [*map(_rounded, paper), ""]))
-        if facts["random_weights"]:
-            shown += ["", RANDOM]
+        shown += [""] if facts["differences"] or not_converged(facts) or facts["random_weights"] else []
+        shown += ["* worse than the best variant by a difference that stands at 95 %"] if facts["differences"] else []
+        shown += [f"not converged: {name}" for name in not_converged(facts)]
+        shown += [RANDOM] if facts["random_weights"] else []
         shown.append("")
     return shown[:-1]
+
+
+def _worse(facts: Mapping[str, Any], cells: Cells, method: str) -> set[str]:
+    """Return the figures in which a variant is worse than the best one by a difference that stands at 95 %."""
+    worse = set()
+    names = {name for difference in facts["differences"] for name in (difference["method"], difference["other"])}
+    for difference in facts["differences"]:
+        figure = difference["figure"]
+        best = max(names, key=lambda name: cells[name, "all", figure].mean or 0.0)
+        if difference["stands"] and method != best and {difference["method"], difference["other"]} == {method, best}:
+            worse.add(figure)
+    return worse
 
 
 def _cells(lines: list[Line]) -> Cells:
@@ -196,7 +275,8 @@ def _markdown(facts: Mapping[str, Any]) -> str:
     groups = [*dict.fromkeys(line.queries for line in lines if line.queries != "all")]
     with_paper = any(line.paper is not None for line in lines)
     text = [f"## {facts['dataset']}, split {facts['split']}", "", *_preamble(facts, with_paper), ""]
-    text.append(_main_table(cells, _methods(lines), with_paper))
+    text.append(_main_table(facts, cells, with_paper))
+    text += ["", *_remarks(facts)]
     if groups:
         head = [f"{group} ({_number(lines, group):,}), IoU {t}" for group in groups for t in THRESHOLDS]
         rows = [
@@ -229,20 +309,67 @@ def _preamble(facts: Mapping[str, Any], with_paper: bool) -> list[str]:
     return lines
 
 
-def _main_table(cells: Cells, methods: list[str], with_paper: bool) -> str:
-    head = ["", "seeds"]
+def _remarks(facts: Mapping[str, Any]) -> list[str]:
+    """Return what the table shows and what not: the differences that stand, and the trainings that did not converge."""
+    text = []
+    if facts["differences"]:
+        text.append(
+            "\\* worse than the best variant of the column by a difference that stands at 95 %: a paired bootstrap by "
+            "video, with seeds as a second level; each comparison is taken alone, and the best was chosen by these figures. "
+            f"{_needed(facts['differences'])}"
+        )
+    else:
+        text.append("Which differences are real is not known: that takes several seeds of several variants.")
+    if names := not_converged(facts):
+        text += [
+            "",
+            f"**Not converged**, with {facts['training']['epochs']} epochs as the bound: {'; '.join(names)}. Their figures "
+            "may rise with more epochs; a comparison with the others is one of optimisation.",
+        ]
+    return text
+
+
+def _needed(comparisons: list[dict[str, Any]]) -> str:
+    rows = [difference for difference in comparisons if difference["figure"] == BLIND]
+    kinds = {kind: [difference[f"{kind}_for_1_point"] for difference in rows] for kind in ("seeds", "videos")}
+    parts = []
+    for kind, numbers in kinds.items():
+        enough = [number for number in numbers if number is not None]
+        middle = f"{statistics.median_low(enough):,} in the median" if enough else "none"
+        parts.append(f"more {kind} alone would do it for {len(enough)} of {len(rows)} pairs of variants ({middle})")
+    return f"To see a difference of 1 point at IoU 0.5 in four of five tries, {' and '.join(parts)}."
+
+
+def _main_table(facts: Mapping[str, Any], cells: Cells, with_paper: bool) -> str:
+    head = ["", "seeds", "epochs (best)"]
     for threshold in THRESHOLDS:
         head += [f"IoU {threshold}", *(["paper", "difference"] if with_paper else [])]
     rows = []
-    for method in methods:
-        row = [method, str(cells[method, "all", BLIND].seeds) if _is_trained(cells, method) else "-"]
+    for method in _methods(facts["lines"]):
+        worse = _worse(facts, cells, method)
+        seeds = str(cells[method, "all", BLIND].seeds) if _is_trained(cells, method) else "-"
+        row = [method, seeds, _epochs_cell(facts["epochs"].get(method, []))]
         for threshold in THRESHOLDS:
             line = cells.get((method, "all", R1[threshold]))
             paper = (None, None) if line is None else (line.paper, line.difference)
-            row += [_cell(line), *([_rounded(paper[0]), _signed(paper[1])] if with_paper else [])]
-        last_cells = cells.get((method, "all", "mIoU")), cells.get((f"query-blind {method}", "all", BLIND))
-        rows.append([*row, *map(_cell, last_cells)])
+            row += [
+                _cell(line) + _mark(worse, R1[threshold]),
+                *([_rounded(paper[0]), _signed(paper[1])] if with_paper else []),
+            ]
+        blind = cells.get((f"query-blind {method}", "all", BLIND))
+        rows.append([*row, _cell(cells.get((method, "all", "mIoU"))) + _mark(worse, "mIoU"), _cell(blind)])
     return _markdown_table([*head, "mIoU", "query-blind, IoU 0.5"], rows)
+
+
+def _mark(worse: set[str], figure: str) -> str:
+    return " \\*" if figure in worse else ""
+
+
+def _epochs_cell(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the fewest and the most epochs of a variant's trainings, and of their best epochs."""
+    spans = [[run[key] for run in runs] for key in ("epochs", "best_epoch")]
+    taken, best = (f"{min(span)} to {max(span)}" if len(set(span)) > 1 else f"{max(span, default=0)}" for span in spans)
+    return f"{taken} ({best})" if runs else "-"
 
 
 def _is_trained(cells: Cells, method: str) -> bool:

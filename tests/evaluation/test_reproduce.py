@@ -99,8 +99,15 @@ def test_the_table_for_people(store, swept, capsys):
     wanted = [rows["ExCL-reg 1-a", "all", name] for name in ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")]
     wanted.append(rows["query-blind ExCL-reg 1-a", "all", "R1@0.5"])
     cells = [f"{float(row['mean']):.1f} ± {float(row['std']):.1f}" for row in wanted]
-    assert [cell.strip() for cell in line.strip("|").split("|")] == ["ExCL-reg 1-a", "2", *cells]
-    assert "".join(["ExCL-reg 1-a, 2 seeds".ljust(27), *(cell.rjust(13) for cell in cells[:4])]) in shown.splitlines()
+    [about] = json.loads((swept / "table.json").read_text()).values()
+    worse = {one["figure"] for one in about["differences"] if one["stands"]}  # of two methods one is the best
+    better = max(("clf", "reg"), key=lambda loss: float(rows[f"ExCL-{loss} 1-a", "all", "R1@0.3"]["mean"]))
+    figures = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "")
+    marked = [f"{cell}*" if better == "clf" and name in worse else cell for cell, name in zip(cells, figures, strict=True)]
+    shown_line = [cell.strip().replace(" \\*", "*") for cell in line.strip("|").split("|")]
+    best_epochs = sorted({run["best_epoch"] for run in about["epochs"]["ExCL-reg 1-a"]})
+    assert shown_line == ["ExCL-reg 1-a", "2", f"2 ({' to '.join(map(str, best_epochs))})", *marked]
+    assert "".join(["ExCL-reg 1-a, 2 seeds".ljust(27), *(cell.rjust(13) for cell in marked[:4])]) in shown.splitlines()
     assert "  query-blind" in shown
     assert "RANDOM weights" in shown
     assert "cat (6), IoU 0.3" in text
@@ -110,11 +117,52 @@ def test_the_table_for_people(store, swept, capsys):
     assert "paper" not in text
 
 
+def test_the_differences_are_those_of_significance(swept, capsys):
+    """The command on the variants' folders, which finds evaluations, store and seeds itself."""
+    variants = [str(next(swept.glob(f"*/{name}"))) for name in ("clf-1-a", "reg-1-a")]
+    assert main(["significance", *variants, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    [about] = json.loads((swept / "table.json").read_text()).values()
+    assert [list(one.values())[2:] for one in result["differences"]] == [
+        list(one.values())[2:] for one in about["differences"]
+    ]
+    assert result["methods"]["clf-1-a"]["seeds"] == 2
+    made = evaluations(swept)
+    means = {
+        variant: sum(made[variant, seed]["model"]["all"]["mIoU"] for seed in (0, 1)) / 2
+        for variant in ("clf-1-a", "reg-1-a")
+    }
+    assert result["differences"][3]["difference"] == pytest.approx(means["clf-1-a"] - means["reg-1-a"])
+    run = str(next(swept.glob("*/clf-1-a/seed-0/run")))
+    assert main(["significance", run, variants[1], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["methods"]["run"]["mIoU"] == made["clf-1-a", 0]["model"]["all"]["mIoU"]
+    assert main(["significance", run, variants[1], "--split", "val"]) == 2
+
+
+def test_a_training_that_hit_its_bound_is_named_and_one_that_converged_is_not(store, swept, tmp_path, capsys):
+    """The bound of 2 epochs is less than the patience; with a patience of 1 both stop by themselves, long before 300."""
+    text = (swept / "table.md").read_text()
+    [named] = [line for line in text.splitlines() if line.startswith("**Not converged**, with 2 epochs as the bound")]
+    assert all(f"ExCL-{loss} 1-a seed {seed} (best epoch" in named for loss in ("clf", "reg") for seed in (0, 1))
+    out = tmp_path / "table"
+    short = [argument for argument in TINY if argument not in ("--epochs", "2")]
+    arguments = ["reproduce", str(store), "--out", str(out), "--variants", "clf-1-a", "--seeds", "1", *short]
+    assert main([*arguments, "--patience", "1"]) == 0
+    shown = capsys.readouterr().out
+    text = (out / "table.md").read_text()
+    assert "onverged" not in text + shown
+    [about] = json.loads((out / "table.json").read_text()).values()
+    [run] = about["epochs"]["ExCL-clf 1-a"]
+    history = [json.loads(line) for line in next(out.glob("*/clf-1-a/seed-0/run/metrics.jsonl")).read_text().splitlines()]
+    assert run == {"seed": 0, "epochs": len(history), "best_epoch": len(history) - 1, "converged": True}
+    assert "Which differences are real is not known" in text
+
+
 def test_a_sweep_that_is_done_is_left_alone(store, swept, monkeypatch):
     before = state(swept)
     monkeypatch.setattr(train, "Trainer", lambda *_: pytest.fail("trained again"))
     assert main(arguments(store, swept)) == 0
-    tables = {swept / f"table.{suffix}" for suffix in ("md", "csv", "json")}
+    tables = {swept / name for name in ("table.md", "table.csv", "table.json", "protocol.json")}
     assert {p: t for p, t in state(swept).items() if p not in tables} == {p: t for p, t in before.items() if p not in tables}
 
 
@@ -299,9 +347,9 @@ def test_a_data_set_of_the_papers_is_put_beside_its_cells(store, tmp_path):
     ours, others = text.split("## ")[1:]
     lines = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in ours.splitlines()
              if line.startswith("|")}  # fmt: skip
-    assert lines["Ge et al. 2019 (in the paper)"] == ["-", "-", "-", "-", "-", "30.5", "-", "-", "12.2", "-", "-", "-"]
-    assert lines["Xu et al. 2019 (in the paper)"][2::3][:3] == ["54.7", "35.6", "15.8"]
-    assert lines["ExCL-clf 2-b"][2::3][:3] == ["65.1", "44.1", "22.6"]
+    assert lines["Ge et al. 2019 (in the paper)"] == ["-", "-", "-", "-", "-", "-", "30.5", "-", "-", "12.2", "-", "-", "-"]
+    assert lines["Xu et al. 2019 (in the paper)"][3::3][:3] == ["54.7", "35.6", "15.8"]
+    assert lines["ExCL-clf 2-b"][3::3][:3] == ["65.1", "44.1", "22.6"]
     assert "Xu et al." not in others
     assert main(["reproduce", str(charades), "--out", str(tmp_path / "val"), "--split", "val", *one, *TINY]) == 0
     assert {row["paper"] for row in rows_of(tmp_path / "val")} == {""}, "the paper has no figures of it"
