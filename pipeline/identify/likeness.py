@@ -1,0 +1,304 @@
+"""Make a few rows by each candidate recipe, coarse to fine, and see which come closest to the published ones.
+
+A row costs what its window costs, so the search never makes a whole video's rows. First the candidates of the row counts on
+the first row, all with one picture; then of the best one the pictures, colours and ranges; then the best candidates again
+with that picture on two rows, and the ways to sample in time; at the end more rows of the best, for the verdict. A recipe
+that is wrong in one respect is farther off than the same recipe with that put right, which is why one respect is tried at
+a time; where two respects compensate each other the search may stop early, and the distance then says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from excl.datasets.video.geometry import Geometry
+from excl.models.i3d.extractor import choose_device
+from excl.models.i3d.row_layout import Continuous
+from excl.models.i3d.runner import keep_freed_memory
+from excl.models.i3d.weights import Weights
+from excl.models.lazy_module import LazyModule
+from excl.pipeline.comparison.verdicts import EQUAL, Verdict, VideoVerdict, judge
+from excl.pipeline.execution.video_reading import VideoReading
+from excl.pipeline.identify.row_fit import Candidate
+
+if TYPE_CHECKING:
+    import torch
+
+    from excl.models.i3d import network
+else:
+    torch = LazyModule("torch")
+    network = LazyModule("excl.models.i3d.network")
+
+REACH = 72  # frames from a row's first on that the whole-video network needs for it
+KEPT_READINGS = 12  # samplings of a video that are remembered
+SEVERAL, FEW, ROWS = 8, 3, 8  # candidates tried again, with every sampling; rows for the verdict
+WHOLE_FRAMES = 160  # of a whole video for the verdict, if it is longer
+
+Values = Callable[["torch.Tensor"], "torch.Tensor"]
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _by_statistics(x: torch.Tensor) -> torch.Tensor:
+    return (x / 255 - x.new_tensor(_MEAN)) / x.new_tensor(_STD)
+
+
+VALUES: dict[str, Values] = {  # of float32 RGB [..., 3] from 0 to 255
+    "RGB from -1 to 1": lambda x: x / 127.5 - 1,
+    "BGR from -1 to 1": lambda x: x.flip(-1) / 127.5 - 1,
+    "RGB from 0 to 1": lambda x: x / 255,
+    "RGB from 0 to 255": lambda x: x,
+    "RGB by ImageNet's mean and deviation": _by_statistics,
+}
+RGB = next(iter(VALUES))
+
+
+@dataclass(frozen=True)
+class Making:
+    """One recipe to try: rate and rows, where in its period a frame is taken, the picture, its values, the first frame."""
+
+    candidate: Candidate
+    geometry: Geometry
+    nearest: bool = True
+    values: str = RGB
+    first_frame: int = 0
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What decides the values of rows that the end of the video does not reach."""
+        rule = self.candidate.rule
+        rows = (rule.window, rule.hop, rule.rows == 1, rule.pool, rule.overlapping_chunks, not rule.window and rule.end)
+        return self.candidate.fps, rows, self.geometry, self.nearest, self.values, self.first_frame
+
+    def __str__(self) -> str:
+        scaling = "" if self.geometry.antialias else ", scaled without averaging"
+        nearest = "frames as FFmpeg's fps filter" if self.nearest else "frames on screen at k/rate"
+        sampling = "" if self.candidate.fps is None else f", {nearest}"
+        first = f", from frame {self.first_frame} on" if self.first_frame else ""
+        values = "" if self.values == RGB else f", {self.values}"
+        rule = self.candidate.rule
+        return f"{self.candidate.rate}{sampling}{first}, picture {self.geometry}{scaling}{values}, {rule}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe with the relative L2 distance of its rows from the published ones, over `rows` rows."""
+
+    making: Making
+    distance: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """The result: the trials on two rows, the nearest first; how many were made in all; the verdict on more rows.
+
+    `undecided` are recipes that no row told from the nearest.
+    """
+
+    video_id: str
+    trials: tuple[Trial, ...]
+    num_tried: int
+    verdict: VideoVerdict
+    weights: str
+
+    @property
+    def best(self) -> Trial:
+        """The nearest recipe."""
+        return self.trials[0]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether rows made by it are the published ones, up to the precision that `compare` calls equal."""
+        return self.verdict.verdict in (*EQUAL, Verdict.FACTOR)
+
+
+def pictures(crop: int) -> list[Geometry]:
+    """Return the pictures to try, the most usual first: those of 224 pixels in proportion for another crop."""
+    short, least = round(crop * 256 / 224), round(crop * 226 / 224)
+    wide = round(crop * 340 / 224)
+    shapes = (
+        Geometry(short, crop),
+        Geometry(crop, crop),
+        Geometry(least, crop, upscale_only=True),
+        Geometry(crop, crop, width=crop),
+        Geometry(short, crop, width=wide),
+        Geometry(short, crop, width=short),
+    )
+    return [dataclasses.replace(shape, antialias=antialias) for antialias in (False, True) for shape in shapes]
+
+
+@dataclass
+class RowMaker:
+    """A maker of single rows of videos, with the frames that it read last."""
+
+    videos: Mapping[str, Path]
+    weights: Weights
+    reading: VideoReading
+    device: str = "auto"
+    _readings: dict[tuple[object, ...], tuple[list[np.ndarray], bool]] = field(default_factory=dict)
+    _rows: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
+    _clips: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._device = choose_device(self.device)
+        if self._device.type == "cpu":
+            keep_freed_memory()
+        self._network = network.fold_batch_norm(self.weights.network()).to(self._device)
+
+    def rows(self, video_id: str, making: Making, indices: Sequence[int]) -> np.ndarray:
+        """Return these rows of a video, float32 [n, 1024]; those that it has not are NaN."""
+        missing = [i for i in indices if (video_id, making.key, i) not in self._rows]
+        for i, row in self._made(video_id, making, missing).items() if missing else ():
+            self._rows[video_id, making.key, i] = row
+        none = np.full(network.FEATURE_DIM, np.nan, np.float32)
+        return np.stack([self._rows.get((video_id, making.key, i), none) for i in indices])
+
+    def _made(self, video_id: str, making: Making, indices: Sequence[int]) -> dict[int, np.ndarray]:
+        rule, begin = making.candidate.rule, making.first_frame
+        if rule.window:
+            clips = {
+                clip: self._clip_rows(video_id, making, clip * rule.hop + begin)
+                for clip in {i // rule.rows for i in indices}
+            }
+            return {clip * rule.rows + j: row for clip, rows in clips.items() for j, row in enumerate(rows)}
+        frames, complete = self._frames(video_id, making, rule.hop * max(indices) + REACH + begin)
+        frames = frames[begin:]
+        layout = Continuous(rule.hop, rule.pool)
+        if rule.overlapping_chunks or rule.end == "drop":  # nothing is repeated; SAME padding goes by the length's remainder
+            remainder = 0 if rule.end == "drop" else self._num_frames(video_id, making, frames, complete=complete) % 8
+            frames = frames[: len(frames) - (len(frames) - remainder) % 8] or frames
+        else:
+            padded = layout.padded(len(frames)) - layout.lead - len(frames)
+            frames = [frames[0]] * layout.lead + frames + [frames[-1]] * padded
+        steps = self._steps(frames, making.values, stride=rule.hop)
+        made = network.pool_pairs(steps[None], offsets=layout.offsets)[0] if rule.pool == "2x7x7" else steps
+        sure = len(made) if complete else max(indices) + 1
+        return {i: row.numpy() for i, row in enumerate(made[:sure])}
+
+    def _clip_rows(self, video_id: str, making: Making, start: int) -> np.ndarray:
+        """Return the rows of the window that starts with this frame, float32 [n, 1024]; none if the video ends before it."""
+        rule = making.candidate.rule
+        key = video_id, making.candidate.fps, making.geometry, making.nearest, making.values, rule.window, rule.pool, start
+        if key not in self._clips:
+            frames, _ = self._frames(video_id, making, start + rule.window)
+            if start >= len(frames):
+                return np.zeros((0, network.FEATURE_DIM), np.float32)
+            numbers = np.clip(np.arange(start, start + rule.window), 0, len(frames) - 1)
+            steps = self._steps([frames[number] for number in numbers], making.values)
+            self._clips[key] = (network.pool_pairs(steps[None])[0] if rule.pool == "2x7x7" else steps).numpy()
+        return self._clips[key].mean(axis=0, keepdims=True) if rule.rows == 1 else self._clips[key]
+
+    def _num_frames(self, video_id: str, making: Making, frames: list[np.ndarray], *, complete: bool) -> int:
+        if complete:
+            return len(frames)
+        everything, _ = self._frames(video_id, making, 1 << 30)
+        return len(everything) - making.first_frame
+
+    def _frames(self, video_id: str, making: Making, count: int) -> tuple[list[np.ndarray], bool]:
+        """Return the first frames of a video, uint8 [crop, crop, 3] each, and whether these are all; VideoError if none."""
+        fps = making.candidate.fps
+        key = video_id, fps, making.geometry, making.nearest
+        frames, complete = self._readings.pop(key, ([], False))
+        if len(frames) < count and not complete:
+            video = self.reading.open(
+                self.videos[video_id], fps=fps, geometry=making.geometry, nearest=making.nearest and fps is not None
+            )
+            frames = list(itertools.islice(video, count))
+            complete = len(frames) < count
+        self._readings[key] = frames, complete
+        if len(self._readings) > KEPT_READINGS:
+            del self._readings[next(iter(self._readings))]
+        return frames[:count], complete and len(frames) <= count
+
+    def _steps(self, frames: Sequence[np.ndarray], values: str, *, stride: int = 8) -> torch.Tensor:
+        pixels = torch.from_numpy(np.stack(frames)).to(self._device).float()
+        x = VALUES[values](pixels).permute(3, 0, 1, 2)[None].contiguous(memory_format=torch.channels_last_3d)
+        with torch.inference_mode():
+            return self._network.steps(x, stride=stride)[0].float().cpu()
+
+
+def distance(rows: np.ndarray, published: np.ndarray, *, normalised: bool) -> float:
+    """Return ||A - B|| / ||B|| over the rows that are defined, of their directions if B's rows are normalised."""
+    defined = np.isfinite(rows).all(axis=1) & np.isfinite(published).all(axis=1)
+    if not defined.any():
+        return np.inf
+    a, b = rows[defined].astype(np.float64), published[defined].astype(np.float64)
+    if normalised:
+        a, b = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (a, b))
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12))
+
+
+def search(
+    maker: RowMaker,
+    published: Mapping[str, np.ndarray],
+    candidates: Sequence[Candidate],
+    *,
+    crop: int,
+    normalised: bool,
+    progress: Callable[[str], None],
+) -> Search:
+    """Search for the recipe of the published rows [n, 1024] by video; the candidates are those of the row counts.
+
+    VideoError if the video cannot be read.
+    """
+    video_id = max(published, key=lambda name: _variation(published[name]))
+    rows = published[video_id].astype(np.float32)
+    later = min(1 + int(np.argmax(np.linalg.norm(rows[1:4] - rows[:1], axis=1))), len(rows) - 1) if len(rows) > 1 else 0
+    tried: dict[tuple[object, ...], Trial] = {}
+
+    def trial(making: Making, indices: Sequence[int]) -> Trial:
+        of_rows = tuple(sorted({i for i in indices if i < len(rows)}))
+        key = (*making.key, of_rows)
+        if key not in tried:
+            made = maker.rows(video_id, making, of_rows)
+            tried[key] = Trial(making, distance(made, rows[list(of_rows)], normalised=normalised), len(of_rows))
+            progress(f"{tried[key].distance:.4f}  {making}")
+        return tried[key]
+
+    def nearest(makings: Sequence[Making], indices: Sequence[int]) -> list[Trial]:
+        return sorted((trial(making, indices) for making in makings), key=lambda t: t.distance)
+
+    shapes = pictures(crop)
+    first = [0]
+    ranked = nearest([Making(candidate, shapes[0]) for candidate in candidates], first)
+    best = ranked[0].making
+    best = nearest([dataclasses.replace(best, values=values) for values in VALUES], first)[0].making
+    best = nearest([dataclasses.replace(best, geometry=shape) for shape in shapes], first)[0].making
+    both = [0, later]
+    again = [dataclasses.replace(t.making, geometry=best.geometry, values=best.values) for t in ranked[:SEVERAL]]
+    ranked = nearest([best, *again], both)
+    sampled = [
+        dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False) if t.making.candidate.fps
+    ]
+    best = nearest([*[t.making for t in ranked[:1]], *sampled], both)[0].making
+    best = nearest([dataclasses.replace(best, geometry=shape) for shape in shapes], both)[0].making
+    rule = best.candidate.rule
+    shifts = {0, 1, -(rule.window // 2)} if rule.window else {0, 1}
+    best = nearest([dataclasses.replace(best, first_frame=shift) for shift in shifts], both)[0].making
+    final = sorted((t for t in tried.values() if t.rows == len(set(both))), key=lambda t: t.distance)
+    return Search(video_id, tuple(final), len(tried), _verdict(maker, video_id, best, rows), maker.weights.source)
+
+
+def _variation(rows: np.ndarray) -> float:
+    """Return how much the first rows of a video differ, of their length: still pictures tell no rate from another."""
+    rows = rows[:4].astype(np.float64)
+    return float(np.linalg.norm(rows - rows.mean(axis=0)) / max(np.linalg.norm(rows), 1e-12)) if len(rows) > 1 else -1.0
+
+
+def _verdict(maker: RowMaker, video_id: str, making: Making, rows: np.ndarray) -> VideoVerdict:
+    """Return what `compare` says of several rows of the nearest recipe."""
+    rule = making.candidate.rule
+    if rule.window:
+        indices = sorted({int(i) for i in np.linspace(0, len(rows) - 1, ROWS)})
+    else:
+        indices = list(range(min(len(rows), 1 + WHOLE_FRAMES // rule.hop)))
+    made = maker.rows(video_id, making, indices)
+    defined = [i for i in range(len(indices)) if np.isfinite(made[i]).all()]
+    return judge(made[defined], rows[[indices[i] for i in defined]], 0)
