@@ -112,11 +112,11 @@ class FrameConverter:
             format=frame.format,
             time_base=exact(frame.time_base) or Fraction(1, 1000),
         )
-        crop = graph.add("crop", f"{width}:{height}:{left}:{top}"), graph.add("scale", f"{side}:{side}:flags=bilinear")
+        crop = {"crop": f"{width}:{height}:{left}:{top}", "scale": f"{side}:{side}:flags=bilinear"}
         nodes = [
             source,
             *([graph.add("separatefields")] if frame.interlaced_frame else []),  # the first that comes is the earlier one
-            *(crop if geometry.antialias else ()),
+            *(graph.add(name, setting) for name, setting in crop.items() if geometry.antialias),
             graph.add("format", "gbrp" if geometry.antialias else "rgb24"),
             graph.add("buffersink"),
         ]

@@ -63,8 +63,9 @@ class IdentifyConfig:
     """Take only the arrays whose name ends with this, such as _rgb or .avi, and remove it from the ids."""
     crop: Annotated[int, Field(ge=32, le=MAX_SIZE)] = 224
     """Pixels of the square that the network saw: 224 in all published features that are known."""
-    candidates: PositiveInt = 24
-    """The number of recipes that explain the row counts with which the search in the videos begins."""
+    candidates: PositiveInt = 10
+    """The number of recipes that explain the row counts with which the search in the videos begins, and again as many with
+    other windows; it goes on from the nearest."""
     show: PositiveInt = 6
     """The number of recipes to list."""
     json: str = ""
@@ -222,13 +223,16 @@ def _search(
             f"{config.features}: all videos have {fit.limit} rows, so they were resampled to that length, which is not "
             "searched for; leave out --weights for what the row counts show"
         )
+    most = max(candidate.exact for candidate in fit.candidates)
+    least = min(most - 1, 0.9 * most)
     maker = RowMaker(paths, load_weights(config.weights), config.reading, config.device)
     results = [
         search(
             maker,
             {name: rows[:, begin : begin + STREAM] for name, rows in published.items()},
-            fit.candidates[: config.candidates],
+            [candidate for candidate in fit.candidates if candidate.exact >= least],
             crop=config.crop,
+            first_tried=config.candidates,
             normalised=traits.unit_norm or traits.halves_of_unit_norm,
             progress=lambda line: log.debug("%s", line),
         )

@@ -9,8 +9,10 @@ a time; where two respects compensate each other the search may stop early, and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.pyav_backend import PyAVVideo
+from excl.datasets.video.sampling import Sampling
 from excl.models.i3d.extractor import choose_device
 from excl.models.i3d.row_layout import Continuous
 from excl.models.i3d.runner import keep_freed_memory
@@ -38,7 +42,8 @@ else:
 
 REACH = 72  # frames from a row's first on that the whole-video network needs for it
 KEPT_READINGS = 12  # samplings of a video that are remembered
-SEVERAL, FEW, ROWS = 8, 3, 8  # candidates tried again, with every sampling; rows for the verdict
+SEVERAL, FEW, NEIGHBOURS = 8, 3, 5  # candidates tried again, with every hop and sampling, and about the best one
+ROWS = 8  # for the verdict
 WHOLE_FRAMES = 160  # of a whole video for the verdict, if it is longer
 
 Values = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -152,6 +157,11 @@ class RowMaker:
             keep_freed_memory()
         self._network = network.fold_batch_norm(self.weights.network()).to(self._device)
 
+    def require_readable(self, video_id: str) -> None:
+        """Read a video from end to end in a process of its own, before it is read here; VideoError if that fails."""
+        for _ in self.reading.open(self.videos[video_id], fps=None, geometry=Geometry(32, 32)):
+            pass
+
     def rows(self, video_id: str, making: Making, indices: Sequence[int]) -> np.ndarray:
         """Return these rows of a video, float32 [n, 1024]; those that it has not are NaN."""
         missing = [i for i in indices if (video_id, making.key, i) not in self._rows]
@@ -207,10 +217,10 @@ class RowMaker:
         key = video_id, fps, making.geometry, making.nearest
         frames, complete = self._readings.pop(key, ([], False))
         if len(frames) < count and not complete:
-            video = self.reading.open(
-                self.videos[video_id], fps=fps, geometry=making.geometry, nearest=making.nearest and fps is not None
-            )
-            frames = list(itertools.islice(video, count))
+            nearest = making.nearest and fps is not None
+            video = PyAVVideo(self.videos[video_id], Sampling(fps, making.geometry, self.reading.limits(), nearest=nearest))
+            with contextlib.closing(iter(video)) as iterator:
+                frames = list(itertools.islice(iterator, count))
             complete = len(frames) < count
         self._readings[key] = frames, complete
         if len(self._readings) > KEPT_READINGS:
@@ -225,9 +235,9 @@ class RowMaker:
 
 
 def distance(rows: np.ndarray, published: np.ndarray, *, normalised: bool) -> float:
-    """Return ||A - B|| / ||B|| over the rows that are defined, of their directions if B's rows are normalised."""
-    defined = np.isfinite(rows).all(axis=1) & np.isfinite(published).all(axis=1)
-    if not defined.any():
+    """Return ||A - B|| / ||B||, of directions if B's rows are normalised; infinite if A lacks a row that B has."""
+    defined = np.isfinite(published).all(axis=1)
+    if not defined.any() or not np.isfinite(rows[defined]).all():
         return np.inf
     a, b = rows[defined].astype(np.float64), published[defined].astype(np.float64)
     if normalised:
@@ -242,6 +252,7 @@ def search(
     *,
     crop: int,
     normalised: bool,
+    first_tried: int,
     progress: Callable[[str], None],
 ) -> Search:
     """Search for the recipe of the published rows [n, 1024] by video; the candidates are those of the row counts.
@@ -249,6 +260,7 @@ def search(
     VideoError if the video cannot be read.
     """
     video_id = max(published, key=lambda name: _variation(published[name]))
+    maker.require_readable(video_id)
     rows = published[video_id].astype(np.float32)
     later = min(1 + int(np.argmax(np.linalg.norm(rows[1:4] - rows[:1], axis=1))), len(rows) - 1) if len(rows) > 1 else 0
     tried: dict[tuple[object, ...], Trial] = {}
@@ -265,25 +277,52 @@ def search(
     def nearest(makings: Sequence[Making], indices: Sequence[int]) -> list[Trial]:
         return sorted((trial(making, indices) for making in makings), key=lambda t: t.distance)
 
+    def near(base: Making, begin: Sequence[Making]) -> list[Trial]:
+        """Try some, then the neighbours of the best in rate and window, on the first row, until none of them is better."""
+        ranked = nearest(begin, [0])
+        while True:
+            keys = {t.making.candidate.first_row_key for t in ranked}
+            untried = [c for key, c in by_first_row.items() if key not in keys]
+            untried.sort(key=lambda c: _away(c, ranked[0].making.candidate))
+            more = [dataclasses.replace(base, candidate=candidate) for candidate in untried[:NEIGHBOURS]]
+            best, ranked = ranked[0], sorted([*ranked, *nearest(more, [0])], key=lambda t: t.distance)
+            if ranked[0] is best:
+                return ranked
+
     shapes = pictures(crop)
-    first = [0]
-    ranked = nearest([Making(candidate, shapes[0]) for candidate in candidates], first)
-    best = ranked[0].making
-    best = nearest([dataclasses.replace(best, values=values) for values in VALUES], first)[0].making
-    best = nearest([dataclasses.replace(best, geometry=shape) for shape in shapes], first)[0].making
+    by_first_row: dict[tuple[object, ...], Candidate] = {}  # the most probable of those whose first rows are the same
+    for candidate in candidates:
+        by_first_row.setdefault(candidate.first_row_key, candidate)
+    different = {(c.rule.window, c.rule.rows == 1): c for c in reversed(by_first_row.values())}.values()
+    base = Making(candidates[0], shapes[0])
+    begin = dict.fromkeys([*list(by_first_row.values())[:first_tried], *list(different)[-first_tried:]])
+    best = near(base, [dataclasses.replace(base, candidate=candidate) for candidate in begin])[0].making
+    best = nearest([dataclasses.replace(best, values=values) for values in VALUES], [0])[0].making
+    best = nearest([dataclasses.replace(best, geometry=shape) for shape in shapes], [0])[0].making
+    firsts = sorted((t for t in tried.values() if t.making.geometry == shapes[0] and t.making.values == RGB), key=lambda t: t.distance)
+    again = [dataclasses.replace(best, candidate=t.making.candidate) for t in firsts[:SEVERAL]]
+    ranked = near(best, again)
     both = [0, later]
-    again = [dataclasses.replace(t.making, geometry=best.geometry, values=best.values) for t in ranked[:SEVERAL]]
-    ranked = nearest([best, *again], both)
-    sampled = [
-        dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False) if t.making.candidate.fps
-    ]
-    best = nearest([*[t.making for t in ranked[:1]], *sampled], both)[0].making
+    keys = [t.making.candidate.first_row_key for t in ranked[:FEW]]
+    hops = [c for key in keys for c in [c for c in candidates if c.first_row_key == key][:SEVERAL]]
+    ranked = nearest([dataclasses.replace(best, candidate=candidate) for candidate in hops], both)
+    ways = [dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False)]
+    best = nearest(ways, both)[0].making
     best = nearest([dataclasses.replace(best, geometry=shape) for shape in shapes], both)[0].making
     rule = best.candidate.rule
-    shifts = {0, 1, -(rule.window // 2)} if rule.window else {0, 1}
+    shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
     best = nearest([dataclasses.replace(best, first_frame=shift) for shift in shifts], both)[0].making
     final = sorted((t for t in tried.values() if t.rows == len(set(both))), key=lambda t: t.distance)
     return Search(video_id, tuple(final), len(tried), _verdict(maker, video_id, best, rows), maker.weights.source)
+
+
+def _away(a: Candidate, b: Candidate) -> float:
+    """Return how far two candidates are from each other: in octaves of rate and window, the whole video apart from windows."""
+    rates = [candidate.fps or 30.0 for candidate in (a, b)]
+    windows = [candidate.rule.window or 256 for candidate in (a, b)]
+    other = (a.rule.rows == 1) != (b.rule.rows == 1) or a.rule.pool != b.rule.pool or a.rule.end != b.rule.end
+    octaves = abs(math.log2(rates[0] / rates[1])) + abs(math.log2(windows[0] / windows[1])) + 0.1 * other
+    return octaves + 0.01 * (a.fps is not b.fps)
 
 
 def _variation(rows: np.ndarray) -> float:

@@ -9,7 +9,6 @@ rates that videos have.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from excl.pipeline.identify.row_rules import FRAMES_IN_WORDS, USUAL_FRAMES, USUA
 
 NATIVE_RATES = {30.0: 0.35, 29.97: 0.25, 25.0: 0.2, 24.0: 0.06, 23.976: 0.08, 15.0: 0.03, 50.0: 0.01, 60.0: 0.02}
 USUAL_NATIVE = 1.0
-SAMPLE, KEPT = 48, 400  # videos on which all candidates are tried; candidates that are then tried on all videos
+SAMPLE, KEPT = 40, 1200  # videos on which all candidates are tried; candidates that are then tried on all videos
 LEAST_MISSES = 0.002  # durations are rounded, so a few counts may miss under the true rule
 FIXED, CAPPED = 0.9, 0.02  # shares of videos with the largest number of rows, for a fixed length, and for a limit
 
@@ -62,6 +61,13 @@ class Candidate:
         return self.fps, rule.window, rule.hop, rule.rows, rule.pool, rule.overlapping_chunks
 
     @property
+    def first_row_key(self) -> tuple[object, ...]:
+        """What decides a video's first row: not the hop, and not the end."""
+        rule = self.rule
+        whole = (rule.hop, rule.overlapping_chunks, rule.end == "drop") if not rule.window else ()
+        return self.fps, rule.window, rule.rows == 1, rule.pool, whole
+
+    @property
     def rate(self) -> str:
         """The rate in words."""
         return "the video's own rate" if self.fps is None else f"{self.fps:g} frames a second"
@@ -97,8 +103,8 @@ def fit_rows(videos: Counted) -> RowFit:
     free = np.flatnonzero(~at_limit)
     order = free[np.argsort(videos.duration_s[free])]
     sample = videos.subset(order[np.unique(np.linspace(0, len(order) - 1, SAMPLE).astype(int))])
-    tried = _tried(sample)
-    scored = [_scored(candidate, usual, videos, limit) for candidate, usual in tried[:KEPT]]
+    tried, num_tried = _tried(sample)
+    scored = [_scored(candidate, usual, videos, limit) for candidate, usual in tried]
     scored.sort(key=lambda candidate: -candidate.score)
     weights = np.exp(np.array([candidate.score for candidate in scored]) - max([c.score for c in scored], default=0.0))
     groups: dict[tuple[object, ...], list[Candidate]] = {}
@@ -107,7 +113,7 @@ def fit_rows(videos: Counted) -> RowFit:
     best = [dataclasses.replace(group[0], share=sum(c.share for c in group)) for group in groups.values()]
     best.sort(key=lambda candidate: -candidate.share)
     variants = {key: tuple(group) for key, group in groups.items()}
-    return RowFit("capped" if limit else "free", limit, seconds_a_row(sample), tuple(best), len(tried), variants)
+    return RowFit("capped" if limit else "free", limit, seconds_a_row(sample), tuple(best), num_tried, variants)
 
 
 def limit_of(videos: Counted) -> int | None:
@@ -139,25 +145,28 @@ def frames_at(fps: float | None, counting: Frames, videos: Counted) -> np.ndarra
     return np.maximum(1, counted).astype(np.int64)
 
 
-def _tried(sample: Counted) -> list[tuple[Candidate, float]]:
-    """Return all candidates with how usual they are, those first that explain a few videos best."""
+def _tried(sample: Counted) -> tuple[list[tuple[Candidate, float]], int]:
+    """Return the candidates that explain a few videos best, with how usual they are, and how many there were to choose from."""
     countings = list(USUAL_FRAMES)
     rates: dict[float | None, float] = {**USUAL_RATES, None: USUAL_NATIVE}
     columns = [fps for fps in rates if fps is not None] + ([None] if _rates_known(sample) else list(NATIVE_RATES))
     frames = np.array([[frames_at(fps, counting, sample) for fps in columns] for counting in countings])
-    scores, candidates = [], []
-    for rule, usual_rule in row_rules():
+    all_rates = list(rates)
+    log_usual = np.log(np.outer(list(USUAL_FRAMES.values()), list(rates.values())))  # [countings, rates]
+    rules = list(row_rules())
+    scores = np.empty((len(rules), *log_usual.shape))
+    for number, (rule, usual_rule) in enumerate(rules):
         errors = np.abs(rule.num_rows(frames) - sample.rows)  # [countings, rates, videos]
-        of_rates = [score_of(errors[:, : len(USUAL_RATES)])]
-        native = errors[:, len(USUAL_RATES) :]
-        of_rates.append(score_of(native) if _rates_known(sample) else _mixture(native)[:, None])
-        for (i, score), j in itertools.product(enumerate(np.concatenate(of_rates, axis=1)), range(len(rates))):
-            fps = list(rates)[j]
-            usual = usual_rule * rates[fps] * USUAL_FRAMES[countings[i]]
-            scores.append(score[j] + math.log(usual))
-            candidates.append((fps, rule, countings[i], usual))
-    best = np.argsort(-np.array(scores))
-    return [(Candidate(*candidates[i][:3]), candidates[i][3]) for i in best]
+        fixed, native = errors[:, : len(USUAL_RATES)], errors[:, len(USUAL_RATES) :]
+        of_native = score_of(native) if _rates_known(sample) else _mixture(native)[:, None]
+        scores[number] = np.concatenate([score_of(fixed), of_native], axis=1) + math.log(usual_rule) + log_usual
+    best = np.argsort(-scores, axis=None)[:KEPT]
+    candidates = []
+    for rule_number, i, j in zip(*np.unravel_index(best, scores.shape), strict=True):
+        rule, usual_rule = rules[rule_number]
+        usual = usual_rule * USUAL_FRAMES[countings[i]] * rates[all_rates[j]]
+        candidates.append((Candidate(all_rates[j], rule, countings[i]), usual))
+    return candidates, scores.size
 
 
 def _rates_known(videos: Counted) -> bool:
