@@ -1,6 +1,6 @@
 """How many of thirty recipes `excl identify` names, made by code that shares nothing with its search.
 
-    python bench/identify.py VIDEO … [--crop 56] [--only 0,5] [--out identify.json]
+    python bench/identify.py VIDEO … [--crop 32] [--only 0,5] [--out identify.json]
 
 Each recipe makes features of the videos (FFmpeg writes them at the recipe's rate, frames are scaled as OpenCV does it, a literal
 I3D with the weights random:0 sees them: tests/published_features.py); then `excl identify` is given these features, the original
@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import torch  # noqa: E402
 from published_features import Published, publish  # noqa: E402
 
 from excl.models.i3d.weights import load_weights  # noqa: E402
@@ -66,10 +67,11 @@ def main() -> None:
     """Try the recipes and print a line for each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("videos", nargs="+", type=Path)
-    parser.add_argument("--crop", type=int, default=56)
+    parser.add_argument("--crop", type=int, default=32)
     parser.add_argument("--only", default="")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     state = load_weights("random:0").state_dict
     numbers = [int(number) for number in arguments.only.split(",") if number] or range(len(recipes(arguments.crop)))
     results = []

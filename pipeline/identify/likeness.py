@@ -43,7 +43,8 @@ else:
 REACH = 72  # frames from a row's first on that the whole-video network needs for it
 KEPT_READINGS = 12  # samplings of a video that are remembered
 SEVERAL, FEW, NEIGHBOURS = 8, 3, 5  # candidates tried again, with every hop and sampling, and about the best one
-ROWS = 8  # for the verdict
+FIRST_ROWS, ROWS = 4, 8  # of a video, by which it is chosen; and for the verdict
+PRECISE = 0.01  # a distance at which nothing but the neighbours in rate and window need be tried
 WHOLE_FRAMES = 160  # of a whole video for the verdict, if it is longer
 
 Values = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -259,10 +260,10 @@ def search(
 
     VideoError if the video cannot be read.
     """
-    video_id = max(published, key=lambda name: _variation(published[name]))
+    video_id = max(published, key=lambda name: (min(len(published[name]), FIRST_ROWS), _variation(published[name])))
     maker.require_readable(video_id)
     rows = published[video_id].astype(np.float32)
-    later = min(1 + int(np.argmax(np.linalg.norm(rows[1:4] - rows[:1], axis=1))), len(rows) - 1) if len(rows) > 1 else 0
+    later = min(1 + int(np.argmax(np.linalg.norm(rows[1:FIRST_ROWS] - rows[:1], axis=1))), len(rows) - 1) if len(rows) > 1 else 0
     tried: dict[tuple[object, ...], Trial] = {}
 
     def trial(making: Making, indices: Sequence[int]) -> Trial:
@@ -289,6 +290,12 @@ def search(
             if ranked[0] is best:
                 return ranked
 
+    def of_pictures(base: Making, shapes: Sequence[Geometry], indices: Sequence[int]) -> Trial:
+        """Try the shapes, and of the best one the scaling that averages."""
+        best = nearest([dataclasses.replace(base, geometry=shape) for shape in shapes], indices)[0]
+        averaged = dataclasses.replace(best.making.geometry, antialias=True)
+        return nearest([best.making, dataclasses.replace(best.making, geometry=averaged)], indices)[0]
+
     shapes = pictures(crop)
     by_first_row: dict[tuple[object, ...], Candidate] = {}  # the most probable of those whose first rows are the same
     for candidate in candidates:
@@ -297,9 +304,10 @@ def search(
     base = Making(candidates[0], shapes[0])
     begin = dict.fromkeys([*list(by_first_row.values())[:first_tried], *list(different)[-first_tried:]])
     best = near(base, [dataclasses.replace(base, candidate=candidate) for candidate in begin])[0].making
-    best = nearest([dataclasses.replace(best, values=values) for values in VALUES], [0])[0].making
-    best = nearest([dataclasses.replace(best, geometry=shape) for shape in shapes], [0])[0].making
-    firsts = sorted((t for t in tried.values() if t.making.geometry == shapes[0] and t.making.values == RGB), key=lambda t: t.distance)
+    firsts = sorted(tried.values(), key=lambda t: t.distance)
+    if firsts[0].distance > PRECISE:
+        best = nearest([dataclasses.replace(best, values=values) for values in VALUES], [0])[0].making
+        best = of_pictures(best, [shape for shape in shapes if not shape.antialias], [0]).making
     again = [dataclasses.replace(best, candidate=t.making.candidate) for t in firsts[:SEVERAL]]
     ranked = near(best, again)
     both = [0, later]
@@ -308,10 +316,12 @@ def search(
     ranked = nearest([dataclasses.replace(best, candidate=candidate) for candidate in hops], both)
     ways = [dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False)]
     best = nearest(ways, both)[0].making
-    best = nearest([dataclasses.replace(best, geometry=shape) for shape in shapes], both)[0].making
-    rule = best.candidate.rule
-    shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
-    best = nearest([dataclasses.replace(best, first_frame=shift) for shift in shifts], both)[0].making
+    nearest_picture = of_pictures(best, [shape for shape in shapes if not shape.antialias], both)
+    best = nearest_picture.making
+    if nearest_picture.distance > PRECISE:
+        rule = best.candidate.rule
+        shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
+        best = nearest([dataclasses.replace(best, first_frame=shift) for shift in shifts], both)[0].making
     final = sorted((t for t in tried.values() if t.rows == len(set(both))), key=lambda t: t.distance)
     return Search(video_id, tuple(final), len(tried), _verdict(maker, video_id, best, rows), maker.weights.source)
 
@@ -327,7 +337,7 @@ def _away(a: Candidate, b: Candidate) -> float:
 
 def _variation(rows: np.ndarray) -> float:
     """Return how much the first rows of a video differ, of their length: still pictures tell no rate from another."""
-    rows = rows[:4].astype(np.float64)
+    rows = rows[:FIRST_ROWS].astype(np.float64)
     return float(np.linalg.norm(rows - rows.mean(axis=0)) / max(np.linalg.norm(rows), 1e-12)) if len(rows) > 1 else -1.0
 
 
