@@ -83,8 +83,8 @@ class ExtractConfig:
     fps: Annotated[PositiveFloat | Literal["native"] | None, OfPreset] = None
     """Frames a second of presentation time (the paper uses 5), or native, the rate of each video itself."""
     nearest: bool = False
-    """Take the frames that FFmpeg's filter fps takes, half a period later, as in features whose videos were brought to a rate
-    by ffmpeg; in place of those that are on screen at each sampling time."""
+    """Take the frames that FFmpeg's filter fps takes, half a period later, as features have whose videos ffmpeg brought to a
+    rate; in place of those that are on screen at each sampling time."""
     short_side: Annotated[int | str | None, OfPreset] = None
     """Pixels to which the shorter side of the picture is scaled; or like 226-upscale-only: smaller ones are made larger,
     larger ones are left as they are; or like 340x256: scaled to this width and height whatever the picture's shape."""

@@ -20,10 +20,10 @@ HAS_FFMPEG = shutil.which("ffmpeg") is not None and shutil.which("ffprobe") is n
 
 @dataclass(frozen=True)
 class Published:
-    """A pipeline. Rate None is the video's own; `size` is a short side, "up" (two more than the crop, never smaller), or "WxH".
+    """A pipeline. Rate None is the video's own; `size` is a short side, "WxH", or "up" (crop + 2, never made smaller).
 
-    A `window` of 0 is the whole video, padded with its last frame to a multiple of 8. `end` is "drop" or "pad" (an unfinished
-    last window). `sampled` takes frames of the original by their number, as decord's users do, in place of FFmpeg's filter.
+    A `window` of 0 is the whole video, padded with its last frame to a multiple of 8. `end` drops or pads an unfinished last
+    window. `sampled` takes frames of the original by their number, as decord's users do, in place of FFmpeg's filter.
     """
 
     fps: float | None
@@ -48,7 +48,17 @@ def frames_of(video: Path, recipe: Published, folder: Path) -> np.ndarray:
             rate = [] if recipe.fps is None else ["-filter:v", f"fps={recipe.fps:g}"]
             coding = ["-c:v", "libx264", "-crf", str(recipe.crf), "-pix_fmt", "yuv420p", "-an", "-threads", "1"]
             subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", video, *rate, *coding, path], check=True)
-    about = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-of", "json", "-show_entries", "stream=width,height,avg_frame_rate"]
+    about = [
+        "ffprobe",
+        "-v",
+        "error",
+        "-select_streams",
+        "v:0",
+        "-of",
+        "json",
+        "-show_entries",
+        "stream=width,height,avg_frame_rate",
+    ]
     stream = json.loads(subprocess.run([*about, path], check=True, capture_output=True).stdout)["streams"][0]
     read = ["ffmpeg", "-v", "error", "-i", path, "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
     raw = subprocess.run(read, check=True, capture_output=True).stdout

@@ -10,7 +10,7 @@ its matrix and range (BT.601 and limited range where it says nothing). The resul
 RGB swscale halves the resolution of the colours once more and is darker by 1.5 of 255.
 
 Without antialiasing a picture is converted to packed RGB and scaled as a whole by plain bilinear interpolation, of the
-four nearest pixels also where it becomes smaller, and cropped then: OpenCV's way, in which most published features were made.
+four nearest pixels also where it becomes smaller, and cropped then: OpenCV's way, as most published features were made.
 
 Of an interlaced frame, which shows two moments, the field of the first moment is taken: it is what is on screen at the
 frame's time. Only frames that are kept come here.

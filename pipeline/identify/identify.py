@@ -1,7 +1,7 @@
 """Identify the recipe of features that somebody published: by row counts and durations, and with the videos and weights.
 
-It reads features, durations, videos; it leaves nothing but the report. `row_fit.py` explains counts, `likeness.py` makes rows
-by candidate recipes and compares them with the published ones; `docs/howto/identify.md` is for users.
+It reads features, durations, videos; it leaves nothing but the report. `row_fit.py` explains counts, `likeness.py` makes
+rows by candidate recipes and compares them with the published ones; `docs/howto/identify.md` is for users.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Identification:
 
 
 def run(config: IdentifyConfig) -> Identification:
-    """Fit the row counts; with weights, search among the recipes that explain them. ValueError if no video has a duration."""
+    """Fit the row counts; with weights, search among the recipes that fit. ValueError if no video has a duration."""
     if config.json not in ("", "-") and not Path(config.json).absolute().parent.is_dir():
         raise FileNotFoundError(f"{config.json}: there is no folder to write this file in")
     source = open_source(config.features)
@@ -163,7 +163,7 @@ def _matched(counts: Mapping[str, int], paths: Mapping[str, Path], folder: Path 
     if folder is None:
         return {}
     try:
-        return {a: b for a, b in pair(counts, paths).pairs.values()}
+        return dict(pair(counts, paths).pairs.values())
     except ValueError as error:
         raise ValueError(f"the features (A) and {folder} (B): {error}") from error
 
@@ -215,8 +215,8 @@ def _search(
     assert config.weights is not None
     if traits.width not in (STREAM, 2 * STREAM):
         raise ValueError(
-            f"{config.features}: rows of {traits.width} values, and I3D's RGB stream makes {STREAM}; leave out --weights for "
-            "what the row counts show"
+            f"{config.features}: rows of {traits.width} values, and I3D's RGB stream makes {STREAM}; leave out --weights "
+            "for what the row counts show"
         )
     if not fit.candidates:
         raise ValueError(
@@ -296,7 +296,7 @@ def show(config: IdentifyConfig, identification: Identification) -> str:
     lines += [f"cannot be read: {message}" for message in identification.failed[: config.show]]
     lines += ["", *_of_counts(config, fit, videos)]
     if identification.search is not None:
-        lines += ["", *_of_videos(config, identification.search, fit)]
+        lines += ["", *_of_videos(config, identification.search)]
     return "\n".join([*lines, "", *conclusion(config, identification)])
 
 
@@ -304,14 +304,14 @@ def _of_counts(config: IdentifyConfig, fit: RowFit, videos: Counted) -> list[str
     lines = []
     if fit.kind == "fixed":
         return [
-            f"rows: every video has {fit.limit} rows whatever its duration, so rows were resampled (or padded) to that length; "
+            f"rows: every video has {fit.limit} rows whatever its duration, so rows were resampled (or padded) to that; "
             "row k of a video of d seconds is from k/n to (k+1)/n of d, if they were resampled over all of it"
         ]
     if fit.kind == "capped":
         at_limit = int((videos.rows == fit.limit).sum())
         lines.append(
-            f"rows: none has more than {fit.limit}, and {at_limit:,} of {len(videos.rows):,} videos have just that: cut there, or "
-            "pooled to that number (counts do not tell which)"
+            f"rows: none has more than {fit.limit}, and {at_limit:,} of {len(videos.rows):,} videos have just that: cut "
+            "there, or pooled to that number (counts do not tell which)"
         )
     lines.append(
         f"rows: one about every {fit.seconds_a_row:.4g} s; {fit.tried:,} combinations of rate, rows and rounding tried"
@@ -323,7 +323,7 @@ def _of_counts(config: IdentifyConfig, fit: RowFit, videos: Counted) -> list[str
     return lines
 
 
-def _of_videos(config: IdentifyConfig, found: Search, fit: RowFit) -> list[str]:
+def _of_videos(config: IdentifyConfig, found: Search) -> list[str]:
     rows = found.best.rows
     lines = [f"videos: {found.num_tried} recipes tried with the weights {found.weights}, on {printable(found.video_id)}"]
     lines.append(f"distance  recipe (relative L2 over {rows} rows)")
@@ -351,7 +351,7 @@ def ends_that_fit(making: Making, fit: RowFit) -> list[Candidate]:
 
 
 def conclusion(config: IdentifyConfig, identification: Identification) -> list[str]:
-    """Return the answer in sentences: the recipe, how sure it is, the command that makes such features, what would decide."""
+    """Return the answer in sentences: the recipe, how sure it is, the command that makes the same, what would decide."""
     fit, found = identification.fit, identification.search
     if not fit.candidates:
         return [f"Resampled to {fit.limit} rows a video. What would decide more: the features before they were resampled."]
@@ -370,7 +370,7 @@ def conclusion(config: IdentifyConfig, identification: Identification) -> list[s
                 if flags
                 else []
             ),
-            "What would decide: --videos with some of the videos and --weights, to make rows by the candidates and compare them.",
+            "What would decide: --videos with some of the videos and --weights, to make rows by these recipes and compare.",
         ]
     making = found.best.making
     preset = preset_of(making.candidate, making.geometry)
@@ -399,7 +399,7 @@ def conclusion(config: IdentifyConfig, identification: Identification) -> list[s
     lines.append(of_rows)
     if not found.is_equal:
         lines.append(
-            "What would decide: other weights, a rate or window that is not among those tried, or frames that were coded anew; "
+            "What would decide: other weights, a rate or window that is not among those tried, frames that were coded anew; "
             "more videos with rows that differ; --candidates for more recipes."
         )
     return lines

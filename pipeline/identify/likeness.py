@@ -246,7 +246,7 @@ def distance(rows: np.ndarray, published: np.ndarray, *, normalised: bool) -> fl
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12))
 
 
-def search(
+def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
     maker: RowMaker,
     published: Mapping[str, np.ndarray],
     candidates: Sequence[Candidate],
@@ -263,7 +263,9 @@ def search(
     video_id = max(published, key=lambda name: (min(len(published[name]), FIRST_ROWS), _variation(published[name])))
     maker.require_readable(video_id)
     rows = published[video_id].astype(np.float32)
-    later = min(1 + int(np.argmax(np.linalg.norm(rows[1:FIRST_ROWS] - rows[:1], axis=1))), len(rows) - 1) if len(rows) > 1 else 0
+    later = (
+        min(1 + int(np.argmax(np.linalg.norm(rows[1:FIRST_ROWS] - rows[:1], axis=1))), len(rows) - 1) if len(rows) > 1 else 0
+    )
     tried: dict[tuple[object, ...], Trial] = {}
 
     def trial(making: Making, indices: Sequence[int]) -> Trial:
@@ -323,11 +325,12 @@ def search(
         shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
         best = nearest([dataclasses.replace(best, first_frame=shift) for shift in shifts], both)[0].making
     final = sorted((t for t in tried.values() if t.rows == len(set(both))), key=lambda t: t.distance)
-    return Search(video_id, tuple(final), len(tried), _verdict(maker, video_id, best, rows), maker.weights.source)
+    verdict = _verdict(maker, video_id, final[0].making, rows)
+    return Search(video_id, tuple(final), len(tried), verdict, maker.weights.source)
 
 
 def _away(a: Candidate, b: Candidate) -> float:
-    """Return how far two candidates are from each other: in octaves of rate and window, the whole video apart from windows."""
+    """Return how far two candidates are apart, in octaves of rate and window; the whole video is far from windows."""
     rates = [candidate.fps or 30.0 for candidate in (a, b)]
     windows = [candidate.rule.window or 256 for candidate in (a, b)]
     other = (a.rule.rows == 1) != (b.rule.rows == 1) or a.rule.pool != b.rule.pool or a.rule.end != b.rule.end

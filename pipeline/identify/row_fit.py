@@ -146,7 +146,7 @@ def frames_at(fps: float | None, counting: Frames, videos: Counted) -> np.ndarra
 
 
 def _tried(sample: Counted) -> tuple[list[tuple[Candidate, float]], int]:
-    """Return the candidates that explain a few videos best, with how usual they are, and how many there were to choose from."""
+    """Return the candidates that explain a few videos best, with how usual they are, and the number of all."""
     countings = list(USUAL_FRAMES)
     rates: dict[float | None, float] = {**USUAL_RATES, None: USUAL_NATIVE}
     columns = [fps for fps in rates if fps is not None] + ([None] if _rates_known(sample) else list(NATIVE_RATES))

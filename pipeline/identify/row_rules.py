@@ -57,7 +57,7 @@ class RowRule:
     pool: Pool = "2x7x7"
     overlapping_chunks: bool = False
 
-    def num_rows(self, frames: np.ndarray) -> np.ndarray:
+    def num_rows(self, frames: np.ndarray) -> np.ndarray:  # noqa: PLR0911  (a formula for each kind)
         """Return the rows, int64 [...], of videos of so many frames, int64 [...]."""
         frames = np.maximum(frames, 1)
         if self.overlapping_chunks:

@@ -16,7 +16,6 @@ import commands
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from literal_i3d import literal_features
