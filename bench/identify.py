@@ -86,7 +86,14 @@ def main() -> None:
             began = time.monotonic()
             result = run(IdentifyConfig(path, videos=folder / "videos", weights="random:0", crop=arguments.crop))
             seconds = time.monotonic() - began
-            results.append({"number": number, "recipe": str(recipe), "seconds": round(seconds, 1), **judged(recipe, result, arguments.crop)})
+            results.append(
+                {
+                    "number": number,
+                    "recipe": str(recipe),
+                    "seconds": round(seconds, 1),
+                    **judged(recipe, result, arguments.crop),
+                }
+            )
             print(json.dumps(results[-1]), flush=True)
     named = sum(result["named"] for result in results)
     print(f"{named} of {len(results)} named, {sum(result['equal'] for result in results)} equal by the verdict")

@@ -92,7 +92,7 @@ def check_spec(spec: str) -> str:
         )
     if spec == KINETICS_600 and not is_name and not Path(spec).is_file():
         raise ValueError(
-            f"weights {spec!r}: the Kinetics-600 checkpoint of DeepMind's kinetics-i3d (rgb_scratch_kin600) is TensorFlow's; "
+            f"weights {spec!r}: DeepMind's Kinetics-600 checkpoint of I3D (rgb_scratch_kin600) is of TensorFlow; "
             "convert it to the names of the public PyTorch port, then `excl weights import FILE --name rgb600`"
         )
     if not is_name and not Path(spec).is_file():

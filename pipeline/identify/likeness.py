@@ -44,6 +44,7 @@ REACH = 72  # frames from a row's first on that the whole-video network needs fo
 KEPT_READINGS = 12  # samplings of a video that are remembered
 SEVERAL, FEW, NEIGHBOURS = 8, 3, 5  # candidates tried again, with every hop and sampling, and about the best one
 FIRST_ROWS, ROWS = 4, 8  # of a video, by which it is chosen; and for the verdict
+TIE = 1.01  # times the least distance: nearer to each other no two recipes are told apart, and the more usual one is taken
 PRECISE = 0.01  # a distance at which nothing but the neighbours in rate and window need be tried
 WHOLE_FRAMES = 160  # of a whole video for the verdict, if it is longer
 
@@ -325,6 +326,14 @@ def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
         shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
         best = nearest([dataclasses.replace(best, first_frame=shift) for shift in shifts], both)[0].making
     final = sorted((t for t in tried.values() if t.rows == len(set(both))), key=lambda t: t.distance)
+    tied = [t for t in final if t.distance <= TIE * final[0].distance + 1e-5]  # as a window of a whole video and all of it
+    final.sort(
+        key=lambda t: (
+            t not in tied,
+            t.distance if t not in tied else -t.making.candidate.share,
+            shapes.index(t.making.geometry),
+        )
+    )
     verdict = _verdict(maker, video_id, final[0].making, rows)
     return Search(video_id, tuple(final), len(tried), verdict, maker.weights.source)
 

@@ -21,7 +21,8 @@ from excl.pipeline.identify.row_rules import FRAMES_IN_WORDS, USUAL_FRAMES, USUA
 
 NATIVE_RATES = {30.0: 0.35, 29.97: 0.25, 25.0: 0.2, 24.0: 0.06, 23.976: 0.08, 15.0: 0.03, 50.0: 0.01, 60.0: 0.02}
 USUAL_NATIVE = 1.0
-SAMPLE, KEPT = 40, 1200  # videos on which all candidates are tried; candidates that are then tried on all videos
+SAMPLE = 40  # videos on which all candidates are tried
+KEPT, KEPT_OF_MANY = 1200, 300  # candidates that are then tried on all videos; where these are many, the counts decide
 LEAST_MISSES = 0.002  # durations are rounded, so a few counts may miss under the true rule
 FIXED, CAPPED = 0.9, 0.02  # shares of videos with the largest number of rows, for a fixed length, and for a limit
 
@@ -103,7 +104,7 @@ def fit_rows(videos: Counted) -> RowFit:
     free = np.flatnonzero(~at_limit)
     order = free[np.argsort(videos.duration_s[free])]
     sample = videos.subset(order[np.unique(np.linspace(0, len(order) - 1, SAMPLE).astype(int))])
-    tried, num_tried = _tried(sample)
+    tried, num_tried = _tried(sample, len(videos.rows))
     scored = [_scored(candidate, usual, videos, limit) for candidate, usual in tried]
     scored.sort(key=lambda candidate: -candidate.score)
     weights = np.exp(np.array([candidate.score for candidate in scored]) - max([c.score for c in scored], default=0.0))
@@ -145,7 +146,7 @@ def frames_at(fps: float | None, counting: Frames, videos: Counted) -> np.ndarra
     return np.maximum(1, counted).astype(np.int64)
 
 
-def _tried(sample: Counted) -> tuple[list[tuple[Candidate, float]], int]:
+def _tried(sample: Counted, num_videos: int) -> tuple[list[tuple[Candidate, float]], int]:
     """Return the candidates that explain a few videos best, with how usual they are, and the number of all."""
     countings = list(USUAL_FRAMES)
     rates: dict[float | None, float] = {**USUAL_RATES, None: USUAL_NATIVE}
@@ -160,7 +161,7 @@ def _tried(sample: Counted) -> tuple[list[tuple[Candidate, float]], int]:
         fixed, native = errors[:, : len(USUAL_RATES)], errors[:, len(USUAL_RATES) :]
         of_native = score_of(native) if _rates_known(sample) else _mixture(native)[:, None]
         scores[number] = np.concatenate([score_of(fixed), of_native], axis=1) + math.log(usual_rule) + log_usual
-    best = np.argsort(-scores, axis=None)[:KEPT]
+    best = np.argsort(-scores, axis=None)[: KEPT if num_videos <= SAMPLE else KEPT_OF_MANY]
     candidates = []
     for rule_number, i, j in zip(*np.unravel_index(best, scores.shape), strict=True):
         rule, usual_rule = rules[rule_number]
