@@ -2,9 +2,9 @@
 
     python bench/identify.py VIDEO … [--crop 32] [--only 0,5] [--out identify.json]
 
-Each recipe makes features of the videos (FFmpeg writes them at the recipe's rate, frames are scaled as OpenCV does it, a literal
-I3D with the weights random:0 sees them: tests/published_features.py); then `excl identify` is given these features, the original
-videos and the weights. A line a recipe: whether rate, window, hop, picture and colours are named, whether the rows are equal
+Each recipe makes features of the videos (FFmpeg writes them at the recipe's rate, frames are scaled as OpenCV does it, a
+literal I3D with the weights random:0 sees them: tests/published_features.py); then `excl identify` is given these features,
+the original videos and the weights. A line a recipe: whether rate, window, hop, picture and colours are named, whether the rows are equal
 by `compare`'s verdict, distance, seconds. Sizes are in proportion to the crop: a smaller one costs less and shows the same.
 """
 
@@ -19,11 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-import torch  # noqa: E402
-from published_features import Published, publish  # noqa: E402
+import torch
+from published_features import Published, publish
 
-from excl.models.i3d.weights import load_weights  # noqa: E402
-from excl.pipeline.identify.identify import IdentifyConfig, ends_that_fit, run  # noqa: E402
+from excl.models.i3d.weights import load_weights
+from excl.pipeline.identify.identify import IdentifyConfig, ends_that_fit, run
 
 
 def recipes(crop: int) -> list[Published]:

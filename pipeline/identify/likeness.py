@@ -40,6 +40,7 @@ else:
     torch = LazyModule("torch")
     network = LazyModule("excl.models.i3d.network")
 
+MOST_FRAMES = 64  # of a window that is tried for being another one than the most usual
 REACH = 72  # frames from a row's first on that the whole-video network needs for it
 KEPT_READINGS = 12  # samplings of a video that are remembered
 SEVERAL, FEW, NEIGHBOURS = 8, 3, 5  # candidates tried again, with every hop and sampling, and about the best one
@@ -303,9 +304,13 @@ def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
     by_first_row: dict[tuple[object, ...], Candidate] = {}  # the most probable of those whose first rows are the same
     for candidate in candidates:
         by_first_row.setdefault(candidate.first_row_key, candidate)
-    different = {(c.rule.window, c.rule.rows == 1): c for c in reversed(by_first_row.values())}.values()
+    usual = list(by_first_row.values())
+    other_windows = {c.rule.window: c for c in reversed(usual) if 0 < c.rule.window <= MOST_FRAMES}
+    for candidate in usual[:first_tried]:
+        other_windows.pop(candidate.rule.window, None)
+    others = sorted(other_windows.values(), key=lambda c: -c.share)[: first_tried // 2]
     base = Making(candidates[0], shapes[0])
-    begin = dict.fromkeys([*list(by_first_row.values())[:first_tried], *list(different)[-first_tried:]])
+    begin = [*usual[:first_tried], *others]
     best = near(base, [dataclasses.replace(base, candidate=candidate) for candidate in begin])[0].making
     firsts = sorted(tried.values(), key=lambda t: t.distance)
     if firsts[0].distance > PRECISE:
