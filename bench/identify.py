@@ -2,10 +2,11 @@
 
     python bench/identify.py VIDEO … [--crop 32] [--only 0,5] [--out identify.json]
 
-Each recipe makes features of the videos (FFmpeg writes them at the recipe's rate, frames are scaled as OpenCV does it, a
-literal I3D with the weights random:0 sees them: tests/published_features.py); then `excl identify` is given these features,
-the original videos and the weights. A line a recipe: whether rate, window, hop, picture and colours are named, whether the rows are equal
-by `compare`'s verdict, distance, seconds. Sizes are in proportion to the crop: a smaller one costs less and shows the same.
+Each recipe makes features of the videos: FFmpeg writes them at the recipe's rate, frames are scaled as OpenCV does it, a
+literal I3D with the weights random:0 sees them (tests/published_features.py). `excl identify` is given these features, the
+original videos and the weights. A line a recipe: whether rate, window, hop, picture, colours and sampling are named, whether
+the rows are equal by the verdict of `excl compare`, the distance, seconds. Pictures are in proportion to the crop: a smaller
+one costs less.
 """
 
 from __future__ import annotations

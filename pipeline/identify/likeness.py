@@ -153,6 +153,7 @@ class RowMaker:
     _readings: dict[tuple[object, ...], tuple[list[np.ndarray], bool]] = field(default_factory=dict)
     _rows: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
     _clips: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
+    _lengths: dict[tuple[object, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._device = choose_device(self.device)
@@ -185,7 +186,7 @@ class RowMaker:
         frames = frames[begin:]
         layout = Continuous(rule.hop, rule.pool)
         if rule.overlapping_chunks or rule.end == "drop":  # nothing is repeated; SAME padding goes by the length's remainder
-            remainder = 0 if rule.end == "drop" else self._num_frames(video_id, making, frames, complete=complete) % 8
+            remainder = 0 if rule.end == "drop" else self._num_frames(video_id, making) % 8
             frames = frames[: len(frames) - (len(frames) - remainder) % 8] or frames
         else:
             padded = layout.padded(len(frames)) - layout.lead - len(frames)
@@ -208,11 +209,17 @@ class RowMaker:
             self._clips[key] = (network.pool_pairs(steps[None])[0] if rule.pool == "2x7x7" else steps).numpy()
         return self._clips[key].mean(axis=0, keepdims=True) if rule.rows == 1 else self._clips[key]
 
-    def _num_frames(self, video_id: str, making: Making, frames: list[np.ndarray], *, complete: bool) -> int:
-        if complete:
-            return len(frames)
-        everything, _ = self._frames(video_id, making, 1 << 30)
-        return len(everything) - making.first_frame
+    def _num_frames(self, video_id: str, making: Making) -> int:
+        """Return how many frames a whole video has at the recipe's rate, from its first one on."""
+        key = video_id, making.candidate.fps, making.nearest
+        if key not in self._lengths:
+            fps = making.candidate.fps
+            video = PyAVVideo(
+                self.videos[video_id],
+                Sampling(fps, Geometry(32, 32), self.reading.limits(), nearest=making.nearest and fps is not None),
+            )
+            self._lengths[key] = sum(1 for _ in video)
+        return self._lengths[key] - making.first_frame
 
     def _frames(self, video_id: str, making: Making, count: int) -> tuple[list[np.ndarray], bool]:
         """Return the first frames of a video, uint8 [crop, crop, 3] each, and whether these are all; VideoError if none."""
