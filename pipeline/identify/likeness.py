@@ -129,12 +129,11 @@ class Search:
 
 def pictures(crop: int) -> list[Geometry]:
     """Return the pictures to try, the most usual first: those of 224 pixels in proportion for another crop."""
-    short, least = round(crop * 256 / 224), round(crop * 226 / 224)
-    wide = round(crop * 340 / 224)
+    short, wide = round(crop * 256 / 224), round(crop * 340 / 224)
     shapes = (
         Geometry(short, crop),
         Geometry(crop, crop),
-        Geometry(least, crop, upscale_only=True),
+        Geometry(crop + 2, crop, upscale_only=True),
         Geometry(crop, crop, width=crop),
         Geometry(short, crop, width=wide),
         Geometry(short, crop, width=short),

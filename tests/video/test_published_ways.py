@@ -16,7 +16,7 @@ from excl.datasets.video.sampling import Sampling
 
 @pytest.mark.parametrize("fps", [25, 20, 15, 10, 7.5, 5, 40])
 def test_nearest_frames_are_those_of_ffmpegs_filter(make_video, fps):
-    """Frame i of 30 a second goes to place round(i * fps / 30), halves up; a place shows the last that went there or before."""
+    """Frame i of 30 a second goes to place i * fps / 30, rounded, halves up; a place shows the last one there or before."""
     path = make_video("a.mp4", [300 * i for i in range(60)], time_base=Fraction(1, 9000))
     video = PyAVVideo(path, Sampling(fps, Geometry(192, 192), nearest=True))
     numbers = [read_number(frame) for frame in video]
