@@ -306,7 +306,17 @@ def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
         averaged = dataclasses.replace(best.making.geometry, antialias=True)
         return nearest([best.making, dataclasses.replace(best.making, geometry=averaged)], indices)[0]
 
-    shapes = pictures(crop)
+    def settle(best: Making, others: Sequence[Candidate]) -> Trial:
+        """Try recipes with the picture and colours of the best, then hops, ways to sample, and pictures on two rows."""
+        ranked = near(best, [best, *(dataclasses.replace(best, candidate=candidate) for candidate in others)])
+        keys = [t.making.candidate.first_row_key for t in ranked[:FEW]]
+        hops = [c for key in keys for c in [c for c in candidates if c.first_row_key == key][:SEVERAL]]
+        ranked = nearest([dataclasses.replace(best, candidate=candidate) for candidate in hops], both)
+        ways = [dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False)]
+        return of_pictures(nearest(ways, both)[0].making, plain, both)
+
+    shapes, both = pictures(crop), [0, later]
+    plain = [shape for shape in shapes if not shape.antialias]
     by_first_row: dict[tuple[object, ...], Candidate] = {}  # the most probable of those whose first rows are the same
     for candidate in candidates:
         by_first_row.setdefault(candidate.first_row_key, candidate)
@@ -319,23 +329,22 @@ def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
     begin = [*usual[:first_tried], *others]
     best = near(base, [dataclasses.replace(base, candidate=candidate) for candidate in begin])[0].making
     firsts = sorted(tried.values(), key=lambda t: t.distance)
+    by_values = list(VALUES)
     if firsts[0].distance > PRECISE:
-        best = nearest([dataclasses.replace(best, values=values) for values in VALUES], [0])[0].making
-        best = of_pictures(best, [shape for shape in shapes if not shape.antialias], [0]).making
-    again = [dataclasses.replace(best, candidate=t.making.candidate) for t in firsts[:SEVERAL]]
-    ranked = near(best, again)
-    both = [0, later]
-    keys = [t.making.candidate.first_row_key for t in ranked[:FEW]]
-    hops = [c for key in keys for c in [c for c in candidates if c.first_row_key == key][:SEVERAL]]
-    ranked = nearest([dataclasses.replace(best, candidate=candidate) for candidate in hops], both)
-    ways = [dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False)]
-    best = nearest(ways, both)[0].making
-    nearest_picture = of_pictures(best, [shape for shape in shapes if not shape.antialias], both)
-    best = nearest_picture.making
-    if nearest_picture.distance > PRECISE:
-        rule = best.candidate.rule
+        by_values = [t.making.values for t in nearest([dataclasses.replace(best, values=v) for v in VALUES], [0])]
+        best = of_pictures(dataclasses.replace(best, values=by_values[0]), plain, [0]).making
+    settled = settle(best, [t.making.candidate for t in firsts[:SEVERAL]])
+    if settled.distance > PRECISE:  # two respects may hide each other: colours and picture of several recipes at once
+        several = {t.making.candidate.first_row_key: t.making.candidate for t in reversed(firsts[:FEW])}
+        several[settled.making.candidate.first_row_key] = settled.making.candidate
+        mixed = itertools.product(several.values(), by_values[:2], plain)
+        makings = [dataclasses.replace(settled.making, candidate=c, values=v, geometry=shape) for c, v, shape in mixed]
+        best = nearest(makings, [0])[0].making
+        settled = settle(best, [t.making.candidate for t in firsts[:SEVERAL]])
+    if settled.distance > PRECISE:
+        rule = settled.making.candidate.rule
         shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
-        best = nearest([dataclasses.replace(best, first_frame=shift) for shift in shifts], both)[0].making
+        nearest([dataclasses.replace(settled.making, first_frame=shift) for shift in shifts], both)
     final = sorted((t for t in tried.values() if t.rows == len(set(both))), key=lambda t: t.distance)
     tied = [t for t in final if t.distance <= TIE * final[0].distance + 1e-5]  # as a window of a whole video and all of it
     final.sort(
