@@ -286,7 +286,7 @@ def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
         return tried[key]
 
     def nearest(makings: Sequence[Making], indices: Sequence[int]) -> list[Trial]:
-        return sorted((trial(making, indices) for making in makings), key=lambda t: t.distance)
+        return sorted((trial(making, indices) for making in makings), key=_rank)
 
     def near(base: Making, begin: Sequence[Making]) -> list[Trial]:
         """Try some, then the neighbours of the best in rate and window, on the first row, until none of them is better."""
@@ -296,7 +296,7 @@ def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
             untried = [c for key, c in by_first_row.items() if key not in keys]
             untried.sort(key=lambda c: _away(c, ranked[0].making.candidate))
             more = [dataclasses.replace(base, candidate=candidate) for candidate in untried[:NEIGHBOURS]]
-            best, ranked = ranked[0], sorted([*ranked, *nearest(more, [0])], key=lambda t: t.distance)
+            best, ranked = ranked[0], sorted([*ranked, *nearest(more, [0])], key=_rank)
             if ranked[0] is best:
                 return ranked
 
@@ -346,7 +346,7 @@ def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
         shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
         nearest([dataclasses.replace(settled.making, first_frame=shift) for shift in shifts], both)
     final = sorted((t for t in tried.values() if t.rows == len(set(both))), key=lambda t: t.distance)
-    tied = [t for t in final if t.distance <= TIE * final[0].distance + 1e-5]  # as a window of a whole video and all of it
+    tied = [t for t in final if t.distance <= TIE * final[0].distance + 1e-5]  # as a window of all frames and the whole
     final.sort(
         key=lambda t: (
             t not in tied,
@@ -354,8 +354,18 @@ def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
             shapes.index(t.making.geometry),
         )
     )
-    verdict = _verdict(maker, video_id, final[0].making, rows)
+    rules: dict[tuple[object, ...], Trial] = {}
+    for tie in final[: len(tied)]:
+        rules.setdefault(tie.making.candidate.first_row_key, tie)
+    verdicts = [(tie, _verdict(maker, video_id, tie.making, rows)) for tie in list(rules.values())[:FEW]]
+    best_trial, verdict = min(verdicts, key=lambda pair: pair[1].verdict.severity)
+    final.sort(key=lambda t: t is not best_trial)
     return Search(video_id, tuple(final), len(tried), verdict, maker.weights.source)
+
+
+def _rank(trial: Trial) -> tuple[float, float]:
+    """Return the place of a trial: of equal distances the more probable recipe is first, as of a video that is one window."""
+    return round(trial.distance, 4), -trial.making.candidate.share
 
 
 def _away(a: Candidate, b: Candidate) -> float:
