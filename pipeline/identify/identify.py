@@ -372,6 +372,10 @@ def conclusion(config: IdentifyConfig, identification: Identification) -> list[s
             ),
             "What would decide: --videos with some of the videos and --weights, to make rows by these recipes and compare.",
         ]
+    return _conclusion_of_search(config, found, fit, of_rows)
+
+
+def _conclusion_of_search(config: IdentifyConfig, found: Search, fit: RowFit, of_rows: str) -> list[str]:
     making = found.best.making
     preset = preset_of(making.candidate, making.geometry)
     name = f" (preset {preset})" if preset else ""

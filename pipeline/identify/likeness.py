@@ -254,7 +254,7 @@ def distance(rows: np.ndarray, published: np.ndarray, *, normalised: bool) -> fl
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12))
 
 
-def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
+def search(
     maker: RowMaker,
     published: Mapping[str, np.ndarray],
     candidates: Sequence[Candidate],
@@ -271,96 +271,112 @@ def search(  # noqa: PLR0915  (one idea: the order in which respects are tried)
     video_id = max(published, key=lambda name: (min(len(published[name]), FIRST_ROWS), _variation(published[name])))
     maker.require_readable(video_id)
     rows = published[video_id].astype(np.float32)
-    later = (
-        min(1 + int(np.argmax(np.linalg.norm(rows[1:FIRST_ROWS] - rows[:1], axis=1))), len(rows) - 1) if len(rows) > 1 else 0
-    )
-    tried: dict[tuple[object, ...], Trial] = {}
-
-    def trial(making: Making, indices: Sequence[int]) -> Trial:
-        of_rows = tuple(sorted({i for i in indices if i < len(rows)}))
-        key = (*making.key, of_rows)
-        if key not in tried:
-            made = maker.rows(video_id, making, of_rows)
-            tried[key] = Trial(making, distance(made, rows[list(of_rows)], normalised=normalised), len(of_rows))
-            progress(f"{tried[key].distance:.4f}  {making}")
-        return tried[key]
-
-    def nearest(makings: Sequence[Making], indices: Sequence[int]) -> list[Trial]:
-        return sorted((trial(making, indices) for making in makings), key=_rank)
-
-    def near(base: Making, begin: Sequence[Making]) -> list[Trial]:
-        """Try some, then the neighbours of the best in rate and window, on the first row, until none of them is better."""
-        ranked = nearest(begin, [0])
-        while True:
-            keys = {t.making.candidate.first_row_key for t in ranked}
-            untried = [c for key, c in by_first_row.items() if key not in keys]
-            untried.sort(key=lambda c: _away(c, ranked[0].making.candidate))
-            more = [dataclasses.replace(base, candidate=candidate) for candidate in untried[:NEIGHBOURS]]
-            best, ranked = ranked[0], sorted([*ranked, *nearest(more, [0])], key=_rank)
-            if ranked[0] is best:
-                return ranked
-
-    def of_pictures(base: Making, shapes: Sequence[Geometry], indices: Sequence[int]) -> Trial:
-        """Try the shapes, and of the best one the scaling that averages."""
-        best = nearest([dataclasses.replace(base, geometry=shape) for shape in shapes], indices)[0]
-        averaged = dataclasses.replace(best.making.geometry, antialias=True)
-        return nearest([best.making, dataclasses.replace(best.making, geometry=averaged)], indices)[0]
-
-    def settle(best: Making, others: Sequence[Candidate]) -> Trial:
-        """Try recipes with the picture and colours of the best, then hops, ways to sample, and pictures on two rows."""
-        ranked = near(best, [best, *(dataclasses.replace(best, candidate=candidate) for candidate in others)])
-        keys = [t.making.candidate.first_row_key for t in ranked[:FEW]]
-        hops = [c for key in keys for c in [c for c in candidates if c.first_row_key == key][:SEVERAL]]
-        ranked = nearest([dataclasses.replace(best, candidate=candidate) for candidate in hops], both)
-        ways = [dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False)]
-        return of_pictures(nearest(ways, both)[0].making, plain, both)
-
-    shapes, both = pictures(crop), [0, later]
-    plain = [shape for shape in shapes if not shape.antialias]
-    by_first_row: dict[tuple[object, ...], Candidate] = {}  # the most probable of those whose first rows are the same
-    for candidate in candidates:
-        by_first_row.setdefault(candidate.first_row_key, candidate)
-    usual = list(by_first_row.values())
-    other_windows = {c.rule.window: c for c in reversed(usual) if 0 < c.rule.window <= MOST_FRAMES}
-    for candidate in usual[:first_tried]:
-        other_windows.pop(candidate.rule.window, None)
-    others = sorted(other_windows.values(), key=lambda c: -c.share)[: first_tried // 2]
-    base = Making(candidates[0], shapes[0])
-    begin = [*usual[:first_tried], *others]
-    best = near(base, [dataclasses.replace(base, candidate=candidate) for candidate in begin])[0].making
-    firsts = sorted(tried.values(), key=lambda t: t.distance)
+    tries = _Tries(maker, video_id, rows, candidates, pictures(crop), normalised, progress)
+    best = tries.near(Making(candidates[0], tries.shapes[0]), tries.to_begin_with(first_tried))[0].making
+    firsts = sorted(tries.tried.values(), key=_rank)
+    others = [t.making.candidate for t in firsts[:SEVERAL]]
     by_values = list(VALUES)
     if firsts[0].distance > PRECISE:
-        by_values = [t.making.values for t in nearest([dataclasses.replace(best, values=v) for v in VALUES], [0])]
-        best = of_pictures(dataclasses.replace(best, values=by_values[0]), plain, [0]).making
-    settled = settle(best, [t.making.candidate for t in firsts[:SEVERAL]])
+        by_values = [t.making.values for t in tries.nearest([dataclasses.replace(best, values=v) for v in VALUES], [0])]
+        best = tries.of_pictures(dataclasses.replace(best, values=by_values[0]), [0]).making
+    settled = tries.settle(best, others)
     if settled.distance > PRECISE:  # two respects may hide each other: colours and picture of several recipes at once
-        several = {t.making.candidate.first_row_key: t.making.candidate for t in reversed(firsts[:FEW])}
-        several[settled.making.candidate.first_row_key] = settled.making.candidate
-        mixed = itertools.product(several.values(), by_values[:2], plain)
+        several = dict.fromkeys([settled.making.candidate, *others[:FEW]])
+        mixed = itertools.product(several, by_values[:2], tries.plain)
         makings = [dataclasses.replace(settled.making, candidate=c, values=v, geometry=shape) for c, v, shape in mixed]
-        best = nearest(makings, [0])[0].making
-        settled = settle(best, [t.making.candidate for t in firsts[:SEVERAL]])
+        settled = tries.settle(tries.nearest(makings, [0])[0].making, others)
     if settled.distance > PRECISE:
         rule = settled.making.candidate.rule
         shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
-        nearest([dataclasses.replace(settled.making, first_frame=shift) for shift in shifts], both)
-    final = sorted((t for t in tried.values() if t.rows == len(set(both))), key=lambda t: t.distance)
-    tied = [t for t in final if t.distance <= TIE * final[0].distance + 1e-5]  # as a window of all frames and the whole
-    final.sort(
-        key=lambda t: (
-            t not in tied,
-            t.distance if t not in tied else -t.making.candidate.share,
-            shapes.index(t.making.geometry),
-        )
-    )
-    rules: dict[tuple[object, ...], Trial] = {}
-    for tie in final[: len(tied)]:
-        rules.setdefault(tie.making.candidate.first_row_key, tie)
-    verdicts = [(tie, _verdict(maker, video_id, tie.making, rows)) for tie in list(rules.values())[:FEW]]
-    best_trial, verdict = min(verdicts, key=lambda pair: pair[1].verdict.severity)
-    final.sort(key=lambda t: t is not best_trial)
-    return Search(video_id, tuple(final), len(tried), verdict, maker.weights.source)
+        tries.nearest([dataclasses.replace(settled.making, first_frame=shift) for shift in shifts], tries.both)
+    return tries.concluded()
+
+
+@dataclass
+class _Tries:
+    """What was tried on one video, and the ways to try more."""
+
+    maker: RowMaker
+    video_id: str
+    rows: np.ndarray
+    candidates: Sequence[Candidate]
+    shapes: Sequence[Geometry]
+    normalised: bool
+    progress: Callable[[str], None]
+    tried: dict[tuple[object, ...], Trial] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        changes = np.linalg.norm(self.rows[1:FIRST_ROWS] - self.rows[:1], axis=1)
+        self.both = [0, 1 + int(np.argmax(changes))] if len(changes) else [0]
+        self.plain = [shape for shape in self.shapes if not shape.antialias]
+        self.by_first_row: dict[tuple[object, ...], Candidate] = {}  # the most probable of those with the same first row
+        for candidate in self.candidates:
+            self.by_first_row.setdefault(candidate.first_row_key, candidate)
+
+    def to_begin_with(self, number: int) -> list[Making]:
+        """Return the most probable recipes, and half as many of other windows."""
+        usual = list(self.by_first_row.values())
+        windows = {candidate.rule.window for candidate in usual[:number]}
+        others = {
+            c.rule.window: c for c in reversed(usual) if 0 < c.rule.window <= MOST_FRAMES and c.rule.window not in windows
+        }
+        chosen = [*usual[:number], *sorted(others.values(), key=lambda c: -c.share)[: number // 2]]
+        return [Making(candidate, self.shapes[0]) for candidate in chosen]
+
+    def nearest(self, makings: Sequence[Making], indices: Sequence[int]) -> list[Trial]:
+        """Try recipes on these rows of the video and return the trials, the nearest first."""
+        trials = []
+        for making in makings:
+            key = (*making.key, tuple(indices))
+            if key not in self.tried:
+                made = self.maker.rows(self.video_id, making, indices)
+                away = distance(made, self.rows[list(indices)], normalised=self.normalised)
+                self.tried[key] = Trial(making, away, len(indices))
+                self.progress(f"{away:.4f}  {making}")
+            trials.append(self.tried[key])
+        return sorted(trials, key=_rank)
+
+    def near(self, base: Making, begin: Sequence[Making]) -> list[Trial]:
+        """Try some on the first row, then the neighbours of the best in rate and window, until none of them is better."""
+        ranked = self.nearest(begin, [0])
+        while True:
+            best = ranked[0]
+            keys = {t.making.candidate.first_row_key for t in ranked}
+            untried = [c for key, c in self.by_first_row.items() if key not in keys]
+            untried.sort(key=lambda c: _away(c, best.making.candidate))
+            more = [dataclasses.replace(base, candidate=candidate) for candidate in untried[:NEIGHBOURS]]
+            ranked = sorted([*ranked, *self.nearest(more, [0])], key=_rank)
+            if ranked[0] is best:
+                return ranked
+
+    def of_pictures(self, base: Making, indices: Sequence[int]) -> Trial:
+        """Try the pictures, and of the best one the scaling that averages."""
+        best = self.nearest([dataclasses.replace(base, geometry=shape) for shape in self.plain], indices)[0]
+        averaged = dataclasses.replace(best.making.geometry, antialias=True)
+        return self.nearest([best.making, dataclasses.replace(best.making, geometry=averaged)], indices)[0]
+
+    def settle(self, best: Making, others: Sequence[Candidate]) -> Trial:
+        """Try recipes with the picture and colours of the best, then hops, ways to sample, and pictures on two rows."""
+        ranked = self.near(best, [best, *(dataclasses.replace(best, candidate=candidate) for candidate in others)])
+        keys = [t.making.candidate.first_row_key for t in ranked[:FEW]]
+        hops = [c for key in keys for c in [c for c in self.candidates if c.first_row_key == key][:SEVERAL]]
+        ranked = self.nearest([dataclasses.replace(best, candidate=candidate) for candidate in hops], self.both)
+        ways = [dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False)]
+        return self.of_pictures(self.nearest(ways, self.both)[0].making, self.both)
+
+    def concluded(self) -> Search:
+        """Return the result: of recipes that two rows do not tell apart the one for which more rows speak, or its use."""
+        final = sorted((t for t in self.tried.values() if t.rows == len(self.both)), key=lambda t: t.distance)
+        most = TIE * final[0].distance + 1e-5
+        tied = [t for t in final if t.distance <= most]
+        tied.sort(key=lambda t: (-t.making.candidate.share, self.shapes.index(t.making.geometry)))
+        rules: dict[tuple[object, ...], Trial] = {}
+        for trial in tied:
+            rules.setdefault(trial.making.candidate.first_row_key, trial)
+        verdicts = [(t, _verdict(self.maker, self.video_id, t.making, self.rows)) for t in list(rules.values())[:FEW]]
+        best, verdict = min(verdicts, key=lambda pair: pair[1].verdict.severity)
+        ordered = [best, *(t for t in (*tied, *final[len(tied) :]) if t is not best)]
+        return Search(self.video_id, tuple(ordered), len(self.tried), verdict, self.maker.weights.source)
 
 
 def _rank(trial: Trial) -> tuple[float, float]:
