@@ -89,8 +89,8 @@ class ExtractConfig:
     """Pixels to which the shorter side of the picture is scaled; or like 226-upscale-only: smaller ones are made larger,
     larger ones are left as they are; or like 340x256: scaled to this width and height whatever the picture's shape."""
     antialias: bool = True
-    """Average the pixels of a picture that is made smaller; False takes the four nearest, as OpenCV's bilinear resize does,
-    by which most published features were made."""
+    """Average the pixels of a picture that is made smaller; without it the four nearest are taken, as OpenCV's bilinear
+    resize does, by which most published features were made."""
     crop: Annotated[Annotated[int, Field(ge=32, le=MAX_SIZE)] | None, OfPreset] = None
     """Pixels of the centred square that is kept; the published weights were trained on 224."""
     stride: Annotated[Literal[8, 4, 2, 1] | None, OfPreset] = None

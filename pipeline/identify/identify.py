@@ -250,7 +250,7 @@ def extract_flags(making: Making, weights: str) -> list[str] | None:
     flags = ["--weights", weights, "--fps", "native" if fps is None else f"{fps:g}", "--short-side", str(geometry)]
     flags += ["--crop", str(geometry.crop)] if geometry.crop != 224 else []
     flags += ["--nearest"] if making.nearest and fps is not None else []
-    flags += [] if geometry.antialias else ["--antialias", "False"]
+    flags += [] if geometry.antialias else ["--no-antialias"]
     if options.bug_compatible:
         return ["--preset", options.preset, "--bug-compatible", *flags]
     if options.stride is not None:
@@ -343,7 +343,7 @@ def ends_that_fit(making: Making, fit: RowFit) -> list[Candidate]:
     """Return the candidates of the same rate, window and hop that explain as many counts as the best of them."""
     variants = fit.variants.get(making.candidate.key, (making.candidate,))
     most = max(candidate.exact for candidate in variants)
-    ends = {}
+    ends: dict[str, Candidate] = {}
     for candidate in variants:
         if candidate.exact == most:
             ends.setdefault(candidate.rule.end, candidate)

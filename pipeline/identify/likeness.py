@@ -9,7 +9,6 @@ a time; where two respects compensate each other the search may stop early, and 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -228,8 +227,7 @@ class RowMaker:
         if len(frames) < count and not complete:
             nearest = making.nearest and fps is not None
             video = PyAVVideo(self.videos[video_id], Sampling(fps, making.geometry, self.reading.limits(), nearest=nearest))
-            with contextlib.closing(iter(video)) as iterator:
-                frames = list(itertools.islice(iterator, count))
+            frames = list(itertools.islice(video, count))
             complete = len(frames) < count
         self._readings[key] = frames, complete
         if len(self._readings) > KEPT_READINGS:
@@ -251,7 +249,7 @@ def distance(rows: np.ndarray, published: np.ndarray, *, normalised: bool) -> fl
     a, b = rows[defined].astype(np.float64), published[defined].astype(np.float64)
     if normalised:
         a, b = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (a, b))
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12))
+    return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-12)
 
 
 def search(
@@ -272,8 +270,13 @@ def search(
     maker.require_readable(video_id)
     rows = published[video_id].astype(np.float32)
     tries = _Tries(maker, video_id, rows, candidates, pictures(crop), normalised, progress)
-    best = tries.near(Making(candidates[0], tries.shapes[0]), tries.to_begin_with(first_tried))[0].making
-    firsts = sorted(tries.tried.values(), key=_rank)
+    begin = tries.to_begin_with(first_tried)
+    probable = [dataclasses.replace(making, geometry=shape) for making in begin[:FEW] for shape in tries.plain]
+    first = tries.nearest(probable, [0])[0]
+    shape = first.making.geometry if first.distance <= PRECISE else tries.shapes[0]
+    begin = [dataclasses.replace(making, geometry=shape) for making in begin]
+    best = tries.near(begin[0], begin)[0].making
+    firsts = sorted((t for t in tries.tried.values() if t.making.geometry == shape), key=_rank)
     others = [t.making.candidate for t in firsts[:SEVERAL]]
     by_values = list(VALUES)
     if firsts[0].distance > PRECISE:
@@ -281,7 +284,7 @@ def search(
         best = tries.of_pictures(dataclasses.replace(best, values=by_values[0]), [0]).making
     settled = tries.settle(best, others)
     if settled.distance > PRECISE:  # two respects may hide each other: colours and picture of several recipes at once
-        several = dict.fromkeys([settled.making.candidate, *others[:FEW]])
+        several = dict.fromkeys([settled.making.candidate, *others[:FEW], *(making.candidate for making in begin[:FEW])])
         mixed = itertools.product(several, by_values[:2], tries.plain)
         makings = [dataclasses.replace(settled.making, candidate=c, values=v, geometry=shape) for c, v, shape in mixed]
         settled = tries.settle(tries.nearest(makings, [0])[0].making, others)
@@ -380,7 +383,7 @@ class _Tries:
 
 
 def _rank(trial: Trial) -> tuple[float, float]:
-    """Return the place of a trial: of equal distances the more probable recipe is first, as of a video that is one window."""
+    """Return the place of a trial: of equal distances the more probable recipe is first."""
     return round(trial.distance, 4), -trial.making.candidate.share
 
 
@@ -396,7 +399,9 @@ def _away(a: Candidate, b: Candidate) -> float:
 def _variation(rows: np.ndarray) -> float:
     """Return how much the first rows of a video differ, of their length: still pictures tell no rate from another."""
     rows = rows[:FIRST_ROWS].astype(np.float64)
-    return float(np.linalg.norm(rows - rows.mean(axis=0)) / max(np.linalg.norm(rows), 1e-12)) if len(rows) > 1 else -1.0
+    if len(rows) < 2:
+        return -1.0
+    return float(np.linalg.norm(rows - rows.mean(axis=0))) / max(float(np.linalg.norm(rows)), 1e-12)
 
 
 def _verdict(maker: RowMaker, video_id: str, making: Making, rows: np.ndarray) -> VideoVerdict:

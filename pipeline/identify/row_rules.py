@@ -143,7 +143,7 @@ def row_rules() -> Iterator[tuple[RowRule, float]]:
     for (window, usual), hop in itertools.product(USUAL_WINDOWS.items(), HOPS):
         if hop > window:
             continue
-        overlap = {1: 1.0, 2: 0.5, 4: 0.25}.get(window / hop, 0.3 if hop == 8 else 0.15 if hop == 4 else 0.03)
+        overlap = {1.0: 1.0, 2.0: 0.5, 4.0: 0.25}.get(window / hop, 0.3 if hop == 8 else 0.15 if hop == 4 else 0.03)
         for end, share in ends.items():
             yield RowRule(window, hop, 1, end), usual * overlap * share
             if window > 16:
