@@ -56,8 +56,8 @@ class DecodeConfig:
     fps: PositiveFloat | Literal["native"] = 5.0
     """Frames a second of presentation time, or native, the rate of each video itself."""
     short_side: int | str = 256
-    """Pixels to which the shorter side of the picture is scaled, or like 226-upscale-only: smaller ones are made larger,
-    larger ones are left as they are."""
+    """Pixels to which the shorter side of the picture is scaled; or like 226-upscale-only: smaller ones are made larger,
+    larger ones are left as they are; or like 340x256: scaled to this width and height whatever the picture's shape."""
     crop: Annotated[int, Field(ge=32)] = 224
     """Pixels of the centred square that is kept."""
     backend: Choice = "pyav"

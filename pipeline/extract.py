@@ -85,9 +85,15 @@ class ExtractConfig:
     name of an imported file, or random:SEED, weights by formula that are good for trying things out and for nothing else."""
     fps: Annotated[PositiveFloat | Literal["native"] | None, OfPreset] = None
     """Frames a second of presentation time (the paper uses 5), or native, the rate of each video itself."""
+    nearest: bool = False
+    """Take the frames that FFmpeg's filter fps takes, half a period later, as features have whose videos ffmpeg brought to a
+    rate; in place of those that are on screen at each sampling time."""
     short_side: Annotated[int | str | None, OfPreset] = None
-    """Pixels to which the shorter side of the picture is scaled, or like 226-upscale-only: smaller ones are made larger,
-    larger ones are left as they are."""
+    """Pixels to which the shorter side of the picture is scaled; or like 226-upscale-only: smaller ones are made larger,
+    larger ones are left as they are; or like 340x256: scaled to this width and height whatever the picture's shape."""
+    antialias: bool = True
+    """Average the pixels of a picture that is made smaller; without it the four nearest are taken, as OpenCV's bilinear
+    resize does, by which most published features were made."""
     crop: Annotated[Annotated[int, Field(ge=32, le=MAX_SIZE)] | None, OfPreset] = None
     """Pixels of the centred square that is kept; the published weights were trained on 224."""
     stride: Annotated[Literal[8, 4, 2, 1] | None, OfPreset] = None
@@ -139,6 +145,9 @@ class ExtractConfig:
                 check_precision(self.precision, device)
         if (self.videos is None) == (self.frames is None):
             raise ValueError("give either --videos or --frames")
+        if self.frames is not None and (self.nearest or not self.antialias):
+            name = "nearest" if self.nearest else "antialias"
+            raise ValueError(f"{name}: the frames of `excl decode` are made without it; give --videos in place of --frames")
 
     def feature_recipe(self) -> FeatureRecipe:
         """Return how the features are made; ValueError for settings that contradict each other."""
@@ -151,6 +160,8 @@ class ExtractConfig:
             backend=self.backend,
             precision=self.precision,
             dtype=self.dtype,
+            nearest=self.nearest,
+            antialias=self.antialias,
         )
 
     @property
@@ -356,7 +367,12 @@ def _open_video(config: ExtractConfig, item: pending_videos.VideoTask) -> Video:
         return StoredFrames(item.path, item.video_id)
     recipe = config.feature_recipe()
     return config.reading.open(
-        item.path, fps=recipe.fps, geometry=recipe.geometry, backends=recipe.backends, threads=item.threads
+        item.path,
+        fps=recipe.fps,
+        geometry=recipe.geometry,
+        backends=recipe.backends,
+        threads=item.threads,
+        nearest=recipe.nearest,
     )
 
 

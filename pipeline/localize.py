@@ -228,6 +228,7 @@ def compute_video(
         fps=recipe.fps,
         geometry=recipe.geometry,
         backends=recipe.backends,
+        nearest=recipe.nearest,
         threads=min(MAX_THREADS, num_cores()),
     )
     extractor = recipe.extractor(weights, torch_device, chunk_frames=chunk_frames)

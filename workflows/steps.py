@@ -148,6 +148,13 @@ GROUPS = {
             formatter="show",
             failures="num_failed",
         ),
+        Step(
+            "identify",
+            "say by which recipe features were made",
+            f"{PIPELINE}.identify.identify",
+            formatter="show",
+            failures="num_failed",
+        ),
     ),
     "what is needed": (
         Step(

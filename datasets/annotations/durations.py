@@ -1,7 +1,8 @@
 """The durations of videos, from files next to the annotations.
 
-JSON: `{"v_abc": 82.7}`, or objects with `duration` (or `duration_s`, `length`) as annotation files have them. A table has a
-first line with a column `id` (`video_id`, `video`) and one of these, as Charades_v1_train.csv has.
+JSON: `{"v_abc": 82.7}`, or objects with `duration` (or `duration_s`, `length`) as annotation files have them, or with
+`num_frames` and `fps` as those of TACoS. JSON lines have `vid` and `duration`, as Moment-DETR's. A table has a first line
+with a column `id` (`video_id`, `video`) and one of these, as Charades_v1_train.csv has.
 """
 
 from __future__ import annotations
@@ -18,6 +19,19 @@ DURATIONS = ("duration_s", "duration", "length")
 def read_durations(paths: Iterable[Path]) -> dict[str, float]:
     """Return the seconds by video of all the files; raises ValueError for a wrong duration, or if two files disagree."""
     return merge_lengths((row for path in paths for row in _rows(path)), unit="s")
+
+
+def read_rates(paths: Iterable[Path]) -> dict[str, tuple[float, int]]:
+    """Return frames a second and the number of frames by video, of JSON objects that have `fps` and `num_frames`."""
+    rates = {}
+    for path in paths:
+        if path.suffix.lower() == ".json":
+            for video_id, value in parse_object(read_text(path), path).items():
+                if isinstance(value, Mapping) and {"fps", "num_frames"} <= value.keys():
+                    place = f"{path}: {video_id}"
+                    frames = positive(value["num_frames"], "num_frames", place)
+                    rates[video_id] = (positive(value["fps"], "fps", place), round(frames))
+    return rates
 
 
 def merge_lengths(rows: Iterable[tuple[str, float, str]], *, unit: str) -> dict[str, float]:
@@ -45,11 +59,25 @@ def _rows(path: Path) -> Iterator[tuple[str, float, str]]:
             place = f"{path}: {video_id}"
             if isinstance(value, Mapping):
                 key = next((key for key in DURATIONS if key in value), None)
+                if key is None and {"fps", "num_frames"} <= value.keys():
+                    frames, fps = (positive(value[name], name, place) for name in ("num_frames", "fps"))
+                    yield video_id, frames / fps, place
+                    continue
                 if key is None:
                     raise ValueError(f"{place}: no 'duration'; found the keys {shortened(sorted(value))}")
                 value = value[key]  # noqa: PLW2901
             duration_s = parse_seconds(value, "the duration", place) if isinstance(value, str) else value
             yield video_id, positive(duration_s, "the duration", place), place
+        return
+
+    if path.suffix.lower() == ".jsonl":
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
+            place = f"{path}:{number}"
+            entry = parse_object(line, path, number) if line.strip() else {}
+            if entry and not {"vid", "duration"} <= entry.keys():
+                raise ValueError(f"{place}: no 'vid' and 'duration'; found the keys {shortened(sorted(entry))}")
+            if entry:
+                yield str(entry["vid"]), positive(entry["duration"], "the duration", place), place
         return
 
     def find_columns(columns: list[str]) -> None:

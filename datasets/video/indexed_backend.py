@@ -35,7 +35,7 @@ class IndexedVideo(Video):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         with open_video(self.path, self.sampling.limits) as video:
-            clock = make_clock(video, self.sampling.fps)
+            clock = make_clock(video, self.sampling)
             layout = self._layout(video)
             claimed_s = video.claimed_duration_s
             end = clock.seconds(layout.presentation[-1] + _last_duration(layout, video))

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import av
 import numpy as np
 
-from excl.datasets.video.geometry import FrameConverter, kept_region
+from excl.datasets.video.geometry import FrameConverter, kept_region, scale_plainly
 from excl.datasets.video.packets import PacketTable
 from excl.datasets.video.sampling import Sampling
 
@@ -163,6 +163,9 @@ class TorchcodecReader:
         from torchvision.transforms.v2 import functional  # noqa: PLC0415  (slow to import, and only needed here)
 
         rows, columns = pictures.shape[-2:]
+        if not self.geometry.antialias:
+            whole = pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            return np.stack([scale_plainly(picture, self.pixel_aspect, self.geometry) for picture in whole])
         width, height, left, top = kept_region(columns, rows, self.pixel_aspect, self.geometry)
         side = self.geometry.crop
         cropped = functional.resized_crop(pictures, top, left, height, width, [side, side], antialias=True)

@@ -60,7 +60,7 @@ class PyAVVideo(Video):
             table = read_packets(video)
             if table is None or not table.is_ordered(reorder_depth(video.stream)):
                 raise PlanError("the packets do not tell when each frame is shown")
-            clock = make_clock(video, self.sampling.fps)
+            clock = make_clock(video, self.sampling)
             if clock.seconds(table.presentation()[-1]) > self.sampling.limits.max_duration_s:
                 raise PlanError("the packets are of a longer time than is allowed")
             plan = make_plan(table, clock)
@@ -75,7 +75,7 @@ class PyAVVideo(Video):
         packets = None if plan is None else plan.select(video.demux())
         threads = 1 if plan is None else self.sampling.threads  # they lose errors: only where it is known what must come
         frames = TimedFrames(video, packets=packets, threads=threads, mend_times=self.sampling.on_damage == "keep")
-        clock = make_clock(video, self.sampling.fps)
+        clock = make_clock(video, self.sampling)
         convert = FrameConverter(self.sampling.geometry, pixel_aspect=video.pixel_aspect)
         shown: av.VideoFrame | None = None
         shown_pts = gap = k = 0

@@ -4,6 +4,9 @@ Frame k is the last frame whose presentation time is at or before k/fps on the p
 container's start time. Before the first frame's own time the first frame stands. There are T = ceil(fps · (end - t0)) of
 them, where end is the last frame's time and duration. All of it is compared in integers of the stream's time base: in
 floats 0.6 < 3/5, and every such slip is a wrong frame.
+
+Where the frame `nearest` is asked for, frame k is the last whose time times fps, rounded with halves up, is at most k, as
+FFmpeg's filter fps has it: half a period later.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ MAX_SHARE_MISSING = 0.1  # of the claimed duration; containers round, and some a
 
 MENDED = ("reordered_frames", "clock_restarts", "first_restart_s")  # facts that most videos do not have
 
+NEAREST = Fraction(10**9 // 2 - 1, 10**9)  # of a period: a frame that lies at just half of one belongs to the next sample
+
 USE_DAMAGED = "--on-damage keep uses what there is; of a video that failed before, with --retry-failed"
 
 OnDamage = Literal["fail", "keep"]
@@ -35,7 +40,8 @@ class Sampling:
     """The way to read a video: samples a second, geometry, what is allowed, and what becomes of a damaged video.
 
     Without `fps` it is the video's own rate, and sample k is the frame on screen in the middle of period k: of a video of
-    constant rate every frame is then one sample, however its times were rounded.
+    constant rate every frame is then one sample, however its times were rounded. With `nearest` sample k of another rate is
+    the frame that FFmpeg's filter fps gives.
     `on_damage` is "fail" (any sign of damage refuses the video) or "keep" (what could be decoded is used). `backends` are
     the decoders, each tried if those before it refuse the file (`backends.py`). With more `threads` than one, one video is
     decoded faster and comes out the same.
@@ -47,6 +53,7 @@ class Sampling:
     on_damage: OnDamage = "fail"
     backends: tuple[str, ...] = ("pyav",)
     threads: int = 1
+    nearest: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,12 @@ class Clock:
         return pts * self.time_base - self.t0
 
 
-def make_clock(video: OpenVideo, fps: float | None) -> Clock:
-    """Return the clock by which a video is sampled; raises VideoError if `fps` is None and the video has no rate."""
-    if fps is None:
+def make_clock(video: OpenVideo, sampling: Sampling) -> Clock:
+    """Return the clock by which a video is sampled; raises VideoError if it has no rate and its own is asked for."""
+    if sampling.fps is None:
         return Clock(video.native_fps, video.start_s, video.time_base, phase=Fraction(1, 2))
-    return Clock(Fraction(str(fps)), video.start_s, video.time_base)
+    phase = NEAREST if sampling.nearest else Fraction(0)
+    return Clock(Fraction(str(sampling.fps)), video.start_s, video.time_base, phase=phase)
 
 
 def require_sound(path: Path, sampling: Sampling, *, end: Fraction, claimed_s: float | None) -> None:

@@ -12,6 +12,11 @@ those went through JPEG files and other scalers. Row counts are for a video of T
 | piergiaj | 24 | 226, upscale only | max(1, ceil(T/8) - 1) | the PyTorch port's own script |
 | video-features | the video's | 256 | max(1, floor(T/64)) | v-iashin/video_features |
 | finspire | 25 | 256 | max(1, floor((T - 16)/16) + 1) | Finspire13/pytorch-i3d-feature-extraction |
+| rgb600 | 16 | 224 x 224 | seven every 64 frames | Charades-STA features of SCDM |
+
+rgb600 is the Kinetics-600 checkpoint of DeepMind's kinetics-i3d at 16 frames a second, by which a user made SCDM's features
+again (yytzsy/SCDM, issue 3); picture and windows are those of the script that SCDM names, JaywongWang/I3D-Feature-Extractor.
+That script keeps T/8 rows, of which the last eighth are of windows that begin with the video again; they are left out here.
 
 Where the published code has a mistake that changes which rows there are, `bugs` is the layout that repeats it.
 """
@@ -25,7 +30,9 @@ from typing import Any, Literal, get_args
 from excl.models.i3d.published_layouts import PortChunks, ShiftedWindows, StacksWithOneMore
 from excl.models.i3d.row_layout import Continuous, RowLayout, Windows
 
-PresetName = Literal["excl", "excl-dense", "vslnet-charades", "vslnet-tacos", "piergiaj", "video-features", "finspire"]
+PresetName = Literal[
+    "excl", "excl-dense", "vslnet-charades", "vslnet-tacos", "piergiaj", "video-features", "finspire", "rgb600"
+]
 
 _UPSCALE_226 = "226-upscale-only"
 
@@ -52,6 +59,7 @@ PRESETS: dict[str, Preset] = {
     "piergiaj": Preset(Continuous(), 24.0, _UPSCALE_226, weights="charades", bugs=PortChunks()),
     "video-features": Preset(Windows(window=64, hop=64, mean=True, last="drop"), None, bugs=StacksWithOneMore()),
     "finspire": Preset(Windows(window=16, hop=16, last="drop"), 25.0),
+    "rgb600": Preset(Windows(window=64, hop=64), 16.0, "224x224", weights="rgb600"),
 }
 assert set(PRESETS) == set(get_args(PresetName))
 

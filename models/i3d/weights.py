@@ -39,6 +39,7 @@ else:
 
 log = logging.getLogger(__name__)
 
+KINETICS_600 = "rgb600"  # a name for imported weights, which the preset of this name has
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -88,6 +89,11 @@ def check_spec(spec: str) -> str:
         raise ValueError(
             f"weights {spec!r}: weights were imported under this name, and a file here has it too; for the "
             f"file say {str(Path.cwd() / spec)!r}"
+        )
+    if spec == KINETICS_600 and not is_name and not Path(spec).is_file():
+        raise ValueError(
+            f"weights {spec!r}: DeepMind's Kinetics-600 checkpoint of I3D (rgb_scratch_kin600) is of TensorFlow; "
+            "convert it to the names of the public PyTorch port, then `excl weights import FILE --name rgb600`"
         )
     if not is_name and not Path(spec).is_file():
         raise ValueError(

@@ -100,10 +100,18 @@ class VideoReading(VideoLimits):
     decoded. Either way the record says what was found."""
 
     def open(
-        self, path: Path, *, fps: float | None, geometry: Geometry, backends: tuple[str, ...] = ("pyav",), threads: int = 1
+        self,
+        path: Path,
+        *,
+        fps: float | None,
+        geometry: Geometry,
+        backends: tuple[str, ...] = ("pyav",),
+        threads: int = 1,
+        nearest: bool = False,
     ) -> IsolatedVideo:
         """Return one pass over a video, read by this thread's decoder."""
-        return self.decoder().read(path, Sampling(fps, geometry, self.limits(), self.on_damage, backends, threads))
+        sampling = Sampling(fps, geometry, self.limits(), self.on_damage, backends, threads, nearest)
+        return self.decoder().read(path, sampling)
 
 
 @dataclass(frozen=True, config=STRICT)

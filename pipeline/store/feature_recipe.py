@@ -12,7 +12,7 @@ import numpy as np
 
 from excl.datasets.video.backends import resolve_backends
 from excl.datasets.video.errors import VideoError
-from excl.datasets.video.geometry import UPSCALE_ONLY, Geometry
+from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.sampling import Video
 from excl.models.i3d.compilation import Compile
 from excl.models.i3d.device_checks import Precision
@@ -35,7 +35,11 @@ IMPORTED = "imported"  # in place of weights, where others made the features
 
 @dataclass(frozen=True)
 class FeatureRecipe:
-    """The settings of features, but for the weights: sampling (fps None: the video's own rate), rows, precision, storage."""
+    """The settings of features, but for the weights: sampling (fps None: the video's own rate), rows, precision, storage.
+
+    With `nearest` frames are sampled as FFmpeg's filter fps does it (`sampling.py`), without `antialias` scaled as OpenCV
+    does it (`geometry.py`).
+    """
 
     fps: float | None
     short_side: int | str
@@ -44,11 +48,13 @@ class FeatureRecipe:
     layout: RowLayout
     precision: Precision
     dtype: Literal["float16", "float32"]
+    nearest: bool = False
+    antialias: bool = True
 
     @property
     def geometry(self) -> Geometry:
         """The part of a picture that is kept."""
-        return Geometry.parse(self.short_side, self.crop)
+        return Geometry.parse(self.short_side, self.crop, antialias=self.antialias)
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON values."""
@@ -60,6 +66,8 @@ class FeatureRecipe:
             "rows": self.layout.to_json(),
             "precision": self.precision,
             "dtype": self.dtype,
+            **({"nearest": True} if self.nearest else {}),  # stores without these two say nothing of them
+            **({} if self.antialias else {"antialias": False}),
         }
 
     @classmethod
@@ -73,6 +81,8 @@ class FeatureRecipe:
             layout=layout_from_json(recipe["rows"]),
             precision=recipe["precision"],
             dtype=recipe["dtype"],
+            nearest=recipe.get("nearest", False),
+            antialias=recipe.get("antialias", True),
         )
 
     def extractor(
@@ -156,19 +166,24 @@ def resolve_recipe(
     backend: str,
     precision: Precision,
     dtype: Literal["float16", "float32"],
+    nearest: bool = False,
+    antialias: bool = True,
 ) -> FeatureRecipe:
     """Return the recipe for these settings, of which None stands for the preset's value."""
     preset = PRESETS[rows.preset]
     crop = preset.crop if crop is None else crop
     geometry = Geometry.parse(preset.short_side if short_side is None else short_side, crop)
+    chosen_fps = preset.fps if fps is None else None if fps == NATIVE else fps
     return FeatureRecipe(
-        fps=preset.fps if fps is None else None if fps == NATIVE else fps,
-        short_side=f"{geometry.short_side}{UPSCALE_ONLY}" if geometry.upscale_only else geometry.short_side,
+        fps=chosen_fps,
+        short_side=int(str(geometry)) if str(geometry).isdecimal() else str(geometry),
         crop=crop,
         backends=resolve_backends(backend),
         layout=rows.layout(),
         precision=precision,
         dtype=dtype,
+        nearest=nearest and chosen_fps is not None,  # at the video's own rate every frame is a sample
+        antialias=antialias,
     )
 
 

@@ -197,7 +197,9 @@ def test_real_videos_have_the_documented_rows(shared, tmp_path, preset):
     for name in REAL:
         video = store[name]
         fps, duration_s, frames = (video.facts[key] for key in ("fps", "duration_s", "num_frames"))
-        wanted_fps = {"excl": 5, "excl-dense": 5, "vslnet-charades": 24, "piergiaj": 24, "finspire": 25}.get(preset)
+        wanted_fps = {"excl": 5, "excl-dense": 5, "vslnet-charades": 24, "piergiaj": 24, "finspire": 25, "rgb600": 16}.get(
+            preset
+        )
         assert fps == (wanted_fps or REAL[name][1])
         assert frames == (ceil(fps * duration_s) if wanted_fps else round(fps * duration_s))
         assert duration_s == pytest.approx(REAL[name][0], abs=1e-4)
@@ -205,6 +207,9 @@ def test_real_videos_have_the_documented_rows(shared, tmp_path, preset):
             edges = [0, *range(12, 8 * (ceil(frames / 8) - 1), 8), frames]
         elif preset == "excl-dense":
             edges = [0, *(k + 0.5 for k in range(1, frames - 1)), frames]
+        elif preset == "rgb600":
+            edges = [64 * q + edge for q in range(ceil(frames / 64)) for edge in (0, *range(12, 60, 8))]
+            edges = [*(edge for edge in edges if edge < frames), frames]
         else:
             window, rows = {"vslnet-charades": (24, 2), "vslnet-tacos": (16, 1), "video-features": (64, 1)}.get(
                 preset, (16, 1)

@@ -65,6 +65,7 @@ CLOSED_FORMS = {
     "piergiaj": lambda t: max(1, ceil(t / 8) - 1),
     "video-features": lambda t: max(1, t // 64),
     "finspire": lambda t: max(1, (t - 16) // 16 + 1),
+    "rgb600": lambda t: 7 * (t // 64) + (t % 64 > 0) * (1 + max(0, min(6, ceil((t % 64 - 12) / 8)))),
 }
 
 

@@ -1,0 +1,1 @@
+"""Which recipe made these features? From row counts and durations alone, and from the videos with the weights."""

@@ -1,0 +1,416 @@
+"""Make a few rows by each candidate recipe, coarse to fine, and see which come closest to the published ones.
+
+A row costs what its window costs, so the search never makes a whole video's rows. First the candidates of the row counts on
+the first row, all with one picture; then of the best one the pictures, colours and ranges; then the best candidates again
+with that picture on two rows, and the ways to sample in time; at the end more rows of the best, for the verdict. A recipe
+that is wrong in one respect is farther off than the same recipe with that put right, which is why one respect is tried at
+a time; where two respects compensate each other the search may stop early, and the distance then says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from excl.datasets.video.geometry import Geometry
+from excl.datasets.video.pyav_backend import PyAVVideo
+from excl.datasets.video.sampling import Sampling
+from excl.models.i3d.extractor import choose_device
+from excl.models.i3d.row_layout import Continuous
+from excl.models.i3d.runner import keep_freed_memory
+from excl.models.i3d.weights import Weights
+from excl.models.lazy_module import LazyModule
+from excl.pipeline.comparison.verdicts import EQUAL, Verdict, VideoVerdict, judge
+from excl.pipeline.execution.video_reading import VideoReading
+from excl.pipeline.identify.row_fit import Candidate
+
+if TYPE_CHECKING:
+    import torch
+
+    from excl.models.i3d import network
+else:
+    torch = LazyModule("torch")
+    network = LazyModule("excl.models.i3d.network")
+
+MOST_FRAMES = 64  # of a window that is tried for being another one than the most usual
+REACH = 72  # frames from a row's first on that the whole-video network needs for it
+KEPT_READINGS = 12  # samplings of a video that are remembered
+SEVERAL, FEW, NEIGHBOURS = 8, 3, 5  # candidates tried again, with every hop and sampling, and about the best one
+FIRST_ROWS, ROWS = 4, 8  # of a video, by which it is chosen; and for the verdict
+TIE = 1.01  # times the least distance: nearer to each other no two recipes are told apart, and the more usual one is taken
+PRECISE = 0.01  # a distance at which nothing but the neighbours in rate and window need be tried
+WHOLE_FRAMES = 160  # of a whole video for the verdict, if it is longer
+
+Values = Callable[["torch.Tensor"], "torch.Tensor"]
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _by_statistics(x: torch.Tensor) -> torch.Tensor:
+    return (x / 255 - x.new_tensor(_MEAN)) / x.new_tensor(_STD)
+
+
+VALUES: dict[str, Values] = {  # of float32 RGB [..., 3] from 0 to 255
+    "RGB from -1 to 1": lambda x: x / 127.5 - 1,
+    "BGR from -1 to 1": lambda x: x.flip(-1) / 127.5 - 1,
+    "RGB from 0 to 1": lambda x: x / 255,
+    "RGB from 0 to 255": lambda x: x,
+    "RGB by ImageNet's mean and deviation": _by_statistics,
+}
+RGB = next(iter(VALUES))
+
+
+@dataclass(frozen=True)
+class Making:
+    """One recipe to try: rate and rows, where in its period a frame is taken, the picture, its values, the first frame."""
+
+    candidate: Candidate
+    geometry: Geometry
+    nearest: bool = True
+    values: str = RGB
+    first_frame: int = 0
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What decides the values of rows that the end of the video does not reach."""
+        rule = self.candidate.rule
+        rows = (rule.window, rule.hop, rule.rows == 1, rule.pool, rule.overlapping_chunks, not rule.window and rule.end)
+        return self.candidate.fps, rows, self.geometry, self.nearest, self.values, self.first_frame
+
+    def __str__(self) -> str:
+        scaling = "" if self.geometry.antialias else ", scaled without averaging"
+        nearest = "frames as FFmpeg's fps filter" if self.nearest else "frames on screen at k/rate"
+        sampling = "" if self.candidate.fps is None else f", {nearest}"
+        first = f", from frame {self.first_frame} on" if self.first_frame else ""
+        values = "" if self.values == RGB else f", {self.values}"
+        rule = self.candidate.rule
+        return f"{self.candidate.rate}{sampling}{first}, picture {self.geometry}{scaling}{values}, {rule}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe with the relative L2 distance of its rows from the published ones, over `rows` rows."""
+
+    making: Making
+    distance: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """The result: the trials on two rows, the nearest first; how many were made in all; the verdict on more rows.
+
+    `undecided` are recipes that no row told from the nearest.
+    """
+
+    video_id: str
+    trials: tuple[Trial, ...]
+    num_tried: int
+    verdict: VideoVerdict
+    weights: str
+
+    @property
+    def best(self) -> Trial:
+        """The nearest recipe."""
+        return self.trials[0]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether rows made by it are the published ones, up to the precision that `compare` calls equal."""
+        return self.verdict.verdict in (*EQUAL, Verdict.FACTOR)
+
+
+def pictures(crop: int) -> list[Geometry]:
+    """Return the pictures to try, the most usual first: those of 224 pixels in proportion for another crop."""
+    short, wide = round(crop * 256 / 224), round(crop * 340 / 224)
+    shapes = (
+        Geometry(short, crop),
+        Geometry(crop, crop),
+        Geometry(crop + 2, crop, upscale_only=True),
+        Geometry(crop, crop, width=crop),
+        Geometry(short, crop, width=wide),
+        Geometry(short, crop, width=short),
+    )
+    return [dataclasses.replace(shape, antialias=antialias) for antialias in (False, True) for shape in shapes]
+
+
+@dataclass
+class RowMaker:
+    """A maker of single rows of videos, with the frames that it read last."""
+
+    videos: Mapping[str, Path]
+    weights: Weights
+    reading: VideoReading
+    device: str = "auto"
+    _readings: dict[tuple[object, ...], tuple[list[np.ndarray], bool]] = field(default_factory=dict)
+    _rows: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
+    _clips: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
+    _lengths: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._device = choose_device(self.device)
+        if self._device.type == "cpu":
+            keep_freed_memory()
+        self._network = network.fold_batch_norm(self.weights.network()).to(self._device)
+
+    def require_readable(self, video_id: str) -> None:
+        """Read a video from end to end in a process of its own, before it is read here; VideoError if that fails."""
+        for _ in self.reading.open(self.videos[video_id], fps=None, geometry=Geometry(32, 32)):
+            pass
+
+    def rows(self, video_id: str, making: Making, indices: Sequence[int]) -> np.ndarray:
+        """Return these rows of a video, float32 [n, 1024]; those that it has not are NaN."""
+        missing = [i for i in indices if (video_id, making.key, i) not in self._rows]
+        for i, row in self._made(video_id, making, missing).items() if missing else ():
+            self._rows[video_id, making.key, i] = row
+        none = np.full(network.FEATURE_DIM, np.nan, np.float32)
+        return np.stack([self._rows.get((video_id, making.key, i), none) for i in indices])
+
+    def _made(self, video_id: str, making: Making, indices: Sequence[int]) -> dict[int, np.ndarray]:
+        rule, begin = making.candidate.rule, making.first_frame
+        if rule.window:
+            clips = {
+                clip: self._clip_rows(video_id, making, clip * rule.hop + begin)
+                for clip in {i // rule.rows for i in indices}
+            }
+            return {clip * rule.rows + j: row for clip, rows in clips.items() for j, row in enumerate(rows)}
+        frames, complete = self._frames(video_id, making, rule.hop * max(indices) + REACH + begin)
+        frames = frames[begin:]
+        layout = Continuous(rule.hop, rule.pool)
+        if rule.overlapping_chunks or rule.end == "drop":  # nothing is repeated; SAME padding goes by the length's remainder
+            remainder = 0 if rule.end == "drop" else self._num_frames(video_id, making) % 8
+            frames = frames[: len(frames) - (len(frames) - remainder) % 8] or frames
+        else:
+            padded = layout.padded(len(frames)) - layout.lead - len(frames)
+            frames = [frames[0]] * layout.lead + frames + [frames[-1]] * padded
+        steps = self._steps(frames, making.values, stride=rule.hop)
+        made = network.pool_pairs(steps[None], offsets=layout.offsets)[0] if rule.pool == "2x7x7" else steps
+        sure = len(made) if complete else max(indices) + 1
+        return {i: row.numpy() for i, row in enumerate(made[:sure])}
+
+    def _clip_rows(self, video_id: str, making: Making, start: int) -> np.ndarray:
+        """Return the rows of the window that starts with this frame, float32 [n, 1024]; none if the video ends before it."""
+        rule = making.candidate.rule
+        key = video_id, making.candidate.fps, making.geometry, making.nearest, making.values, rule.window, rule.pool, start
+        if key not in self._clips:
+            frames, _ = self._frames(video_id, making, start + rule.window)
+            if start >= len(frames):
+                return np.zeros((0, network.FEATURE_DIM), np.float32)
+            numbers = np.clip(np.arange(start, start + rule.window), 0, len(frames) - 1)
+            steps = self._steps([frames[number] for number in numbers], making.values)
+            self._clips[key] = (network.pool_pairs(steps[None])[0] if rule.pool == "2x7x7" else steps).numpy()
+        return self._clips[key].mean(axis=0, keepdims=True) if rule.rows == 1 else self._clips[key]
+
+    def _num_frames(self, video_id: str, making: Making) -> int:
+        """Return how many frames a whole video has at the recipe's rate, from its first one on."""
+        key = video_id, making.candidate.fps, making.nearest
+        if key not in self._lengths:
+            fps = making.candidate.fps
+            video = PyAVVideo(
+                self.videos[video_id],
+                Sampling(fps, Geometry(32, 32), self.reading.limits(), nearest=making.nearest and fps is not None),
+            )
+            self._lengths[key] = sum(1 for _ in video)
+        return self._lengths[key] - making.first_frame
+
+    def _frames(self, video_id: str, making: Making, count: int) -> tuple[list[np.ndarray], bool]:
+        """Return the first frames of a video, uint8 [crop, crop, 3] each, and whether these are all; VideoError if none."""
+        fps = making.candidate.fps
+        key = video_id, fps, making.geometry, making.nearest
+        frames, complete = self._readings.pop(key, ([], False))
+        if len(frames) < count and not complete:
+            nearest = making.nearest and fps is not None
+            video = PyAVVideo(self.videos[video_id], Sampling(fps, making.geometry, self.reading.limits(), nearest=nearest))
+            frames = list(itertools.islice(video, count))
+            complete = len(frames) < count
+        self._readings[key] = frames, complete
+        if len(self._readings) > KEPT_READINGS:
+            del self._readings[next(iter(self._readings))]
+        return frames[:count], complete and len(frames) <= count
+
+    def _steps(self, frames: Sequence[np.ndarray], values: str, *, stride: int = 8) -> torch.Tensor:
+        pixels = torch.from_numpy(np.stack(frames)).to(self._device).float()
+        x = VALUES[values](pixels).permute(3, 0, 1, 2)[None].contiguous(memory_format=torch.channels_last_3d)
+        with torch.inference_mode():
+            return self._network.steps(x, stride=stride)[0].float().cpu()
+
+
+def distance(rows: np.ndarray, published: np.ndarray, *, normalised: bool) -> float:
+    """Return ||A - B|| / ||B||, of directions if B's rows are normalised; infinite if A lacks a row that B has."""
+    defined = np.isfinite(published).all(axis=1)
+    if not defined.any() or not np.isfinite(rows[defined]).all():
+        return np.inf
+    a, b = rows[defined].astype(np.float64), published[defined].astype(np.float64)
+    if normalised:
+        a, b = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (a, b))
+    return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-12)
+
+
+def search(
+    maker: RowMaker,
+    published: Mapping[str, np.ndarray],
+    candidates: Sequence[Candidate],
+    *,
+    crop: int,
+    normalised: bool,
+    first_tried: int,
+    progress: Callable[[str], None],
+) -> Search:
+    """Search for the recipe of the published rows [n, 1024] by video; the candidates are those of the row counts.
+
+    VideoError if the video cannot be read.
+    """
+    video_id = max(published, key=lambda name: (min(len(published[name]), FIRST_ROWS), _variation(published[name])))
+    maker.require_readable(video_id)
+    rows = published[video_id].astype(np.float32)
+    tries = _Tries(maker, video_id, rows, candidates, pictures(crop), normalised, progress)
+    begin = tries.to_begin_with(first_tried)
+    probable = [dataclasses.replace(making, geometry=shape) for making in begin[:FEW] for shape in tries.plain]
+    first = tries.nearest(probable, [0])[0]
+    shape = first.making.geometry if first.distance <= PRECISE else tries.shapes[0]
+    begin = [dataclasses.replace(making, geometry=shape) for making in begin]
+    best = tries.near(begin[0], begin)[0].making
+    firsts = sorted((t for t in tries.tried.values() if t.making.geometry == shape), key=_rank)
+    others = [t.making.candidate for t in firsts[:SEVERAL]]
+    by_values = list(VALUES)
+    if firsts[0].distance > PRECISE:
+        by_values = [t.making.values for t in tries.nearest([dataclasses.replace(best, values=v) for v in VALUES], [0])]
+        best = tries.of_pictures(dataclasses.replace(best, values=by_values[0]), [0]).making
+    settled = tries.settle(best, others)
+    if settled.distance > PRECISE:  # two respects may hide each other: colours and picture of several recipes at once
+        several = dict.fromkeys([settled.making.candidate, *others[:FEW], *(making.candidate for making in begin[:FEW])])
+        mixed = itertools.product(several, by_values[:2], tries.plain)
+        makings = [dataclasses.replace(settled.making, candidate=c, values=v, geometry=shape) for c, v, shape in mixed]
+        settled = tries.settle(tries.nearest(makings, [0])[0].making, others)
+    if settled.distance > PRECISE:
+        rule = settled.making.candidate.rule
+        shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
+        tries.nearest([dataclasses.replace(settled.making, first_frame=shift) for shift in shifts], tries.both)
+    return tries.concluded()
+
+
+@dataclass
+class _Tries:
+    """What was tried on one video, and the ways to try more."""
+
+    maker: RowMaker
+    video_id: str
+    rows: np.ndarray
+    candidates: Sequence[Candidate]
+    shapes: Sequence[Geometry]
+    normalised: bool
+    progress: Callable[[str], None]
+    tried: dict[tuple[object, ...], Trial] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        changes = np.linalg.norm(self.rows[1:FIRST_ROWS] - self.rows[:1], axis=1)
+        self.both = [0, 1 + int(np.argmax(changes))] if len(changes) else [0]
+        self.plain = [shape for shape in self.shapes if not shape.antialias]
+        self.by_first_row: dict[tuple[object, ...], Candidate] = {}  # the most probable of those with the same first row
+        for candidate in self.candidates:
+            self.by_first_row.setdefault(candidate.first_row_key, candidate)
+
+    def to_begin_with(self, number: int) -> list[Making]:
+        """Return the most probable recipes, and half as many of other windows."""
+        usual = list(self.by_first_row.values())
+        windows = {candidate.rule.window for candidate in usual[:number]}
+        others = {
+            c.rule.window: c for c in reversed(usual) if 0 < c.rule.window <= MOST_FRAMES and c.rule.window not in windows
+        }
+        chosen = [*usual[:number], *sorted(others.values(), key=lambda c: -c.share)[: number // 2]]
+        return [Making(candidate, self.shapes[0]) for candidate in chosen]
+
+    def nearest(self, makings: Sequence[Making], indices: Sequence[int]) -> list[Trial]:
+        """Try recipes on these rows of the video and return the trials, the nearest first."""
+        trials = []
+        for making in makings:
+            key = (*making.key, tuple(indices))
+            if key not in self.tried:
+                made = self.maker.rows(self.video_id, making, indices)
+                away = distance(made, self.rows[list(indices)], normalised=self.normalised)
+                self.tried[key] = Trial(making, away, len(indices))
+                self.progress(f"{away:.4f}  {making}")
+            trials.append(self.tried[key])
+        return sorted(trials, key=_rank)
+
+    def near(self, base: Making, begin: Sequence[Making]) -> list[Trial]:
+        """Try some on the first row, then the neighbours of the best in rate and window, until none of them is better."""
+        ranked = self.nearest(begin, [0])
+        while True:
+            best = ranked[0]
+            keys = {t.making.candidate.first_row_key for t in ranked}
+            untried = [c for key, c in self.by_first_row.items() if key not in keys]
+            untried.sort(key=lambda c: _away(c, best.making.candidate))
+            more = [dataclasses.replace(base, candidate=candidate) for candidate in untried[:NEIGHBOURS]]
+            ranked = sorted([*ranked, *self.nearest(more, [0])], key=_rank)
+            if ranked[0] is best:
+                return ranked
+
+    def of_pictures(self, base: Making, indices: Sequence[int]) -> Trial:
+        """Try the pictures, and of the best one the scaling that averages."""
+        best = self.nearest([dataclasses.replace(base, geometry=shape) for shape in self.plain], indices)[0]
+        averaged = dataclasses.replace(best.making.geometry, antialias=True)
+        return self.nearest([best.making, dataclasses.replace(best.making, geometry=averaged)], indices)[0]
+
+    def settle(self, best: Making, others: Sequence[Candidate]) -> Trial:
+        """Try recipes with the picture and colours of the best, then hops, ways to sample, and pictures on two rows."""
+        ranked = self.near(best, [best, *(dataclasses.replace(best, candidate=candidate) for candidate in others)])
+        keys = [t.making.candidate.first_row_key for t in ranked[:FEW]]
+        hops = [c for key in keys for c in [c for c in self.candidates if c.first_row_key == key][:SEVERAL]]
+        ranked = self.nearest([dataclasses.replace(best, candidate=candidate) for candidate in hops], self.both)
+        ways = [dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False)]
+        return self.of_pictures(self.nearest(ways, self.both)[0].making, self.both)
+
+    def concluded(self) -> Search:
+        """Return the result: of recipes that two rows do not tell apart the one for which more rows speak, or its use."""
+        final = sorted((t for t in self.tried.values() if t.rows == len(self.both)), key=lambda t: t.distance)
+        most = TIE * final[0].distance + 1e-5
+        tied = [t for t in final if t.distance <= most]
+        tied.sort(key=lambda t: (-t.making.candidate.share, self.shapes.index(t.making.geometry)))
+        rules: dict[tuple[object, ...], Trial] = {}
+        for trial in tied:
+            rules.setdefault(trial.making.candidate.first_row_key, trial)
+        verdicts = [(t, _verdict(self.maker, self.video_id, t.making, self.rows)) for t in list(rules.values())[:FEW]]
+        best, verdict = min(verdicts, key=lambda pair: pair[1].verdict.severity)
+        ordered = [best, *(t for t in (*tied, *final[len(tied) :]) if t is not best)]
+        return Search(self.video_id, tuple(ordered), len(self.tried), verdict, self.maker.weights.source)
+
+
+def _rank(trial: Trial) -> tuple[float, float]:
+    """Return the place of a trial: of equal distances the more probable recipe is first."""
+    return round(trial.distance, 4), -trial.making.candidate.share
+
+
+def _away(a: Candidate, b: Candidate) -> float:
+    """Return how far two candidates are apart, in octaves of rate and window; the whole video is far from windows."""
+    rates = [candidate.fps or 30.0 for candidate in (a, b)]
+    windows = [candidate.rule.window or 256 for candidate in (a, b)]
+    other = (a.rule.rows == 1) != (b.rule.rows == 1) or a.rule.pool != b.rule.pool or a.rule.end != b.rule.end
+    octaves = abs(math.log2(rates[0] / rates[1])) + abs(math.log2(windows[0] / windows[1])) + 0.1 * other
+    return octaves + 0.01 * (a.fps is not b.fps)
+
+
+def _variation(rows: np.ndarray) -> float:
+    """Return how much the first rows of a video differ, of their length: still pictures tell no rate from another."""
+    rows = rows[:FIRST_ROWS].astype(np.float64)
+    if len(rows) < 2:
+        return -1.0
+    return float(np.linalg.norm(rows - rows.mean(axis=0))) / max(float(np.linalg.norm(rows)), 1e-12)
+
+
+def _verdict(maker: RowMaker, video_id: str, making: Making, rows: np.ndarray) -> VideoVerdict:
+    """Return what `compare` says of several rows of the nearest recipe."""
+    rule = making.candidate.rule
+    if rule.window:
+        indices = sorted({int(i) for i in np.linspace(0, len(rows) - 1, ROWS)})
+    else:
+        indices = list(range(min(len(rows), 1 + WHOLE_FRAMES // rule.hop)))
+    made = maker.rows(video_id, making, indices)
+    defined = [i for i in range(len(indices)) if np.isfinite(made[i]).all()]
+    return judge(made[defined], rows[[indices[i] for i in defined]], 0)
