@@ -329,7 +329,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     importlib.import_module("numpy").random.seed()
     importlib.import_module("dask").config.refresh()
     if os.environ.get("PYTHONUNBUFFERED"):
-        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+        sys.stdout.reconfigure(write_through=True)
     _take_path(earlier, os.environ.get("PYTHONPATH", ""))
 
 

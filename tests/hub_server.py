@@ -80,10 +80,10 @@ class HubServer:
             return _send(request, 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         if match[3] == "preupload":
             modes = [(file["path"], file["path"].endswith(LARGE)) for file in json.loads(body)["files"]]
-            files = [
+            modes_of_files = [
                 {"path": p, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False} for p, is_large in modes
             ]
-            return _send(request, 200, {"files": files})
+            return _send(request, 200, {"files": modes_of_files})
         if match[3] == "commit":
             return self._commit(request, key, body)
         number = self._number(key, match[4])
@@ -91,8 +91,8 @@ class HubServer:
             return _send(request, 404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
         files = self.repositories[key][number]
         if match[3] == "tree":
-            tree = [{"type": "file", "path": name, "oid": "0" * 40, "size": len(files[name])} for name in files]
-            return _send(request, 200, tree)
+            listing = [{"type": "file", "path": name, "oid": "0" * 40, "size": len(files[name])} for name in files]
+            return _send(request, 200, listing)
         siblings = [{"rfilename": name} for name in files]
         info = {"id": key[1], "sha": _sha(number), "siblings": siblings, "private": self.private[key]}
         return _send(request, 200, info)

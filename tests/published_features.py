@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def frames_of(video: Path, recipe: Published, folder: Path) -> np.ndarray:
             rate = [] if recipe.fps is None else ["-filter:v", f"fps={recipe.fps:g}"]
             coding = ["-c:v", "libx264", "-crf", str(recipe.crf), "-pix_fmt", "yuv420p", "-an", "-threads", "1"]
             subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", video, *rate, *coding, path], check=True)
-    about = [
+    about: list[str] = [
         "ffprobe",
         "-v",
         "error",
@@ -59,8 +60,8 @@ def frames_of(video: Path, recipe: Published, folder: Path) -> np.ndarray:
         "-show_entries",
         "stream=width,height,avg_frame_rate",
     ]
-    stream = json.loads(subprocess.run([*about, path], check=True, capture_output=True).stdout)["streams"][0]
-    read = ["ffmpeg", "-v", "error", "-i", path, "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    stream = json.loads(subprocess.run([*about, str(path)], check=True, capture_output=True).stdout)["streams"][0]
+    read = ["ffmpeg", "-v", "error", "-i", str(path), "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
     raw = subprocess.run(read, check=True, capture_output=True).stdout
     frames = np.frombuffer(raw, np.uint8).reshape(-1, stream["height"], stream["width"], 3)
     if recipe.sampled and recipe.fps is not None:
@@ -122,5 +123,6 @@ def publish(videos: list[Path], recipe: Published, state: dict[str, torch.Tensor
     folder.mkdir(parents=True, exist_ok=True)
     words = "-".join(str(value).replace("/", "") for value in dataclasses.astuple(recipe))
     path = folder / f"{words}.npz"
-    np.savez(path, **{video.stem: rows_of(video, recipe, state, folder, crop=crop) for video in videos})
+    arrays: dict[str, Any] = {video.stem: rows_of(video, recipe, state, folder, crop=crop) for video in videos}
+    np.savez(path, **arrays)
     return path

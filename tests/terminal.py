@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import commands
 import pyte
@@ -88,7 +89,7 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def on_terminal(arguments: list[str], *, columns: int = 80, **environment: str | None) -> Iterator[Terminal]:
+def on_terminal(arguments: list[str], *, columns: int = 80, **environment: Any) -> Iterator[Terminal]:
     """Run `python ARGUMENTS` on a terminal for the time of the block."""
     terminal = Terminal(arguments, columns=columns, **environment)
     try:

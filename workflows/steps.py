@@ -125,7 +125,7 @@ GROUPS = {
         Step(
             "rankings", "score predictions on two sets of annotations", f"{PIPELINE}.evaluation.rankings", formatter="show"
         ),
-        Step("significance", "say which differences are real", f"{PIPELINE}.significance", formatter="show"),
+        Step("significance", "say which differences are real", f"{PIPELINE}.sweep.significance", formatter="show"),
         Step("reproduce", "make the paper's table", f"{PIPELINE}.sweep.reproduce", formatter="show", failures="num_failed"),
         Step("protocol", "say in what two tables differ", f"{PIPELINE}.sweep.protocol", formatter="show"),
         Step("report", "make a page about a run or a store", f"{WORKFLOWS}.pages.report", formatter="show"),
@@ -139,8 +139,8 @@ GROUPS = {
         Step("merge", "make one store of several", f"{PIPELINE}.maintenance.merge"),
         Step("export", "write a store as other trainers read it", f"{PIPELINE}.exchange.export"),
         Step("import", "make a store of others' features", f"{PIPELINE}.exchange.import_features", failures=failed_videos),
-        Step("push", "push a store or a run to the Hugging Face hub", f"{PIPELINE}.hub.push", formatter="show"),
-        Step("pull", "pull a store or a run from the Hugging Face hub", f"{PIPELINE}.hub.pull", formatter="show"),
+        Step("push", "push a store or a run to the Hugging Face hub", f"{PIPELINE}.maintenance.push", formatter="show"),
+        Step("pull", "pull a store or a run from the Hugging Face hub", f"{PIPELINE}.maintenance.pull", formatter="show"),
         Step(
             "compare",
             "say whether two sets of features are the same",

@@ -125,5 +125,5 @@ def _saliency_precision(is_highlight: np.ndarray, scores: np.ndarray) -> float:
     return float(best_later[np.diff(hits, prepend=0) > 0].mean())
 
 
-def _percent(share: float) -> float:
+def _percent(share: float | np.floating) -> float:
     return float(f"{100 * share:.2f}")

@@ -28,12 +28,12 @@ from excl.datasets.video.geometry import Geometry
 from excl.models.i3d.extractor import MAX_SIZE
 from excl.models.i3d.presets import PRESETS
 from excl.models.i3d.weights import check_spec, load_weights
+from excl.models.progress.bars import tracked
 from excl.pipeline.artifacts.atomic_files import write_text
 from excl.pipeline.comparison.array_sources import ArraySource, majority, open_source
 from excl.pipeline.comparison.id_matching import pair, strip_suffix
 from excl.pipeline.comparison.table import ANSWERS
 from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
-from excl.pipeline.execution.progress import progress_bar
 from excl.pipeline.execution.video_reading import VideoReading, decoders_stopped
 from excl.pipeline.identify.likeness import RGB, Making, RowMaker, Search, Trial, search
 from excl.pipeline.identify.row_fit import Candidate, Counted, RowFit, fit_rows, frames_at
@@ -139,7 +139,7 @@ def _read(
     shapes: dict[str, tuple[int, int]] = {}
     zero_tails = []
     step = max(1, len(names) // SAMPLE)
-    for number, (video_id, name) in enumerate(progress_bar(names.items(), desc="identify", unit="video")):
+    for number, (video_id, name) in enumerate(tracked(names.items(), "identify", total=len(names), unit="video")):
         try:
             rows = source[name]
         except (ValueError, OSError) as error:
@@ -185,7 +185,7 @@ def _durations_of_videos(
 ) -> dict[str, tuple[float, float, int]]:
     """Return seconds, rate and number of frames of the videos, of a few as they are decoded, of many by their headers."""
     seconds = {}
-    for name, path in progress_bar(paths.items(), desc="durations", unit="video"):
+    for name, path in tracked(paths.items(), "durations", total=len(paths), unit="video"):
         try:
             probe = config.reading.probe(path)
             duration_s, frames = probe.duration_s, probe.frames

@@ -79,9 +79,7 @@ class ReproduceConfig:
 
     out: Path
     """The folder to write. Run again with the same settings, it resumes."""
-    stores: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …", help_behavior_hint="")
-    ] = ()
+    stores: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …", help_behavior_hint="")] = ()
     """One or more training stores, each a table of its own. With --protocol: where they are now, if not where they were."""
     variants: tuple[Variant | Literal["all"], ...] = ("all",)
     """The variants to train, such as clf-2-b, or all twelve."""

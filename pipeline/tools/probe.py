@@ -63,9 +63,10 @@ def run(config: ProbeConfig) -> ProbeReport:
     probes = probe_all(config.reading, paths, at_once=config.reading.decoders)
     files = []
     for path, outcome in tracked(probes, "probe", total=len(paths), unit="video"):
-        is_readable = isinstance(outcome, Probe)
-        probe, reason, message = (outcome, None, "") if is_readable else (None, outcome.reason, str(outcome))
-        files.append(ProbeFinding(path.stem, str(path), probe, reason, message, same_id[path.stem]))
+        if isinstance(outcome, Probe):
+            files.append(ProbeFinding(path.stem, str(path), outcome, None, "", same_id[path.stem]))
+        else:
+            files.append(ProbeFinding(path.stem, str(path), None, outcome.reason, str(outcome), same_id[path.stem]))
     return ProbeReport(files, config.json)
 
 

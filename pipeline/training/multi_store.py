@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ class MultiStore:
         if len(self.stores) == 1:
             return self.first.about_queries
         sets = {name: store.about_queries for name, store in self.stores.items()}
-        alike = {name: self.first.about_queries[name] for name in ("tokeniser", "glove") if name in self.first.about_queries}
+        first: Mapping[str, Any] = self.first.about_queries
+        alike = {name: first[name] for name in ("tokeniser", "glove") if name in first}
         return {"dataset": " + ".join(sets), **alike, "sets": sets}
 
     @cached_property

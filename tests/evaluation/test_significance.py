@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from excl.pipeline.evaluation.differences import differences
-from excl.pipeline.significance import SignificanceConfig
+from excl.pipeline.sweep.significance import SignificanceConfig
 from excl.workflows.cli import main
 
 FIGURES = 4

@@ -12,7 +12,7 @@ from excl.pipeline.sweep.table import RANDOM
 from excl.pipeline.training.trained_run import TrainedRun, load_run
 from excl.workflows.pages import views
 from excl.workflows.pages.page import Page, Section, VideoExample, render
-from excl.workflows.pages.timeline import Timeline
+from excl.workflows.pages.timeline import VideoTimeline
 
 __all__ = ["LocalizeConfig", "lines", "one_video", "page", "run"]
 
@@ -39,7 +39,7 @@ def page(config: LocalizeConfig, path: Path | None, *, height_px: int = 720) -> 
     return one_video(record, trained, height_px=height_px)
 
 
-def one_video(record: Timeline, trained: TrainedRun | None, *, height_px: int) -> Page:
+def one_video(record: VideoTimeline, trained: TrainedRun | None, *, height_px: int) -> Page:
     """Return a page of one video: with the answers of a run and what has to be known of it, or with what is annotated."""
     warnings, heading = [], "What is annotated"
     if trained is not None:

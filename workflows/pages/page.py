@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from excl.pipeline.artifacts.atomic_files import write_bytes
 from excl.workflows.pages.charts import Chart
-from excl.workflows.pages.timeline import Timeline, asset, timeline_element, timeline_script, timeline_style
+from excl.workflows.pages.timeline import VideoTimeline, asset, timeline_element, timeline_script, timeline_style
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class VideoExample:
     """A video with its timeline, and what it is an example of."""
 
     title: str
-    timeline: Timeline
+    timeline: VideoTimeline
 
     @property
     def element(self) -> Markup:

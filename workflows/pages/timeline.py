@@ -52,7 +52,7 @@ class TimelineQuery(TypedDict):
     """A line to show below the sentence; may be empty."""
 
 
-class Timeline(TypedDict):
+class VideoTimeline(TypedDict):
     """All that the component shows of one video."""
 
     title: str
@@ -72,7 +72,7 @@ def script_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def timeline_element(timeline: Timeline, *, marking: bool = False) -> str:
+def timeline_element(timeline: VideoTimeline, *, marking: bool = False) -> str:
     """Return the component's markup with its data; the page needs the script and the style of this module once."""
     attribute = " marking" if marking else ""
     data = script_json(timeline)

@@ -24,7 +24,7 @@ from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import Query
 from excl.pipeline.training.examples import Example
 from excl.pipeline.training.trained_run import TrainedRun, predict, predict_rows
-from excl.workflows.pages.timeline import AnnotatedMoment, PredictedMoment, Timeline, TimelineQuery
+from excl.workflows.pages.timeline import AnnotatedMoment, PredictedMoment, TimelineQuery, VideoTimeline
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ def timeline(
     file: Path | None = None,
     page: Path | None = None,
     reading: VideoReading | None = None,
-) -> Timeline:
+) -> VideoTimeline:
     """Return the record of a video with its rows and these queries.
 
     `file` is the video's own, which the page plays: by its path relative to the file `page`, or, without that, from a copy
     inside the page. With `reading` there are small pictures along the time axis.
     """
     num_frames = video.facts.get("frames_expected")
-    return Timeline(
+    return VideoTimeline(
         title=printable(video.video_id),
         video=None if file is None else embedded(file) if page is None else relative_url(file, page),
         duration_s=video.duration_s,

@@ -27,7 +27,7 @@ from excl.datasets.video.remedies import playable_copy
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.execution.video_reading import VideoLimits, decoders_stopped
 from excl.workflows.init import ANNOTATIONS, RECIPE
-from excl.workflows.pages.timeline import Timeline
+from excl.workflows.pages.timeline import VideoTimeline
 from excl.workflows.runner.recipe import load_recipe
 from excl.workflows.server.annotation_file import AnnotationFile, StaleError
 from excl.workflows.server.application import Access, PageConfig, make_application, read_json, run_page, video_response
@@ -119,7 +119,7 @@ class Annotating:
             self.file.refresh()
             moments = self._moments(number)
             state = self._state()
-        timeline: Timeline = {
+        timeline: VideoTimeline = {
             "title": self.ids[number], "video": f"videos/{number}", "duration_s": probe.duration_s or 0.0, "fps": probe.rate,
             "rows": {"start_s": [], "end_s": []}, "queries": [], "thumbnails": [],
         }  # fmt: skip

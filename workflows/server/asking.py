@@ -29,7 +29,7 @@ from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import TrainedRun
 from excl.workflows.pages import views
-from excl.workflows.pages.timeline import Timeline, TimelineQuery
+from excl.workflows.pages.timeline import TimelineQuery, VideoTimeline
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Asking:
         """Return the facts of a video from its header; VideoError or InternalError."""
         return self._prober.submit(self.settings.reading.probe, path).result()
 
-    def answer(self, video: AskableVideo, rows: VideoFeatures, queries: Sequence[str], *, top: int) -> Timeline:
+    def answer(self, video: AskableVideo, rows: VideoFeatures, queries: Sequence[str], *, top: int) -> VideoTimeline:
         """Return the answers to the queries as the component shows them, with what is annotated about the same query."""
         with self._answering:
             examples = make_examples(self.trained, rows, queries, looked_up=self._vectors)

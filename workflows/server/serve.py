@@ -28,7 +28,7 @@ from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import TrainedRun, load_run, store_of
 from excl.workflows.pages import views
-from excl.workflows.pages.timeline import Timeline
+from excl.workflows.pages.timeline import VideoTimeline
 from excl.workflows.server.application import Access, PageConfig, make_application, read_json, run_page, video_response
 from excl.workflows.server.asking import AskableVideo, Asking, AskSettings, in_words
 from excl.workflows.server.uploads import UploadFolder, UploadLimits
@@ -151,7 +151,7 @@ class Serving:
             timeline = views.timeline(rows, [])
         else:
             probe = self._probe(video)
-            timeline = Timeline(
+            timeline = VideoTimeline(
                 title=video.label, video=None, duration_s=probe.duration_s or 0.0, fps=probe.rate,
                 rows={"start_s": [], "end_s": []}, queries=[], thumbnails=[],
             )  # fmt: skip

@@ -16,7 +16,7 @@ from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.locks import LOCK, locked_new
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
 from excl.pipeline.config import STRICT
-from excl.pipeline.hub.repository import CARD, client, read_hub, recorded_files, require_whole, told_plainly
+from excl.pipeline.maintenance.hub_repository import CARD, client, read_hub, recorded_files, require_whole, told_plainly
 
 log = logging.getLogger(__name__)
 

@@ -67,7 +67,7 @@ def read_hub(api: huggingface_hub.HfApi, name: str, kinds: tuple[Kind, ...] = KI
     for kind in kinds:
         with contextlib.suppress(RepositoryNotFoundError):
             info = api.repo_info(name, repo_type=kind)
-            return HubState(kind, info.sha or "", tuple(file.rfilename for file in info.siblings or ()))
+            return HubState(kind, info.sha or "", tuple(file.rfilename for file in getattr(info, "siblings", None) or ()))
     return None
 
 

@@ -17,7 +17,15 @@ from excl.pipeline.artifacts.journals import journals
 from excl.pipeline.artifacts.locks import exclusive_folder
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
 from excl.pipeline.config import STRICT
-from excl.pipeline.hub.repository import CARD, client, read_hub, recorded_files, require_whole, told_plainly
+from excl.pipeline.maintenance.hub_repository import (
+    CARD,
+    Kind,
+    client,
+    read_hub,
+    recorded_files,
+    require_whole,
+    told_plainly,
+)
 from excl.pipeline.maintenance.status import read_state
 
 if TYPE_CHECKING:
@@ -52,7 +60,7 @@ def run(config: PushConfig) -> str:
     with exclusive_folder(config.folder), told_plainly(f"{config.folder} to {config.repository}"):
         _require_finished(config.folder)
         manifest = require_whole(config.folder, so="`excl repair` takes out what is damaged; nothing was pushed")
-        kind = "model" if manifest.header["stage"] == "train" else "dataset"
+        kind: Kind = "model" if manifest.header["stage"] == "train" else "dataset"
         state = read_hub(api, config.repository, (kind,))
         if state is None:
             api.create_repo(config.repository, repo_type=kind, private=not config.public)

@@ -1,1 +1,0 @@
-"""Stores and runs on the Hugging Face hub."""
