@@ -12,6 +12,7 @@ from conftest import write_video
 
 from excl.workflows.cli import main
 from excl.workflows.runner import output_folders
+from excl.workflows.server import annotate, serve
 
 WORDS = "a the person number counts up stays dark bright ."
 
@@ -44,7 +45,10 @@ def test_the_commands_of_the_readme_run_in_order(own, capsys, monkeypatch):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
     [block] = re.findall(r"## A data set of your own\n\n```\n(.*?)```", readme, re.DOTALL)
     commands = [shlex.split(line, comments=True) for line in block.splitlines() if line.startswith("excl ")]
-    assert [command[1] for command in commands] == ["init", "check", "run", "localize", "status", "inspect"]
+    assert [c[1] for c in commands] == ["init", "annotate", "check", "run", "localize", "serve", "status", "inspect"]
+    served = []
+    for module in (annotate, serve):  # all but waiting for requests
+        monkeypatch.setattr(module, "run_page", lambda *_, what: served.append(what))
     shutil.rmtree(own)
     monkeypatch.chdir(own.parent)
     Path("new").mkdir()
@@ -54,11 +58,12 @@ def test_the_commands_of_the_readme_run_in_order(own, capsys, monkeypatch):
         assert main(arguments) == 0, arguments
         shown[arguments[0]] = capsys.readouterr().out
         if arguments[0] == "init":
-            fill_in(own)  # "now write your moments"; and weights and word vectors that need no download
+            fill_in(own)  # weights and word vectors that need no download, and moments
     assert "nothing stands in the way" in shown["check"]
     assert "a dog jumps into the lake" in shown["localize"]
     assert "3 of 3 videos" in shown["status"] or "3 videos" in shown["status"]
     assert "random:0" in shown["inspect"]
+    assert len(served) == 2
 
 
 def test_init_writes_a_line_for_every_video_and_a_recipe_that_is_whole(own, capsys):
