@@ -19,7 +19,7 @@ from typing import Any
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import identity
-from excl.pipeline.training.checkpoint_files import files_of, read_checkpoint
+from excl.pipeline.training.checkpoint_format import files_of, read_checkpoint
 from excl.pipeline.training.checkpointer import BEST, LAST
 from excl.pipeline.training.config import TrainConfig
 from excl.pipeline.training.distributed import RankContext, cpu_has_bfloat16_lstm, launch, training_devices

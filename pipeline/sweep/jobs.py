@@ -28,7 +28,7 @@ from excl.pipeline.artifacts.header import RecipeMismatchError, diff
 from excl.pipeline.artifacts.locks import BusyError
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.execution.video_reading import num_cores
-from excl.pipeline.training.checkpoint_files import exists
+from excl.pipeline.training.checkpoint_format import exists
 from excl.pipeline.training.checkpointer import LAST
 
 DIFFERENCES_SHOWN = 5

@@ -34,7 +34,7 @@ from excl.pipeline.sweep.jobs import Job, require_same_settings, run_jobs
 from excl.pipeline.sweep.protocol import FORMAT, MIXED, PROTOCOL, read_protocol, require_same
 from excl.pipeline.sweep.provenance import hardware, store_facts, stores_by_name, versions
 from excl.pipeline.sweep.table import EVALUATION, compare_variants, narrow, read_results, render
-from excl.pipeline.training.checkpoint_files import exists
+from excl.pipeline.training.checkpoint_format import exists
 from excl.pipeline.training.checkpointer import LAST
 from excl.pipeline.training.distributed import training_devices
 from excl.pipeline.training.validation import SELECT_BY

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from excl.models.excl import ExCL
-from excl.pipeline.training.checkpoint_files import (
+from excl.pipeline.training.checkpoint_format import (
     TENSORS,
     exists,
     load_optimizer,

@@ -19,7 +19,7 @@ from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import write_json
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.training_store import Query, TrainingStore
-from excl.pipeline.training.checkpoint_files import read_checkpoint
+from excl.pipeline.training.checkpoint_format import read_checkpoint
 from excl.pipeline.training.checkpointer import BEST
 from excl.pipeline.training.examples import Example, pad_features, pad_tokens
 from excl.pipeline.training.multi_store import open_token_ids, remap_token_ids

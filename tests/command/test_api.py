@@ -39,7 +39,7 @@ SMALL = {  # what an example downloads or takes long for, and what stands for it
 def data(tmp_path, monkeypatch):
     """A working folder with what the examples read: videos, annotations, word vectors."""
     (tmp_path / "videos").mkdir()
-    for path in (*(tmp_path / "videos" / f"{name}.mp4" for name in IDS), tmp_path / "any_video.mp4", tmp_path / "video.mp4"):
+    for path in (*(tmp_path / "videos" / f"{name}.mp4" for name in IDS), tmp_path / "new_video.mp4", tmp_path / "video.mp4"):
         write_video(path, [i * 40 for i in range(60)], rate=25, width=64, height=48)
     splits = ["train", "train", "val", "test"]
     rows = [{"video_id": name, "query": "a dog jumps", "start_s": 0.2, "end_s": 2, "split": split}
@@ -176,15 +176,15 @@ def test_wrong_settings_are_a_value_error_with_a_sentence(call, message):
 
 def test_one_video_has_the_features_that_extract_gives_it(data, caplog):
     settings = {"weights": "random:0", "short_side": 32, "crop": np.int64(32), "device": "cpu"}
-    alone = excl.video_features("any_video.mp4", **settings)
+    alone = excl.video_features("new_video.mp4", **settings)
     assert "RANDOM" in caplog.text
     assert sorted(path.name for path in data.iterdir()) == sorted(
-        ["videos", "any_video.mp4", "video.mp4", "annotations.jsonl", "vectors.txt"]
+        ["videos", "new_video.mp4", "video.mp4", "annotations.jsonl", "vectors.txt"]
     )
-    store = excl.extract(videos=data / "any_video.mp4", out="one", decoders=1, **settings)
-    np.testing.assert_array_equal(alone.features, store["any_video"].features)
-    np.testing.assert_array_equal(alone.start_s, store["any_video"].start_s)
-    np.testing.assert_array_equal(alone.end_s, store["any_video"].end_s)
+    store = excl.extract(videos=data / "new_video.mp4", out="one", decoders=1, **settings)
+    np.testing.assert_array_equal(alone.features, store["new_video"].features)
+    np.testing.assert_array_equal(alone.start_s, store["new_video"].start_s)
+    np.testing.assert_array_equal(alone.end_s, store["new_video"].end_s)
     with pytest.raises(VideoError, match=r"nowhere\.mp4: cannot be opened"):
         excl.video_features("nowhere.mp4", **settings)
     (data / "bad.mp4").write_text("no video")

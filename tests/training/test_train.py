@@ -18,7 +18,7 @@ from excl.pipeline import train
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.train import load_run
 from excl.pipeline.training import trainer
-from excl.pipeline.training.checkpoint_files import read_checkpoint, write_checkpoint
+from excl.pipeline.training.checkpoint_format import read_checkpoint, write_checkpoint
 from excl.pipeline.training.checkpointer import Checkpointer
 from excl.pipeline.training.distributed import RankContext, cpu_has_bfloat16_lstm
 from excl.pipeline.training.loader import TrainLoader

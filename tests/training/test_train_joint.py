@@ -19,7 +19,7 @@ from train_data import RECIPE, arguments, make_store
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.train import load_run
 from excl.pipeline.training import distributed
-from excl.pipeline.training.checkpoint_files import read_checkpoint
+from excl.pipeline.training.checkpoint_format import read_checkpoint
 from excl.pipeline.training.distributed import RankContext, launch, training_devices
 from excl.pipeline.training.multi_store import MultiStore
 from excl.workflows.cli import main
