@@ -11,7 +11,7 @@ CONSTRAINTS ?=
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 2)' 2>/dev/null)
 TESTS ?=
 
-.PHONY: demo test lint docs clean
+.PHONY: install demo test lint docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test   the tests (TESTS=tests/store for some of them)"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the documentation as web pages, in build/docs"
+	@echo "make install  the virtual environment in .venv, which all of these make if it is missing"
 	@echo "make clean  remove the virtual environment, the demo and caches"
 	@echo "PYTHON=python3.13 chooses another Python than python3"
 
@@ -31,6 +32,8 @@ $(INSTALLED): setup.cfg pyproject.toml
 	@echo "installing excl and what it needs into $(VENV) (PyTorch is large: this takes some minutes)"
 	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[dev]'
 	@touch $@
+
+install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/excl run demo --root demo
