@@ -68,9 +68,7 @@ def test_answers_are_those_of_localize(page, real_run, place, capsys):
     video = real_run / "videos" / "r1.mp4"
     number = send(page, video.read_bytes()).json()["number"] if place == "upload" else number_of(page, "r1")
     answers = ask(page, number, "it starts", "what else").json()
-    config = localize.LocalizeConfig(
-        run=real_run / "run", video=video, query=("it starts", "what else"), device="cpu", top=1
-    )
+    config = localize.AskConfig(run=real_run / "run", video=video, query=("it starts", "what else"), device="cpu", top=1)
     for query, answer in zip(answers["queries"], localize.run(config).answers, strict=True):
         [found] = query["predictions"]
         assert (query["text"], found["start_s"], found["end_s"]) == (

@@ -61,11 +61,16 @@ def timeline(
 
 def answer(trained: TrainedRun, examples: Sequence[Example], *, top: int) -> list[TimelineQuery]:
     """Return a record for each example, with the probabilities of its rows and the `top` best moments."""
-    if not examples:
-        return []
-    batch_size = max(1, ROWS_AT_ONCE // max(len(example.features) for example in examples))
-    moments = predict(trained.model, examples, batch_size=batch_size, k=top)
-    probabilities = predict_rows(trained.model, examples, batch_size=batch_size)
+    return answered(trained, examples, predict(trained.model, examples, batch_size=_batch_size(examples), k=top))
+
+
+def _batch_size(examples: Sequence[Example]) -> int:
+    return max(1, ROWS_AT_ONCE // max((len(example.features) for example in examples), default=1))
+
+
+def answered(trained: TrainedRun, examples: Sequence[Example], moments: np.ndarray) -> list[TimelineQuery]:
+    """Return a record for each example, with the probabilities of its rows and the moments [N, k, 3] (NaN: there is none)."""
+    probabilities = predict_rows(trained.model, examples, batch_size=_batch_size(examples))
     return [
         TimelineQuery(
             text=example.query.query,
