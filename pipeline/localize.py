@@ -50,7 +50,7 @@ ROWS_AT_ONCE = 16_384  # of all queries asked at once: a film's rows are copied 
 
 
 @dataclass(frozen=True, config=STRICT)
-class LocalizeConfig:
+class AskConfig:
     """Find what sentences describe in a raw video, with a trained run."""
 
     run: Path
@@ -71,8 +71,6 @@ class LocalizeConfig:
     `excl tokenise` read, if it is still on this machine; without it such words are unknown."""
     out: Path | None = None
     """A folder for the answers as JSON; answers that are there already are not computed again."""
-    html: Path | None = None
-    """A page to write too: the video with its timeline, the probabilities over time and the answers."""
     weights: str | None = None
     """I3D's weights, if the run's features were made with a weight file of your own."""
     device: str = "auto"
@@ -112,16 +110,52 @@ class Answers:
     as_json: bool = False
 
 
-def run(config: LocalizeConfig) -> Answers:
-    """Answer every query, in order. Raises ValueError (VideoError) for a video that cannot be read."""
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What was asked, in memory: the run, the video's rows, an example for each query, and the moments [N, top, 3]."""
+
+    trained: TrainedRun
+    video: VideoFeatures
+    examples: Sequence[Example]
+    moments: np.ndarray
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The answers, without the moments that are not there (NaN)."""
+        return [
+            Answer(
+                example.query.query,
+                float(span[0]),
+                float(span[1]),
+                float(span[2]),
+                rank,
+                *_foreign_words(self.trained, example.query),
+            )
+            for example, moments in zip(self.examples, self.moments, strict=True)
+            for rank, span in enumerate(moments, start=1)
+            if not np.isnan(span).any()
+        ]
+
+
+def run(config: AskConfig, asked: Asked | None = None) -> Answers:
+    """Answer every query, in order. Raises ValueError (VideoError) for a video that cannot be read.
+
+    `asked` is what `ask` returned, if the caller needed it for more than the answers.
+    """
     if config.out is None:
-        return Answers(answer(config), config.json)
-    run_once(config.out, stage=STAGE, identity=made_by(config), code_version=CODE_VERSION, build=lambda m: _write(config, m))
+        return Answers((asked or ask(config)).answers, config.json)
+    run_once(
+        config.out,
+        stage=STAGE,
+        identity=made_by(config),
+        code_version=CODE_VERSION,
+        build=lambda manifest: _write((asked or ask(config)).answers, manifest),
+    )
     rows = json.loads((config.out / "answers.json").read_text(encoding="utf-8"))
     return Answers([Answer(**row) for row in rows], config.json)
 
 
-def made_by(config: LocalizeConfig) -> dict[str, Any]:
+def made_by(config: AskConfig) -> dict[str, Any]:
     """Return what determines the answers."""
     return {
         "run": Manifest.read(config.run, stage=train.STAGE).fingerprint(),
@@ -134,33 +168,21 @@ def made_by(config: LocalizeConfig) -> dict[str, Any]:
     }
 
 
-def _write(config: LocalizeConfig, manifest: Manifest) -> dict[str, Any]:
-    write_json(manifest.folder / "answers.json", [dataclasses.asdict(one) for one in answer(config)])
+def _write(answers: Sequence[Answer], manifest: Manifest) -> dict[str, Any]:
+    write_json(manifest.folder / "answers.json", [dataclasses.asdict(answer) for answer in answers])
     return {"sha256": {"answers.json": sha256_file(manifest.folder / "answers.json")}}
 
 
-def answer(config: LocalizeConfig) -> list[Answer]:
-    """Compute the answers."""
+def ask(config: AskConfig) -> Asked:
+    """Make or find the video's features, and compute the answers."""
     trained = load_run(config.run, device=config.device)
     video = features(config, trained)
     examples = make_examples(trained, video, config.query, unseen_words=config.unseen_words, glove=config.glove)
-    predicted = predict(trained.model, examples, batch_size=max(1, ROWS_AT_ONCE // len(video.features)), k=config.top)
-    return [
-        Answer(
-            example.query.query,
-            float(span[0]),
-            float(span[1]),
-            float(span[2]),
-            rank,
-            *_foreign_words(trained, example.query),
-        )
-        for example, moments in zip(examples, predicted, strict=True)
-        for rank, span in enumerate(moments, start=1)
-        if not np.isnan(span).any()
-    ]
+    moments = predict(trained.model, examples, batch_size=max(1, ROWS_AT_ONCE // len(video.features)), k=config.top)
+    return Asked(trained, video, examples, moments)
 
 
-def features(config: LocalizeConfig, trained: TrainedRun, *, watch: Watch | None = None) -> VideoFeatures:
+def features(config: AskConfig, trained: TrainedRun, *, watch: Watch | None = None) -> VideoFeatures:
     """Return the video's features by the run's recipe, remembered or made; ValueError if the weights are not the run's.
 
     `watch` gets the frames on their way to the network, if they are made, and returns them.
@@ -185,7 +207,7 @@ def features(config: LocalizeConfig, trained: TrainedRun, *, watch: Watch | None
     return dataclasses.replace(video, video_id=config.video.stem)
 
 
-def _require_known_making(config: LocalizeConfig, recipe: dict[str, Any]) -> None:
+def _require_known_making(config: AskConfig, recipe: dict[str, Any]) -> None:
     """Raise ValueError if features cannot be made here as this recipe has them."""
     if recipe["weights"]["source"] == IMPORTED:
         raise ValueError(
@@ -199,7 +221,7 @@ def _require_known_making(config: LocalizeConfig, recipe: dict[str, Any]) -> Non
         )
 
 
-def _require_precision(config: LocalizeConfig, recipe: FeatureRecipe) -> None:
+def _require_precision(config: AskConfig, recipe: FeatureRecipe) -> None:
     """Raise ValueError if the device cannot compute in the precision of the run's features."""
     try:
         check_precision(recipe.precision, choose_device(config.device))
@@ -248,7 +270,7 @@ def _backends_of(made: FeatureRecipe) -> tuple[str, ...]:
     return made.backends
 
 
-def _weights(config: LocalizeConfig, recipe: dict[str, Any]) -> Weights:
+def _weights(config: AskConfig, recipe: dict[str, Any]) -> Weights:
     """The weights that the run's features were made with: those of the setting, published ones, or imported ones."""
     wanted = recipe["weights"]
     if config.weights or wanted["source"] != OWN_FILE:

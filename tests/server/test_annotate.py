@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import threading
 from fractions import Fraction
 
+import av
+import numpy as np
 import pytest
 import requests
-from browser import chromium
+from browser import chromium, wait_until
 from served import served
 
+from excl.datasets import parsing
 from excl.datasets.annotations import jsonl
 from excl.workflows.cli import main
 from excl.workflows.demo import DemoConfig, plan_video, write_video
+from excl.workflows.server import annotation_file
 from excl.workflows.server.annotation_file import AnnotationFile, StaleError
 
 FOREIGN = (
@@ -98,6 +103,42 @@ def test_moments_that_are_none_are_refused(tmp_path, query, start_s, end_s, mess
     assert [*tmp_path.iterdir()] == []
 
 
+def test_windows_line_ends_and_a_byte_order_mark(tmp_path):
+    path = tmp_path / "a.jsonl"
+    example = '# {"video_id": "v", "query": "what happens, in a sentence", "start_s": 0, "end_s": 1}'
+    path.write_bytes(f"\ufeff{example}\r\n# a comment\r\n# the end".encode())
+    file = AnnotationFile(path)
+    file.add("v", "it", 1, 2, None)
+    file.add("w", "more", 1, 2, None)
+    assert path.read_bytes().count(b"\n") == path.read_bytes().count(b"\r\n") == 4
+    assert [moment.query for moment in jsonl.load(path, split=None)] == ["it", "more"]
+    assert "what happens" not in path.read_text()
+
+
+def test_utf_16_is_refused_and_not_mixed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("# a comment\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="save it as UTF-8"):
+        AnnotationFile(path)
+
+
+def test_a_moment_up_to_the_end_is_within_the_duration(tmp_path):
+    AnnotationFile(tmp_path / "a.jsonl").add("v", "it", 1, 12.3444, 12.3444)
+    [moment] = jsonl.load(tmp_path / "a.jsonl", split=None)
+    assert moment.end_s <= moment.duration_s
+
+
+def test_a_change_does_not_parse_all_lines_again(tmp_path, monkeypatch):
+    path, parsed = tmp_path / "a.jsonl", []
+    path.write_text("".join(f'{{"video_id": "v{n}", "query": "it", "start_s": 1, "end_s": 2}}\n' for n in range(300)))
+    monkeypatch.setattr(annotation_file, "parse_object", lambda *of: parsed.append(of) or parsing.parse_object(*of))
+    file = AnnotationFile(path)
+    for video_id in ("v7", "v8"):
+        file.add(video_id, "more", 1, 2, None)
+        assert len([*file.rows()]) + len(file.problems()) > 300
+    assert len(parsed) < 700
+
+
 def test_what_another_program_wrote_is_not_overwritten(tmp_path):
     path = tmp_path / "a.jsonl"
     file = AnnotationFile(path)
@@ -144,6 +185,105 @@ def test_changes_by_request(mine, tmp_path):
         assert page("POST", "api/undo", json={"version": gone["state"]["version"]}).status_code == 200
         assert [moment.query for moment in jsonl.load(mine / "annotations.jsonl", split=None)] == ["it grows"]
         assert page.stop() == 0
+
+
+def test_lines_that_a_page_cannot_show_as_they_are(mine, tmp_path):
+    """Latin-1, half a surrogate pair, numbers that are none: the page works, and a change keeps what it is not about."""
+    path = mine / "annotations.jsonl"
+    lines = [b'{"video_id": "v0", "query": "caf\xe9", "start_s": 1, "end_s": 2, "group": "\xe9"}',
+             b'{"video_id": "v0", "query": "\\ud800", "start_s": NaN, "end_s": 2}',
+             b'{"video_id": "v1", "query": "it", "start_s": 1, "end_s": 2}']  # fmt: skip
+    path.write_bytes(b"\n".join(lines))
+    with served(tmp_path, "annotate", str(mine)) as page:
+        sent = page("GET", "api/videos/0").json()
+        assert [(moment["query"], moment["start_s"]) for moment in sent["moments"]] == [("caf?", 1), ("?", None)]
+        moment = {"query": "coffee", "start_s": 1, "end_s": 2, "version": sent["state"]["version"]}
+        assert page("PUT", "api/videos/0/moments/2", json=moment).status_code == 409, "that line is of another video"
+        assert page("DELETE", "api/videos/0/moments/2", json=moment).status_code == 409
+        assert path.read_bytes() == b"\n".join(lines)
+        assert page("PUT", "api/videos/0/moments/0", json=moment).status_code == 200
+    changed = b'{"video_id": "v0", "query": "coffee", "start_s": 1.0, "end_s": 2.0, "group": "\xe9"}'
+    assert path.read_bytes().split(b"\n")[:2] in ([changed, lines[1]], [changed.replace(b".0", b""), lines[1]])
+
+
+HOLD = """const send = window.fetch;
+window.fetch = async (path, options) => {
+  const response = await send(path, options);
+  if (options.method === "POST") await new Promise((resolve) => (window.release = resolve));
+  return response;
+};"""
+
+
+def test_what_comes_late_of_another_video_is_not_shown(mine, tmp_path):
+    with chromium() as browser, served(tmp_path, "annotate", str(mine)) as served_page:
+        page = browser.new_page()
+        page.add_init_script(HOLD)
+        page.goto(served_page.address)
+        page.locator("#title:has-text('v0')").wait_for()
+        for key in ("Home", "i", "Shift+ArrowRight", "o", "Enter", "x", "Enter"):
+            page.keyboard.press(key)
+        wait_until(page, "Boolean(window.release)")
+        page.locator("#videos button:has-text('v1')").click()
+        page.locator("#title:has-text('v1')").wait_for()
+        page.evaluate("window.release()")
+        page.locator("#videos button:has-text('v0'):has-text('1 moment')").wait_for()
+        page.locator("#message:has-text('Saved')").wait_for()
+        assert page.locator("#moments li").count() == 0
+
+
+def test_a_recording_without_a_duration_can_be_annotated(tmp_path):
+    write_recording(tmp_path / "recording.webm")
+    with chromium() as browser, served(tmp_path, "annotate", str(tmp_path)) as served_page:
+        page = browser.new_page()
+        page.goto(served_page.address)
+        wait_until(page, "document.querySelector('excl-timeline')?.data?.duration_s > 5")
+        for key in ("Home", "Shift+ArrowRight", "i", "Shift+ArrowRight", "o", "Enter", "x", "Enter"):
+            page.keyboard.press(key)
+        page.locator("#moments li").wait_for()
+    [moment] = jsonl.load(tmp_path / "annotations.jsonl", split=None)
+    assert (moment.start_s, moment.end_s) == (1, 2)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_axe_finds_no_serious_fault_on_the_page(mine, tmp_path, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    with chromium() as browser, served(tmp_path, "annotate", str(mine)) as served_page:
+        page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True).new_page()
+        page.goto(served_page.address)
+        page.locator("#title:has-text('v0')").wait_for()
+        for key in ("Home", "i", "Shift+ArrowRight", "o", "Enter", "x", "Enter"):
+            page.keyboard.press(key)
+        page.locator("#moments li").wait_for()
+        faults = axe.Axe().run(page).response["violations"]
+        assert [json.dumps(fault)[:400] for fault in faults if fault["impact"] in ("serious", "critical")] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+class Pipe(io.RawIOBase):
+    """A stream that cannot be sought, as that of a recorder."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, part) -> int:
+        self.content += part
+        return len(part)
+
+
+def write_recording(path):
+    """Write 6 s of video as browsers record it: its header says no duration."""
+    pipe = Pipe()
+    with av.open(pipe, "w", format="webm") as container:
+        stream = container.add_stream("libvpx", rate=10, width=96, height=96, pix_fmt="yuv420p")
+        for number in range(60):
+            frame = av.VideoFrame.from_ndarray(np.full((96, 96, 3), 4 * number, np.uint8))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    path.write_bytes(pipe.content)
 
 
 def test_killed_while_it_writes_nothing_committed_is_lost(mine, tmp_path):

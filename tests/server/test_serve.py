@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from browser import chromium
+from browser import chromium, wait_until
 from chain_data import make_from_raw_videos
 from conftest import write_video
 from served import served
@@ -68,9 +68,7 @@ def test_answers_are_those_of_localize(page, real_run, place, capsys):
     video = real_run / "videos" / "r1.mp4"
     number = send(page, video.read_bytes()).json()["number"] if place == "upload" else number_of(page, "r1")
     answers = ask(page, number, "it starts", "what else").json()
-    config = localize.LocalizeConfig(
-        run=real_run / "run", video=video, query=("it starts", "what else"), device="cpu", top=1
-    )
+    config = localize.AskConfig(run=real_run / "run", video=video, query=("it starts", "what else"), device="cpu", top=1)
     for query, answer in zip(answers["queries"], localize.run(config).answers, strict=True):
         [found] = query["predictions"]
         assert (query["text"], found["start_s"], found["end_s"]) == (
@@ -190,6 +188,13 @@ def test_fifty_at_once(page, real_run):
     assert len(listed) == len(files(page))
 
 
+def test_what_is_refused_takes_no_ones_place(page, real_run):
+    kept = [send(page, (real_run / "videos" / "r0.mp4").read_bytes()).json()["number"] for _ in range(KEPT)]
+    assert send(page, b"no video").status_code == 422
+    assert send(page, bytes(11_000_000)).status_code == 413
+    assert [page("GET", f"api/videos/{number}").status_code for number in kept] == [200] * KEPT
+
+
 @pytest.mark.parametrize("queries", [[], [" "], ["x"] * 51, ["x" * 1001], "it", [7], None])
 def test_wrong_questions_are_refused_in_a_sentence(page, queries):
     answer = page("POST", f"api/videos/{number_of(page, 'r0')}/answers", json={"queries": queries})
@@ -248,6 +253,46 @@ def test_a_person_sends_a_video_and_asks(page, real_run):
         window.locator("#suggestions button:has-text('it starts')").click()
         window.locator(".xt-annotated .xt-span").first.wait_for()
         assert errors == []
+
+
+HOLD = """const send = window.fetch;
+window.fetch = async (path, options) => {
+  const response = await send(path, options);
+  if (!path.startsWith("api/videos/") || window.release) return response;
+  const text = await response.text();
+  await new Promise((resolve) => (window.release = resolve));
+  return { status: response.status, text: async () => text };
+};"""
+
+
+def test_a_video_that_comes_late_does_not_replace_a_later_choice(page, real_run):
+    with chromium() as browser:
+        browsed = browser.new_page()
+        browsed.add_init_script(HOLD)
+        browsed.goto(page.address)
+        browsed.locator("#videos button:has-text('r0')").click()
+        wait_until(browsed, "Boolean(window.release)")
+        browsed.locator("#videos button:has-text('r1')").click()
+        browsed.locator("#videos button[aria-current]:has-text('r1')").wait_for()
+        browsed.evaluate("async () => { window.release(); await new Promise((resolve) => setTimeout(resolve)); }")
+        assert browsed.evaluate("document.querySelector('excl-timeline').data.title") == "r1"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_axe_finds_no_serious_fault_on_the_page(page, real_run, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    with chromium() as browser:
+        browsed = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
+        ).new_page()
+        browsed.goto(page.address)
+        browsed.locator("#videos button:has-text('r1')").click()
+        browsed.locator("#suggestions button").first.click()
+        browsed.locator(".xt-predicted .xt-span").first.wait_for()
+        faults = axe.Axe().run(browsed).response["violations"]
+        assert [json.dumps(fault)[:400] for fault in faults if fault["impact"] in ("serious", "critical")] == []
+        assert browsed.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_port_that_is_taken(page, real_run, caplog):

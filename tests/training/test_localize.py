@@ -81,7 +81,7 @@ def test_localize_finds_what_evaluation_finds(real_run, own_folder):
     [[start_s, end_s, score]] = train.predict(trained.model, load_examples(store, [query]), batch_size=1)
     video = real_run / "videos" / f"{query.video_id}.mp4"
     [answer] = localize.run(
-        localize.LocalizeConfig(run=real_run / "run", video=video, query=(query.query,), device="cpu")
+        localize.AskConfig(run=real_run / "run", video=video, query=(query.query,), device="cpu")
     ).answers
     assert (answer.start_s, answer.end_s, answer.score) == (start_s, end_s, pytest.approx(score, rel=1e-6))
 
@@ -210,7 +210,7 @@ def test_a_film_with_many_queries_goes_a_few_at_a_time(real_run, monkeypatch):
     monkeypatch.setattr(localize, "predict", watched)
     monkeypatch.setattr(localize, "ROWS_AT_ONCE", 7)
     video = real_run / "videos" / "r0.mp4"
-    config = localize.LocalizeConfig(run=real_run / "run", video=video, query=("a", "b", "c"), device="cpu")
+    config = localize.AskConfig(run=real_run / "run", video=video, query=("a", "b", "c"), device="cpu")
     rows = TrainingStore(real_run / "store").num_rows("r0")
     assert [answer.query for answer in localize.run(config).answers] == ["a", "b", "c"]
     assert sizes == [7 // rows]
@@ -234,3 +234,15 @@ def test_the_page_of_answers_has_the_video_and_the_probabilities_of_its_rows(rea
         assert sum(query["start_probability"]) == pytest.approx(1, abs=1e-4)
     assert len(data["thumbnails"]) == 12
     assert "What is <it>?" not in html
+
+
+def test_a_page_asked_for_costs_no_second_reading_and_no_second_warning(real_run, tmp_path, caplog, monkeypatch):
+    read = []
+    monkeypatch.setattr(localize, "features", lambda *given, original=localize.features: read.append(1) or original(*given))
+    page, video = tmp_path / "answer.html", real_run / "videos" / "r0.mp4"
+    arguments = [*arguments_for(real_run, video, "xylophone"), "--out", str(tmp_path / "out"), "--html", str(page)]
+    assert main(arguments) == 0
+    assert len(read) == 1
+    assert sum("words that the training split did not have" in record.getMessage() for record in caplog.records) == 1
+    assert "xylophone" in page.read_text(encoding="utf-8")
+    assert "xylophone" in (tmp_path / "out" / "answers.json").read_text(encoding="utf-8")

@@ -19,6 +19,7 @@ from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training import trainer
 from excl.workflows.cli import main
+from excl.workflows.pages import report as report_page
 from excl.workflows.runner import run as run_module
 from excl.workflows.runner.estimates import VideoLengths, feature_size
 from excl.workflows.runner.variants import apply_variant
@@ -254,6 +255,13 @@ def test_a_second_run_does_nothing(small, capsys, caplog):
     assert again(small) == 0
     assert everything(small) == before  # no log either, and the report is of the run that did something
     assert "r.toml: all was done already" in capsys.readouterr().out
+
+
+def test_a_page_that_fails_costs_no_finished_run(small, caplog, monkeypatch):
+    (small / "excl-report.html").unlink(missing_ok=True)
+    monkeypatch.setattr(report_page, "run", lambda _: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    assert again(small) == 0
+    assert "there is no page about this run: RuntimeError: out of memory" in caplog.text
 
 
 @pytest.mark.parametrize(

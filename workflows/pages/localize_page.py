@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic.dataclasses import dataclass
+
 from excl.datasets.parsing import printable
 from excl.pipeline import localize
+from excl.pipeline.config import STRICT
 from excl.pipeline.execution.video_reading import decoders_stopped
-from excl.pipeline.localize import Answers, LocalizeConfig, lines
+from excl.pipeline.localize import Answers, lines
 from excl.pipeline.sweep.table import RANDOM
-from excl.pipeline.training.trained_run import TrainedRun, load_run
+from excl.pipeline.training.trained_run import TrainedRun
 from excl.workflows.pages import views
 from excl.workflows.pages.page import Page, Section, VideoExample, render
 from excl.workflows.pages.timeline import VideoTimeline
@@ -17,26 +20,30 @@ from excl.workflows.pages.timeline import VideoTimeline
 __all__ = ["LocalizeConfig", "lines", "one_video", "page", "run"]
 
 
+@dataclass(frozen=True, config=STRICT)
+class LocalizeConfig(localize.AskConfig):
+    """Find what sentences describe in a raw video, with a trained run."""
+
+    html: Path | None = None
+    """A page to write too: the video with its timeline, the probabilities over time and the answers."""
+
+
 def run(config: LocalizeConfig) -> Answers:
     """Answer every query, and write the page of the answers if one is asked for."""
-    answers = localize.run(config)
-    if config.html is not None:
-        with decoders_stopped():
-            page(config, config.html).save(config.html)
+    if config.html is None:
+        return localize.run(config)
+    asked = localize.ask(config)
+    answers = localize.run(config, asked)
+    with decoders_stopped():
+        page(config, asked, config.html).save(config.html)
     return answers
 
 
-def page(config: LocalizeConfig, path: Path | None, *, height_px: int = 720) -> Page:
+def page(config: localize.AskConfig, asked: localize.Asked, path: Path | None, *, height_px: int = 720) -> Page:
     """Return the page of the answers about a video file; without the page's path the video is copied into it."""
-    trained = load_run(config.run, device=config.device)
-    video = localize.features(config, trained)
-    records = views.answer(
-        trained,
-        localize.make_examples(trained, video, config.query, unseen_words=config.unseen_words, glove=config.glove),
-        top=config.top,
-    )
-    record = views.timeline(video, records, file=config.video, page=path, reading=config.reading)
-    return one_video(record, trained, height_px=height_px)
+    records = views.answered(asked.trained, asked.examples, asked.moments)
+    record = views.timeline(asked.video, records, file=config.video, page=path, reading=config.reading)
+    return one_video(record, asked.trained, height_px=height_px)
 
 
 def one_video(record: VideoTimeline, trained: TrainedRun | None, *, height_px: int) -> Page:

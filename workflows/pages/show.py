@@ -17,7 +17,7 @@ from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveInt
 from excl.pipeline.execution.video_reading import VideoReading, decoders_stopped
-from excl.pipeline.localize import LocalizeConfig, make_examples
+from excl.pipeline.localize import AskConfig, ask, make_examples
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import Query, TrainingStore
@@ -97,10 +97,8 @@ def _page_of_file(config: ShowConfig, path: Path | None, *, height_px: int) -> P
         raise ValueError(
             f"{config.video}: a video file needs --run and at least one --query; a video of a store has its own"
         )
-    asked = LocalizeConfig(
-        run=config.run, video=Path(config.video), query=config.query, top=config.top, device=config.device
-    )
-    return localize_page.page(asked, path, height_px=height_px)
+    about = AskConfig(run=config.run, video=Path(config.video), query=config.query, top=config.top, device=config.device)
+    return localize_page.page(about, ask(about), path, height_px=height_px)
 
 
 def _store(config: ShowConfig) -> FeatureStore:

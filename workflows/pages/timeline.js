@@ -4,7 +4,7 @@
  *
  *   { "title":      "v_abc",                      the video's name, for people
  *     "video":      "videos/v_abc.mp4" or null,   a URL for <video>; null where there is only the time axis
- *     "duration_s": 30.5,
+ *     "duration_s": 30.5,                         0 if it is not known: the player's is taken then
  *     "fps":        15 or null,                     frames a second of the video
  *     "rows":       {"start_s": [0, 1.6], "end_s": [1.6, 3.2]},   of the features; both may be empty
  *     "queries":    [ { "text": "a man cooks",
@@ -232,6 +232,7 @@
         this.#drawTime();
         if (!video.paused) requestAnimationFrame(draw);
       };
+      video.addEventListener("durationchange", () => this.#learnDuration(video));
       for (const name of ["timeupdate", "seeked", "play", "loadedmetadata"]) video.addEventListener(name, draw);
       video.addEventListener("error", () => {
         if (this.#parts.video !== video) return;
@@ -243,6 +244,19 @@
       video.src = this.#data.video;
       box.append(video);
       return box;
+    }
+
+    /* Take the duration from the player where the data has none. Some players know that of a recording once they were at its end. */
+    #learnDuration(video) {
+      if (this.#parts.video !== video || this.#data.duration_s > 0) return;
+      if (video.duration === Infinity) video.currentTime = 1e9;
+      if (!(video.duration > 0 && Number.isFinite(video.duration))) return;
+      this.#data.duration_s = video.duration;
+      this.#parts.plot.setAttribute("aria-valuemax", String(video.duration));
+      this.time = 0;
+      this.#drawAxis();
+      this.#drawQuery();
+      this.#drawMark();
     }
 
     #queryLine() {

@@ -13,13 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-import torchvision
 
 from excl.datasets.parsing import printable
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.pipeline.execution.video_reading import VideoReading
+from excl.pipeline.store.frame_codec import encoder
 from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import Query
 from excl.pipeline.training.examples import Example
@@ -61,11 +60,16 @@ def timeline(
 
 def answer(trained: TrainedRun, examples: Sequence[Example], *, top: int) -> list[TimelineQuery]:
     """Return a record for each example, with the probabilities of its rows and the `top` best moments."""
-    if not examples:
-        return []
-    batch_size = max(1, ROWS_AT_ONCE // max(len(example.features) for example in examples))
-    moments = predict(trained.model, examples, batch_size=batch_size, k=top)
-    probabilities = predict_rows(trained.model, examples, batch_size=batch_size)
+    return answered(trained, examples, predict(trained.model, examples, batch_size=_batch_size(examples), k=top))
+
+
+def _batch_size(examples: Sequence[Example]) -> int:
+    return max(1, ROWS_AT_ONCE // max((len(example.features) for example in examples), default=1))
+
+
+def answered(trained: TrainedRun, examples: Sequence[Example], moments: np.ndarray) -> list[TimelineQuery]:
+    """Return a record for each example, with the probabilities of its rows and its moments, of [N, k, 3], NaN for none."""
+    probabilities = predict_rows(trained.model, examples, batch_size=_batch_size(examples))
     return [
         TimelineQuery(
             text=example.query.query,
@@ -139,9 +143,5 @@ def pictures(file: Path, duration_s: float, reading: VideoReading, *, number: in
         log.warning("%s: no pictures for its timeline (%s)", file, error)
         return []
     middles = [frames[min(2 * index + 1, len(frames) - 1)] for index in range(number)]
-    return [f"data:image/jpeg;base64,{base64.b64encode(_jpeg(frame)).decode()}" for frame in middles]
-
-
-def _jpeg(frame: np.ndarray) -> bytes:
-    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W]
-    return torchvision.io.encode_jpeg(pixels, quality=QUALITY).numpy().tobytes()
+    jpeg = encoder(f"jpeg:{QUALITY}", side=PICTURE_PX)
+    return [f"data:image/jpeg;base64,{base64.b64encode(jpeg(frame)).decode()}" for frame in middles]

@@ -80,8 +80,9 @@ def write_page(path: Path, steps: Sequence[FinishedStep]) -> None:
     folder = videos if videos is not None and videos.is_dir() else None
     try:
         report.run(report.ReportConfig(folder=made_by.out, out=path, evaluation=evaluated, videos=folder, device=device))
-    except (ValueError, OSError) as error:
-        log.warning("there is no page about this run: %s", error)
+    except Exception as error:  # noqa: BLE001  (whatever fails in a page, the run is finished)
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        log.warning("there is no page about this run: %s%s", kind, error)
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

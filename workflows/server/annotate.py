@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -136,15 +137,23 @@ class Annotating:
 
     async def edit(self, request: Request) -> Response:
         """Change a moment."""
-        line, (version, moment) = request.path_params["line"], await _moment(request)
-        return await self._changed(
-            version, self._number(request), lambda duration_s: self.file.edit(line, **moment, duration_s=duration_s)
-        )
+        number, line, (version, moment) = self._number(request), request.path_params["line"], await _moment(request)
+
+        def change(duration_s: float | None) -> None:
+            self._require_moment(number, line)
+            self.file.edit(line, **moment, duration_s=duration_s)
+
+        return await self._changed(version, number, change)
 
     async def delete(self, request: Request) -> Response:
         """Remove a moment."""
-        line, version = request.path_params["line"], get(await read_json(request), "version", str, "request")
-        return await self._changed(version, self._number(request), lambda _duration_s: self.file.delete(line))
+        number, line = self._number(request), request.path_params["line"]
+
+        def change(_duration_s: float | None) -> None:
+            self._require_moment(number, line)
+            self.file.delete(line)
+
+        return await self._changed(get(await read_json(request), "version", str, "request"), number, change)
 
     async def undo(self, request: Request) -> Response:
         """Take the last change back."""
@@ -179,6 +188,11 @@ class Annotating:
             raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such video.")
         return int(number)
 
+    def _require_moment(self, number: int, line: int) -> None:
+        """Raise StaleError if this line holds no moment of this video."""
+        if line not in {moment["line"] for moment in self._moments(number)}:
+            raise StaleError(f"{self.file.path}: line {line + 1} holds no moment of {self.ids[number]}; nothing was written")
+
     def _probe(self, number: int) -> Probe:
         """Return the facts of a video, remembered; ValueError if it cannot be read. On the prober's thread alone."""
         if number not in self._probes:
@@ -192,7 +206,7 @@ class Annotating:
         """Return the moments of a video in the order of the file, each with the index of its line."""
         rows = [row for row in self.file.rows() if row.fields.get("video_id") == self.ids[number]]
         keys = ("query", "start_s", "end_s", "split", "group")
-        return [{"line": row.line, **{key: row.fields.get(key) for key in keys}} for row in rows]
+        return [{"line": row.line, **{key: _sendable(row.fields.get(key)) for key in keys}} for row in rows]
 
     def _state(self) -> dict[str, Any]:
         counts = Counter(str(row.fields.get("video_id")) for row in self.file.rows())
@@ -206,6 +220,13 @@ class Annotating:
             "problems": problems[:PROBLEMS_SHOWN],
             "num_problems": len(problems),
         }
+
+
+def _sendable(value: Any) -> Any:
+    """Return a text or a number from the file as JSON can have it, None for what is neither."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    return value if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)) else None
 
 
 async def _moment(request: Request) -> tuple[str, dict[str, Any]]:

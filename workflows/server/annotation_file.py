@@ -7,6 +7,8 @@ another program has made since the file was last read is noticed and never overw
 
 from __future__ import annotations
 
+import codecs
+import functools
 import hashlib
 import json
 import math
@@ -25,6 +27,7 @@ from excl.workflows.init import SAMPLE_QUERY
 
 MAX_UNDO = 200
 DECIMALS = 3  # of seconds: a millisecond is less than a frame
+MAX_PARSED = 1 << 17  # lines that are not parsed again at the next change
 
 
 class StaleError(ValueError):
@@ -75,17 +78,16 @@ class AnnotationFile:
     def rows(self) -> Iterator[AnnotationRow]:
         """Yield the moments with a real query: neither blank nor the sentence of an example."""
         for index, line in enumerate(self._lines):
-            fields = _fields(line, self.path, index)
+            fields = _fields(line)
             if fields is not None and str(fields.get("query", "")).strip() not in ("", SAMPLE_QUERY):
                 yield AnnotationRow(index, fields)
 
     def problems(self) -> list[str]:
         """Return what is wrong with lines that cannot be read, in words. They are kept."""
         problems = []
-        for index, line in enumerate(self._lines):
+        for index in (index for index, line in enumerate(self._lines) if not _is_readable(line)):
             try:
-                fields = _parse(line, self.path, index)
-                jsonl.make_moments([] if fields is None else [(index + 1, fields)], self.path, None)
+                _check(self._lines[index], self.path, index)
             except ValueError as error:
                 problems.append(str(error))
         return problems
@@ -98,19 +100,19 @@ class AnnotationFile:
         rows = [row for row in self.rows() if row.fields.get("video_id") == video_id]
         fields: dict[str, Any] = {"video_id": video_id, **_checked(query, start_s, end_s, duration_s)}
         if duration_s is not None:
-            fields["duration_s"] = round(duration_s, 2)
+            fields["duration_s"] = round(duration_s, DECIMALS)  # as the times are: none that is inside gets outside
         for row in rows[-1:]:  # a video belongs into one split, and is as long as it was
             fields |= {key: row.fields[key] for key in ("duration_s", "split") if key in row.fields}
         example = next((index for index, line in enumerate(self._lines) if _is_example(line, video_id)), None)
         if example is not None:
-            self._change(_Change(example, [self._lines[example]], [_line(fields)]))
+            self._change(_Change(example, [self._lines[example]], [self._line(fields)]))
         else:
-            self._change(_Change(rows[-1].line + 1 if rows else len(self._lines), [], [_line(fields)]))
+            self._change(_Change(rows[-1].line + 1 if rows else len(self._lines), [], [self._line(fields)]))
 
     def edit(self, line: int, query: str, start_s: float, end_s: float, duration_s: float | None) -> None:
         """Change the query and the times of the moment on a line; raises as `add` does."""
         fields = {**self._row(line).fields, **_checked(query, start_s, end_s, duration_s)}
-        self._change(_Change(line, [self._lines[line]], [_line(fields)]))
+        self._change(_Change(line, [self._lines[line]], [self._line(fields)]))
 
     def delete(self, line: int) -> None:
         """Remove the moment on a line."""
@@ -139,7 +141,7 @@ class AnnotationFile:
         """Write the file with a change; StaleError if it is not as it was read, and it is read again."""
         after = change.index + len(change.before)
         lines = [*self._lines[: change.index], *change.after, *self._lines[after:]]
-        lines = [line if line.endswith("\n") else line + "\n" for line in lines]
+        lines = [line if line.endswith("\n") else line + self._ending for line in lines]
         content = "".join(lines).encode(errors="surrogateescape")
         with atomic_write(self.path) as temporary:
             with temporary.open("wb") as file:
@@ -153,10 +155,21 @@ class AnnotationFile:
                 raise StaleError(f"{self.path}: another program has changed it; it was read again, and nothing was written")
         self._content, self._lines = content, lines
 
+    @property
+    def _ending(self) -> str:
+        """The end of a new line: that of the others."""
+        return "\r\n" if {line[-2:] == "\r\n" for line in self._lines if line.endswith("\n")} == {True} else "\n"
+
+    def _line(self, fields: Mapping[str, Any]) -> str:
+        return json.dumps(fields, ensure_ascii=False) + self._ending
+
     def _load(self) -> None:
-        self._content = self._read()
+        content = self._read()
+        if content is not None and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{self.path}: the file is in UTF-16; save it as UTF-8, which is what excl reads and writes")
         # Bytes that are not UTF-8 come back as they were; only line feeds end a line.
-        self._lines = re.findall(r"[^\n]*\n|[^\n]+", (self._content or b"").decode(errors="surrogateescape"))
+        text = (content or b"").decode(errors="surrogateescape")
+        self._content, self._lines = content, re.findall(r"[^\n]*\n|[^\n]+", text)
         self._undo.clear()
 
     def _read(self) -> bytes | None:
@@ -172,17 +185,34 @@ def _parse(line: str, path: Path, index: int) -> dict[str, Any] | None:
     return parse_object(text, path, index + 1) if text.strip() and not text.lstrip().startswith("#") else None
 
 
-def _fields(line: str, path: Path, index: int) -> dict[str, Any] | None:
-    """Return what `_parse` does, and None for a line that cannot be read too."""
+def _check(line: str, path: Path, index: int) -> None:
+    """Raise ValueError, naming the place, for a line that `excl tokenise` would refuse."""
+    fields = _parse(line, path, index)
+    jsonl.make_moments([] if fields is None else [(index + 1, fields)], path, None)
+
+
+@functools.lru_cache(MAX_PARSED)
+def _is_readable(line: str) -> bool:
     try:
-        return _parse(line, path, index)
+        _check(line, Path(), 0)
+    except ValueError:
+        return False
+    return True
+
+
+@functools.lru_cache(MAX_PARSED)
+def _fields(line: str) -> dict[str, Any] | None:
+    """Return what `_parse` does, not to be changed, and None for a line that cannot be read too."""
+    try:
+        return _parse(line, Path(), 0)
     except ValueError:
         return None
 
 
 def _is_example(line: str, video_id: str) -> bool:
     """Return whether a line is the commented example that `excl init` wrote for this video."""
-    fields = _fields(line.lstrip()[1:], Path(), 0) if line.lstrip().startswith("#") else None
+    text = line.removeprefix("\ufeff").lstrip()
+    fields = _fields(text[1:]) if text.startswith("#") else None
     return fields is not None and fields.get("video_id") == video_id and fields.get("query") == SAMPLE_QUERY
 
 
@@ -196,7 +226,3 @@ def _checked(query: str, start_s: float, end_s: float, duration_s: float | None)
     if duration_s is not None and start_s >= duration_s:
         raise ValueError(f"a moment from {start_s:g} s on: the video ends at {duration_s:g} s")
     return {"query": query, "start_s": start_s, "end_s": end_s}
-
-
-def _line(fields: Mapping[str, Any]) -> str:
-    return json.dumps(fields, ensure_ascii=False) + "\n"

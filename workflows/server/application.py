@@ -33,7 +33,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -130,9 +130,11 @@ def make_application(page: str, routes: Sequence[BaseRoute], access: Access) -> 
         content = _static(name)
         return Response(content, media_type=TEXT_TYPES[Path(name).suffix])
 
-    # The last of the list is the innermost: the headers are on every answer but that to a wrong Host.
+    # The last of the list is the innermost: the headers are on every answer but those to a wrong Host and of our own errors.
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=[*HOSTS]), Middleware(Guard, access=access)]
-    handlers: Mapping[Any, Any] = {HTTPException: _refused, ValueError: _wrong, OSError: _wrong, Exception: _failed}
+    handlers: Mapping[Any, Any] = {
+        HTTPException: _refused, ValueError: _wrong, OSError: _wrong, ClientDisconnect: _left, Exception: _failed,
+    }  # fmt: skip
     first = [Route("/", first_page), Route("/static/{name}", static)]
     return Starlette(routes=[*first, *routes], middleware=middleware, exception_handlers=handlers)
 
@@ -159,6 +161,10 @@ def _refused(_request: Request, error: HTTPException) -> Response:
 
 def _wrong(_request: Request, error: Exception) -> Response:
     return _message(HTTPStatus.BAD_REQUEST, str(error))
+
+
+def _left(_request: Request, _error: Exception) -> Response:
+    return _message(HTTPStatus.BAD_REQUEST, "The page was closed while it sent this.")
 
 
 def _failed(request: Request, error: Exception) -> Response:

@@ -24,7 +24,7 @@ from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.probe import Probe
 from excl.pipeline.artifacts.file_cache import checksums
 from excl.pipeline.execution.video_reading import VideoReading, stop_decoders
-from excl.pipeline.localize import LocalizeConfig, features, make_examples
+from excl.pipeline.localize import AskConfig, features, make_examples
 from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import TrainedRun
@@ -63,7 +63,7 @@ class AskableVideo:
 
 @dataclasses.dataclass(frozen=True)
 class AskSettings:
-    """How features are made: as in LocalizeConfig."""
+    """How features are made: as in AskConfig."""
 
     run: Path
     weights: str | None
@@ -199,7 +199,7 @@ class Asking:
                 yield frame
 
         settings = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
-        return features(LocalizeConfig(video=video.path, query=queries, **settings), self.trained, watch=watch)
+        return features(AskConfig(video=video.path, query=queries, **settings), self.trained, watch=watch)
 
 
 def in_words(error: Exception, video: AskableVideo) -> str:

@@ -182,14 +182,15 @@ class Serving:
 
     async def receive(self, request: Request) -> Response:
         """Take a video in, under a number; its name, the parameter `name`, is shown and never a path."""
+        self._oldest_to_remove()  # before anything is received; it is removed once the new one is good
         number = next(self._numbers)
         label = printable(request.query_params.get("name", ""))[:MAX_LABEL_LETTERS] or "video"
-        self._make_room()
         with self.uploads.place(request, number) as path:
             await self.uploads.write(request, path)
             video = AskableVideo(number, label, path, is_upload=True)
             await to_thread.run_sync(self._probe, video)
-            self._make_room()  # once more: others may have come meanwhile
+            if (oldest := self._oldest_to_remove()) is not None:
+                self._remove(oldest)
             self.videos[number] = video
         return JSONResponse({"number": number}, HTTPStatus.CREATED)
 
@@ -201,17 +202,17 @@ class Serving:
         self._remove(video)
         return JSONResponse({})
 
-    def _make_room(self) -> None:
-        """Remove the oldest of the videos that were sent if there are as many as are kept; HTTPException if all are busy."""
-        sent = [video for video in self.videos.values() if video.is_upload]
+    def _oldest_to_remove(self) -> AskableVideo | None:
+        """Return which video that was sent makes room for one more, if one has to; HTTPException if all are busy."""
+        sent = [video for video in [*self.videos.values()] if video.is_upload]
         if len(sent) < self.config.upload.uploads:
-            return
+            return None
         idle = next((video for video in sent if not video.is_busy), None)
         if idle is None:
             raise HTTPException(
                 HTTPStatus.SERVICE_UNAVAILABLE, f"{len(sent)} videos that were sent wait to be read; send this one later."
             )
-        self._remove(idle)
+        return idle
 
     def _remove(self, video: AskableVideo) -> None:
         with suppress(KeyError):

@@ -30,7 +30,7 @@ class UploadLimits:
     upload_minutes: PositiveFloat = 30.0
     """Longest time that sending a video may take, in minutes."""
     uploads: PositiveInt = 8
-    """Number of videos that were sent and are kept at once; a new one takes the place of the one used longest ago."""
+    """Number of videos that were sent and are kept at once; a new one takes the place of the oldest."""
 
     @property
     def max_bytes(self) -> int:

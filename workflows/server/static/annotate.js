@@ -34,8 +34,12 @@ function showVideos() {
   });
 }
 
+let chosen = 0; // the number of the last choice: what comes late of an earlier one is not shown
+
 async function choose(number) {
+  const turn = (chosen += 1);
   const { status, body } = await send("GET", `api/videos/${number}`);
+  if (turn !== chosen) return;
   if (status !== 200) {
     say(body.message, true);
     return;
@@ -105,9 +109,10 @@ function stopEditing() {
   element("cancel").hidden = true;
 }
 
-/* Show what a change came to. Returns whether it was made. */
-function showChange({ status, body }, done) {
-  if (body.state) {
+/* Show what a change to the moments of `video` came to; another video may be shown by now. Returns whether it was made. */
+function showChange({ status, body }, video, done) {
+  if (body.state && video !== shown) showState(body.state);
+  else if (body.state) {
     shown.moments = body.moments;
     if (status === 409) edited = null; // its line may be another one
     if (status === 200) stopEditing();
@@ -115,10 +120,11 @@ function showChange({ status, body }, done) {
     showMoments();
   }
   say(status === 200 ? done : body.message, status !== 200);
-  return status === 200;
+  return status === 200 && video === shown;
 }
 
 async function save() {
+  const video = shown;
   const { start_s, end_s } = timeline.mark;
   if (start_s === null || end_s === null) {
     say("Mark where it starts (I) and where it ends (O), then save.", true);
@@ -126,14 +132,17 @@ async function save() {
   }
   const moment = { start_s, end_s, query: element("query").value, version: state.version };
   const path = `api/videos/${shown.number}/moments`;
+  element("save").disabled = true; // a second Enter is not a second moment
   const answer = edited ? await send("PUT", `${path}/${edited.line}`, moment) : await send("POST", path, moment);
-  if (showChange(answer, `Saved: ${seconds(start_s)} to ${seconds(end_s)}, “${moment.query.trim()}”.`)) toVideo();
+  element("save").disabled = false;
+  if (showChange(answer, video, `Saved: ${seconds(start_s)} to ${seconds(end_s)}, “${moment.query.trim()}”.`)) toVideo();
 }
 
 async function remove(moment) {
+  const video = shown;
   const answer = await send("DELETE", `api/videos/${shown.number}/moments/${moment.line}`, { version: state.version });
-  showChange(answer, "Deleted; Undo brings it back.");
-  toVideo();
+  showChange(answer, video, "Deleted; Undo brings it back.");
+  if (video === shown) toVideo();
 }
 
 async function undo() {
@@ -141,8 +150,9 @@ async function undo() {
   if (body.state) showState(body.state);
   say(status === 200 ? "The last change is taken back." : body.message, status !== 200);
   if (!shown) return;
-  const { body: video } = await send("GET", `api/videos/${shown.number}`);
-  if (!video.moments) return;
+  const changed = shown;
+  const { body: video } = await send("GET", `api/videos/${changed.number}`);
+  if (!video.moments || changed !== shown) return;
   shown.moments = video.moments;
   if (edited) stopEditing();
   showMoments();

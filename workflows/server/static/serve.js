@@ -8,7 +8,9 @@ let maxBytes = 0;
 let asked = 0; // the number of the last question: answers to earlier ones are not shown
 
 async function showVideos() {
-  const { status, body } = await send("GET", `api/state?search=${encodeURIComponent(element("search").value.trim())}`);
+  const search = element("search").value.trim();
+  const { status, body } = await send("GET", `api/state?search=${encodeURIComponent(search)}`);
+  if (search !== element("search").value.trim()) return; // what was typed since is being searched
   if (status !== 200) {
     say(body.message, true);
     return;
@@ -27,9 +29,10 @@ async function showVideos() {
 }
 
 async function choose({ number, is_upload }) {
-  asked += 1;
+  const turn = (asked += 1);
   showProgress(null);
   const { status, body } = await send("GET", `api/videos/${number}`);
+  if (turn !== asked) return; // another was chosen meanwhile
   if (status !== 200) {
     say(body.message, true);
     return;
