@@ -146,8 +146,8 @@ class ExtractConfig:
         if (self.videos is None) == (self.frames is None):
             raise ValueError("give either --videos or --frames")
         if self.frames is not None and (self.nearest or not self.antialias):
-            name = "nearest" if self.nearest else "antialias"
-            raise ValueError(f"{name}: the frames of `excl decode` are made without it; give --videos in place of --frames")
+            flag = "--nearest" if self.nearest else "--no-antialias"
+            raise ValueError(f"{flag}: the frames of `excl decode` are made without it; give --videos in place of --frames")
 
     def feature_recipe(self) -> FeatureRecipe:
         """Return how the features are made; ValueError for settings that contradict each other."""
@@ -311,9 +311,13 @@ EXTRACTORS = ExtractorPool()  # of this process, which may work on several shard
 
 def advice(config: ExtractConfig, device: str, *, waited: float) -> str:
     """Return which of decoding and I3D was short, and what helps, for a device type and I3D's share of waiting."""
+    import torch  # noqa: PLC0415  (what --help does not need, as below)
+
+    from excl.models.i3d.network import has_onednn  # noqa: PLC0415
+
     if waited < LITTLE_WAITING:
         helps = ["another GPU (--device cuda:0,cuda:1)" if device == "cuda" else "a GPU"]
-        if config.precision != "bfloat16":
+        if config.precision != "bfloat16" and (device == "cuda" or has_onednn(torch.bfloat16)):
             helps.append("--precision bfloat16 (other features, so another store)")
         return f"extract: I3D was short, the decoders waited for it; what helps: {' or '.join(helps)}; more decoders do not"
     at_once, cores = _videos_at_once(config), num_cores()

@@ -46,17 +46,24 @@ def client() -> huggingface_hub.HfApi:
 
 @contextlib.contextmanager
 def told_plainly(doing: str) -> Iterator[None]:
-    """Raise OSError with what was being done for any error of the hub or of the network inside the block."""
+    """Raise OSError with what was being done for any error of the hub or of the network inside the block.
+
+    A RuntimeError is one of them: the library raises it for a file whose upload failed.
+    """
     from huggingface_hub import errors  # noqa: PLC0415  (an extra)
 
     try:
         yield
-    except (errors.HTTPError, errors.LocalTokenNotFoundError, errors.LocalEntryNotFoundError) as error:
-        response = getattr(error, "response", None)
-        refused = getattr(response, "status_code", None) in (401, 403)
-        login = refused or isinstance(error, errors.LocalTokenNotFoundError)
-        advice = "log in by `hf auth login`, or set HF_TOKEN" if login else "the same command goes on where it stopped"
-        reason = str(error).strip().replace("\n", " ")
+    except (errors.HTTPError, errors.LocalTokenNotFoundError, errors.LocalEntryNotFoundError, RuntimeError) as error:
+        responses = (getattr(e, "response", None) for e in (error, error.__cause__))
+        status = next((response.status_code for response in responses if response is not None), None)
+        advice = "the same command goes on where it stopped"
+        if status in (401, 403) or isinstance(error, errors.LocalTokenNotFoundError):
+            advice = "log in by `hf auth login`, or set HF_TOKEN"
+        elif status == 404:
+            advice = "look at the names of the repository and of the revision"
+        text = f"{error} {error.__cause__ or ''}" if isinstance(error, RuntimeError) else str(error)
+        reason = " ".join(text.split())
         raise OSError(f"{doing}: {reason or type(error).__name__}; {advice}") from error
 
 

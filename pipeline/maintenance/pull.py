@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -41,32 +42,37 @@ def run(config: PullConfig) -> Path:
     api, out = client(), config.out
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / HEADER).is_file())):
         raise ValueError(f"{out}: exists, and was not written by excl; choose a new folder")
-    staging = out.with_name(f".{out.name}.pull")
-    with told_plainly(f"{config.repository} from the hub"), locked_new(staging):
+    with told_plainly(f"{config.repository} from the hub"):
         state = read_hub(api, config.repository)
         if state is None:
             raise OSError(f"{config.repository}: not on the hub, or not for you; `hf auth login` if it is private")
         commit = api.repo_info(config.repository, repo_type=state.kind, revision=config.revision or state.commit).sha
         files = api.list_repo_files(config.repository, repo_type=state.kind, revision=commit)
-        odd = [name for name in files if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
-        if HEADER not in files or RECORDS not in files or odd:
-            raise ValueError(f"{config.repository}: not pushed by excl (it has {', '.join((odd or sorted(files))[:3])}, …)")
-        api.snapshot_download(
-            config.repository, repo_type=state.kind, revision=commit, local_dir=staging, ignore_patterns=[".*", CARD]
-        )
-        _remove_others(staging, {*recorded_files(Manifest.read(staging))} & set(files))
-        so = "`excl pull` again fetches what is damaged; if it stays so, it was pushed so"
+    odd = [name for name in files if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
+    if HEADER not in files or RECORDS not in files or odd:
+        raise ValueError(f"{config.repository}: not pushed by excl (it has {', '.join((odd or sorted(files))[:3])}, …)")
+    staging = out.with_name(f".{out.name}.pull")
+    fetch = partial(
+        api.snapshot_download, config.repository, repo_type=state.kind, revision=commit, local_dir=staging,
+        ignore_patterns=[".*", CARD],
+    )  # fmt: skip
+    with locked_new(staging), told_plainly(f"{config.repository} from the hub"):
+        if (out / HEADER).is_file():
+            fetch(allow_patterns=[HEADER, RECORDS])
+            same = Manifest.read(out).fingerprint() == Manifest.read(staging).fingerprint()
+            shutil.rmtree(staging)
+            if not same:
+                raise ValueError(f"{out}: exists, and has other results than {config.repository}; choose a new folder")
+            require_whole(out, so="delete it and pull again")
+            log.info("%s: has all of %s already", out, config.repository)
+            return out
+        fetch()
         try:
-            manifest = require_whole(staging, so=so)
+            _remove_others(staging, {*recorded_files(Manifest.read(staging))} & set(files))
+            require_whole(staging, so="`excl pull` again fetches what is damaged; if it stays so, it was pushed so")
         except ValueError:
             shutil.rmtree(staging)  # the library takes files of the right size for the right ones
             raise
-        if (out / HEADER).is_file():
-            if Manifest.read(out).fingerprint() != manifest.fingerprint():
-                raise ValueError(f"{out}: exists, and has other results than {config.repository}; choose a new folder")
-            log.info("%s: has all of %s already", out, config.repository)
-            shutil.rmtree(staging)
-            return out
         shutil.rmtree(staging / ".cache", ignore_errors=True)
         if out.exists():
             out.rmdir()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from packaging.requirements import Requirement
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.video.backends import INSTALL, missing_reason
@@ -79,7 +80,8 @@ def _findings(check: Callable[[], Iterator[DoctorFinding]]) -> Iterator[DoctorFi
 
 def _private(text: str) -> str:
     """Return a text without the user's home folder and name."""
-    text = text.replace(str(Path.home()), "~") if Path.home() != Path("/") else text
+    home = os.path.expanduser("~")  # which is "~" for a user without one
+    text = text.replace(home, "~") if home != "/" else text
     try:
         name = getpass.getuser()
     except (KeyError, OSError):
@@ -94,20 +96,24 @@ def _versions() -> Iterator[DoctorFinding]:
 
 
 def _packages() -> Iterator[DoctorFinding]:
-    """Yield the versions of what excl requires, and each package that is missing or cannot be imported."""
+    """Yield the versions of what excl requires, and each package that is missing, too old, or cannot be imported."""
     there = []
-    for requirement in importlib.metadata.requires("excl") or []:
-        is_extra, name = "extra ==" in requirement, re.split(r"[^\w.-]", requirement)[0]
+    for requirement in map(Requirement, importlib.metadata.requires("excl") or []):
+        name, is_extra = requirement.name, "extra" in str(requirement.marker)
         if name == "excl":  # an extra that has other extras
             continue
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            if not is_extra and ";" not in requirement:
+            if requirement.marker is None:
                 yield DoctorFinding(name, "WRONG", "not installed", f"`pip install '{requirement}'`")
             continue
         there.append(f"{name} {version}")
-        if not is_extra and (error := _import_error(name)):
+        if not requirement.specifier.contains(version, prereleases=True):
+            state: State = "note" if is_extra else "WRONG"
+            text, advice = f"{version}, expected {requirement.specifier}", f"`pip install '{name}{requirement.specifier}'`"
+            yield DoctorFinding(name, state, text, advice)
+        elif not is_extra and (error := _import_error(name)):
             yield DoctorFinding(
                 name, "WRONG", f"{version}, cannot be imported: {error}", f"`pip install --force-reinstall {name}`"
             )

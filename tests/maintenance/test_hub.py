@@ -66,8 +66,10 @@ def test_a_store_comes_back_as_it_was_with_a_card_that_says_how_it_was_made(hub,
     assert of(tmp_path / "pulled") == of(store)
     assert TrainingStore(tmp_path / "pulled").manifest.fingerprint() == Manifest.read(store).fingerprint()
     assert not list(tmp_path.glob(".*"))
-    assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 0  # and does nothing
+    hub.sent = []
+    assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 0  # and fetches no features again
     assert "every byte verified" in capsys.readouterr().out
+    assert not any(name.endswith(".h5") for name in hub.sent)
 
 
 def test_a_run_is_a_model_and_answers_where_it_was_pulled(hub, store, tmp_path):
@@ -91,18 +93,18 @@ def test_the_command_finds_the_hub_by_its_variable(hub, store, tmp_path):
     assert "records.jsonl" in hub.files("dataset", NAME)
 
 
-def test_an_interrupted_push_leaves_no_half_store_and_is_resumed(hub, store, capsys):
-    shards = list(store.rglob("*.h5"))
+def test_an_interrupted_push_leaves_no_half_store_and_is_resumed(hub, store, caplog):
+    assert len(list(store.rglob("*.h5"))) > 1
     assert main(["push", str(store), NAME]) == 0
     whole = dict(hub.files("dataset", NAME))
     hub.repositories.clear()
     first = hub.uploads[0]
     hub.large = {first: hub.large[first]}  # as if the line had been cut after the first file
     hub.uploads, hub.allowed_uploads = [], 0
-    code = main(["push", str(store), NAME])
-    if len(shards) > 1:
-        assert code == 1
-        assert set(hub.files("dataset", NAME)) == {".gitattributes"}
+    assert main(["push", str(store), NAME]) == 1
+    assert f"{store} to {NAME}: Error while uploading" in caplog.text
+    assert "the line was cut" in caplog.text
+    assert set(hub.files("dataset", NAME)) == {".gitattributes"}
     hub.allowed_uploads = 1 << 30
     assert main(["push", str(store), NAME]) == 0
     assert first not in hub.uploads  # which was not sent again
@@ -157,6 +159,26 @@ def test_damage_on_the_way_is_found_and_no_folder_appears(hub, store, tmp_path, 
     assert of(tmp_path / "pulled") == of(store)
 
 
+def test_damage_of_the_records_does_not_stay_either(hub, store, tmp_path):
+    assert main(["push", str(store), NAME]) == 0
+    files = hub.files("dataset", NAME)
+    sound = files["records.jsonl"]
+    files["records.jsonl"] = b"?" + sound[1:]
+    assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 2
+    files["records.jsonl"] = sound
+    assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 0
+    assert of(tmp_path / "pulled") == of(store)
+
+
+def test_damage_here_is_found_by_a_second_pull(hub, store, tmp_path, caplog):
+    assert main(["push", str(store), NAME]) == 0
+    assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 0
+    shard = next((tmp_path / "pulled").rglob("*.h5"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert main(["pull", NAME, "--out", str(tmp_path / "pulled")]) == 2
+    assert "damaged" in caplog.text
+
+
 def test_a_pull_that_was_cut_fetches_what_is_missing(hub, store, tmp_path):
     assert main(["push", str(store), NAME]) == 0
     hub.cut_after = 1000
@@ -184,6 +206,11 @@ def test_other_folders_are_not_touched(hub, store, tmp_path, caplog):
     assert not (tmp_path / "escaped.txt").exists()
     assert main(["pull", "somebody/else", "--out", str(tmp_path / "new")]) == 1
     assert "not on the hub" in caplog.text
+    caplog.clear()
+    del hub.files("dataset", NAME)["../escaped.txt"]
+    assert main(["pull", NAME, "--out", str(tmp_path / "new"), "--revision", "v9"]) == 1
+    assert "look at the names of the repository and of the revision" in caplog.text
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_without_a_login_the_message_says_how_to_log_in(hub, store, monkeypatch, caplog):

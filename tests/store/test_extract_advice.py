@@ -40,6 +40,12 @@ def test_a_device_that_is_busy_wants_another(config):
     assert "what helps: a GPU; more decoders do not" in said
 
 
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_bfloat16_helps_a_cpu_only_with_instructions_for_it(config, monkeypatch, has_bfloat16):
+    monkeypatch.setattr("excl.models.i3d.network.has_onednn", lambda _: has_bfloat16)
+    assert ("--precision bfloat16" in extract.advice(config(), "cpu", waited=0.0)) is has_bfloat16
+
+
 def test_the_run_says_it_unless_it_was_too_short_to_tell(config, five_videos, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "excl")
     usages = [Usage(frames=100, flops=10**9, busy_s=9.5, first_s=1.0, last_s=11.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import importlib.metadata
 import json
 import os
 import resource
@@ -71,6 +72,32 @@ def test_what_is_needed_and_wrong_is_exit_code_1(findings, monkeypatch, caplog):
     assert "EXCL_CACHE" in said["cache"]["advice"]
     assert said["h5py"]["advice"] == "`pip install --force-reinstall h5py`"
     assert "h5py, decoding, cache: needed, and wrong" in caplog.text
+
+
+def test_a_package_that_is_too_old_is_wrong_and_one_of_an_extra_is_noted(findings, monkeypatch):
+    old = {"pydantic": "1.10.2", "tensorboard": "2.1", "torch": "99.0a1+cpu"}
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: old.get(name) or real(name))
+    code, said = findings("--offline")
+    assert code == 1
+    assert (said["pydantic"]["state"], said["pydantic"]["text"]) == ("WRONG", "1.10.2, expected >=2.10")
+    assert said["pydantic"]["advice"] == "`pip install 'pydantic>=2.10'`"
+    assert said["tensorboard"]["state"] == "note"
+    assert "torch" not in said
+
+
+def test_a_user_without_a_home_folder_is_no_error(findings, monkeypatch):
+    """As of a container with --user, where the system does not know the number."""
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    code, said = findings("--offline")
+    assert code == 0
+    assert "excl" in said
 
 
 def test_a_package_that_breaks_a_check_does_not_stop_the_others(findings, monkeypatch):

@@ -12,6 +12,7 @@ from conftest import read_number
 from excl.datasets.video.geometry import Geometry, scale_plainly
 from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
+from excl.pipeline.extract import ExtractConfig
 
 
 @pytest.mark.parametrize("fps", [25, 20, 15, 10, 7.5, 5, 40])
@@ -86,3 +87,9 @@ def test_sizes_that_cannot_be():
     for size in ("200x256", "256x200", "x256", "340 x 256"):
         with pytest.raises(ValueError, match=r"crop|short_side"):
             Geometry.parse(size, 224)
+
+
+@pytest.mark.parametrize(("flag", "setting"), [("--nearest", {"nearest": True}), ("--no-antialias", {"antialias": False})])
+def test_decoded_frames_were_made_without_these_settings(tmp_path, flag, setting):
+    with pytest.raises(ValueError, match=f"{flag}: the frames of `excl decode` are made without it"):
+        ExtractConfig(frames=tmp_path, out=tmp_path / "out", weights="random:0", **setting)
