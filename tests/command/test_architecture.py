@@ -114,13 +114,16 @@ def test_every_step_has_a_typed_documented_configuration(step):
     assert dataclasses.is_dataclass(config)
     assert config.__dataclass_params__.frozen
     assert config.__doc__
-    body = ast.parse(inspect.getsource(config)).body[0].body
-    fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
-    assert len(fields) == len(dataclasses.fields(config))
-    for index in fields:
-        following = body[index + 1] if index + 1 < len(body) else None
-        documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-        assert documented, f"{name}: no docstring under {ast.unparse(body[index])}"
+    fields = 0
+    for declaring in filter(dataclasses.is_dataclass, config.__mro__):
+        body = ast.parse(inspect.getsource(declaring)).body[0].body
+        for index, node in enumerate(body):
+            if isinstance(node, ast.AnnAssign):
+                fields += 1
+                following = body[index + 1] if index + 1 < len(body) else None
+                documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                assert documented, f"{name}: no docstring under {ast.unparse(node)}"
+    assert fields == len(dataclasses.fields(config))
     assert next(iter(inspect.signature(step.run).parameters)) == "config"
 
 

@@ -17,9 +17,11 @@ from conftest import write_video
 from served import served
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import Route
 
 from excl.pipeline import localize
 from excl.workflows.cli import main
+from excl.workflows.server.application import Access, make_application, read_json
 from excl.workflows.server.uploads import UploadFolder, UploadLimits
 
 KEPT = 3
@@ -293,6 +295,25 @@ def test_axe_finds_no_serious_fault_on_the_page(page, real_run, width, scheme):
         faults = axe.Axe().run(browsed).response["violations"]
         assert [json.dumps(fault)[:400] for fault in faults if fault["impact"] in ("serious", "critical")] == []
         assert browsed.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_page_that_is_closed_while_it_sends_is_no_error(caplog):
+    access, sent = Access(), []
+    asgi = make_application("serve.html", [Route("/read", read_json, methods=["POST"])], access)
+    scope = {
+        "type": "http", "method": "POST", "path": "/read", "root_path": "", "headers": [(b"host", b"127.0.0.1")],
+        "query_string": f"token={access.token}".encode(),
+    }  # fmt: skip
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def answer(message):
+        sent.append(message)
+
+    asyncio.run(asgi(scope, receive, answer))
+    assert sent[0]["status"] == 400
+    assert caplog.records == []
 
 
 def test_a_port_that_is_taken(page, real_run, caplog):
