@@ -20,12 +20,13 @@ NOT_USED = {"decord", "requests", "starlette", "uvicorn"}  # another decoder, do
 
 def with_what_they_require(names: set[str]) -> set[str]:
     """Return the packages, those that they require as installed here, and so on, without those that need no wheel."""
-    needed, new = set(), names - ON_THE_MACHINE - NOT_USED
+    needed: set[str] = set()
+    new = names - ON_THE_MACHINE - NOT_USED
     while new:
         needed |= new
         lines = [line for name in new for line in importlib.metadata.requires(name) or []]
         requirements = [requirement for requirement in map(Requirement, lines) if applies(requirement)]
-        new = {canonicalize_name(requirement.name) for requirement in requirements} - needed - ON_THE_MACHINE - NOT_USED
+        new = {str(canonicalize_name(requirement.name)) for requirement in requirements} - needed - ON_THE_MACHINE - NOT_USED
     return needed
 
 
