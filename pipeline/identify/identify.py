@@ -324,10 +324,9 @@ def _of_counts(config: IdentifyConfig, fit: RowFit, videos: Counted) -> list[str
 
 
 def _of_videos(config: IdentifyConfig, found: Search) -> list[str]:
-    rows = found.best.rows
     lines = [f"videos: {found.num_tried} recipes tried with the weights {found.weights}, on {printable(found.video_id)}"]
-    lines.append(f"distance  recipe (relative L2 over {rows} rows)")
-    lines += [f"{trial.distance:8.4f}  {trial.making}" for trial in distinct(found)[: config.show]]
+    lines.append("distance  rows  recipe (relative L2 over so many rows)")
+    lines += [f"{trial.distance:8.4f}  {trial.rows:4}  {trial.making}" for trial in distinct(found)[: config.show]]
     return lines
 
 
@@ -382,7 +381,8 @@ def _conclusion_of_search(config: IdentifyConfig, found: Search, fit: RowFit, of
     verdict = found.verdict
     rel = verdict.likeness.rel if verdict.likeness is not None else np.nan
     cosine = verdict.likeness.cos_mean if verdict.likeness is not None else np.nan
-    alternatives = [trial for trial in distinct(found)[1:] if trial.distance < 1.25 * found.best.distance + 1e-4]
+    within = 1.25 * found.best.distance + 1e-4
+    alternatives = [t for t in distinct(found)[1:] if t.distance < within and t.rows == found.best.rows]
     head = "These are" if found.is_equal else "None of the tried; the nearest is"
     lines = [
         f"{head}: {making}{name}, weights {found.weights}.",
@@ -469,4 +469,11 @@ def _trial_json(trial: Trial) -> dict[str, Any]:
     making = trial.making
     picture = {"picture": str(making.geometry), "crop": making.geometry.crop, "antialias": making.geometry.antialias}
     sampling = {"nearest": making.nearest, "values": making.values, "first_frame": making.first_frame}
-    return {**_candidate_json(making.candidate), **picture, **sampling, "distance": trial.distance, "text": str(making)}
+    return {
+        **_candidate_json(making.candidate),
+        **picture,
+        **sampling,
+        "distance": trial.distance,
+        "rows": trial.rows,
+        "text": str(making),
+    }

@@ -24,6 +24,7 @@ USUAL_NATIVE = 1.0
 SAMPLE = 40  # videos on which all candidates are tried
 KEPT, KEPT_OF_MANY = 1200, 300  # candidates that are then tried on all videos; where these are many, the counts decide
 LEAST_MISSES = 0.002  # durations are rounded, so a few counts may miss under the true rule
+FAR = 60  # frames of which a row at the window's start depends on the last almost not
 FIXED, CAPPED = 0.9, 0.02  # shares of videos with the largest number of rows, for a fixed length, and for a limit
 
 
@@ -63,8 +64,10 @@ class Candidate:
 
     @property
     def first_row_key(self) -> tuple[object, ...]:
-        """What decides a video's first row: not the hop, and not the end."""
+        """What decides a video's first row: not the hop, and not the end; not how long a window of several rows is."""
         rule = self.rule
+        if rule.rows > 1 and rule.window >= FAR:
+            return dataclasses.replace(self, rule=RowRule(0, 8, pool=rule.pool)).first_row_key
         whole = (rule.hop, rule.overlapping_chunks, rule.end == "drop") if not rule.window else ()
         return self.fps, rule.window, rule.rows == 1, rule.pool, whole
 
