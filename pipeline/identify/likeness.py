@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from excl.datasets.parsing import printable
+from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
@@ -41,12 +44,15 @@ else:
     torch = LazyModule("torch")
     network = LazyModule("excl.models.i3d.network")
 
+log = logging.getLogger(__name__)
+
 MOST_FRAMES = 64  # of a window that is tried for being another one than the most usual
 REACH = 64  # frames from a row's first on that the whole-video network needs for it
 KEPT_READINGS = 12  # samplings of a video that are remembered
 SEVERAL, FEW, NEIGHBOURS = 8, 3, 5  # candidates tried again, with every hop and sampling, and about the best one
 FIRST_ROWS, ROWS = 4, 8  # of a video, by which it is chosen; and for the verdict
 TIE = 1.01  # times the least distance: nearer to each other no two recipes are told apart, and the more usual one is taken
+ALIKE = 1.25  # times the least distance on two rows, up to which recipes are compared on more
 CLOSE = 0.02  # a distance that frames coded anew may have; a recipe with wrong colours or another rate has more
 PRECISE = 0.01  # a distance below which windows that begin at another frame are not tried
 VERDICT_FRAMES = 256  # of windows for the verdict, at least of three
@@ -108,7 +114,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """The result: the trials on two rows, the nearest first, then those on one; their number; the verdict on more rows."""
+    """The result: the trials, those on most rows first; the number of recipes; the verdict on the first one's rows."""
 
     video_id: str
     trials: tuple[Trial, ...]
@@ -261,16 +267,15 @@ def search(
     crop: int,
     normalised: bool,
     first_tried: int,
-    progress: Callable[[str], None],
 ) -> Search:
     """Search for the recipe of the published rows [n, 1024] by video; the candidates are those of the row counts.
 
-    VideoError if the video cannot be read.
+    VideoError if no video can be read.
     """
-    video_id = max(published, key=lambda name: (min(len(published[name]), FIRST_ROWS), _variation(published[name])))
-    maker.require_readable(video_id)
+    video_id = _most_telling(maker, published)
+    log.info("making rows of %s by one recipe after the other, which takes minutes on a CPU", printable(video_id))
     rows = published[video_id].astype(np.float32)
-    tries = _Tries(maker, video_id, rows, candidates, pictures(crop), normalised, progress)
+    tries = _Tries(maker, video_id, rows, candidates, pictures(crop), normalised)
     begin = tries.to_begin_with(first_tried)
     probable = [dataclasses.replace(making, geometry=shape) for shape in tries.plain for making in begin[:FEW]]
     first = tries.nearest(probable, [0], enough=CLOSE)[0]
@@ -292,7 +297,6 @@ class _Tries:
     candidates: Sequence[Candidate]
     shapes: Sequence[Geometry]
     normalised: bool
-    progress: Callable[[str], None]
     tried: dict[tuple[object, ...], Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -343,7 +347,7 @@ class _Tries:
                 made = self.maker.rows(self.video_id, making, indices)
                 away = distance(made, self.rows[list(indices)], normalised=self.normalised)
                 self.tried[key] = Trial(making, away, len(indices))
-                self.progress(f"{away:.4f}  {making}")
+                log.debug("%.4f  %s", away, making)
             trials.append(self.tried[key])
             if trials[-1].distance <= enough:
                 break
@@ -390,21 +394,39 @@ class _Tries:
         return same[: SEVERAL if same[0].rule.window else FEW]
 
     def concluded(self) -> Search:
-        """Return the result: of recipes that two rows do not tell apart the one for which more rows speak, or its use."""
-        final = sorted((t for t in self.tried.values() if t.rows == len(self.both)), key=lambda t: t.distance)
-        most = TIE * final[0].distance + 1e-5
-        tied = [t for t in final if t.distance <= most]
-        tied.sort(key=lambda t: (-t.making.candidate.share, self.shapes.index(t.making.geometry)))
-        rules: dict[tuple[object, ...], Trial] = {}
-        for trial in tied:
-            rules.setdefault(trial.making.candidate.key, trial)
-        verdicts = [(t, _verdict(self.maker, self.video_id, t.making, self.rows)) for t in list(rules.values())[:FEW]]
-        best, verdict = min(verdicts, key=lambda pair: pair[1].verdict.severity)
-        on_one = sorted((t for t in self.tried.values() if t.rows < len(self.both)), key=lambda t: t.distance)
-        ordered = [best, *(t for t in (*tied, *final[len(tied) :]) if t is not best), *on_one]
-        return Search(
-            self.video_id, tuple(ordered), len({t.making.key for t in ordered}), verdict, self.maker.weights.source
+        """Return the result: the recipes that two rows do not tell apart on more rows, then the others on two and on one.
+
+        Of recipes whose rows are equally near the most probable one is the first, and of its pictures the most usual.
+        """
+        on_both = sorted((t for t in self.tried.values() if t.rows == len(self.both)), key=lambda t: t.distance)
+        alike = [t.making for t in on_both if t.distance <= ALIKE * on_both[0].distance + 1e-4][:SEVERAL]
+        final = sorted((self.on_more_rows(making) for making in alike), key=lambda t: t.distance)
+        first = min(
+            (t for t in final if t.distance <= TIE * final[0].distance + 1e-5),
+            key=lambda t: (-t.making.candidate.share, self.shapes.index(t.making.geometry)),
         )
+        on_one = sorted((t for t in self.tried.values() if t.rows < len(self.both)), key=lambda t: t.distance)
+        trials = (first, *(t for t in final if t is not first), *on_both, *on_one)
+        made, rows = self.more_rows(first.making)
+        num_tried = len({t.making.key for t in trials})
+        return Search(self.video_id, trials, num_tried, judge(made, rows, 0), self.maker.weights.source)
+
+    def on_more_rows(self, making: Making) -> Trial:
+        """Return the trial of a recipe on the rows for the verdict."""
+        made, rows = self.more_rows(making)
+        return Trial(making, distance(made, rows, normalised=self.normalised), len(rows))
+
+    def more_rows(self, making: Making) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows for the verdict by this recipe, and the published ones: from all over the video, or its first."""
+        rule, count = making.candidate.rule, len(self.rows)
+        if rule.window:
+            num_windows = max(3, min(ROWS, VERDICT_FRAMES // rule.window))
+            indices = sorted({int(i) for i in np.linspace(0, count - 1, num_windows)})
+        else:
+            indices = list(range(min(count, 1 + WHOLE_FRAMES // rule.hop)))
+        made = self.maker.rows(self.video_id, making, indices)
+        defined = np.isfinite(made).all(axis=1)
+        return made[defined], self.rows[indices][defined]
 
 
 def _rank(trial: Trial) -> tuple[float, float]:
@@ -421,21 +443,27 @@ def _away(a: Candidate, b: Candidate) -> float:
     return octaves + 0.01 * (a.fps is not b.fps)
 
 
+def _most_telling(maker: RowMaker, published: Mapping[str, np.ndarray]) -> str:
+    """Return the video that can be read whose first rows differ most; VideoError if none can be read."""
+
+    def telling(name: str) -> tuple[int, float]:
+        return min(len(published[name]), FIRST_ROWS), _variation(published[name])
+
+    *others, last = sorted(published, key=telling, reverse=True)
+    for video_id in others:
+        try:
+            maker.require_readable(video_id)
+        except VideoError as error:
+            log.warning("%s; another video is taken", error)
+        else:
+            return video_id
+    maker.require_readable(last)
+    return last
+
+
 def _variation(rows: np.ndarray) -> float:
     """Return how much the first rows of a video differ, of their length: still pictures tell no rate from another."""
     rows = rows[:FIRST_ROWS].astype(np.float64)
     if len(rows) < 2:
         return -1.0
     return float(np.linalg.norm(rows - rows.mean(axis=0))) / max(float(np.linalg.norm(rows)), 1e-12)
-
-
-def _verdict(maker: RowMaker, video_id: str, making: Making, rows: np.ndarray) -> VideoVerdict:
-    """Return what `compare` says of several rows of the nearest recipe."""
-    rule = making.candidate.rule
-    if rule.window:
-        indices = sorted({int(i) for i in np.linspace(0, len(rows) - 1, max(3, min(ROWS, VERDICT_FRAMES // rule.window)))})
-    else:
-        indices = list(range(min(len(rows), 1 + WHOLE_FRAMES // rule.hop)))
-    made = maker.rows(video_id, making, indices)
-    defined = [i for i in range(len(indices)) if np.isfinite(made[i]).all()]
-    return judge(made[defined], rows[[indices[i] for i in defined]], 0)
