@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import field
@@ -38,8 +37,6 @@ from excl.pipeline.execution.video_reading import VideoReading, decoders_stopped
 from excl.pipeline.identify.likeness import RGB, Making, RowMaker, Search, Trial, search
 from excl.pipeline.identify.row_fit import Candidate, Counted, RowFit, fit_rows, frames_at
 from excl.pipeline.identify.traits import Traits, num_real_rows, traits_of
-
-log = logging.getLogger(__name__)
 
 STREAM = 1024  # values of a row of I3D's RGB stream
 FEW_VIDEOS = 8  # that are read from end to end for their duration, in place of believing their headers
@@ -226,18 +223,19 @@ def _search(
     most = max(candidate.exact for candidate in fit.candidates)
     least = min(most - 1, 0.9 * most)
     maker = RowMaker(paths, load_weights(config.weights), config.reading, config.device)
-    results = [
-        search(
+    results: list[Search] = []
+    for begin in range(0, traits.width, STREAM):
+        result = search(
             maker,
             {name: rows[:, begin : begin + STREAM] for name, rows in published.items()},
             [candidate for candidate in fit.candidates if candidate.exact >= least],
             crop=config.crop,
             first_tried=config.candidates,
             normalised=traits.unit_norm or traits.halves_of_unit_norm,
-            progress=lambda line: log.debug("%s", line),
         )
-        for begin in range(0, traits.width, STREAM)
-    ]
+        results.append(result)
+        if result.is_equal:
+            break
     return min(results, key=lambda result: result.best.distance)
 
 
@@ -324,10 +322,9 @@ def _of_counts(config: IdentifyConfig, fit: RowFit, videos: Counted) -> list[str
 
 
 def _of_videos(config: IdentifyConfig, found: Search) -> list[str]:
-    rows = found.best.rows
     lines = [f"videos: {found.num_tried} recipes tried with the weights {found.weights}, on {printable(found.video_id)}"]
-    lines.append(f"distance  recipe (relative L2 over {rows} rows)")
-    lines += [f"{trial.distance:8.4f}  {trial.making}" for trial in distinct(found)[: config.show]]
+    lines.append("distance  rows  recipe (relative L2 over so many rows)")
+    lines += [f"{trial.distance:8.4f}  {trial.rows:4}  {trial.making}" for trial in distinct(found)[: config.show]]
     return lines
 
 
@@ -372,7 +369,10 @@ def conclusion(config: IdentifyConfig, identification: Identification) -> list[s
             ),
             "What would decide: --videos with some of the videos and --weights, to make rows by these recipes and compare.",
         ]
-    return _conclusion_of_search(config, found, fit, of_rows)
+    lines = _conclusion_of_search(config, found, fit, of_rows)
+    if identification.traits.width == 2 * STREAM:
+        lines.append("That is the half of each row that is nearest to I3D's RGB stream; of the other half nothing is said.")
+    return lines
 
 
 def _conclusion_of_search(config: IdentifyConfig, found: Search, fit: RowFit, of_rows: str) -> list[str]:
@@ -382,7 +382,8 @@ def _conclusion_of_search(config: IdentifyConfig, found: Search, fit: RowFit, of
     verdict = found.verdict
     rel = verdict.likeness.rel if verdict.likeness is not None else np.nan
     cosine = verdict.likeness.cos_mean if verdict.likeness is not None else np.nan
-    alternatives = [trial for trial in distinct(found)[1:] if trial.distance < 1.25 * found.best.distance + 1e-4]
+    within = 1.25 * found.best.distance + 1e-4
+    alternatives = [t for t in distinct(found)[1:] if t.distance < within and t.rows > found.best.rows / 2]
     head = "These are" if found.is_equal else "None of the tried; the nearest is"
     lines = [
         f"{head}: {making}{name}, weights {found.weights}.",
@@ -469,4 +470,11 @@ def _trial_json(trial: Trial) -> dict[str, Any]:
     making = trial.making
     picture = {"picture": str(making.geometry), "crop": making.geometry.crop, "antialias": making.geometry.antialias}
     sampling = {"nearest": making.nearest, "values": making.values, "first_frame": making.first_frame}
-    return {**_candidate_json(making.candidate), **picture, **sampling, "distance": trial.distance, "text": str(making)}
+    return {
+        **_candidate_json(making.candidate),
+        **picture,
+        **sampling,
+        "distance": trial.distance,
+        "rows": trial.rows,
+        "text": str(making),
+    }

@@ -1,16 +1,19 @@
 """Make a few rows by each candidate recipe, coarse to fine, and see which come closest to the published ones.
 
-A row costs what its window costs, so the search never makes a whole video's rows. First the candidates of the row counts on
-the first row, all with one picture; then of the best one the pictures, colours and ranges; then the best candidates again
-with that picture on two rows, and the ways to sample in time; at the end more rows of the best, for the verdict. A recipe
-that is wrong in one respect is farther off than the same recipe with that put right, which is why one respect is tried at
-a time; where two respects compensate each other the search may stop early, and the distance then says so.
+A row costs what its window costs, so the search never makes a whole video's rows. The most probable recipes are tried on the
+first row with every picture. Where one is close, only its neighbours follow: rates, windows, hops, ways to sample in time
+and pictures, on two rows; else more candidates of the row counts, colours and ranges before that. At the end more rows of
+the best are made, for the verdict. A recipe that is wrong in one respect is farther off than the same recipe with that put
+right, which is why one respect is tried at a time; where two respects compensate each other the search may stop early, and
+the distance then says so. A recipe whose first row alone puts it farther off than the best is not tried on a second row.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from excl.datasets.parsing import printable
+from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
@@ -39,14 +44,19 @@ else:
     torch = LazyModule("torch")
     network = LazyModule("excl.models.i3d.network")
 
+log = logging.getLogger(__name__)
+
 MOST_FRAMES = 64  # of a window that is tried for being another one than the most usual
-REACH = 72  # frames from a row's first on that the whole-video network needs for it
+REACH = 64  # frames from a row's first on that the whole-video network needs for it
 KEPT_READINGS = 12  # samplings of a video that are remembered
 SEVERAL, FEW, NEIGHBOURS = 8, 3, 5  # candidates tried again, with every hop and sampling, and about the best one
 FIRST_ROWS, ROWS = 4, 8  # of a video, by which it is chosen; and for the verdict
 TIE = 1.01  # times the least distance: nearer to each other no two recipes are told apart, and the more usual one is taken
-PRECISE = 0.01  # a distance at which nothing but the neighbours in rate and window need be tried
-WHOLE_FRAMES = 160  # of a whole video for the verdict, if it is longer
+ALIKE = 1.25  # times the least distance on two rows, up to which recipes are compared on more
+CLOSE = 0.02  # a distance that frames coded anew may have; a recipe with wrong colours or another rate has more
+PRECISE = 0.01  # a distance below which windows that begin at another frame are not tried
+VERDICT_FRAMES = 256  # of windows for the verdict, at least of three
+WHOLE_FRAMES = 96  # of a whole video, to tell it from long windows
 
 Values = Callable[["torch.Tensor"], "torch.Tensor"]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -104,10 +114,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """The result: the trials on two rows, the nearest first; how many were made in all; the verdict on more rows.
-
-    `undecided` are recipes that no row told from the nearest.
-    """
+    """The result: the trials, those on most rows first; the number of recipes; the verdict on the first one's rows."""
 
     video_id: str
     trials: tuple[Trial, ...]
@@ -149,8 +156,7 @@ class RowMaker:
     reading: VideoReading
     device: str = "auto"
     _readings: dict[tuple[object, ...], tuple[list[np.ndarray], bool]] = field(default_factory=dict)
-    _rows: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
-    _clips: dict[tuple[object, ...], np.ndarray] = field(default_factory=dict)
+    _steps_of: dict[tuple[object, ...], torch.Tensor] = field(default_factory=dict)
     _lengths: dict[tuple[object, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -166,11 +172,9 @@ class RowMaker:
 
     def rows(self, video_id: str, making: Making, indices: Sequence[int]) -> np.ndarray:
         """Return these rows of a video, float32 [n, 1024]; those that it has not are NaN."""
-        missing = [i for i in indices if (video_id, making.key, i) not in self._rows]
-        for i, row in self._made(video_id, making, missing).items() if missing else ():
-            self._rows[video_id, making.key, i] = row
+        made = self._made(video_id, making, indices)
         none = np.full(network.FEATURE_DIM, np.nan, np.float32)
-        return np.stack([self._rows.get((video_id, making.key, i), none) for i in indices])
+        return np.stack([made.get(i, none) for i in indices])
 
     def _made(self, video_id: str, making: Making, indices: Sequence[int]) -> dict[int, np.ndarray]:
         rule, begin = making.candidate.rule, making.first_frame
@@ -197,15 +201,13 @@ class RowMaker:
     def _clip_rows(self, video_id: str, making: Making, start: int) -> np.ndarray:
         """Return the rows of the window that starts with this frame, float32 [n, 1024]; none if the video ends before it."""
         rule = making.candidate.rule
-        key = video_id, making.candidate.fps, making.geometry, making.nearest, making.values, rule.window, rule.pool, start
-        if key not in self._clips:
-            frames, _ = self._frames(video_id, making, start + rule.window)
-            if start >= len(frames):
-                return np.zeros((0, network.FEATURE_DIM), np.float32)
-            numbers = np.clip(np.arange(start, start + rule.window), 0, len(frames) - 1)
-            steps = self._steps([frames[number] for number in numbers], making.values)
-            self._clips[key] = (network.pool_pairs(steps[None])[0] if rule.pool == "2x7x7" else steps).numpy()
-        return self._clips[key].mean(axis=0, keepdims=True) if rule.rows == 1 else self._clips[key]
+        frames, _ = self._frames(video_id, making, start + rule.window)
+        if start >= len(frames):
+            return np.zeros((0, network.FEATURE_DIM), np.float32)
+        numbers = np.clip(np.arange(start, start + rule.window), 0, len(frames) - 1)
+        steps = self._steps([frames[number] for number in numbers], making.values)
+        rows = (network.pool_pairs(steps[None])[0] if rule.pool == "2x7x7" else steps).numpy()
+        return rows.mean(axis=0, keepdims=True) if rule.rows == 1 else rows
 
     def _num_frames(self, video_id: str, making: Making) -> int:
         """Return how many frames a whole video has at the recipe's rate, from its first one on."""
@@ -235,10 +237,15 @@ class RowMaker:
         return frames[:count], complete and len(frames) <= count
 
     def _steps(self, frames: Sequence[np.ndarray], values: str, *, stride: int = 8) -> torch.Tensor:
-        pixels = torch.from_numpy(np.stack(frames)).to(self._device).float()
-        x = VALUES[values](pixels).permute(3, 0, 1, 2)[None].contiguous(memory_format=torch.channels_last_3d)
-        with torch.inference_mode():
-            return self._network.steps(x, stride=stride)[0].float().cpu()
+        """Return the network's steps of frames, float32 [t, 1024]; the same frames of another recipe are computed once."""
+        pixels = np.stack(frames)
+        key = hashlib.blake2b(pixels.data).digest(), len(pixels), values, stride
+        if key not in self._steps_of:
+            x = VALUES[values](torch.from_numpy(pixels).to(self._device).float())
+            x = x.permute(3, 0, 1, 2)[None].contiguous(memory_format=torch.channels_last_3d)
+            with torch.inference_mode():
+                self._steps_of[key] = self._network.steps(x, stride=stride)[0].float().cpu()
+        return self._steps_of[key]
 
 
 def distance(rows: np.ndarray, published: np.ndarray, *, normalised: bool) -> float:
@@ -260,34 +267,19 @@ def search(
     crop: int,
     normalised: bool,
     first_tried: int,
-    progress: Callable[[str], None],
 ) -> Search:
     """Search for the recipe of the published rows [n, 1024] by video; the candidates are those of the row counts.
 
-    VideoError if the video cannot be read.
+    VideoError if no video can be read.
     """
-    video_id = max(published, key=lambda name: (min(len(published[name]), FIRST_ROWS), _variation(published[name])))
-    maker.require_readable(video_id)
+    video_id = _most_telling(maker, published)
+    log.info("making rows of %s by one recipe after the other, which takes minutes on a CPU", printable(video_id))
     rows = published[video_id].astype(np.float32)
-    tries = _Tries(maker, video_id, rows, candidates, pictures(crop), normalised, progress)
+    tries = _Tries(maker, video_id, rows, candidates, pictures(crop), normalised)
     begin = tries.to_begin_with(first_tried)
-    probable = [dataclasses.replace(making, geometry=shape) for making in begin[:FEW] for shape in tries.plain]
-    first = tries.nearest(probable, [0])[0]
-    shape = first.making.geometry if first.distance <= PRECISE else tries.shapes[0]
-    begin = [dataclasses.replace(making, geometry=shape) for making in begin]
-    best = tries.near(begin[0], begin)[0].making
-    firsts = sorted((t for t in tries.tried.values() if t.making.geometry == shape), key=_rank)
-    others = [t.making.candidate for t in firsts[:SEVERAL]]
-    by_values = list(VALUES)
-    if firsts[0].distance > PRECISE:
-        by_values = [t.making.values for t in tries.nearest([dataclasses.replace(best, values=v) for v in VALUES], [0])]
-        best = tries.of_pictures(dataclasses.replace(best, values=by_values[0]), [0]).making
-    settled = tries.settle(best, others)
-    if settled.distance > PRECISE:  # two respects may hide each other: colours and picture of several recipes at once
-        several = dict.fromkeys([settled.making.candidate, *others[:FEW], *(making.candidate for making in begin[:FEW])])
-        mixed = itertools.product(several, by_values[:2], tries.plain)
-        makings = [dataclasses.replace(settled.making, candidate=c, values=v, geometry=shape) for c, v, shape in mixed]
-        settled = tries.settle(tries.nearest(makings, [0])[0].making, others)
+    probable = [dataclasses.replace(making, geometry=shape) for shape in tries.plain for making in begin[:FEW]]
+    first = tries.nearest(probable, [0], enough=CLOSE)[0]
+    settled = tries.settle(first.making, []) if first.distance <= CLOSE else tries.of_all(begin)
     if settled.distance > PRECISE:
         rule = settled.making.candidate.rule
         shifts = (0, 1, -(rule.window // 2)) if rule.window else (0, 1)
@@ -305,7 +297,6 @@ class _Tries:
     candidates: Sequence[Candidate]
     shapes: Sequence[Geometry]
     normalised: bool
-    progress: Callable[[str], None]
     tried: dict[tuple[object, ...], Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -326,18 +317,48 @@ class _Tries:
         chosen = [*usual[:number], *sorted(others.values(), key=lambda c: -c.share)[: number // 2]]
         return [Making(candidate, self.shapes[0]) for candidate in chosen]
 
-    def nearest(self, makings: Sequence[Making], indices: Sequence[int]) -> list[Trial]:
-        """Try recipes on these rows of the video and return the trials, the nearest first."""
-        trials = []
+    def of_all(self, begin: Sequence[Making]) -> Trial:
+        """Try all recipes to begin with, colours and pictures one after the other and, if nothing is close, together."""
+        best = self.near(begin[0], begin)[0].making
+        firsts = sorted((t for t in self.tried.values() if t.making.geometry == self.shapes[0]), key=_rank)
+        others = [t.making.candidate for t in firsts[:SEVERAL]]
+        by_values = [t.making.values for t in self.nearest([dataclasses.replace(best, values=v) for v in VALUES], [0])]
+        best = self.of_pictures(dataclasses.replace(best, values=by_values[0]), [0]).making
+        settled = self.settle(best, others)
+        if settled.distance <= CLOSE:
+            return settled
+        several = dict.fromkeys([settled.making.candidate, *others[:FEW], *(making.candidate for making in begin[:FEW])])
+        mixed = itertools.product(self.plain, by_values[:2], several)
+        makings = [dataclasses.replace(settled.making, candidate=c, values=v, geometry=shape) for shape, v, c in mixed]
+        return self.settle(self.nearest(makings, [0], enough=CLOSE)[0].making, others)
+
+    def nearest(self, makings: Sequence[Making], indices: Sequence[int], *, enough: float = 0.0) -> list[Trial]:
+        """Try recipes on these rows of the video until one is near enough, and return the trials, the nearest first.
+
+        A recipe is left out whose first row alone puts it farther off than another one of them.
+        """
+        trials: list[Trial] = []
         for making in makings:
             key = (*making.key, tuple(indices))
             if key not in self.tried:
+                least = min((trial.distance for trial in trials), default=np.inf)
+                if len(indices) > 1 and self._least(making, indices) > TIE * least + 1e-4:
+                    continue
                 made = self.maker.rows(self.video_id, making, indices)
                 away = distance(made, self.rows[list(indices)], normalised=self.normalised)
                 self.tried[key] = Trial(making, away, len(indices))
-                self.progress(f"{away:.4f}  {making}")
+                log.debug("%.4f  %s", away, making)
             trials.append(self.tried[key])
+            if trials[-1].distance <= enough:
+                break
         return sorted(trials, key=_rank)
+
+    def _least(self, making: Making, indices: Sequence[int]) -> float:
+        """Return the least distance over these rows that the first row leaves; 0 if it would have to be made for that."""
+        if not making.candidate.rule.window and (*making.key, (0,)) not in self.tried:
+            return 0.0  # a row of the whole video costs almost what two do
+        lengths = np.ones(len(indices)) if self.normalised else np.linalg.norm(self.rows[list(indices)], axis=1)
+        return self.nearest([making], [0])[0].distance * float(lengths[0] / np.linalg.norm(lengths))
 
     def near(self, base: Making, begin: Sequence[Making]) -> list[Trial]:
         """Try some on the first row, then the neighbours of the best in rate and window, until none of them is better."""
@@ -362,24 +383,50 @@ class _Tries:
         """Try recipes with the picture and colours of the best, then hops, ways to sample, and pictures on two rows."""
         ranked = self.near(best, [best, *(dataclasses.replace(best, candidate=candidate) for candidate in others)])
         keys = [t.making.candidate.first_row_key for t in ranked[:FEW]]
-        hops = [c for key in keys for c in [c for c in self.candidates if c.first_row_key == key][:SEVERAL]]
+        hops = [c for key in keys for c in self._hops(key)]
         ranked = self.nearest([dataclasses.replace(best, candidate=candidate) for candidate in hops], self.both)
         ways = [dataclasses.replace(t.making, nearest=way) for t in ranked[:FEW] for way in (True, False)]
         return self.of_pictures(self.nearest(ways, self.both)[0].making, self.both)
 
+    def _hops(self, first_row: tuple[object, ...]) -> list[Candidate]:
+        """Return the most probable candidates with a first row; few of the whole video, which cost most."""
+        same = [candidate for candidate in self.candidates if candidate.first_row_key == first_row]
+        return same[: SEVERAL if same[0].rule.window else FEW]
+
     def concluded(self) -> Search:
-        """Return the result: of recipes that two rows do not tell apart the one for which more rows speak, or its use."""
-        final = sorted((t for t in self.tried.values() if t.rows == len(self.both)), key=lambda t: t.distance)
-        most = TIE * final[0].distance + 1e-5
-        tied = [t for t in final if t.distance <= most]
-        tied.sort(key=lambda t: (-t.making.candidate.share, self.shapes.index(t.making.geometry)))
-        rules: dict[tuple[object, ...], Trial] = {}
-        for trial in tied:
-            rules.setdefault(trial.making.candidate.first_row_key, trial)
-        verdicts = [(t, _verdict(self.maker, self.video_id, t.making, self.rows)) for t in list(rules.values())[:FEW]]
-        best, verdict = min(verdicts, key=lambda pair: pair[1].verdict.severity)
-        ordered = [best, *(t for t in (*tied, *final[len(tied) :]) if t is not best)]
-        return Search(self.video_id, tuple(ordered), len(self.tried), verdict, self.maker.weights.source)
+        """Return the result: the recipes that two rows do not tell apart on more rows, then the others on two and on one.
+
+        Of recipes whose rows are equally near the most probable one is the first, and of its pictures the most usual.
+        """
+        on_both = sorted((t for t in self.tried.values() if t.rows == len(self.both)), key=lambda t: t.distance)
+        alike = [t.making for t in on_both if t.distance <= ALIKE * on_both[0].distance + 1e-4][:SEVERAL]
+        final = sorted((self.on_more_rows(making) for making in alike), key=lambda t: t.distance)
+        first = min(
+            (t for t in final if t.distance <= TIE * final[0].distance + 1e-5),
+            key=lambda t: (-t.making.candidate.share, self.shapes.index(t.making.geometry)),
+        )
+        on_one = sorted((t for t in self.tried.values() if t.rows < len(self.both)), key=lambda t: t.distance)
+        trials = (first, *(t for t in final if t is not first), *on_both, *on_one)
+        made, rows = self.more_rows(first.making)
+        num_tried = len({t.making.key for t in trials})
+        return Search(self.video_id, trials, num_tried, judge(made, rows, 0), self.maker.weights.source)
+
+    def on_more_rows(self, making: Making) -> Trial:
+        """Return the trial of a recipe on the rows for the verdict."""
+        made, rows = self.more_rows(making)
+        return Trial(making, distance(made, rows, normalised=self.normalised), len(rows))
+
+    def more_rows(self, making: Making) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows for the verdict by this recipe, and the published ones: from all over the video, or its first."""
+        rule, count = making.candidate.rule, len(self.rows)
+        if rule.window:
+            num_windows = max(3, min(ROWS, VERDICT_FRAMES // rule.window))
+            indices = sorted({int(i) for i in np.linspace(0, count - 1, num_windows)})
+        else:
+            indices = list(range(min(count, 1 + WHOLE_FRAMES // rule.hop)))
+        made = self.maker.rows(self.video_id, making, indices)
+        defined = np.isfinite(made).all(axis=1)
+        return made[defined], self.rows[indices][defined]
 
 
 def _rank(trial: Trial) -> tuple[float, float]:
@@ -396,21 +443,27 @@ def _away(a: Candidate, b: Candidate) -> float:
     return octaves + 0.01 * (a.fps is not b.fps)
 
 
+def _most_telling(maker: RowMaker, published: Mapping[str, np.ndarray]) -> str:
+    """Return the video that can be read whose first rows differ most; VideoError if none can be read."""
+
+    def telling(name: str) -> tuple[int, float]:
+        return min(len(published[name]), FIRST_ROWS), _variation(published[name])
+
+    *others, last = sorted(published, key=telling, reverse=True)
+    for video_id in others:
+        try:
+            maker.require_readable(video_id)
+        except VideoError as error:
+            log.warning("%s; another video is taken", error)
+        else:
+            return video_id
+    maker.require_readable(last)
+    return last
+
+
 def _variation(rows: np.ndarray) -> float:
     """Return how much the first rows of a video differ, of their length: still pictures tell no rate from another."""
     rows = rows[:FIRST_ROWS].astype(np.float64)
     if len(rows) < 2:
         return -1.0
     return float(np.linalg.norm(rows - rows.mean(axis=0))) / max(float(np.linalg.norm(rows)), 1e-12)
-
-
-def _verdict(maker: RowMaker, video_id: str, making: Making, rows: np.ndarray) -> VideoVerdict:
-    """Return what `compare` says of several rows of the nearest recipe."""
-    rule = making.candidate.rule
-    if rule.window:
-        indices = sorted({int(i) for i in np.linspace(0, len(rows) - 1, ROWS)})
-    else:
-        indices = list(range(min(len(rows), 1 + WHOLE_FRAMES // rule.hop)))
-    made = maker.rows(video_id, making, indices)
-    defined = [i for i in range(len(indices)) if np.isfinite(made[i]).all()]
-    return judge(made[defined], rows[[indices[i] for i in defined]], 0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -20,10 +19,10 @@ import numpy as np
 from excl.pipeline.identify.row_rules import FRAMES_IN_WORDS, USUAL_FRAMES, USUAL_RATES, Frames, RowRule, row_rules
 
 NATIVE_RATES = {30.0: 0.35, 29.97: 0.25, 25.0: 0.2, 24.0: 0.06, 23.976: 0.08, 15.0: 0.03, 50.0: 0.01, 60.0: 0.02}
-USUAL_NATIVE = 1.0
 SAMPLE = 40  # videos on which all candidates are tried
 KEPT, KEPT_OF_MANY = 1200, 300  # candidates that are then tried on all videos; where these are many, the counts decide
 LEAST_MISSES = 0.002  # durations are rounded, so a few counts may miss under the true rule
+FAR = 60  # frames of which a row at the window's start depends on the last almost not
 FIXED, CAPPED = 0.9, 0.02  # shares of videos with the largest number of rows, for a fixed length, and for a limit
 
 
@@ -63,8 +62,10 @@ class Candidate:
 
     @property
     def first_row_key(self) -> tuple[object, ...]:
-        """What decides a video's first row: not the hop, and not the end."""
+        """What decides a video's first row: not the hop, and not the end; not how long a window of several rows is."""
         rule = self.rule
+        if rule.rows > 1 and rule.window >= FAR:
+            return dataclasses.replace(self, rule=RowRule(0, 8, pool=rule.pool)).first_row_key
         whole = (rule.hop, rule.overlapping_chunks, rule.end == "drop") if not rule.window else ()
         return self.fps, rule.window, rule.rows == 1, rule.pool, whole
 
@@ -149,9 +150,8 @@ def frames_at(fps: float | None, counting: Frames, videos: Counted) -> np.ndarra
 def _tried(sample: Counted, num_videos: int) -> tuple[list[tuple[Candidate, float]], int]:
     """Return the candidates that explain a few videos best, with how usual they are, and the number of all."""
     countings = list(USUAL_FRAMES)
-    rates: dict[float | None, float] = {None: USUAL_NATIVE}
-    rates = dict[float | None, float](USUAL_RATES.items()) | rates
-    columns = [fps for fps in rates if fps is not None] + ([None] if _rates_known(sample) else list(NATIVE_RATES))
+    rates: dict[float | None, float] = {**USUAL_RATES, None: 1.0}
+    columns = [*USUAL_RATES, *([None] if _rates_known(sample) else NATIVE_RATES)]
     frames = np.array([[frames_at(fps, counting, sample) for fps in columns] for counting in countings])
     all_rates = list(rates)
     log_usual = np.log(np.outer(list(USUAL_FRAMES.values()), list(rates.values())))  # [countings, rates]
@@ -205,10 +205,3 @@ def _errors(candidate: Candidate, videos: Counted, limit: int | None) -> np.ndar
     """Return by how many rows each video misses, int64 [n]."""
     expected = candidate.rule.num_rows(frames_at(candidate.fps, candidate.counting, videos))
     return np.abs((np.minimum(expected, limit) if limit else expected) - videos.rows)
-
-
-def most_common_shift(candidate: Candidate, videos: Counted, limit: int | None) -> int:
-    """Return the difference of rows to those expected that most videos have."""
-    expected = candidate.rule.num_rows(frames_at(candidate.fps, candidate.counting, videos))
-    differences = videos.rows - (np.minimum(expected, limit) if limit else expected)
-    return int(Counter(differences.tolist()).most_common(1)[0][0])

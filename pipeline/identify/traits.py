@@ -70,7 +70,7 @@ def traits_of(arrays: Mapping[str, np.ndarray], zero_tails: Sequence[bool]) -> T
     dtype = str(next(iter(arrays.values())).dtype)
     values = rows.astype(np.float64)
     with np.errstate(over="ignore"):
-        half = bool((rows.astype(np.float16).astype(np.float64) == values).all())
+        half = np.array_equal(rows.astype(np.float16).astype(np.float64), values, equal_nan=True)
     half_width = rows.shape[1] // 2
     norms, first, second = (
         np.linalg.norm(part, axis=1) for part in (values, values[:, :half_width], values[:, half_width:])
