@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 INSTALLED := $(VENV)/.installed-$(VERSION)
+# What setup.cfg names as extras: dev is all that any part of the work needs, test what most tests do.
+EXTRAS ?= dev
 # Versions for pip to keep to: a file, as `python .ci/lowest.py` prints it.
 CONSTRAINTS ?=
 # Test processes: half of what tests do is to wait for processes of their own, so more than there are cores.
@@ -30,7 +32,7 @@ $(INSTALLED): setup.cfg pyproject.toml
 	  $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing excl and what it needs into $(VENV) (PyTorch is large: this takes some minutes)"
-	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 install: $(INSTALLED)
