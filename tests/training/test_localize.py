@@ -65,7 +65,7 @@ def test_answers_that_are_kept_are_not_computed_again(real_run, tmp_path, capsys
     arguments += ["--query", "it starts", "--device", "cpu"]
     assert main(arguments) == 0
     first = capsys.readouterr().out
-    monkeypatch.setattr(localize, "answer", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(localize, "ask", lambda *_: pytest.fail("computed again"))
     assert main(arguments) == 0
     assert capsys.readouterr().out == first
     assert main([*arguments, "--on-damage", "keep"]) == 2, "another way of reading may have other answers"
