@@ -98,15 +98,19 @@ class NeighbourPrior:
         self._neighbours = neighbours
 
     def predict(self, similarity: np.ndarray, duration_s: float, *, k: int = 5) -> np.ndarray:
-        """Return the k moments in a video of this duration, best first, float64 [k, 2] in seconds; NaN if it is NaN.
+        """Return the k moments in a video of this duration, best first, float64 [k, 2] in seconds.
 
-        `similarity` [N] is that of each training moment's query or video, at least 0. A moment's weight is its square times
-        exp(-2 |ln(duration / its video's duration)|). The first span maximises the weighted mean of the IoU, every further
-        one the weighted mean of the best IoU together with those before it; of equal ones the earlier a, then b.
+        They are NaN if the duration is, or if no training moment is similar. `similarity` [N] is that of each training
+        moment's query or video, at least 0. A moment's weight is (similarity · shorter duration / longer duration)².
+        The first span maximises the weighted mean of the IoU, every further one the weighted mean of the best IoU together
+        with those before it; of equal ones the earlier a, then b.
         """
         if np.isnan(duration_s):
             return np.full((k, 2), np.nan)
-        weights = similarity**2 * np.exp(-2 * np.abs(np.log(duration_s / self._durations_s)))
+        ratio = duration_s / self._durations_s
+        weights = (similarity * np.minimum(ratio, 1 / ratio)) ** 2
+        if not weights.any():
+            return np.full((k, 2), np.nan)
         most = min(self._neighbours, len(weights))
         nearest = np.sort(np.argpartition(-weights, most - 1)[:most])
         iou, weights = self._iou[nearest], weights[nearest].astype(np.float32)

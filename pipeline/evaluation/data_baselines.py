@@ -8,14 +8,15 @@ query only   the moments of the 100 most similar queries and durations; the simi
 video only   the moments of the 100 most similar videos and durations; the similarity is that of the mean features of the
              first, second and third third of a video
 
-A video's own moments never answer for it.
+A video's own moments never answer for it. Where no other query or video is similar, the moments of videos of about the same
+duration answer; where there is no other video, nothing does.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 
@@ -30,6 +31,8 @@ MIN_MOMENTS = 50
 """The training moments that a verb needs for a prior of its own."""
 MAX_VIDEOS = 1000
 """The training videos that video only looks at; of more, so many evenly spaced ones by id."""
+MANY = 30
+"""A word of more than one in so many queries counts as frequent (`TextSimilarity`)."""
 VERB_RULE = (
     "the verb of a query is its first word whose stem (Snowball) has in the training queries a form in -ing and another one"
 )
@@ -65,7 +68,12 @@ class TextSimilarity:
         for index, words in enumerate(documents):
             for word in words:
                 rows[word].append(index)
-        self._rows = {word: np.array(indexes) for word, indexes in rows.items()}
+        # A word of many queries has a row of what it adds to each: that is added much faster than by their numbers.
+        self._rows = {word: np.array(of) for word, of in rows.items() if len(of) <= self._num / MANY}
+        self._whole_rows = {}
+        for word in rows.keys() - self._rows.keys():
+            self._whole_rows[word] = np.zeros(self._num)
+            self._whole_rows[word][rows[word]] = self._squares[word]
         self._norms = np.array([self._norm(words) for words in documents])
 
     def _square(self, count: int) -> float:
@@ -78,16 +86,24 @@ class TextSimilarity:
         """Return the similarity of a query to every one of them, float64 [Q], 0 to 1."""
         words = set(query.tokens)
         shared = np.zeros(self._num)
-        for word in sorted(words & self._rows.keys()):
-            shared[self._rows[word]] += self._squares[word]
+        for word in sorted(words):
+            if word in self._whole_rows:
+                shared += self._whole_rows[word]
+            elif word in self._rows:
+                shared[self._rows[word]] += self._squares[word]
         return shared / (self._norms * self._norm(words))
 
     def among(self, queries: Sequence[Query]) -> np.ndarray:
         """Return the similarity of queries, of whatever kind, to each other, float64 [n, n]."""
-        words = [set(query.tokens) for query in queries]
-        norms = [self._norm(row) for row in words]
-        shared = [[sum(self._squares.get(word, self._square(0)) for word in a & b) for b in words] for a in words]
-        return np.array(shared) / np.outer(norms, norms)
+        documents = [set(query.tokens) for query in queries]
+        words = sorted(set().union(*documents))
+        column = {word: index for index, word in enumerate(words)}
+        weights = np.zeros((len(queries), len(words)))
+        for row, document in zip(weights, documents, strict=True):
+            row[[column[word] for word in document]] = 1.0
+        shared = weights * [self._squares.get(word, self._square(0)) for word in words] @ weights.T
+        norms = [self._norm(document) for document in documents]
+        return shared / np.outer(norms, norms)
 
 
 def predictions(training: Sequence[Query], queries: Sequence[Query], store: FeatureStore | None) -> dict[str, np.ndarray]:
@@ -98,19 +114,33 @@ def predictions(training: Sequence[Query], queries: Sequence[Query], store: Feat
     training = [query for query in training if query.duration_s is not None]
     starts_s, ends_s, durations_s = np.array([(q.start_s, q.end_s, q.duration_s) for q in training], dtype=np.float64).T
     prior = NeighbourPrior(starts_s, ends_s, durations_s)
-    own_videos = np.array([query.video_id for query in training])
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, query in enumerate(training):
+        rows_of[query.video_id].append(row)
 
-    def answer(similar_to: Callable[[Query], np.ndarray]) -> np.ndarray:
-        answers: dict[str, np.ndarray] = {}
-        for query in queries:
-            if query.key not in answers:
-                similarity = np.where(own_videos == query.video_id, 0.0, similar_to(query))
-                answers[query.key] = prior.predict(similarity, query.duration_s or math.nan)
-        return np.array([answers[query.key] for query in queries])
+    def answer(similar_to: Callable[[Query], np.ndarray], asked: Sequence[Hashable]) -> np.ndarray:
+        """Return the answers; queries with an equal entry in `asked` share one."""
+        answers: dict[Hashable, np.ndarray] = {}
+        for query, key in zip(queries, asked, strict=True):
+            if key not in answers:
+                own = rows_of.get(query.video_id, [])
+                similarity = similar_to(query)
+                similarity[own] = 0.0
+                if not similarity.any():
+                    similarity = np.ones(len(training))
+                    similarity[own] = 0.0
+                answers[key] = prior.predict(similarity, query.duration_s or math.nan)
+        return np.array([answers[key] for key in asked])
 
-    baselines = {"verb_prior": _verb_prior(training, queries), "query_only": answer(TextSimilarity(training).to)}
+    baselines = {
+        "verb_prior": _verb_prior(training, queries),
+        "query_only": answer(TextSimilarity(training).to, [query.key for query in queries]),
+    }
     if store is not None and (videos := _video_similarity(training, queries, store)):
-        video_only = answer(lambda query: videos.get(query.video_id, np.zeros(len(training))))
+        video_only = answer(
+            lambda query: videos.get(query.video_id, np.zeros(len(training))).copy(),
+            [(query.video_id, query.duration_s) for query in queries],
+        )
         video_only[[query.video_id not in videos for query in queries]] = np.nan
         baselines["video_only"] = video_only
     return baselines

@@ -67,8 +67,8 @@ class _Samples:
 
 
 def query_values(windows: np.ndarray, truth: GroundTruth) -> np.ndarray:
-    """Return what every query adds to FIGURES in percent, float64 [Q, F], for predicted windows [N, k, 2], best first."""
-    figures = query_figures(query_ious(windows[:, :1], truth.moments, truth.query_ids))
+    """Return what every query adds to FIGURES in percent, float64 [Q, F], for windows [N, k, 2 or 3], best first."""
+    figures = query_figures(query_ious(windows[:, :1, :2], truth.moments, truth.query_ids))
     return np.stack([figures[name] for name in FIGURES], axis=1)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from excl.models.excl.metrics import interval_iou
 from excl.pipeline.evaluation.split_metrics import GroundTruth
 
 MOST_WINDOWS = 10
@@ -22,6 +23,8 @@ LENGTHS_S = {"short": (0.0, 10.0), "middle": (10.0, 30.0), "long": (30.0, np.inf
 LEVELS = {"HL-min-Fair": 2, "HL-min-Good": 3, "HL-min-VeryGood": 4}
 """The least annotated saliency, 0 to 4, of a clip that counts as a highlight."""
 CLIP_S = 2.0
+QUERIES_AT_ONCE = 2048
+"""The most queries whose precisions are computed together, for memory's sake."""
 
 
 def moment_metrics(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
@@ -31,19 +34,18 @@ def moment_metrics(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
     moments those in the group count. Windows are ranked by their score for mAP; R@1 takes the first. A window whose times
     are NaN, but not its score, is a miss at its rank.
     """
-    rows_of_query: dict[str, list[int]] = {}
-    for row, query_id in enumerate(truth.query_ids):
-        rows_of_query.setdefault(query_id, []).append(row)
+    _, first_rows, query = np.unique(truth.query_ids, return_index=True, return_inverse=True)
     lengths_s = truth.moments[:, 1] - truth.moments[:, 0]
     metrics = {}
     for group, (over_s, up_to_s) in LENGTHS_S.items():
-        in_group = (lengths_s > over_s) & (lengths_s <= up_to_s)
-        of_query = {query_id: [row for row in rows if in_group[row]] for query_id, rows in rows_of_query.items()}
-        pairs = [(predicted[rows[0]], truth.moments[rows]) for rows in of_query.values() if rows]
-        figures: dict[str, Any] = {"num_queries": len(pairs), "MR-mAP": None, "MR-R1": None}
-        if pairs:
-            precisions = np.mean([_average_precisions(windows, moments) for windows, moments in pairs], axis=0)
-            first = np.array([_first_iou(windows, moments) for windows, moments in pairs])
+        chosen = np.flatnonzero((lengths_s > over_s) & (lengths_s <= up_to_s))
+        asked, place = np.unique(query[chosen], return_inverse=True)
+        figures: dict[str, Any] = {"num_queries": len(asked), "MR-mAP": None, "MR-R1": None}
+        if len(asked):
+            windows, moments = predicted[first_rows[asked]], _by_query(truth.moments[chosen], place)
+            parts = np.array_split(np.arange(len(asked)), -(-len(asked) // QUERIES_AT_ONCE))
+            precisions = np.concatenate([_average_precisions(windows[part], moments[part]) for part in parts]).mean(axis=0)
+            first = _iou(windows[:, :1], moments).max(axis=(1, 2))
             at_thresholds = {
                 str(threshold): _percent(value) for threshold, value in zip(THRESHOLDS, precisions, strict=True)
             }
@@ -53,40 +55,45 @@ def moment_metrics(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
     return metrics
 
 
+def _by_query(moments: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Return moments [N, 2] by query, float64 [Q, M, 2], in order, NaN where a query has fewer than M."""
+    order = np.argsort(query, kind="stable")
+    counts = np.bincount(query)
+    number = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+    by_query = np.full((len(counts), counts.max(), 2), np.nan)
+    by_query[query[order], number] = moments[order]
+    return by_query
+
+
+def _iou(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Return the IoU of windows [Q, k, 2 or 3] with moments [Q, M, 2], float64 [Q, k, M]; 0 where a time is NaN."""
+    starts_s, ends_s = windows[:, :, None, 0], windows[:, :, None, 1]
+    return interval_iou(starts_s, ends_s, moments[:, None, :, 0], moments[:, None, :, 1])
+
+
 def _average_precisions(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Return the interpolated average precision of windows [k, 3] for moments [M, 2] at THRESHOLDS, float64 [10].
+    """Return the interpolated average precision of every query at THRESHOLDS, float64 [Q, 10].
 
-    In the order of their scores, each window takes the moment with the largest IoU that none before it has taken.
+    In the order of their scores, each of its windows [Q, k, 3] takes the one of its moments [Q, M, 2] with the largest IoU
+    that none before it has taken.
     """
-    windows = windows[~np.isnan(windows[:, 2])][:MOST_WINDOWS]
-    if len(windows) == 0:
-        return np.zeros(len(THRESHOLDS))
-    windows = windows[np.argsort(-windows[:, 2], kind="stable")]
-    shared_s = np.minimum(windows[:, None, 1], moments[None, :, 1]) - np.maximum(windows[:, None, 0], moments[None, :, 0])
-    shared_s = np.clip(shared_s, 0, None)
-    union_s = (windows[:, 1] - windows[:, 0])[:, None] + (moments[:, 1] - moments[:, 0])[None] - shared_s
-    iou = np.divide(shared_s, union_s, out=np.zeros_like(union_s), where=union_s > 0)  # [k, M]; 0 where NaN
-    thresholds = np.array(THRESHOLDS)
-    is_free = np.ones((len(thresholds), len(moments)), dtype=bool)
-    hits = np.zeros((len(thresholds), len(windows)))
-    for rank, row in enumerate(iou):
-        candidates = np.where(is_free & (row >= thresholds[:, None]), row, -1.0)  # [10, M]
-        best = len(moments) - 1 - candidates[:, ::-1].argmax(axis=1)  # of equal ones the last
-        hit = np.flatnonzero(candidates.max(axis=1) >= 0)
-        hits[hit, rank] = 1
-        is_free[hit, best[hit]] = False
-    cumulative = hits.cumsum(axis=1)
-    precision = cumulative / np.arange(1, len(windows) + 1)
-    best_later = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    return (hits * best_later).sum(axis=1) / len(moments)
-
-
-def _first_iou(windows: np.ndarray, moments: np.ndarray) -> float:
-    """Return the largest IoU of the first window [3] with any of the moments [M, 2]; the union is that of the hull."""
-    start_s, end_s = windows[0, :2]
-    shared_s = np.clip(np.minimum(end_s, moments[:, 1]) - np.maximum(start_s, moments[:, 0]), 0, None)
-    hull_s = np.maximum(end_s, moments[:, 1]) - np.minimum(start_s, moments[:, 0])
-    return float(np.divide(shared_s, hull_s, out=np.zeros_like(hull_s), where=hull_s > 0).max())
+    given_first = np.argsort(np.isnan(windows[..., 2]), axis=1, kind="stable")[:, :MOST_WINDOWS, None]
+    windows = np.take_along_axis(windows, given_first, axis=1)
+    windows = np.take_along_axis(windows, np.argsort(-windows[..., 2], axis=1, kind="stable")[..., None], axis=1)
+    iou, thresholds = _iou(windows, moments), np.array(THRESHOLDS)[:, None]
+    num_queries, num_windows, num_moments = iou.shape
+    is_free = np.ones((num_queries, len(THRESHOLDS), num_moments), dtype=bool)
+    hits = np.zeros((num_queries, len(THRESHOLDS), num_windows))
+    for rank in range(num_windows):
+        row = iou[:, rank, None, :]  # [Q, 1, M]
+        candidates = np.where(is_free & (row >= thresholds), row, -1.0)  # [Q, 10, M]
+        best = num_moments - 1 - candidates[..., ::-1].argmax(axis=2)  # of equal ones the last
+        hit = np.nonzero(candidates.max(axis=2) >= 0)
+        hits[(*hit, rank)] = 1
+        is_free[(*hit, best[hit])] = False
+    precision = hits.cumsum(axis=2) / np.arange(1, num_windows + 1)
+    best_later = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
+    return (hits * best_later).sum(axis=2) / (~np.isnan(moments[..., 0])).sum(axis=1)[:, None]
 
 
 def saliency_metrics(predicted: Mapping[str, np.ndarray], annotated: Mapping[str, np.ndarray]) -> dict[str, Any]:

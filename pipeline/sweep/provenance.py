@@ -18,6 +18,7 @@ from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.distributed import training_devices
 
 OF_FILES = ("train", "val", "test", "durations", "rows_name_their_split")
+NOT_RECORDED = "not recorded"
 COMPUTING = ("excl", "torch", "numpy", "safetensors")
 
 
@@ -32,9 +33,12 @@ def stores_by_name(stores: Sequence[TrainingStore]) -> dict[str, TrainingStore]:
 
 
 def store_facts(store: TrainingStore) -> dict[str, Any]:
-    """Return the facts of a training store: annotations, cleaning, words, features and videos."""
+    """Return the facts of a training store: annotations, cleaning, words, features and videos.
+
+    A store that an earlier version packed does not say which annotation files, word vectors and decoders it came from.
+    """
     identity = store.manifest.header["identity"]
-    tokenisation = dict(identity["tokenised"])
+    tokenisation = dict(identity.get("tokenised", {"hygiene": store.about_queries["hygiene"], "glove": NOT_RECORDED}))
     files = {split: tokenisation.pop(split) for split in OF_FILES if split in tokenisation}
     complete = store.manifest.records[COMPLETE]
     videos = {video["id"]: _video_facts(video) for shard in store.shards() for video in shard.videos}
@@ -46,7 +50,7 @@ def store_facts(store: TrainingStore) -> dict[str, Any]:
         "packing": {key: identity[key] for key in ("missing_video", "other_duration", "duration_tolerance_s")},
         "vocabulary": {"words": len(store.vocabulary), "sha256": store.vocabulary.fingerprint},
         "features": store.recipe,
-        "decoders": complete["made_with"],
+        "decoders": complete.get("made_with", NOT_RECORDED),
         "videos": videos,
         "missing videos": {split: counts["missing"] for split, counts in _coverage(store).items()},
         "content": {"sha256": store.manifest.fingerprint()},

@@ -118,7 +118,22 @@ def _prediction_files(path: Path, split: str) -> list[Path]:
     files = sorted(path.rglob(evaluate.PREDICTIONS))
     if not files:
         raise ValueError(f"{path}: neither a run nor an evaluation, and no {evaluate.PREDICTIONS} in it or below it")
+    evaluations = _stage_folders([file.parent for file in files], evaluate.STAGE)
+    splits = {folder: manifest.header["identity"]["split"] for folder, manifest in evaluations}
+    if len(set(splits.values())) > 1:
+        files = [file for file in files if splits.get(file.parent, split) == split]
+    _require_one_method(path, [file.parent / evaluate.METRICS for file in files if file.parent in splits])
     return files
+
+
+def _require_one_method(path: Path, files: Sequence[Path]) -> None:
+    """Raise ValueError if the metrics of a folder's evaluations are of several variants: they are no seeds of one method."""
+    variants = sorted({json.loads(file.read_text(encoding="utf-8"))["variant"] for file in files})
+    if len(variants) > 1:
+        raise ValueError(
+            f"{path}: has evaluations of {len(variants)} variants ({', '.join(variants)}); "
+            "expected trainings of one method: give the folder of each variant"
+        )
 
 
 def _stage_folders(folders: Sequence[Path], stage: str) -> Iterator[tuple[Path, Manifest]]:

@@ -77,6 +77,15 @@ def test_query_only_is_what_the_definition_says():
     assert alone.tolist() == found["query_only"][2].tolist(), "what else is asked has no influence"
 
 
+def test_where_nothing_is_similar_videos_of_such_a_duration_answer():
+    """And nothing does where the training split has no other video: without this, all answers were the first 5 %."""
+    training = [query(n, ["he", "opens"], 6, 12, duration_s=20.0 if n else 400.0) for n in range(5)]
+    strange = query(9, ["xyzzy"], 0, 1, split="test")
+    assert predictions(training, [strange], None)["query_only"][0, 0].tolist() == [6, 12]
+    own = [query(n, ["he", "opens"], 6, 12, video_id="v") for n in range(5)]
+    assert np.isnan(predictions(own, own[:1], None)["query_only"]).all()
+
+
 def test_the_verb_is_the_first_word_that_is_bent_like_one():
     sentences = ["a person opens the thing", "he is opening doors", "one opened two things", "the door", "she sat sitting"]
     verbs = Verbs([query(n, text.split(), 0, 1) for n, text in enumerate([*sentences, "they sit", "running"])])

@@ -10,6 +10,7 @@ import shutil
 import pytest
 from chain_data import MODEL, RECIPE, make, tokenise_arguments
 
+from excl.pipeline.artifacts.header import comparable_header, write_header
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.workflows.cli import main
@@ -90,6 +91,19 @@ def test_the_store_may_have_moved(store, table, tmp_path):
     moved = shutil.copytree(store, tmp_path / "moved")
     assert repeat(table, tmp_path / "again", str(moved)) == 0
     assert (tmp_path / "again" / "table.csv").read_bytes() == (table / "table.csv").read_bytes()
+
+
+def test_a_store_of_an_earlier_version_still_makes_a_table(store, tmp_path):
+    """Until pack's version 3 stores did not say which files their queries came from, nor which decoders were used."""
+    old = shutil.copytree(store, tmp_path / "old")
+    header = comparable_header(old)
+    del header["identity"]["tokenised"]
+    write_header(old, header, {})
+    assert main(["reproduce", str(old), "--out", str(tmp_path / "out"), "--variants", "clf-1-a", "--seeds", "1",
+                 *SETTINGS[:-4], "--device", "cpu"]) == 0  # fmt: skip
+    facts = json.loads((tmp_path / "out" / "protocol.json").read_text())["stores"]["jsonl"]
+    assert facts["word vectors"] == "not recorded"
+    assert facts["vocabulary"]["sha256"] == sha256(store / "vocabulary.txt")
 
 
 def changed_annotations(made, folder):

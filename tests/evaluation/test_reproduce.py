@@ -139,6 +139,18 @@ def test_the_differences_are_those_of_significance(swept, capsys):
     assert main(["significance", run, variants[1], "--split", "val"]) == 2
 
 
+def test_the_seeds_of_a_method_are_its_evaluations_on_the_split(swept, tmp_path, capsys, caplog):
+    """Another split's evaluation beside them is left out; two variants are no method."""
+    folder = shutil.copytree(next(swept.glob("*/clf-1-a")), tmp_path / "clf")
+    other = str(next(swept.glob("*/reg-1-a")))
+    assert main(["evaluate", str(folder / "seed-0" / "run"), "--split", "val", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["significance", str(folder), other, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["methods"]["clf"]["seeds"] == 2
+    assert main(["significance", str(next(swept.glob("*/clf-1-a")).parent), other]) == 2
+    assert "expected trainings of one method" in caplog.text
+
+
 def test_a_training_that_hit_its_bound_is_named_and_one_that_converged_is_not(store, swept, tmp_path, capsys):
     """The bound of 2 epochs is less than the patience; with a patience of 1 both stop by themselves, long before 300."""
     text = (swept / "table.md").read_text()
