@@ -56,6 +56,7 @@ ALIKE = 1.25  # times the least distance on two rows, up to which recipes are co
 CLOSE = 0.02  # a distance that frames coded anew may have; a recipe with wrong colours or another rate has more
 PRECISE = 0.01  # a distance below which windows that begin at another frame are not tried
 VERDICT_FRAMES = 256  # of windows for the verdict, at least of three
+MOST_READ = 1000  # frames of a video, which are all in memory
 WHOLE_FRAMES = 96  # of a whole video, to tell it from long windows
 
 Values = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -417,11 +418,12 @@ class _Tries:
         return Trial(making, distance(made, rows, normalised=self.normalised), len(rows))
 
     def more_rows(self, making: Making) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows for the verdict by this recipe, and the published ones: from all over the video, or its first."""
+        """Return the rows for the verdict by this recipe, and the published ones: spread over the video, or its first."""
         rule, count = making.candidate.rule, len(self.rows)
         if rule.window:
             num_windows = max(3, min(ROWS, VERDICT_FRAMES // rule.window))
-            indices = sorted({int(i) for i in np.linspace(0, count - 1, num_windows)})
+            last = min(count - 1, int(MOST_READ * rule.rows_a_frame))
+            indices = sorted({int(i) for i in np.linspace(0, last, num_windows)})
         else:
             indices = list(range(min(count, 1 + WHOLE_FRAMES // rule.hop)))
         made = self.maker.rows(self.video_id, making, indices)

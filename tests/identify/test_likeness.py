@@ -6,6 +6,7 @@ Thirty recipes are in `bench/identify.py`; these are few, small and short.
 from __future__ import annotations
 
 import json
+import shutil
 from fractions import Fraction
 
 import av
@@ -91,6 +92,23 @@ def test_the_command_that_it_ends_with_makes_the_features(videos, state, tmp_pat
         a, b = store[name].features.astype(float), published[name].astype(float)
         assert a.shape == b.shape
         assert np.linalg.norm(a - b) < 0.02 * np.linalg.norm(b)
+
+
+def test_one_readable_video_and_one_half_of_the_values_are_enough(videos, state, tmp_path, capsys, caplog):
+    """The features of the other video differ more from row to row, so it would be taken; its file is no video."""
+    rng = np.random.default_rng(0)
+    published = np.load(publish([videos / "a.mp4"], Published(5, 37), state, tmp_path / "made", crop=CROP))
+    both = np.concatenate([published["a"], rng.random(published["a"].shape, np.float32)], axis=1)
+    np.savez(tmp_path / "two.npz", a=both, b=10 * rng.random((6, 2048), np.float32))
+    (tmp_path / "videos").mkdir()
+    shutil.copy(videos / "a.mp4", tmp_path / "videos")
+    (tmp_path / "videos" / "b.mp4").write_bytes(b"no video")
+    flags = ["--videos", str(tmp_path / "videos"), "--weights", "random:0", "--crop", str(CROP)]
+    assert main(["identify", str(tmp_path / "two.npz"), *flags]) == 3
+    shown = capsys.readouterr().out
+    assert "These are: 5 frames a second, frames as FFmpeg's fps filter, picture 37" in shown
+    assert "of the other half nothing is said" in shown
+    assert "another video is taken" in caplog.text
 
 
 def test_features_of_other_weights_are_none_of_the_tried(videos, tmp_path, capsys):
