@@ -150,7 +150,7 @@ def frames_at(fps: float | None, counting: Frames, videos: Counted) -> np.ndarra
 def _tried(sample: Counted, num_videos: int) -> tuple[list[tuple[Candidate, float]], int]:
     """Return the candidates that explain a few videos best, with how usual they are, and the number of all."""
     countings = list(USUAL_FRAMES)
-    rates: dict[float | None, float] = {**USUAL_RATES, None: 1.0}
+    rates: dict[float | None, float] = dict([*USUAL_RATES.items(), (None, 1.0)])
     columns = [*USUAL_RATES, *([None] if _rates_known(sample) else NATIVE_RATES)]
     frames = np.array([[frames_at(fps, counting, sample) for fps in columns] for counting in countings])
     all_rates = list(rates)
