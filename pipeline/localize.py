@@ -363,8 +363,8 @@ def _look_up(trained: TrainedRun, words: Sequence[str], glove: str | None) -> di
     return {word: vector if has_vector else None for word, vector, has_vector in rows}
 
 
-def lines(found: Answers) -> str:
+def lines(answers: Answers) -> str:
     """The answers as JSON, or for people: start and end in seconds, the probability, the sentence."""
-    if found.as_json:
-        return json.dumps([dataclasses.asdict(one) for one in found.answers], indent=2)
-    return "\n".join(f"{a.start_s:.2f} s to {a.end_s:.2f} s   (p = {a.score:.2f})   {a.query}" for a in found.answers)
+    if answers.as_json:
+        return json.dumps([dataclasses.asdict(one) for one in answers.answers], indent=2)
+    return "\n".join(f"{a.start_s:.2f} s to {a.end_s:.2f} s   (p = {a.score:.2f})   {a.query}" for a in answers.answers)

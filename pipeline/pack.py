@@ -236,9 +236,9 @@ RENAMINGS: dict[str, Callable[[str], str]] = {  # by which names of videos and i
 def match_hint(asked: Set[str], held: Set[str]) -> str:
     """Return how the ids of annotations and videos would match better, as the end of a message; empty if nothing helps."""
     now = len(asked & held)
-    found = {how: len({rename(a) for a in asked} & {rename(h) for h in held}) for how, rename in RENAMINGS.items()}
-    best = max(found, key=lambda how: found[how])
-    return f"; {found[best]:,} would match {best}, in place of {now:,}" if found[best] > now else ""
+    matches = {how: len({rename(a) for a in asked} & {rename(h) for h in held}) for how, rename in RENAMINGS.items()}
+    best = max(matches, key=lambda how: matches[how])
+    return f"; {matches[best]:,} would match {best}, in place of {now:,}" if matches[best] > now else ""
 
 
 def _coverage(queries: list[Query], store: FeatureStore) -> dict[str, dict[str, Any]]:

@@ -167,11 +167,13 @@ def _prior(queries: Sequence[Query]) -> TimePrior:
 
 def _video_similarity(training: Sequence[Query], queries: Sequence[Query], store: FeatureStore) -> Mapping[str, np.ndarray]:
     """Return for every video of the queries its similarity to the videos of the training queries, float64 [N], by id."""
-    known = sorted({query.video_id for query in training if query.video_id in store})
+    in_store = sorted({query.video_id for query in training if query.video_id in store})
     asked = sorted({query.video_id for query in queries if query.video_id in store})
-    if not known or not asked:
+    if not in_store or not asked:
         return {}
-    chosen = [known[i] for i in np.unique(np.linspace(0, len(known) - 1, min(len(known), MAX_VIDEOS)).round().astype(int))]
+    chosen = [
+        in_store[i] for i in np.unique(np.linspace(0, len(in_store) - 1, min(len(in_store), MAX_VIDEOS)).round().astype(int))
+    ]
     vectors = np.stack([_thirds(store, video_id) for video_id in chosen])  # [videos, 3 F]
     mean, std = vectors.mean(axis=0), vectors.std(axis=0)
     scale = np.where(std > 0, std, 1.0)

@@ -112,12 +112,12 @@ def run(config: IdentifyConfig) -> Identification:
             seconds = _durations_of_videos(config, {name: paths[video] for name, video in video_names.items()}, failed)
         videos = _counted(counts, seconds)
         fit = fit_rows(videos)
-        found = None
+        search = None
         if config.weights is not None:
             sample = dict(sorted(video_names.items(), key=lambda item: counts[item[0]])[:FEW_VIDEOS])
             published = {name: source[names[name]] for name in sample}
-            found = _search(config, published, {name: paths[video] for name, video in sample.items()}, fit, traits)
-    identification = Identification(source.kind, traits, videos, fit, found, tuple(failed))
+            search = _search(config, published, {name: paths[video] for name, video in sample.items()}, fit, traits)
+    identification = Identification(source.kind, traits, videos, fit, search, tuple(failed))
     if config.json not in ("", "-"):
         write_text(Path(config.json), to_json(config, identification) + "\n")
     return identification
@@ -321,17 +321,17 @@ def _of_counts(config: IdentifyConfig, fit: RowFit, videos: Counted) -> list[str
     return lines
 
 
-def _of_videos(config: IdentifyConfig, found: Search) -> list[str]:
-    lines = [f"videos: {found.num_tried} recipes tried with the weights {found.weights}, on {printable(found.video_id)}"]
+def _of_videos(config: IdentifyConfig, search: Search) -> list[str]:
+    lines = [f"videos: {search.num_tried} recipes tried with the weights {search.weights}, on {printable(search.video_id)}"]
     lines.append("distance  rows  recipe (relative L2 over so many rows)")
-    lines += [f"{trial.distance:8.4f}  {trial.rows:4}  {trial.making}" for trial in distinct(found)[: config.show]]
+    lines += [f"{trial.distance:8.4f}  {trial.rows:4}  {trial.making}" for trial in distinct(search)[: config.show]]
     return lines
 
 
-def distinct(found: Search) -> list[Trial]:
+def distinct(search: Search) -> list[Trial]:
     """Return the trials, the nearest first, one for each rate, window, hop, picture and sampling."""
     seen: dict[tuple[object, ...], Trial] = {}
-    for trial in found.trials:
+    for trial in search.trials:
         seen.setdefault(trial.making.key, trial)
     return list(seen.values())
 
@@ -349,14 +349,14 @@ def ends_that_fit(making: Making, fit: RowFit) -> list[Candidate]:
 
 def conclusion(config: IdentifyConfig, identification: Identification) -> list[str]:
     """Return the answer in sentences: the recipe, how sure it is, the command that makes the same, what would decide."""
-    fit, found = identification.fit, identification.search
+    fit, search = identification.fit, identification.search
     if not fit.candidates:
         return [f"Resampled to {fit.limit} rows a video. What would decide more: the features before they were resampled."]
     best = fit.candidates[0]
-    start_s, end_s = row_seconds(best if found is None else found.best.making.candidate, identification.videos, 0)
+    start_s, end_s = row_seconds(best if search is None else search.best.making.candidate, identification.videos, 0)
     times = ", ".join(f"{start:.2f} to {end:.2f} s" for start, end in list(zip(start_s, end_s, strict=True))[:3])
     of_rows = f"Rows of {printable(identification.videos.ids[0])} are from {times}, …"
-    if found is None:
+    if search is None:
         sure = "fairly sure" if best.share > 0.9 else "probable" if best.share > 0.5 else "a guess among several"
         flags = f"--fps {best.fps:g} --stride {best.rule.hop}" if best.rule.rows == 1 and best.fps else None
         return [
@@ -369,24 +369,24 @@ def conclusion(config: IdentifyConfig, identification: Identification) -> list[s
             ),
             "What would decide: --videos with some of the videos and --weights, to make rows by these recipes and compare.",
         ]
-    lines = _conclusion_of_search(config, found, fit, of_rows)
+    lines = _conclusion_of_search(config, search, fit, of_rows)
     if identification.traits.width == 2 * STREAM:
         lines.append("That is the half of each row that is nearest to I3D's RGB stream; of the other half nothing is said.")
     return lines
 
 
-def _conclusion_of_search(config: IdentifyConfig, found: Search, fit: RowFit, of_rows: str) -> list[str]:
-    making = found.best.making
+def _conclusion_of_search(config: IdentifyConfig, search: Search, fit: RowFit, of_rows: str) -> list[str]:
+    making = search.best.making
     preset = preset_of(making.candidate, making.geometry)
     name = f" (preset {preset})" if preset else ""
-    verdict = found.verdict
+    verdict = search.verdict
     rel = verdict.likeness.rel if verdict.likeness is not None else np.nan
     cosine = verdict.likeness.cos_mean if verdict.likeness is not None else np.nan
-    within = 1.25 * found.best.distance + 1e-4
-    alternatives = [t for t in distinct(found)[1:] if t.distance < within and t.rows > found.best.rows / 2]
-    head = "These are" if found.is_equal else "None of the tried; the nearest is"
+    within = 1.25 * search.best.distance + 1e-4
+    alternatives = [t for t in distinct(search)[1:] if t.distance < within and t.rows > search.best.rows / 2]
+    head = "These are" if search.is_equal else "None of the tried; the nearest is"
     lines = [
-        f"{head}: {making}{name}, weights {found.weights}.",
+        f"{head}: {making}{name}, weights {search.weights}.",
         f"{ANSWERS[verdict.verdict]}: relative L2 {rel:.2g}, mean cosine {cosine:.6f}, over {verdict.a.rows} rows.",
     ]
     ends = ends_that_fit(making, fit)
@@ -395,14 +395,14 @@ def _conclusion_of_search(config: IdentifyConfig, found: Search, fit: RowFit, of
         lines.append(f"The counts do not tell the end of the videos: {rules}.")
     if alternatives:
         lines.append(f"Not told apart: {'; '.join(str(trial.making) for trial in alternatives[:3])}.")
-    flags_of = extract_flags(making, found.weights)
+    flags_of = extract_flags(making, search.weights)
     if flags_of is not None:
         videos = shlex.quote(str(config.videos))
         lines.append(f"Make them: excl extract --videos {videos} --out STORE {' '.join(flags_of)}")
     else:
         lines.append(f"`excl extract` cannot make all of it: {', '.join(_not_extracted(making))}.")
     lines.append(of_rows)
-    if not found.is_equal:
+    if not search.is_equal:
         lines.append(
             "What would decide: other weights, a rate or window that is not among those tried, frames that were coded anew; "
             "more videos with rows that differ; --candidates for more recipes."
@@ -424,8 +424,8 @@ def _not_extracted(making: Making) -> list[str]:
 
 def to_json(config: IdentifyConfig, identification: Identification) -> str:
     """Return all of it as JSON for programs; figures that are not defined are null."""
-    videos, fit, found = identification.videos, identification.fit, identification.search
-    best = found.best.making.candidate if found is not None else fit.candidates[0] if fit.candidates else None
+    videos, fit, search = identification.videos, identification.fit, identification.search
+    best = search.best.making.candidate if search is not None else fit.candidates[0] if fit.candidates else None
     value = {
         "features": str(config.features),
         "kind": identification.kind,
@@ -439,16 +439,16 @@ def to_json(config: IdentifyConfig, identification: Identification) -> str:
             "candidates": [_candidate_json(candidate) for candidate in fit.candidates],
         },
         "search": None
-        if found is None
+        if search is None
         else {
-            "video": found.video_id,
-            "weights": found.weights,
-            "tried": found.num_tried,
-            "verdict": found.verdict.verdict.name.lower(),
-            "likeness": found.verdict.likeness and dataclasses.asdict(found.verdict.likeness),
-            "trials": [_trial_json(trial) for trial in distinct(found)],
-            "ends": [candidate.rule.end for candidate in ends_that_fit(found.best.making, fit)],
-            "extract": extract_flags(found.best.making, found.weights),
+            "video": search.video_id,
+            "weights": search.weights,
+            "tried": search.num_tried,
+            "verdict": search.verdict.verdict.name.lower(),
+            "likeness": search.verdict.likeness and dataclasses.asdict(search.verdict.likeness),
+            "trials": [_trial_json(trial) for trial in distinct(search)],
+            "ends": [candidate.rule.end for candidate in ends_that_fit(search.best.making, fit)],
+            "extract": extract_flags(search.best.making, search.weights),
         },
         "row_seconds": {}
         if best is None

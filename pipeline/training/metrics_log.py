@@ -38,10 +38,10 @@ class MetricsLog:
 
 def scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Return the numbers of a line by name, those of single data sets as `sets/<name>/<figure>`."""
-    found: dict[str, float] = {}
+    flat: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, Mapping):
-            found |= scalars(value, f"{prefix}{name}/")
+            flat |= scalars(value, f"{prefix}{name}/")
         elif name != "epoch":
-            found[prefix + name] = float(value)
-    return found
+            flat[prefix + name] = float(value)
+    return flat

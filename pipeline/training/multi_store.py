@@ -51,11 +51,11 @@ class MultiStore:
         first, other = (
             {"tokeniser": s.about_queries["tokeniser"], "unseen_words": s.unseen_words} for s in (self.first, store)
         )
-        found = [*_lines(self.first.recipe, store.recipe, "features"), *_lines(first, other, "queries")]
-        if found:
+        differences = [*_lines(self.first.recipe, store.recipe, "features"), *_lines(first, other, "queries")]
+        if differences:
             raise ValueError(
                 f"{store.path} and {self.first.path} cannot be trained on together, since they were made in two ways:\n  "
-                + "\n  ".join(found)
+                + "\n  ".join(differences)
             )
 
     @property
@@ -97,11 +97,11 @@ class MultiStore:
 
     def examples(self, split: str) -> dict[str, list[Example]]:
         """Return the examples of a split by store, in order, without those whose videos have no features."""
-        found = {}
+        examples = {}
         for name, store in self.stores.items():
             queries = remap_token_ids(store.queries(split), store.vocabulary, self.vocabulary)
-            found[name] = load_examples(store, queries)
-        return found
+            examples[name] = load_examples(store, queries)
+        return examples
 
     def validation_examples(self, split: str, *, unseen_words: UnseenWords) -> tuple[dict[str, list[Example]], np.ndarray]:
         """Return the examples of a split, and the vectors [U, D] of its unseen words, whose ids follow the vocabulary's.
@@ -138,21 +138,21 @@ def _lines(one: dict[str, Any], other: dict[str, Any], what: str) -> list[str]:
     return [f"{what}: {key}: {a} there, {b} here" for key, (b, a) in diff(one, other).items()]
 
 
-def _require_equal_vectors(path: Path, words: list[str], known: np.ndarray, found: np.ndarray) -> None:
-    """Raise ValueError if words [n] have other vectors in `found` [n, D] than in `known` [n, D].
+def _require_equal_vectors(path: Path, words: list[str], vectors: np.ndarray, other: np.ndarray) -> None:
+    """Raise ValueError if words [n] have other vectors in `other` [n, D] than in `vectors` [n, D].
 
     The file of vectors has none for some words and for the unknown one. Theirs are drawn by the word and scaled to the
     spread of the others in the vocabulary, so they may differ by one factor, the same for all, and count as equal.
     """
-    equal = (known == found).all(axis=1)
-    norm = np.linalg.norm(known[UNK])
-    factor = np.linalg.norm(found[UNK]) / norm if norm else 1.0
-    drawn = np.isclose(found, factor * known, rtol=1e-4, atol=1e-6).all(axis=1)
-    other = [word for word, same in zip(words, equal | drawn, strict=True) if not same]
-    if not other and len(words) > 2 and not equal[2:].any():
-        other = words[2:]
-    if other:
+    equal = (vectors == other).all(axis=1)
+    norm = np.linalg.norm(vectors[UNK])
+    factor = np.linalg.norm(other[UNK]) / norm if norm else 1.0
+    drawn = np.isclose(other, factor * vectors, rtol=1e-4, atol=1e-6).all(axis=1)
+    differing = [word for word, same in zip(words, equal | drawn, strict=True) if not same]
+    if not differing and len(words) > 2 and not equal[2:].any():
+        differing = words[2:]
+    if differing:
         raise ValueError(
-            f"{path}: {len(other)} words have other vectors than in the stores before it: {', '.join(other[:5])}; "
+            f"{path}: {len(differing)} words have other vectors than in the stores before it: {', '.join(differing[:5])}; "
             "tokenise both with the same file of word vectors and the same seed"
         )

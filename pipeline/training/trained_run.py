@@ -116,8 +116,8 @@ def load_run(path: Path | str, *, device: str = "auto") -> TrainedRun:
     model = ExCL(ExCLConfig(**about["config"]["model"]), vectors=vectors, feature_dim=len(weights["feature_mean"]))
     model.load_state_dict(weights)
     model.to(choose_device(device)).eval()
-    known = {name: about[name] for name in ("words", "recipe", "about_queries", "best", "stores", "selected_on")}
-    return TrainedRun(path, model, **known, unseen_words=about.get("unseen_words", "unk"))
+    recorded = {name: about[name] for name in ("words", "recipe", "about_queries", "best", "stores", "selected_on")}
+    return TrainedRun(path, model, **recorded, unseen_words=about.get("unseen_words", "unk"))
 
 
 @torch.inference_mode()
@@ -165,16 +165,16 @@ def _by_video(examples: Sequence[Example]) -> list[int]:
     return sorted(range(len(examples)), key=lambda i: (len(examples[i].features), first[id(examples[i].features)], i))
 
 
-def _encoded(model: ExCL, examples: Sequence[Example], known: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Return h^V [n, V] of the examples' videos, by the identity of their rows; compute it if it is not in `known`."""
+def _encoded(model: ExCL, examples: Sequence[Example], encoded_before: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Return h^V [n, V] of the examples' videos, by the identity of their rows; compute what `encoded_before` lacks."""
     videos = {id(example.features): example.features for example in examples}
-    new = [rows for key, rows in videos.items() if key not in known]
-    found = {key: known[key] for key in videos if key in known}
+    new = [rows for key, rows in videos.items() if key not in encoded_before]
+    by_key = {key: encoded_before[key] for key in videos if key in encoded_before}
     if new:
         features, num_rows = pad_features(new)
         encoded = model.encode_video(features.to(model.feature_mean.device), num_rows)  # [B, T, V]
-        found |= {id(rows): encoded[index, : len(rows)] for index, rows in enumerate(new)}
-    return found
+        by_key |= {id(rows): encoded[index, : len(rows)] for index, rows in enumerate(new)}
+    return by_key
 
 
 def _logits(model: ExCL, examples: Sequence[Example], encoded: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:

@@ -204,6 +204,6 @@ class Asking:
 
 def in_words(error: Exception, video: AskableVideo) -> str:
     """Return the sentence of an error, with the name of the video in place of its temporary path."""
-    known = isinstance(error, VideoError | ValueError | OSError | InternalError)
-    text = str(error) if known else f"An error in excl or in a library: {type(error).__name__}: {error}"
+    is_expected = isinstance(error, VideoError | ValueError | OSError | InternalError)
+    text = str(error) if is_expected else f"An error in excl or in a library: {type(error).__name__}: {error}"
     return text.replace(str(video.path), video.label) if video.is_upload else text
