@@ -88,9 +88,9 @@ def _average_precisions(windows: np.ndarray, moments: np.ndarray) -> np.ndarray:
         row = iou[:, rank, None, :]  # [Q, 1, M]
         candidates = np.where(is_free & (row >= thresholds), row, -1.0)  # [Q, 10, M]
         best = num_moments - 1 - candidates[..., ::-1].argmax(axis=2)  # of equal ones the last
-        of_query, of_threshold = np.nonzero(candidates.max(axis=2) >= 0)
-        hits[of_query, of_threshold, rank] = 1
-        is_free[of_query, of_threshold, best[of_query, of_threshold]] = False
+        query, level = np.nonzero(candidates.max(axis=2) >= 0)
+        hits[query, level, rank] = 1
+        is_free[query, level, best[query, level]] = False
     precision = hits.cumsum(axis=2) / np.arange(1, num_windows + 1)
     best_later = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
     return (hits * best_later).sum(axis=2) / (~np.isnan(moments[..., 0])).sum(axis=1)[:, None]
