@@ -58,7 +58,7 @@ class EvaluateConfig:
     """The folder to write: predictions.jsonl and metrics.json. Default: RUN-evaluation-SPLIT, next to the run."""
     split: Literal["train", "val", "test"] = "test"
     """The split to evaluate on."""
-    unseen_words: UnseenWords | None = None
+    unseen_words: SaidInText[UnseenWords | None] = None
     """Treatment of words that the run's vocabulary lacks: vector, their own vectors, or unk, one unknown word. Default: as
     the run's epoch was chosen."""
     predictions: RunOnly[Path | None] = None

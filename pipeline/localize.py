@@ -29,7 +29,7 @@ from excl.pipeline.artifacts.atomic_files import sha256_file, write_json
 from excl.pipeline.artifacts.file_cache import checksums
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.run_once import run_once
-from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix, dump
+from excl.pipeline.config import STRICT, PositiveInt, SaidInText, WithoutPrefix, dump
 from excl.pipeline.execution.sharded_stage import MAX_THREADS
 from excl.pipeline.execution.source_files import file_facts, file_stat, require_unchanged
 from excl.pipeline.execution.video_reading import VideoReading, num_cores
@@ -63,10 +63,10 @@ class AskConfig:
     """Number of moments to answer with, the best first, no two with an IoU above 0.5. There may be fewer."""
     json: bool = False
     """Print the answers as JSON."""
-    unseen_words: UnseenWords | None = None
+    unseen_words: SaidInText[UnseenWords | None] = None
     """Treatment of words that the training split did not have: vector, their own word vectors, or unk, one unknown word.
     Default: as the run was trained."""
-    glove: str | None = None
+    glove: SaidInText[str | None] = None
     """The word vectors of the run, for words that it was not trained with: a file, or 6B or 840B. Default: the file that
     `excl tokenise` read, if it is still on this machine; without it such words are unknown."""
     out: Path | None = None

@@ -34,7 +34,10 @@ FIGURES = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")
 class RankingsConfig:
     """Rank predictions on official annotations and on others of the same queries, and show what changes."""
 
-    files: Annotated[tyro.conf.Positional[Annotated[tuple[Path, ...], Field(min_length=1)]], tyro.conf.arg(metavar="FILE …")]
+    files: Annotated[
+        tyro.conf.Positional[Annotated[tuple[Path, ...], Field(min_length=1)]],
+        tyro.conf.arg(metavar="FILE …", help_behavior_hint="(required)"),
+    ]
     """Predictions, as for `excl score`, with the ids of the official annotations."""
     against: Path
     """The official annotations: as for `excl score`."""

@@ -16,7 +16,7 @@ from excl.pipeline.artifacts.atomic_files import fsync_folder
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.locks import LOCK, locked_new
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
-from excl.pipeline.config import STRICT
+from excl.pipeline.config import STRICT, SaidInText
 from excl.pipeline.maintenance.hub_repository import CARD, client, read_hub, recorded_files, require_whole, told_plainly
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class PullConfig:
     """The repository to which `excl push` has pushed."""
     out: Path
     """The new folder."""
-    revision: str | None = None
+    revision: SaidInText[str | None] = None
     """The commit, branch or tag. Default: the latest."""
 
 

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.atomic_files import write_json
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.config import STRICT
+from excl.pipeline.config import STRICT, SaidInText
 from excl.pipeline.evaluation.differences import FIGURES, Difference, differences, query_values, query_videos
 from excl.pipeline.evaluation.predictions import match, read_predictions, require_own_qids, warn_of_mismatches
 from excl.pipeline.evaluation.score import read_queries
@@ -31,10 +31,12 @@ from excl.pipeline.training.trained_run import store_of
 class SignificanceConfig:
     """Say which differences between methods stand at 95 %: a paired bootstrap by video, with seeds as a second level."""
 
-    methods: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="METHOD …")]
+    methods: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="METHOD …", help_behavior_hint="(required)")
+    ]
     """Two or more methods, each a run that was evaluated, an evaluation, a file of predictions in Moment-DETR's format, or a
     folder of several of these: trainings of one method, as those in VARIANT of `excl reproduce`."""
-    against: Path | None = None
+    against: SaidInText[Path | None] = None
     """A training store or annotations, as for `excl score`. Default: the store that the first method was trained on."""
     split: Literal["train", "val", "test"] | None = None
     """The split (default: test). A file in Moment-DETR's format is one split and has no other."""

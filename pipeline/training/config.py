@@ -18,6 +18,7 @@ from excl.pipeline.config import (
     PositiveFloat,
     PositiveInt,
     RunOnly,
+    SaidInText,
 )
 from excl.pipeline.training.distributed import training_devices
 from excl.pipeline.training.lr_schedule import Schedule
@@ -52,7 +53,7 @@ class TrainConfig:
     select_on_test: bool = False
     """Choose the epoch, and stop, by the test split, as some published code does: to compare with its figures only. The
     run, its checkpoint and the figures that it gets say so."""
-    unseen_words: UnseenWords | None = None
+    unseen_words: SaidInText[UnseenWords | None] = None
     """Treatment of words that the vocabulary lacks, when the epoch is chosen: vector or unk, as for `excl tokenise`.
     Default: as the store was tokenised. No training step sees such words; answers of this run treat them the same way."""
     precision: Literal["float32", "bfloat16"] = "float32"

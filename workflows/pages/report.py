@@ -19,7 +19,7 @@ from excl.models.i3d.extractor import choose_device
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.config import STRICT, NonNegativeInt
+from excl.pipeline.config import STRICT, NonNegativeInt, SaidInText
 from excl.pipeline.execution.video_reading import decoders_stopped
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import store_of
@@ -38,11 +38,11 @@ class ReportConfig:
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run that `excl train` wrote; or a store that extract, import or pack wrote; or the folder of `excl reproduce`."""
-    out: Path | None = None
+    out: SaidInText[Path | None] = None
     """The page to write. Default: FOLDER-report.html, next to the folder."""
-    store: Path | None = None
+    store: SaidInText[Path | None] = None
     """The training store of a run. Default: the one that the run was trained on, if it is still where it was."""
-    evaluation: Path | None = None
+    evaluation: SaidInText[Path | None] = None
     """The folder in which `excl evaluate` left the figures of a run. Default: one next to the run, or a new one."""
     videos: Path | None = None
     """The folder of the video files; without it examples are shown as timelines alone."""

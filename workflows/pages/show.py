@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from excl.datasets.parsing import shortened
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.manifest import Manifest
-from excl.pipeline.config import STRICT, PositiveInt
+from excl.pipeline.config import STRICT, PositiveInt, SaidInText
 from excl.pipeline.execution.video_reading import VideoReading, decoders_stopped
 from excl.pipeline.localize import AskConfig, ask, make_examples
 from excl.pipeline.store.feature_store import FeatureStore
@@ -38,13 +38,13 @@ class ShowConfig:
     """The run that `excl train` wrote, which answers. Without it the page shows what is annotated."""
     query: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A sentence to ask; give it several times for several. Default: those that the store has about the video."""
-    store: Path | None = None
+    store: SaidInText[Path | None] = None
     """The store that has the video. Default: the one that the run was trained on."""
     videos: Path | None = None
     """The folder of the video files, for a video that is given by its id."""
     top: PositiveInt = 5
     """Number of moments to answer with, the best first."""
-    out: Path | None = None
+    out: SaidInText[Path | None] = None
     """The page to write. Default: VIDEO.html in this folder."""
     device: str = "auto"
     """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""

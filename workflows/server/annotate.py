@@ -25,7 +25,7 @@ from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.probe import Probe
 from excl.datasets.video.remedies import playable_copy
-from excl.pipeline.config import STRICT, WithoutPrefix
+from excl.pipeline.config import STRICT, SaidInText, WithoutPrefix
 from excl.pipeline.execution.video_reading import VideoLimits, decoders_stopped
 from excl.workflows.init import ANNOTATIONS, RECIPE
 from excl.workflows.pages.timeline import VideoTimeline
@@ -42,9 +42,9 @@ class AnnotateConfig:
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """A folder that `excl init` made, or any folder of videos."""
-    videos: Path | None = None
+    videos: SaidInText[Path | None] = None
     """The videos: a folder, searched recursively, or a list of paths. Default: those of DIR's recipe, or DIR itself."""
-    annotations: Path | None = None
+    annotations: SaidInText[Path | None] = None
     """The file of JSON lines to write. Default: that of DIR's recipe, or annotations.jsonl in DIR."""
     page: WithoutPrefix[PageConfig] = field(default_factory=PageConfig)
     """The address of the page."""

@@ -23,7 +23,7 @@ from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError
 from excl.datasets.video.remedies import playable_copy
 from excl.models.i3d.extractor import choose_device
-from excl.pipeline.config import STRICT, PositiveInt, WithoutPrefix
+from excl.pipeline.config import STRICT, PositiveInt, SaidInText, WithoutPrefix
 from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import TrainedRun, load_run, store_of
@@ -48,7 +48,7 @@ class ServeConfig:
     """The run that `excl train` wrote."""
     videos: Path | None = None
     """Videos to choose from: a folder, searched recursively, or a list of paths. Others can be sent to the page."""
-    store: Path | None = None
+    store: SaidInText[Path | None] = None
     """The training store whose videos can be asked about. Default: the one that the run was trained on, if it is here."""
     top: PositiveInt = 3
     """Number of moments to answer with, the best first."""
