@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         failed = run_step(step, config)
     except KeyboardInterrupt:
-        log.error("interrupted; what was recorded is kept, and the same command goes on from there")
+        log.error("interrupted; what was recorded is kept, and the same command continues from there")
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  (the boundary of the process)
         return _told(error)
@@ -73,7 +73,7 @@ def _told(error: Exception) -> int:
         return 2 if isinstance(error, ValueError) else 1
     log.error(
         "%s: %s: an error in excl or in a library, or a device that failed; what was recorded is kept, and the same command "
-        "goes on from there (with EXCL_DEBUG=1 in the environment it shows where the error was raised)",
+        "continues from there (with EXCL_DEBUG=1 in the environment it shows where the error was raised)",
         type(error).__name__, error, exc_info=DEBUG,
     )  # fmt: skip
     return 1

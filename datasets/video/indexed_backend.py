@@ -139,7 +139,7 @@ class IndexedVideo(Video):
 
     def _refuse(self, flaw: str) -> NoReturn:
         raise VideoError(
-            "unsupported", f"{self.path}: not to be read with {self.backend}: {flaw}; use the backend pyav, or auto"
+            "unsupported", f"{self.path}: cannot be read with {self.backend}: {flaw}; use the backend pyav, or auto"
         )
 
 

@@ -45,7 +45,7 @@ def choose_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r}: not to be had on this machine ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"device {name!r}: not available on this machine ({str(error).splitlines()[0]})") from error
 
 
 def choose_devices(names: str) -> list[torch.device]:

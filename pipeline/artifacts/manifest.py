@@ -283,7 +283,7 @@ def _leave_out_damaged(path: Path) -> None:
     content = path.read_bytes()
     sound = b"".join(map(encode, _sound_records(content)[0]))
     if sound != content:
-        log.warning("%s: had damaged lines; what they recorded is made again", path)
+        log.warning("%s: had damaged lines; what they recorded is rebuilt", path)
         write_bytes(path, sound)
 
 

@@ -62,7 +62,7 @@ class IdentifyConfig:
     """Pixels of the square that the network saw: 224 in all published features that are known."""
     candidates: PositiveInt = 10
     """The number of recipes that explain the row counts with which the search in the videos begins, and half as many with
-    other windows; it goes on from the nearest."""
+    other windows; the search continues from the nearest."""
     show: PositiveInt = 6
     """The number of recipes to list."""
     json: str = ""

@@ -57,7 +57,7 @@ def told_plainly(doing: str) -> Iterator[None]:
     except (errors.HTTPError, errors.LocalTokenNotFoundError, errors.LocalEntryNotFoundError, RuntimeError) as error:
         responses = (getattr(e, "response", None) for e in (error, error.__cause__))
         status = next((response.status_code for response in responses if response is not None), None)
-        advice = "the same command goes on where it stopped"
+        advice = "the same command continues where it stopped"
         if status in (401, 403) or isinstance(error, errors.LocalTokenNotFoundError):
             advice = "log in by `hf auth login`, or set HF_TOKEN"
         elif status == 404:

@@ -54,7 +54,7 @@ def run(config: RepairConfig) -> RepairReport:
                     f"{config.folder}: the record that says which videos make up which shard is damaged; remove the folder "
                     f"and run `excl {stage}` again"
                 )
-            lines.append(f"records.jsonl: {len(damaged_lines)} damaged lines; what they recorded is made again")
+            lines.append(f"records.jsonl: {len(damaged_lines)} damaged lines; what they recorded is rebuilt")
             if stage == "pack":  # the next run makes what is missing
                 manifest.records.pop(COMPLETE, None)
             if stage in ("extract", "import") and (num_restored := _restore_records(manifest)):

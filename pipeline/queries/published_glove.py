@@ -57,7 +57,7 @@ class PublishedGlove(PublishedFile):
         path = super().fetch()
         if not is_cached and checksums(path).sha1 != self.sha1:
             log.warning(
-                "%s: the zip was made again since its checksum was published; %s in it is the published one", path, self.text
+                "%s: the zip was rebuilt since its checksum was published; %s in it is the published one", path, self.text
             )
         return path
 

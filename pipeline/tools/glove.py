@@ -106,7 +106,7 @@ def _describe(published: str | None, texts: list[dict[str, Any]]) -> str:
         for text in texts
     ]
     if any(text["published"] for text in texts):
-        return f"a zip that was made again, {', '.join(parts)}"
+        return f"a zip that was rebuilt, {', '.join(parts)}"
     return f"{', '.join(parts)}; not a published file"
 
 

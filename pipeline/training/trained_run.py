@@ -97,7 +97,7 @@ def store_of(run: Path) -> Path:
         stores = {name: TrainingStore(Path(noted[name])) for name in wanted}
         moved = [name for name, store in stores.items() if store.manifest.fingerprint() != wanted[name]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run}: its training store is not to be found ({error}); say where it is with --store") from error
+        raise ValueError(f"{run}: its training store was not found ({error}); say where it is with --store") from error
     if moved:
         raise ValueError(f"{stores[moved[0]].path}: not any more what {run} was trained on; give a store with --store")
     if len(stores) > 1:
@@ -110,7 +110,7 @@ def load_run(path: Path | str, *, device: str = "auto") -> TrainedRun:
     """Return the best epoch of a finished run, in evaluation mode; ValueError if there is none."""
     path = Path(path)
     if not Manifest.read(path, stage=STAGE).is_complete:
-        raise ValueError(f"{path}: its training has not finished; run `excl train` again, it goes on")
+        raise ValueError(f"{path}: its training has not finished; run `excl train` again, which resumes it")
     weights, about = read_checkpoint(path, BEST)
     vectors = weights["text_encoder.embedding.weight"]
     model = ExCL(ExCLConfig(**about["config"]["model"]), vectors=vectors, feature_dim=len(weights["feature_mean"]))

@@ -508,7 +508,7 @@ def test_ctrl_c_once(five_videos, whole, gate, tmp_path, executor):
         (gate / "open").touch()
         errors = driver.communicate(timeout=GUARD_S)[1]
         assert driver.returncode == 130, errors
-        assert "interrupted; what was recorded is kept, and the same command goes on from there" in errors
+        assert "interrupted; what was recorded is kept, and the same command continues from there" in errors
         assert "Traceback" not in errors
         until(lambda: session(driver.pid) == [])
     assert {name for name in Manifest.read(out).records if not name.startswith("plan/")} == {

@@ -189,7 +189,7 @@ def test_store_and_folder_of_an_evaluation_may_be_left_out(packed, evaluated, tm
     (run / "stores.json").write_text(json.dumps({"jsonl": str(tmp_path / "gone")}))
     asked = ["evaluate", str(run), "--split", "val", "--device", "cpu"]
     assert main(asked) == 2
-    assert "its training store is not to be found" in caplog.text
+    assert "its training store was not found" in caplog.text
     (run / "stores.json").unlink()
     assert main(asked) == 2
     assert "say where it is with --store" in caplog.text

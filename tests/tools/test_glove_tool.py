@@ -86,13 +86,13 @@ def test_fetch_goes_on_from_where_it_stopped(server, capsys, caplog):
 def test_a_zip_that_was_made_again_is_taken_for_its_text(server, capsys, caplog):
     server.content = AGAIN
     assert main(["glove", "fetch", "6B"]) == 0
-    assert f"the zip was made again since its checksum was published; {TEXT} in it is the published one" in caplog.text
+    assert f"the zip was rebuilt since its checksum was published; {TEXT} in it is the published one" in caplog.text
     caplog.clear()
     assert main(["glove", "fetch", "6B"]) == 0
     assert caplog.text == ""
     assert main(["glove", "verify", "6B", str(PUBLISHED["6B"].cached_path)]) == 0
     told = (
-        "ok: a zip that was made again, glove.6B.50d.txt has 1 numbers a word, the first word is 'cat', "
+        "ok: a zip that was rebuilt, glove.6B.50d.txt has 1 numbers a word, the first word is 'cat', "
         f"in it the published {TEXT}, 3 numbers a word; sha1 {hashlib.sha1(AGAIN).hexdigest()}\n"
     )
     assert capsys.readouterr().out.count(told) == 2
@@ -157,7 +157,7 @@ GOOD = {
     "mine.txt": (LINES * 2, "mine.txt has 3 numbers a word, the first word is 'the'; not a published file; sha1 "),
     "word2vec.txt": (b"4 3\n" + LINES * 2, "word2vec.txt has 3 numbers a word, the first word is 'the'; not a published"),
     "mine.zip": (zipped(a=b"x", **{"v.txt": LINES * 2}), "v.txt has 3 numbers a word, the first word is 'the'; not a"),
-    "readme.zip": (zipped(**{"readme.txt": b"see below", "v.txt": LINES}), "a zip that was made again, in it the published"),
+    "readme.zip": (zipped(**{"readme.txt": b"see below", "v.txt": LINES}), "a zip that was rebuilt, in it the published"),
     "no_suffix": (ZIP, "the published glove.6B.zip, 1 and 3 numbers a word"),
 }
 

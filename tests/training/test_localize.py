@@ -170,7 +170,7 @@ def test_damage_in_the_cache_costs_the_work_again(real_run, own_folder, no_decod
     path.write_bytes(content[: len(content) // 2])
     assert main(arguments) == 0
     assert capsys.readouterr().out == first
-    assert "the features are made again" in caplog.text
+    assert "the features are rebuilt" in caplog.text
     no_decoding()
     assert main(arguments) == 0
 

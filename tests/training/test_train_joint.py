@@ -166,7 +166,7 @@ def test_devices_are_of_one_kind():
     for names, message in (
         ("cpu,meta", "of one kind"),
         ("meta,meta", "can be cuda or cpu"),
-        ("cpu,nothing", "not to be had"),
+        ("cpu,nothing", "not available"),
     ):
         with pytest.raises(ValueError, match=message):
             training_devices(names)

@@ -200,7 +200,7 @@ def test_the_vectors_are_found_again_or_asked_for(raw, tmp_path, monkeypatch, ca
     monkeypatch.setenv("EXCL_CACHE", str(tmp_path / "cache"))
     assert ask(raw, capsys, "it begins")[1:] == (["begins"], ["begins"])
     assert (
-        "vectors.txt, with the word vectors of the run, is not to be found on this machine; say with --glove" in caplog.text
+        "vectors.txt, with the word vectors of the run, is not on this machine; say with --glove" in caplog.text
     )
     moved = tmp_path / "moved.txt"
     shutil.copyfile(raw / "vectors.txt", moved)

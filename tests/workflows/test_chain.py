@@ -418,7 +418,7 @@ def test_settings_are_refused_in_one_line(capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ('device = "gpu"\nvideos = "videos"', "[extract]: device 'gpu': not to be had"),
+        ('device = "gpu"\nvideos = "videos"', "[extract]: device 'gpu': not available"),
         ('videos = "nowhere"', "[extract]: videos: nowhere: not there, and no earlier step makes it"),
         ('fps = 0.0\nvideos = "videos"', "[extract]: fps: Input should be greater than 0"),
         ('fps = "5"\nvideos = "videos"', "[extract]: fps: Input should be a valid number"),

@@ -178,7 +178,7 @@ def test_a_plan_says_which_setting_is_another_and_what_follows(small, capsys):
 def test_a_plan_for_videos_that_are_new_and_for_one_step(small, capsys):
     write_video(small / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
     plan = planned(small, capsys)
-    assert plan["extract"].startswith("goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames, 3 rows")
+    assert plan["extract"].startswith("resumes: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames, 3 rows")
     assert plan["pack"] == "follows from extract"
     assert list(planned(small, capsys, "--only", "pack")) == ["pack"]
     assert list(planned(small, capsys, "--until", "pack")) == ["extract", "tokenise", "pack"]
@@ -196,11 +196,11 @@ def test_a_plan_for_frames_that_are_still_to_be_decoded(new, capsys):
     assert again(new) == 0
     write_video(new / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
     plan = planned(new, capsys)
-    assert plan["decode"].startswith("goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames (")
+    assert plan["decode"].startswith("resumes: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames (")
     assert plan["extract"] == "follows from decode"
     assert again(new, "--only", "decode") == 0
     assert planned(new, capsys)["extract"].startswith(
-        "goes on: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames"
+        "resumes: 1 of 4 videos left: 1 videos, 0.00 hours of video, about 30 frames"
     )
 
 
@@ -208,9 +208,9 @@ def test_a_plan_for_videos_that_failed(new, capsys):
     (new / "videos" / "broken.mp4").write_bytes(b"no video")
     assert again(new, "--only", "extract") == 3
     assert planned(new, capsys)["extract"].startswith("done already, nothing to do: 3 of 4 videos, ")
-    assert planned(new, capsys, "--set", "extract.retry_failed=true")["extract"].startswith("goes on: 1 of 4 videos left")
+    assert planned(new, capsys, "--set", "extract.retry_failed=true")["extract"].startswith("resumes: 1 of 4 videos left")
     write_video(new / "videos" / "broken.mp4", [100 * i for i in range(FRAMES)], rate=10)  # mended
-    assert planned(new, capsys)["extract"].startswith("goes on: 1 of 4 videos left")
+    assert planned(new, capsys)["extract"].startswith("resumes: 1 of 4 videos left")
     assert again(new, "--only", "extract") == 0
     assert planned(new, capsys)["extract"].startswith("done already, nothing to do: 4 videos, ")
 
@@ -561,11 +561,11 @@ def test_new_videos_are_added_in_the_folder_of_each_setting(small, capsys):
     write_video(small / "videos" / "four.mp4", [100 * i for i in range(FRAMES)], rate=10)
     [beside] = small.glob("features-*")
     plan = planned(small, capsys, *setting)
-    assert plan["extract"].startswith(f"goes on in {beside.name}: 1 of 4 videos left: 1 videos, ")
+    assert plan["extract"].startswith(f"resumes in {beside.name}: 1 of 4 videos left: 1 videos, ")
     assert plan["pack"] == "follows from extract"
     assert again(small, *setting) == 0
     assert (len(FeatureStore(beside)), len(FeatureStore(small / "features"))) == (4, 3)
-    assert planned(small, capsys)["extract"].startswith("goes on: 1 of 4 videos left: ")
+    assert planned(small, capsys)["extract"].startswith("resumes: 1 of 4 videos left: ")
     assert again(small) == 0
     assert planned(small, capsys)["extract"].startswith("done already, nothing to do: 4 videos")
 
@@ -679,7 +679,7 @@ def test_an_interrupted_run_leaves_its_log_and_goes_on(small, capsys, monkeypatc
     assert "Traceback (most recent call last)" in text
     assert "in interrupted\n" in text  # where it was raised
     plan = planned(small, capsys, "--set", "train.seed=3")
-    assert re.fullmatch(f"goes on in run-{DIGEST}: 1 of at most 2 epochs done", plan["train"])
+    assert re.fullmatch(f"resumes in run-{DIGEST}: 1 of at most 2 epochs done", plan["train"])
     assert plan["evaluate"] == "follows from train"
     assert again(small, "--set", "train.seed=3") == 0
 

@@ -187,7 +187,7 @@ def test_a_plan_counts_videos_that_are_there_again(root, capsys):
     assert begin(root, flags=flags) == 3
     assert "done already, nothing to do: 2 of 3 videos" in plan(root, capsys, flags=flags)
     (root / "two.mp4").rename(root / "videos" / "two.mp4")
-    assert "goes on: 1 of 3 videos left" in plan(root, capsys, flags=flags)
+    assert "resumes: 1 of 3 videos left" in plan(root, capsys, flags=flags)
     assert begin(root, flags=flags) == 0
     assert done(root) == sorted(NAMES)
 

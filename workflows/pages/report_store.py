@@ -139,7 +139,7 @@ def _words(content: StoreContent) -> Table:
 
 
 def failure_table(store: FeatureStore) -> Table | None:
-    """Return the videos that failed, by reason, as extract recorded them; None if its folder is not to be found."""
+    """Return the videos that failed, by reason, as extract recorded them; None if its folder is not there."""
     manifest = store.manifest
     if manifest.header["stage"] == "pack":
         features = manifest.header["identity"]["features"]

@@ -29,10 +29,10 @@ from excl.workflows.runner.output_folders import (
 from excl.workflows.runner.recipe import reads_from
 from excl.workflows.runner.summary import summary
 
-Kind = Literal["done", "goes on", "new", "follows", "always", "refused"]
+Kind = Literal["done", "resumes", "new", "follows", "always", "refused"]
 WORDS: Mapping[Kind, str] = {
     "done": "done already{}, nothing to do",
-    "goes on": "goes on{}",
+    "resumes": "resumes{}",
     "new": "new{}",
     "follows": "follows",
     "always": "to do",
@@ -116,11 +116,11 @@ class Planner:
                 content = str(VideoLengths([(video.duration_s, float(video.fps)) for video in videos], len(videos)))
             return StepPlan(step, "new", reasons(step, config, plain) if folder else "", content, folder)
         if todo:
-            return StepPlan(step, "goes on", f"{len(todo):,} of {num_videos:,} videos left", content, folder)
+            return StepPlan(step, "resumes", f"{len(todo):,} of {num_videos:,} videos left", content, folder)
         if num_videos or manifest.is_complete:
             failed = f"; {len(manifest.failed):,} failed, which retry_failed = true tries again" if manifest.failed else ""
             return StepPlan(step, "done", "", summary(step, manifest) + failed, folder)
-        return StepPlan(step, "goes on", _progress(step, config), "", folder)
+        return StepPlan(step, "resumes", _progress(step, config), "", folder)
 
 
 def _progress(step: str, config: Any) -> str:
