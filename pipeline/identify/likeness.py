@@ -92,7 +92,8 @@ class Making:
         """What decides the values of rows that the end of the video does not reach."""
         rule = self.candidate.rule
         rows = (rule.window, rule.hop, rule.rows == 1, rule.pool, rule.overlapping_chunks, not rule.window and rule.end)
-        return self.candidate.fps, rows, self.geometry, self.nearest, self.values, self.first_frame
+        nearest = self.nearest or self.candidate.fps is None  # of all frames there is nothing to choose
+        return self.candidate.fps, rows, self.geometry, nearest, self.values, self.first_frame
 
     def __str__(self) -> str:
         scaling = "" if self.geometry.antialias else ", scaled without averaging"

@@ -150,11 +150,10 @@ def frames_at(fps: float | None, counting: Frames, videos: Counted) -> np.ndarra
 def _tried(sample: Counted, num_videos: int) -> tuple[list[tuple[Candidate, float]], int]:
     """Return the candidates that explain a few videos best, with how usual they are, and the number of all."""
     countings = list(USUAL_FRAMES)
-    rates: dict[float | None, float] = dict([*USUAL_RATES.items(), (None, 1.0)])
+    rates, usual_rates = [*USUAL_RATES, None], [*USUAL_RATES.values(), 1.0]
     columns = [*USUAL_RATES, *([None] if _rates_known(sample) else NATIVE_RATES)]
     frames = np.array([[frames_at(fps, counting, sample) for fps in columns] for counting in countings])
-    all_rates = list(rates)
-    log_usual = np.log(np.outer(list(USUAL_FRAMES.values()), list(rates.values())))  # [countings, rates]
+    log_usual = np.log(np.outer(list(USUAL_FRAMES.values()), usual_rates))  # [countings, rates]
     rules = list(row_rules())
     scores = np.empty((len(rules), *log_usual.shape))
     for number, (rule, usual_rule) in enumerate(rules):
@@ -166,8 +165,8 @@ def _tried(sample: Counted, num_videos: int) -> tuple[list[tuple[Candidate, floa
     candidates = []
     for rule_number, i, j in zip(*np.unravel_index(best, scores.shape), strict=True):
         rule, usual_rule = rules[rule_number]
-        usual = usual_rule * USUAL_FRAMES[countings[i]] * rates[all_rates[j]]
-        candidates.append((Candidate(all_rates[j], rule, countings[i]), usual))
+        usual = usual_rule * USUAL_FRAMES[countings[i]] * usual_rates[j]
+        candidates.append((Candidate(rates[j], rule, countings[i]), usual))
     return candidates, scores.size
 
 

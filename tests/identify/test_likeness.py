@@ -69,6 +69,7 @@ def identified(videos, state, tmp_path, recipe):
         (Published(10, "32x32", 16, 8), (10, 16, 8, "32x32", "RGB from -1 to 1", True)),
         (Published(24, "up", 24, 24, mean=False), (24, 24, 24, "34-upscale-only", "RGB from -1 to 1", True)),
         (Published(16, 37, 32, 16, "pad", normalised=True), (16, 32, 16, "37", "RGB from -1 to 1", True)),
+        (Published(None, 37, 16, 16, "pad"), (None, 16, 16, "37", "RGB from -1 to 1", True)),
         (Published(8, 32, 16, 16, "pad", colours="bgr"), (8, 16, 16, "32", "BGR from -1 to 1", True)),
     ],
     ids=lambda value: str(value) if isinstance(value, tuple) else "made",
@@ -79,6 +80,7 @@ def test_recipes_of_other_code_are_named(videos, state, tmp_path, recipe, named)
     assert tuple(best[name] for name in ("fps", "window", "hop", "picture", "values", "nearest")) == named
     assert search["verdict"] in {"rounding", "reduced", "factor"}
     assert not best["antialias"]
+    assert len({trial["text"] for trial in search["trials"]}) == len(search["trials"])
 
 
 def test_the_command_that_it_ends_with_makes_the_features(videos, state, tmp_path, capsys):

@@ -199,9 +199,7 @@ def test_the_vectors_are_found_again_or_asked_for(raw, tmp_path, monkeypatch, ca
     known, *_ = ask(raw, capsys, "it starts")
     monkeypatch.setenv("EXCL_CACHE", str(tmp_path / "cache"))
     assert ask(raw, capsys, "it begins")[1:] == (["begins"], ["begins"])
-    assert (
-        "vectors.txt, with the word vectors of the run, is not on this machine; say with --glove" in caplog.text
-    )
+    assert "vectors.txt, with the word vectors of the run, is not on this machine; say with --glove" in caplog.text
     moved = tmp_path / "moved.txt"
     shutil.copyfile(raw / "vectors.txt", moved)
     assert ask(raw, capsys, "it begins", "--glove", str(moved)) == (known, ["begins"], [])
