@@ -665,7 +665,7 @@ def test_jobs_that_end_before_their_worker_comes(five_videos, batch_system, tmp_
 
 
 def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_path, caplog, monkeypatch):  # noqa: PLR0917
-    """However long; the run says once how to see that it does."""
+    """However long; the run says once how to see that it does. (And again if its workers go, as they may at the end.)"""
     pytest.importorskip("dask_jobqueue")
     queued = SBATCH.replace(
         'cp "$1" "$TEST_JOBS/$id.sh"',
@@ -677,8 +677,11 @@ def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_pa
     monkeypatch.setattr(batch_jobs, "ENDED_FOR_S", 0.0)
     monkeypatch.setattr(batch_jobs, "TELL_AFTER_S", -1.0)
 
+    told = []
+
     def begin():
         until(lambda: "no worker has come" in caplog.text)
+        told.append(caplog.text)
         (batch_system / "go").touch()
 
     thread = threading.Thread(target=begin)
@@ -686,7 +689,7 @@ def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_pa
     arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, *JOB]
     assert main(arguments) == 0
     thread.join()
-    assert caplog.text.count("no worker has come of the jobs yet; `squeue --jobs 0` says whether they wait") == 1
+    assert told[0].count("no worker has come of the jobs yet; `squeue --jobs 0` says whether they wait") == 1
     assert f"in most cases in {tmp_path} (--job log_directory=DIR" in caplog.text
     assert num_jobs(batch_system) == 1
     same(tmp_path / "out", whole)

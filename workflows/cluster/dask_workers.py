@@ -134,7 +134,7 @@ class DaskPool:
             time.sleep(0.1)
         if self.client.status != "running":
             raise OSError(
-                "the Dask scheduler is gone; what the workers had finished is kept, and the same command continues from there"
+                "the Dask scheduler is gone; what the workers finished is kept, and the same command continues from there"
             )
 
     def close(self) -> None:
