@@ -121,11 +121,12 @@ def test_the_terminal_is_usable_after_a_kill():
         assert not terminal.cursor[2]
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_training_shows_its_losses_and_ctrl_c_leaves_a_clean_screen(tmp_path):
     store = make_store(tmp_path / "data")
     flags = ["--store", str(store), "--out", str(tmp_path / "run"), "--epochs", "100000", "--patience", "100000", *SMALL]
     with on_terminal(["-m", "excl.workflows.cli", "train", *flags], columns=40) as terminal:
-        screen = terminal.wait_for(lambda screen: re.search(r"loss now \d", screen) and "mIoU" in screen)
+        screen = terminal.wait_for(lambda screen: re.search(r"loss\s+now\s+\d", screen) and "mIoU" in screen)
         assert re.search(r"^train +[━╸╺]+ +\d+ %$", screen, re.MULTILINE)
         told = re.sub(r"\s+", " ", screen)
         assert re.search(
@@ -151,6 +152,7 @@ def test_a_stage_shows_its_failures_so_far_and_the_files_of_messages_get_lines()
         assert [re.split(r"[:,]", line)[2] for line in lines] == [f" {n} of 3 videos" for n in (1, 2, 3)]
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_watching_follows_a_folder_that_another_process_fills(tmp_path):
     folder = tmp_path / "features"
     planned = {"id": "plan/0", "planned": [f"v{n}" for n in range(4)]}

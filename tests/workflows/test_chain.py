@@ -54,7 +54,8 @@ def test_tokenised_queries(packed):
     report = json.loads((packed / "queries" / "report.json").read_text())
     nothing = {"tokens": 0, "queries": 0, "words": {}}
     assert report["splits"]["test"] == {
-        "videos": 6, "moments": 12, "tokens": 48, "unknown": nothing, "without_vector": nothing
+        "videos": 6, "moments": 12, "tokens": 48,
+        "unknown": nothing, "without_vector": nothing, "unseen_with_vector": nothing,
     }  # fmt: skip
     assert [row["annotation_id"] for row in report["cleaning"]["dropped"]] == ["train:train:29"]
 
@@ -127,7 +128,7 @@ def test_training_learns_and_is_evaluated(packed, trained, capsys):
     assert by_video["v23"]["pred_relevant_windows"] == []
     assert set(predictions[0]) == {"qid", "query", "vid", "pred_relevant_windows"}
     windows = predictions[0]["pred_relevant_windows"]
-    assert len(windows) == 5
+    assert len(windows) == 10
     assert all(0 <= start_s < end_s <= 16 and 0 < score <= 1 for start_s, end_s, score in windows)
     assert [score for *_, score in windows] == sorted((score for *_, score in windows), reverse=True)
 
