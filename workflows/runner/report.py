@@ -66,16 +66,16 @@ def write_report(path: Path, recipe: Recipe, steps: Sequence[FinishedStep], *, l
 
 
 def write_page(path: Path, steps: Sequence[FinishedStep]) -> None:
-    """Write the page about the last sweep, run or store of these steps, if there is one; a failure costs a warning."""
+    """Write the page about the last sweep, evaluated run or store of these steps, if there is one; a failure is logged."""
     configs = {step.name: step.config for step in steps}
     name = next((name for name in (reproduce.STAGE, train.STAGE, pack.STAGE, extract.STAGE) if name in configs), None)
-    if name is None:
+    if name is None or (name == train.STAGE and evaluate.STAGE not in configs):  # which a page would have to evaluate first
         return
     from excl.workflows.pages import report  # noqa: PLC0415  (which imports PyTorch)
 
     made_by = configs[name]
     videos = next((configs[step].videos for step in READ_VIDEOS if step in configs and configs[step].videos), None)
-    evaluated = configs[evaluate.STAGE].folder if evaluate.STAGE in configs and name == train.STAGE else None
+    evaluated = configs[evaluate.STAGE].folder if name == train.STAGE else None
     device = getattr(made_by, "device", "auto").split(",")[0].strip()
     folder = videos if videos is not None and videos.is_dir() else None
     try:
