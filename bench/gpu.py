@@ -109,7 +109,7 @@ class Report:
         """Report an error of what is tried, and go on."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever one row meets, the others are measured
             self.row(what, error=f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}")
             self.content.setdefault("tracebacks", []).append(traceback.format_exc())
             self.save()
@@ -128,7 +128,7 @@ def run_part(settings: argparse.Namespace) -> None:
     try:
         PARTS[settings.part](report)
         report.content["finished"] = True
-    except Exception as error:
+    except Exception as error:  # the boundary of a part's process, whose report has the traceback
         report.content["traceback"] = traceback.format_exc()
         print(f"  {settings.part} ended: {type(error).__name__}: {error}", flush=True)
     report.save()

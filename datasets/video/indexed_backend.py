@@ -128,7 +128,7 @@ class IndexedVideo(Video):
             pictures, starts_s = read(indices)
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  (as above)
             self._refuse(f"it cannot decode frame {indices[0]} to {indices[-1]} ({error_line(error)})")
         for index, start_s in zip(indices, starts_s, strict=True):
             if abs(start_s - layout.seconds(index)) >= layout.half_gap_s(index):

@@ -358,7 +358,10 @@ def test_a_video_that_browsers_do_not_play_is_said_so(tmp_path, make_video):
     with chromium() as browser, served(tmp_path, "annotate", str(tmp_path)) as served_page:
         page = browser.new_page()
         page.goto(served_page.address)
-        page.locator("#unplayable code:has-text('ffmpeg')").wait_for()
+        command = page.locator("#unplayable code:has-text('ffmpeg')")
+        command.wait_for()
+        assert command.inner_text().endswith("old.mp4")
+        assert f"ffmpeg -i file:{tmp_path}/old.avi " in command.inner_text()
 
 
 def test_where_there_is_nothing_to_annotate(tmp_path, caplog):

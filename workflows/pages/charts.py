@@ -38,10 +38,14 @@ class Chart:
     @property
     def csv(self) -> str:
         """The numbers as CSV with a line of column names."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([self.columns, *self.rows])
-        return text.getvalue()
+        return to_csv(self.columns, self.rows)
+
+
+def to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as CSV with a line of column names."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ hashes and allows no connection at all, so that no text in it can run, or fetch 
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -20,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from excl.pipeline.artifacts.atomic_files import write_bytes
-from excl.workflows.pages.charts import Chart
+from excl.workflows.pages.charts import Chart, to_csv
 from excl.workflows.pages.timeline import VideoTimeline, asset, timeline_element, timeline_script, timeline_style
 
 
@@ -35,9 +33,7 @@ class Table:
     @property
     def csv(self) -> str:
         """The cells as CSV with a line of column names."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
-        return text.getvalue()
+        return to_csv(self.columns, self.rows)
 
 
 @dataclass(frozen=True)
