@@ -1,7 +1,7 @@
 """Everything about a GPU in one run: is it right, how fast, how much memory, and what bounds it.
 
     python bench/gpu.py [--device cuda] [--out gpu.json] [--minutes 6] [--parts parity rates …]
-    python bench/gpu.py --device cpu --small    # the same lines on a CPU, in about two minutes
+    python bench/gpu.py --device cpu --small    # the same lines on a CPU
 
 Six parts, each a process of its own with a time limit: one that fails, crashes or runs out of time leaves what it has
 measured, with the traceback, and the others follow. The tables are printed as they come, the JSON has all of it. Needs

@@ -136,8 +136,6 @@ def _evaluate(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     queries = store.queries(config.split)
     require_own_qids(queries)
     unseen_words = config.unseen_words or trained.unseen_words
-    if unseen_words == "vector":
-        trained = trained.with_unseen_vectors(store.unseen_vectors)
     truth = split_metrics.GroundTruth.from_queries(queries)
     examples = _examples(trained, store, queries, unseen_words=unseen_words)
     swapped, num_own = swap_queries(examples) if examples else ([], 0)
@@ -196,8 +194,7 @@ def _examples(
         if query.video_id in store:
             by_key.setdefault(query.key, query)
     asked = list(by_key.values())
-    with_ids = trained.with_open_ids(asked) if unseen_words == "vector" else trained.with_run_vocabulary(store, asked)
-    return load_examples(store, with_ids)
+    return load_examples(store, trained.with_token_ids(store, asked, unseen_words=unseen_words))
 
 
 def _predict_windows(

@@ -316,7 +316,8 @@ def make_examples(
         looked_up |= _look_up(trained, [word for word in words if word not in looked_up], glove)
         vectors = {word: vector for word in words if (vector := looked_up[word]) is not None}
         trained = trained.with_unseen_vectors(vectors)
-    rows = torch.from_numpy(video.features)  # one tensor for all, so that they are encoded once
+    features = video.features if video.features.flags.writeable else video.features.copy()  # as PyTorch wants them
+    rows = torch.from_numpy(features)  # one tensor for all, so that they are encoded once
     asked = [
         Query("", video.video_id, query, 0.0, 0.0, video.duration_s, "", "", tuple(row), ())
         for query, row in zip(queries, tokens, strict=True)

@@ -20,7 +20,6 @@ import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
-from unittest import mock
 
 from excl.workflows.steps import COMMANDS, GROUPS, Step, run_step
 
@@ -124,6 +123,8 @@ def _command_list() -> str:
 
 def _parsed(step: Step, arguments: Sequence[str]) -> Any:
     """The configuration of a command that the arguments describe. Exits with 2 where they describe none."""
+    from unittest import mock  # noqa: PLC0415  (which imports asyncio)
+
     import tyro  # noqa: PLC0415
 
     width = shutil.get_terminal_size().columns
@@ -133,14 +134,14 @@ def _parsed(step: Step, arguments: Sequence[str]) -> Any:
     def joined(text: str) -> str:
         return text if text == description else "\n\n".join(_paragraphs(text))
 
-    join_kinds = tyro._strings.join_union_metavars
+    strings = tyro._strings
+    join_kinds = getattr(strings, "join_union_metavars", None)
     # tyro breaks the lines of an indented docstring where its source does, does not wrap the description, and says
-    # `{None}|PATH` of a path that may be absent.
-    with mock.patch.multiple(
-        tyro._strings,
-        remove_single_line_breaks=joined,
-        join_union_metavars=lambda kinds: join_kinds([kind for kind in kinds if kind != "{None}"]),
-    ):
+    # `{None}|PATH` of a path that may be absent. A version without these functions shows its own help.
+    better: dict[str, Any] = {"remove_single_line_breaks": joined}
+    if join_kinds is not None:
+        better["join_union_metavars"] = lambda kinds: join_kinds([kind for kind in kinds if kind != "{None}"])
+    with mock.patch.multiple(strings, **{name: function for name, function in better.items() if hasattr(strings, name)}):
         return tyro.cli(step.config, args=arguments, prog=f"excl {step.name}", description=description)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from excl.datasets.parsing import parse_object, parse_seconds, positive, read_table, read_text, shortened
+from excl.datasets.parsing import parse_object, parse_seconds, positive, read_lines, read_table, read_text, shortened
 
 IDS = ("id", "video_id", "video")
 DURATIONS = ("duration_s", "duration", "length")
@@ -71,13 +71,12 @@ def _rows(path: Path) -> Iterator[tuple[str, float, str]]:
         return
 
     if path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(read_text(path).splitlines(), start=1):
+        for number, line in read_lines(path):
             place = f"{path}:{number}"
-            entry = parse_object(line, path, number) if line.strip() else {}
-            if entry and not {"vid", "duration"} <= entry.keys():
+            entry = parse_object(line, path, number)
+            if not {"vid", "duration"} <= entry.keys():
                 raise ValueError(f"{place}: no 'vid' and 'duration'; found the keys {shortened(sorted(entry))}")
-            if entry:
-                yield str(entry["vid"]), positive(entry["duration"], "the duration", place), place
+            yield str(entry["vid"]), positive(entry["duration"], "the duration", place), place
         return
 
     def find_columns(columns: list[str]) -> None:

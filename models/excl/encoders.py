@@ -36,7 +36,11 @@ class TextEncoder(nn.Module):
         """Return the vectors [B, L, D] of words. In training mode no word has a vector but those of the vocabulary."""
         if self.training or len(self.unseen_vectors) == 0:
             return self.embedding(token_ids)
-        return nn.functional.embedding(token_ids, torch.cat([self.embedding.weight, self.unseen_vectors]))
+        unseen_ids = token_ids - self.embedding.num_embeddings
+        is_unseen = unseen_ids >= 0
+        vectors = self.embedding(token_ids.masked_fill(is_unseen, 0))
+        unseen = nn.functional.embedding(unseen_ids.clamp(min=0), self.unseen_vectors)
+        return torch.where(is_unseen[..., None], unseen, vectors)
 
     def encode(self, words: Tensor, lengths: Tensor) -> Tensor:
         """Return [B, 2H] for words [B, L, D]; each kind of text encoder has its own."""

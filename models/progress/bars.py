@@ -64,11 +64,17 @@ class Bar:
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, total: float | None, *, unit: str, done: float = 0, shown: bool = True) -> Iterator[Bar]:
-    """Open a bar for the time of the block. One that is not `shown` counts, and nothing else."""
+def progress_bar(
+    title: str, total: float | None, *, unit: str, done: float = 0, shown: bool = True, logged: bool = True
+) -> Iterator[Bar]:
+    """Open a bar for the time of the block. One that is not `shown` counts, and nothing else.
+
+    Where nobody looks, a line a minute is `logged`, unless who opens the bar does so.
+    """
     bar = Bar(title, total, unit, done)
-    if not shown:
+    if not (shown and logged):
         bar._logged_at = float("inf")
+    if not shown:
         yield bar
         return
     with _live_view() as view:

@@ -74,7 +74,7 @@ class Progress:
 @contextlib.contextmanager
 def progress(stage: str, total: int) -> Iterator[Progress]:
     """Show the progress of a run over so many videos; messages logged inside leave the view whole."""
-    with progress_bar(stage, total, unit="video") as bar:
+    with progress_bar(stage, total, unit="video", logged=False) as bar:
         run_progress = Progress(stage, total, bar)
         yield run_progress
         run_progress.end()

@@ -79,6 +79,17 @@ class TrainedRun:
         """Return queries of such a store with the run's token ids; what their store does not know is unknown."""
         return remap_token_ids(queries, store.vocabulary, self.vocabulary)
 
+    def with_token_ids(
+        self, store: TrainingStore, queries: Sequence[Query], *, unseen_words: UnseenWords | None = None
+    ) -> list[Query]:
+        """Return queries of such a store with the token ids by which the run answers; as it was trained, or as is said.
+
+        With "vector", the model gets the store's vectors of the words that the run was not trained with.
+        """
+        if (unseen_words or self.unseen_words) == "vector":
+            return self.with_unseen_vectors(store.unseen_vectors).with_open_ids(queries)
+        return self.with_run_vocabulary(store, queries)
+
     def with_open_ids(self, queries: Sequence[Query]) -> list[Query]:
         """Return queries with the ids of all words that have a vector, those of `unseen` among them."""
         return open_token_ids(queries, self.vocabulary, self.unseen)

@@ -41,7 +41,7 @@ def test_the_list_of_wheels_has_every_dependency():
     lines = settings["options"]["install_requires"].strip().split("\n")
     listed = {canonicalize_name(line) for line in (ROOT / "bench" / "gpu_wheels.txt").read_text(encoding="utf-8").split()}
     required = with_what_they_require({canonicalize_name(Requirement(line).name) for line in lines})
-    assert listed == required | {"torchcodec"}
+    assert listed >= required | {"torchcodec"}
 
 
 def test_a_part_runs_without_a_gpu_and_without_excl_installed(tmp_path):

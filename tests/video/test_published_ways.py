@@ -67,6 +67,7 @@ def test_frames_scaled_plainly_keep_single_pixels_that_averaging_blurs(make_vide
     plain, averaged = (next(iter(PyAVVideo(path, Sampling(5, Geometry(32, 32, antialias=way))))) for way in (False, True))
     assert plain.shape == averaged.shape == (32, 32, 3)
     assert abs(float(plain.mean()) - float(averaged.mean())) < 4
+    assert not np.array_equal(plain, averaged)
 
 
 def test_a_fixed_size_squeezes_the_whole_picture(make_video):

@@ -239,7 +239,7 @@ def test_where_missing_data_is_to_be_had(tmp_path, caplog):
     assert not (tmp_path / "none").exists()
 
 
-def test_what_mnew_videos_take_follows_from_some_of_them(tmp_path):
+def test_what_many_videos_take_follows_from_some_of_them(tmp_path):
     config = extract.ExtractConfig(out=tmp_path, videos=tmp_path, weights="random:0", shard_videos=8)
     size = feature_size(config, VideoLengths([(16.0, 25.0), (32.0, 25.0)], 20))
     assert (size.frames, size.rows, size.shards) == (2400, 10 * (9 + 19), 3)  # 80 and 160 frames: ceil(T / 8) - 1 rows

@@ -289,7 +289,7 @@ def example_section(
     if not picked:
         return Section("Examples", texts=["No query of the split has features, so there are no answers."])
     trained = load_run(run, device=device)
-    asked = trained.with_run_vocabulary(store, [queries[index] for _, index in picked])
+    asked = trained.with_token_ids(store, [queries[index] for _, index in picked])
     records = views.answer(trained, load_examples(store, asked), top=TOP)
     examples = []
     for number, ((kind, index), query, record) in enumerate(zip(picked, asked, records, strict=True)):

@@ -5,7 +5,6 @@ Reads a video file and a run, or a video of a store by its id. Leaves the page.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -113,15 +112,14 @@ def _records(
 ) -> list[TimelineQuery]:
     """Return what is annotated in the video, with answers if there is a run, or the answers to the queries given."""
     if trained is not None and config.query:
-        own = dataclasses.replace(video, features=video.features.copy())  # PyTorch wants rows that can be written to
-        return views.answer(trained, make_examples(trained, own, config.query), top=config.top)
+        return views.answer(trained, make_examples(trained, video, config.query), top=config.top)
     about = _annotated(store, video.video_id)
     records = views.annotated(about)
     if trained is None or not about:
         return records
     assert isinstance(store, TrainingStore)
     first = {query.key: query for query in reversed(about)}
-    asked = trained.with_run_vocabulary(store, [first[key] for key in dict.fromkeys(query.key for query in about)])
+    asked = trained.with_token_ids(store, [first[key] for key in dict.fromkeys(query.key for query in about)])
     answers = views.answer(trained, load_examples(store, asked), top=config.top)
     return [
         TimelineQuery(**{**answered, "moments": record["moments"]})
@@ -130,8 +128,7 @@ def _records(
 
 
 def _annotated(store: FeatureStore, video_id: str) -> list[Query]:
-    queries = store.all_queries() if isinstance(store, TrainingStore) else []
-    return sorted((query for query in queries if query.video_id == video_id), key=lambda query: query.start_s)
+    return store.queries_about(video_id) if isinstance(store, TrainingStore) else []
 
 
 def show(path: Path) -> str:

@@ -110,14 +110,14 @@ def _rounded(values: np.ndarray, *, digits: int = 3) -> list[float]:
 
 
 def video_file(folder: Path | None, video: VideoFeatures) -> Path | None:
-    """Return the file of a stored video in a folder: by the name that its features were made from, or by its id."""
+    """Return the file of a stored video in a folder or below: by the name that its features were made from, or by its id."""
     if folder is None:
         return None
-    named = folder / str(video.facts.get("source", {}).get("file", ""))
-    if named.is_file():
-        return named
-    others = sorted(folder.glob(f"{glob.escape(video.video_id)}.*")) if "/" not in video.video_id else []
-    return next((path for path in others if path.is_file()), None)
+    named = str(video.facts.get("source", {}).get("file", ""))
+    patterns = [glob.escape(named)] if named and "/" not in named else []
+    patterns += [f"{glob.escape(video.video_id)}.*"] if "/" not in video.video_id else []
+    paths = (path for pattern in patterns for path in sorted(folder.rglob(pattern)) if path.is_file())
+    return next(paths, None)
 
 
 def relative_url(file: Path, page: Path) -> str:
