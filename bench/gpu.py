@@ -13,7 +13,7 @@ machine needs).
     rates           the network by batch and length: eager, tuned, channels last or not, graphs, compiled; against the
                     card's own matrix rate
     memory          bytes a frame, the largest batch, out of memory taken back, no growth over many clips
-    extract         `excl extract` from files, decoded by the CPU and by the GPU, and what was short
+    extract         `excl extract` from files, decoded by the CPU and by the GPU, and which was the bottleneck
     train           an epoch against bare nn.LSTM layers and against a CPU; twice the same; resumed the same
     two-processes   a sweep with two trainings at once on the card, and one training shared by two processes
 """

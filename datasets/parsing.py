@@ -169,7 +169,7 @@ def annotated_spans(record: Mapping[str, Any], place: str, keys: tuple[str, str]
     """Return start, end (in the file's unit) and sentence of all annotations in a record, by the keys of times and texts."""
     pairs, sentences = (get(record, key, list, place) for key in keys)
     if len(pairs) != len(sentences):
-        raise ValueError(f"{place}: {len(pairs)} {keys[0]} but {len(sentences)} {keys[1]}; expected one of each a moment")
+        raise ValueError(f"{place}: {len(pairs)} {keys[0]} but {len(sentences)} {keys[1]}; expected equally many")
     spans = []
     for index, (pair, sentence) in enumerate(zip(pairs, sentences, strict=True)):
         if not isinstance(sentence, str):

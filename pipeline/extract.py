@@ -310,7 +310,7 @@ EXTRACTORS = ExtractorPool()  # of this process, which may work on several shard
 
 
 def advice(config: ExtractConfig, device: str, *, waited: float) -> str:
-    """Return which of decoding and I3D was short, and what helps, for a device type and I3D's share of waiting."""
+    """Return which of decoding and I3D was the bottleneck, and what helps, for a device type and I3D's share of waiting."""
     import torch  # noqa: PLC0415  (what --help does not need, as below)
 
     from excl.models.i3d.network import has_onednn  # noqa: PLC0415
@@ -319,14 +319,12 @@ def advice(config: ExtractConfig, device: str, *, waited: float) -> str:
         helps = ["another GPU (--device cuda:0,cuda:1)" if device == "cuda" else "a GPU"]
         if config.precision != "bfloat16" and (device == "cuda" or has_onednn(torch.bfloat16)):
             helps.append("--precision bfloat16 (other features, so another store)")
-        return f"extract: I3D was short, the decoders waited for it; what helps: {' or '.join(helps)}; more decoders do not"
+        return f"extract: I3D was the bottleneck, decoding waited; what helps: {' or '.join(helps)}; more decoders do not"
     at_once, cores = _videos_at_once(config), num_cores()
-    helps = [f"more --decoders than {at_once}, as there are {cores} cores" if at_once < cores else "more cores"]
+    helps = [f"more than {at_once} --decoders (there are {cores} cores)" if at_once < cores else "more cores"]
     if device == "cuda" and config.frames is None and "torchcodec-cuda" not in config.feature_recipe().backends:
         helps.append("the GPU's own decoder (--backend torchcodec-cuda: other pixels, so another store)")
-    return (
-        f"extract: the decoders were short, I3D waited for them; what helps: {' or '.join(helps)}; a faster device does not"
-    )
+    return f"extract: decoding was the bottleneck, I3D waited; what helps: {' or '.join(helps)}; a faster device does not"
 
 
 def extract_video(config: ExtractConfig, recipe: dict[str, Any], item: pending_videos.VideoTask) -> VideoRecord:

@@ -328,7 +328,7 @@ def make_examples(
         if unseen:
             log.warning("%r: words that the training split did not have: %s", query.query, ", ".join(unseen))
         if unknown:
-            log.warning("%r: unknown to the model, for which they are all one word: %s", query.query, ", ".join(unknown))
+            log.warning("%r: words that the model treats as one unknown word: %s", query.query, ", ".join(unknown))
     return examples
 
 

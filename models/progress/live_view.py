@@ -24,10 +24,10 @@ REFRESHED_PER_S = 4
 
 
 class LiveView(JupyterMixin):
-    """What runs in this process. On a terminal a thread draws it, and it is gone at the end; a notebook keeps it.
+    """A view of steps and bars. On a terminal a thread draws it, and it vanishes at the end; a notebook keeps it.
 
-    Meanwhile what is written to standard error, and to standard output if that is a terminal too, comes above it, also by
-    handlers of logging that have these streams.
+    Text that goes to standard error, and to standard output if that is a terminal too, appears above the view, also from
+    logging handlers with these streams.
     """
 
     def __init__(self, *, notebook: bool) -> None:
@@ -71,7 +71,7 @@ class LiveView(JupyterMixin):
             self.leave_streams()
 
     def leave_streams(self) -> None:
-        """Let what is written go to where it went before."""
+        """Restore the streams that were redirected."""
         for handler, stream in self._handlers:
             handler.setStream(stream)
         self._handlers.clear()
@@ -94,7 +94,7 @@ class LiveView(JupyterMixin):
         self._step, self._step_began = self.steps.index(name), time.monotonic()
 
     def changed(self) -> None:
-        """Draw what has changed, in a notebook, which no thread does."""
+        """Redraw the view in a notebook, where no thread does."""
         if self._live is None and time.monotonic() - self._drawn_at > 1 / REFRESHED_PER_S:
             self._draw_in_notebook()
 

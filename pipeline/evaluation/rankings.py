@@ -42,7 +42,7 @@ class RankingsConfig:
     against: Path
     """The official annotations: as for `excl score`."""
     again: Path
-    """The annotations made again: TimeLens-Bench (.json), those of hidden-challenges-MR (.csv), or as for `excl score`."""
+    """The re-annotations: TimeLens-Bench (.json), hidden-challenges-MR (.csv), or as for `excl score`."""
     durations: tuple[Path, ...] = ()
     """The files with the videos' durations, which those of hidden-challenges-MR need: Charades_v1_test.csv."""
     split: Split = "test"
@@ -99,7 +99,7 @@ def _queries(path: Path, config: RankingsConfig) -> list[Query]:
         queries = read_annotations(path, None, default=config.split, durations=config.durations)[1]
     usable = [query for query in queries if query.start_s < query.end_s]
     if len(usable) < len(queries):
-        log.warning("%s: %d moments start not before they end and are left out", path, len(queries) - len(usable))
+        log.warning("%s: left out %d moments that do not end after their start", path, len(queries) - len(usable))
     return usable
 
 

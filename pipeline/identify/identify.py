@@ -61,12 +61,12 @@ class IdentifyConfig:
     crop: Annotated[int, Field(ge=32, le=MAX_SIZE)] = 224
     """Pixels of the square that the network saw: 224 in all published features that are known."""
     candidates: PositiveInt = 10
-    """The number of recipes that explain the row counts with which the search in the videos begins, and half as many with
-    other windows; the search continues from the nearest."""
+    """The number of recipes to begin the search with, the most probable by row counts, and half as many with other
+    windows."""
     show: PositiveInt = 6
     """The number of recipes to list."""
     json: str = ""
-    """Write all of it as JSON to this file; - for standard output in place of the report."""
+    """Write the result as JSON to this file; - for standard output in place of the report."""
     device: str = "auto"
     """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     reading: WithoutPrefix[VideoReading] = field(default_factory=VideoReading)
@@ -77,7 +77,7 @@ class IdentifyConfig:
             raise ValueError("give --durations or --videos: row counts say nothing without the seconds of their videos")
         if self.weights is not None:
             if self.videos is None:
-                raise ValueError("weights: there is nothing to make rows of; give --videos, too")
+                raise ValueError("weights: no videos to make rows from; give --videos, too")
             check_spec(self.weights)
 
 
@@ -384,7 +384,7 @@ def _conclusion_of_search(config: IdentifyConfig, search: Search, fit: RowFit, o
     cosine = verdict.likeness.cos_mean if verdict.likeness is not None else np.nan
     within = 1.25 * search.best.distance + 1e-4
     alternatives = [t for t in distinct(search)[1:] if t.distance < within and t.rows > search.best.rows / 2]
-    head = "These are" if search.is_equal else "None of the tried; the nearest is"
+    head = "These are" if search.is_equal else "No recipe fits; the nearest is"
     lines = [
         f"{head}: {making}{name}, weights {search.weights}.",
         f"{ANSWERS[verdict.verdict]}: relative L2 {rel:.2g}, mean cosine {cosine:.6f}, over {verdict.a.rows} rows.",

@@ -89,7 +89,7 @@ class Making:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What decides the values of rows that the end of the video does not reach."""
+        """The settings that decide the values of rows before the video's end."""
         rule = self.candidate.rule
         rows = (rule.window, rule.hop, rule.rows == 1, rule.pool, rule.overlapping_chunks, not rule.window and rule.end)
         nearest = self.nearest or self.candidate.fps is None  # of all frames there is nothing to choose

@@ -56,13 +56,13 @@ class Candidate:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What tells a candidate from its variants: rate, window, hop, rows of a window, chunks."""
+        """The settings that tell candidates apart: rate, window, hop, rows of a window, chunks."""
         rule = self.rule
         return self.fps, rule.window, rule.hop, rule.rows, rule.pool, rule.overlapping_chunks
 
     @property
     def first_row_key(self) -> tuple[object, ...]:
-        """What decides a video's first row: not the hop, and not the end; not how long a window of several rows is."""
+        """The settings that decide a video's first row: not hop, end, or the length of a window of several rows."""
         rule = self.rule
         if rule.rows > 1 and rule.window >= FAR:
             return dataclasses.replace(self, rule=RowRule(0, 8, pool=rule.pool)).first_row_key

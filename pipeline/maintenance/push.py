@@ -50,7 +50,7 @@ class PushConfig:
     repository: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="USER/NAME")]
     """The repository, which is made if it does not exist."""
     public: bool = False
-    """Let everybody see a repository that is made; otherwise only you, until you change that on the hub."""
+    """Make a new repository public; otherwise only you see it, until you change that on the hub."""
 
 
 def run(config: PushConfig) -> str:

@@ -33,7 +33,7 @@ class StatusConfig:
 
     def __post_init__(self) -> None:
         if self.watch and self.json:
-            raise ValueError("watch: with json; give one of the two")
+            raise ValueError("give either --watch or --json")
 
 
 def run(config: StatusConfig) -> dict[str, Any]:

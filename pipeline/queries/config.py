@@ -54,8 +54,8 @@ class TokeniseConfig:
     """Tokeniser, which makes words of queries: nltk (words and marks), whitespace, words (letters and digits),
     no-punctuation."""
     unseen_words: UnseenWords = "vector"
-    """Treatment of words that the vocabulary lacks, where a model answers (never where it learns). vector: a word that the
-    file of word vectors has gets its own vector; unk: all are one unknown word."""
+    """Treatment of words outside the vocabulary in answers (never in training). vector: each gets its own word vector, if
+    the file has one; unk: all are one unknown word."""
     carve_val: Fraction01 = 0.1
     """Share of training videos, chosen by --seed, that becomes the validation split if there is none."""
     seed: NonNegativeInt = 0

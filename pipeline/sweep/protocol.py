@@ -84,7 +84,7 @@ def require_same(path: Path, protocol: dict[str, Any], accept: Sequence[str]) ->
     differences = compare(read_protocol(path), protocol)
     accepted = {part for part in differences if part.rpartition(": ")[2] in accept}
     for part in accepted:
-        log.warning("accepted, so the figures need not be the same: %s", "; ".join(shortened(differences)[part]))
+        log.warning("accepted, so the figures may differ: %s", "; ".join(shortened(differences)[part]))
     refused = {part: lines for part, lines in differences.items() if part not in accepted}
     if refused:
         lines = [line for lines in shortened(refused).values() for line in lines]

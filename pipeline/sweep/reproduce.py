@@ -99,7 +99,7 @@ class ReproduceConfig:
 
     def __post_init__(self) -> None:
         if self.accept and self.protocol is None:
-            raise ValueError("accept: only with protocol is there something to differ from")
+            raise ValueError("accept: needs --protocol, the protocol to differ from")
         if not (self.stores or self.protocol) or not self.variants:
             raise ValueError("stores and variants: at least one of each is needed")
         if len({path.resolve() for path in self.stores}) < len(self.stores):

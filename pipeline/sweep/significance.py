@@ -47,7 +47,7 @@ class SignificanceConfig:
 
     def __post_init__(self) -> None:
         if len({path.resolve() for path in self.methods}) < 2:
-            raise ValueError("methods: two different ones are needed; several trainings of one method are one folder")
+            raise ValueError("methods: expected two or more; put several trainings of one method into one folder")
 
 
 def run(config: SignificanceConfig) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _prediction_files(path: Path, split: str) -> list[Path]:
             if manifest.is_complete and identity.items() <= manifest.header["identity"].items()
         ]
         if not files:
-            raise ValueError(f"{path}: no evaluation on the split {split} stands next to this run; `excl evaluate {path}`")
+            raise ValueError(f"{path}: not evaluated on {split}; run `excl evaluate {path} --split {split}` first")
         return files[:1]
     files = sorted(path.rglob(evaluate.PREDICTIONS))
     if not files:

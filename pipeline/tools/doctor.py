@@ -47,7 +47,7 @@ class DoctorConfig:
     Paths are shown without your home folder and your name. The exit code is 1 if something that is needed is wrong."""
 
     offline: bool = False
-    """Do not try whether the servers of the weights and of GloVe can be reached."""
+    """Do not test whether the servers of the weights and of GloVe can be reached."""
     json: bool = False
     """Print one JSON object, for programs."""
 
@@ -74,7 +74,7 @@ def _findings(check: Callable[[], Iterator[DoctorFinding]]) -> Iterator[DoctorFi
         for finding in check():
             yield dataclasses.replace(finding, text=_private(finding.text), advice=_private(finding.advice))
     except Exception as error:  # noqa: BLE001  (a broken library may raise anything, and the rest is wanted all the more)
-        text = _private(f"could not be found out ({type(error).__name__}: {error})")
+        text = _private(f"could not be checked ({type(error).__name__}: {error})")
         yield DoctorFinding(check.__name__.strip("_").replace("_", " "), "note", text, "put this line into your report")
 
 

@@ -148,7 +148,7 @@ def test_other_decoders_and_versions_can_be_accepted(made, table, tmp_path, capl
     assert f"versions.torch: {version('torch')} in the first, 0.0 in the second" in caplog.text
     caplog.clear()
     assert repeat(table, tmp_path / "again", str(other), "--accept", "decoders", "versions") == 0
-    assert "accepted, so the figures need not be the same: jsonl: decoders.av" in caplog.text
+    assert "accepted, so the figures may differ: jsonl: decoders.av" in caplog.text
 
 
 def test_settings_that_contradict_the_protocol_are_refused(table, tmp_path, caplog):

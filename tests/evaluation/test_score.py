@@ -385,12 +385,8 @@ def test_where_nothing_has_features_all_are_misses(packed, monkeypatch):
     store = TrainingStore(packed / "store")
     queries = [q for q in store.queries("test") if q.video_id not in store]
     trained = SimpleNamespace(model=torch.nn.Identity())
-    assert (
-        evaluate._examples(
-            SimpleNamespace(with_run_vocabulary=lambda _, queries: queries), store, queries, unseen_words="unk"
-        )
-        == []
-    )
+    unlooked = SimpleNamespace(with_token_ids=lambda _, queries, *, unseen_words: queries)
+    assert evaluate._examples(unlooked, store, queries, unseen_words="unk") == []
     windows, _ = evaluate._predict_windows(trained, queries, [[], []], batch_size=4)
     assert windows.shape == (2, 10, 3)
     assert np.isnan(windows).all()

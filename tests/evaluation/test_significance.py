@@ -185,7 +185,7 @@ def test_what_cannot_be_compared_is_refused(answered, methods, message, capsys, 
 
 
 def test_a_method_is_compared_with_another():
-    with pytest.raises(ValueError, match="two different ones are needed"):
+    with pytest.raises(ValueError, match="expected two or more"):
         SignificanceConfig(methods=("one.jsonl", "./one.jsonl"))
 
 

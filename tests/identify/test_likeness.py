@@ -118,7 +118,7 @@ def test_features_of_other_weights_are_none_of_the_tried(videos, tmp_path, capsy
     _, search = identified(videos, other, tmp_path, Published(5, 37))
     assert search["verdict"] not in {"identical", "rounding", "reduced", "factor"}
     shown = capsys.readouterr().out
-    assert "None of the tried; the nearest is" in shown
+    assert "No recipe fits; the nearest is" in shown
     assert "What would decide: other weights" in shown
 
 

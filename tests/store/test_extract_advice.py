@@ -23,17 +23,17 @@ def config(tmp_path, monkeypatch):
 def test_a_device_that_waits_wants_decoders(config):
     few = config(reading=ReadingSeveral(decoders=3))
     assert extract.advice(few, "cuda", waited=0.4) == (
-        "extract: the decoders were short, I3D waited for them; what helps: more --decoders than 3, as there are 8 cores or "
+        "extract: decoding was the bottleneck, I3D waited; what helps: more than 3 --decoders (there are 8 cores) or "
         "the GPU's own decoder (--backend torchcodec-cuda: other pixels, so another store); a faster device does not"
     )
     said = extract.advice(config(reading=ReadingSeveral(decoders=8)), "cpu", waited=0.1)
-    assert "the decoders were short" in said
+    assert "decoding was the bottleneck" in said
     assert "what helps: more cores;" in said
 
 
 def test_a_device_that_is_busy_wants_another(config):
     assert extract.advice(config(), "cuda", waited=0.09) == (
-        "extract: I3D was short, the decoders waited for it; what helps: another GPU (--device cuda:0,cuda:1) or "
+        "extract: I3D was the bottleneck, decoding waited; what helps: another GPU (--device cuda:0,cuda:1) or "
         "--precision bfloat16 (other features, so another store); more decoders do not"
     )
     said = extract.advice(config(precision="bfloat16"), "cpu", waited=0.0)
@@ -56,6 +56,6 @@ def test_the_run_says_it_unless_it_was_too_short_to_tell(config, five_videos, tm
         caplog.clear()
         small = {"weights": "random:0", "device": "cpu", "short_side": 32, "crop": 32}
         extract.run(extract.ExtractConfig(out=tmp_path / name, videos=five_videos, **small))
-        shown.append([message for message in caplog.messages if "was short" in message or "were short" in message])
-    assert ["I3D was short" in message for message in shown[0]] == [True]
+        shown.append([message for message in caplog.messages if "was the bottleneck" in message])
+    assert ["I3D was the bottleneck" in message for message in shown[0]] == [True]
     assert shown[1] == []

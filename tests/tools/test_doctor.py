@@ -105,7 +105,7 @@ def test_a_package_that_breaks_a_check_does_not_stop_the_others(findings, monkey
     code, said = findings("--offline")
     assert code == 1
     assert said["av"]["state"] == "WRONG"
-    assert said["decoding"]["text"].startswith("could not be found out (ModuleNotFoundError")
+    assert said["decoding"]["text"].startswith("could not be checked (ModuleNotFoundError")
     assert said["processor"]["state"] == "ok"
 
 

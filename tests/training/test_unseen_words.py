@@ -190,7 +190,7 @@ def test_localize_says_which_words_it_does_not_know(raw, capsys, caplog):
     unknown = ask(raw, capsys, "it qwzx")
     assert unknown[1:] == (["qwzx"], ["qwzx"])
     assert unknown[0] != known
-    assert "unknown to the model, for which they are all one word: qwzx" in caplog.text
+    assert "words that the model treats as one unknown word: qwzx" in caplog.text
     assert ask(raw, capsys, "it begins", "--unseen-words", "unk") == (unknown[0], ["begins"], ["begins"])
 
 

@@ -51,7 +51,7 @@ class ShowConfig:
     def __post_init__(self) -> None:
         choose_device(self.device)
         if self.run is None and self.store is None:
-            raise ValueError("run and store: one of them is needed, to have something to show of the video")
+            raise ValueError("run and store: give at least one, so that there is something to show")
         if self.query and self.run is None:
             raise ValueError("query: needs --run, the run that is to answer")
         if not all(query.strip() for query in self.query):

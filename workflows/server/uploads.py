@@ -30,7 +30,7 @@ class UploadLimits:
     upload_minutes: PositiveFloat = 30.0
     """Longest time that sending a video may take, in minutes."""
     uploads: PositiveInt = 8
-    """Number of videos that were sent and are kept at once; a new one takes the place of the oldest."""
+    """Number of sent videos to keep; a new one replaces the oldest."""
 
     @property
     def max_bytes(self) -> int:
@@ -73,7 +73,7 @@ class UploadFolder:
                 await self._write(request, path)
         except TimeoutError as error:
             allowed = f"{self.limits.upload_minutes:g} minutes, and {IDLE_S:g} s without a byte"
-            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"The video came too slowly: allowed are {allowed}.") from error
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"The video came too slowly; allowed: {allowed}.") from error
 
     def _require_room(self, announced: str) -> None:
         num_bytes = int(announced) if announced.isdecimal() else 0
