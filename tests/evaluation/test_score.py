@@ -385,7 +385,7 @@ def test_where_nothing_has_features_all_are_misses(packed, monkeypatch):
     store = TrainingStore(packed / "store")
     queries = [q for q in store.queries("test") if q.video_id not in store]
     trained = SimpleNamespace(model=torch.nn.Identity())
-    unlooked = SimpleNamespace(with_token_ids=lambda _, queries, *, unseen_words: queries)
+    unlooked = SimpleNamespace(with_token_ids=lambda _, queries, **_treatment: queries)
     assert evaluate._examples(unlooked, store, queries, unseen_words="unk") == []
     windows, _ = evaluate._predict_windows(trained, queries, [[], []], batch_size=4)
     assert windows.shape == (2, 10, 3)
