@@ -82,15 +82,15 @@ class ExtractConfig:
     """Also repeat those mistakes of a published pipeline that change which rows there are."""
     weights: Annotated[str | None, OfPreset] = None
     """kinetics or charades (downloaded on first use), a file in the format of the public PyTorch port or of safetensors, the
-    name of an imported file, or random:SEED, weights by formula that are good for trying things out and for nothing else."""
+    name of an imported file, or random:SEED: weights by formula, with which results mean nothing, to try commands out."""
     fps: Annotated[PositiveFloat | Literal["native"] | None, OfPreset] = None
     """Frames a second of presentation time (the paper uses 5), or native, the rate of each video itself."""
     nearest: bool = False
-    """Take the frames that FFmpeg's filter fps takes, half a period later, as features have whose videos ffmpeg brought to a
-    rate; in place of those that are on screen at each sampling time."""
+    """Take the frames that FFmpeg's filter fps takes, half a period later than those on screen at each sampling time, to
+    make features like those of people who re-encoded their videos to a lower rate."""
     short_side: Annotated[int | str | None, OfPreset] = None
-    """Pixels to which the shorter side of the picture is scaled; or like 226-upscale-only: smaller ones are made larger,
-    larger ones are left as they are; or like 340x256: scaled to this width and height whatever the picture's shape."""
+    """Pixels of the shorter side of the picture after scaling; 226-upscale-only scales smaller pictures and leaves larger
+    ones; 340x256 scales to this width and height, whatever the picture's shape."""
     antialias: bool = True
     """Average the pixels of a picture that is made smaller; without it the four nearest are taken, as OpenCV's bilinear
     resize does, by which most published features were made."""

@@ -345,12 +345,10 @@ def _look_up(trained: TrainedRun, words: Sequence[str], glove: str | None) -> di
         return {}
     about = trained.about_queries.get("glove")
     if about is None:
-        raise ValueError(
-            f"unseen_words: {trained.path} does not say which word vectors it has; only unk is possible with it"
-        )
+        raise ValueError(f"unseen_words: {trained.path} does not say which word vectors it was trained with; choose unk")
     if glove is not None and (given := identify(glove)).sha256 != about["sha256"]:
         raise ValueError(
-            f"glove: the word vectors of {trained.path} are from another file, {about['file']}, not {given.file}"
+            f"glove: {given.file} is not the file that {trained.path} was trained with; expected {about['file']}"
         )
     path = glove or find_file(about["sha256"])
     if path is None:

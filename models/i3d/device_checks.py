@@ -27,7 +27,7 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     """
     if device.type != "cuda":
         if precision == "tf32":
-            raise ValueError(f"precision tf32 is one of NVIDIA's GPUs, not of {device}; choose float32 or bfloat16")
+            raise ValueError(f"precision tf32 exists on NVIDIA's GPUs only, not on {device}; choose float32 or bfloat16")
         return
     if precision == "float32":
         return

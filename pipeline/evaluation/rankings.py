@@ -59,8 +59,8 @@ def run(config: RankingsConfig) -> dict[str, Any]:
     keys &= {sentence_key(query.video_id, query.query) for query in again}
     if not keys:
         raise ValueError(
-            f"{config.again}: none of its sentences is one of {config.against}: {again[0].query!r} about "
-            f"{again[0].video_id!r} there, {official[0].query!r} about {official[0].video_id!r} here"
+            f"{config.again}: no sentence in common with {config.against}; the first is {again[0].query!r} about "
+            f"{again[0].video_id!r}, and there {official[0].query!r} about {official[0].video_id!r}"
         )
     official = [query for query in official if sentence_key(query.video_id, query.query) in keys]
     moments: dict[tuple[str, str], list[Query]] = {}

@@ -49,8 +49,8 @@ class ScoreConfig:
     """The predictions: {"qid", "vid", "pred_relevant_windows": [[start, end, score], ...]} a line, the best window
     first; and "pred_saliency_scores", if any, which are measured against annotations in Moment-DETR's format."""
     against: Path
-    """A training store; or annotations: moments.jsonl of `excl tokenise`, JSON lines of your own, or Moment-DETR's; or those
-    made again of TimeLens-Bench (.json) or hidden-challenges-MR (.csv), which lines answer by video and sentence."""
+    """A training store; or annotations: moments.jsonl of `excl tokenise`, JSON lines of your own, or Moment-DETR's; or the
+    re-annotations TimeLens-Bench (.json) or hidden-challenges-MR (.csv), whose queries are matched by video and sentence."""
     split: Split | None = None
     """The split to score on (default: test). A file in Moment-DETR's format is one split and has no other."""
     durations: tuple[Path, ...] = ()

@@ -371,7 +371,9 @@ def conclusion(config: IdentifyConfig, identification: Identification) -> list[s
         ]
     lines = _conclusion_of_search(config, search, fit, of_rows)
     if identification.traits.width == 2 * STREAM:
-        lines.append("That is the half of each row that is nearest to I3D's RGB stream; of the other half nothing is said.")
+        lines.append(
+            "This is about the half of each row that is nearest to I3D's RGB stream; the other half was not examined."
+        )
     return lines
 
 

@@ -45,7 +45,7 @@ def run(config: PullConfig) -> Path:
     with told_plainly(f"{config.repository} from the hub"):
         state = read_hub(api, config.repository)
         if state is None:
-            raise OSError(f"{config.repository}: not on the hub, or not for you; `hf auth login` if it is private")
+            raise OSError(f"{config.repository}: not on the hub, or private; for a private one, `hf auth login` first")
         commit = api.repo_info(config.repository, repo_type=state.kind, revision=config.revision or state.commit).sha
         files = api.list_repo_files(config.repository, repo_type=state.kind, revision=commit)
     odd = [name for name in files if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]

@@ -88,9 +88,7 @@ def _durations(dataset: str, annotations: Path | None, paths: Sequence[Path]) ->
     """The files that hold the videos' durations, for the data sets that have them apart."""
     if dataset not in ("charades-sta", "charades-reannotated", "tacos-tall"):
         if paths:
-            raise ValueError(
-                "durations: needed for charades-sta and charades-reannotated, possible for tacos-tall, and for nothing else"
-            )
+            raise ValueError("durations: used by charades-sta, charades-reannotated and tacos-tall only; leave it out")
         return ()
     if paths or dataset == "tacos-tall":
         return tuple(paths)

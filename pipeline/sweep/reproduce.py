@@ -80,7 +80,7 @@ class ReproduceConfig:
     out: Path
     """The folder to write. Run again with the same settings, it resumes."""
     stores: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="STORE …", help_behavior_hint="")] = ()
-    """One or more training stores, each a table of its own. With --protocol: where they are now, if not where they were."""
+    """One or more training stores, each with its own table. With --protocol: their places now, if they have moved."""
     variants: tuple[Variant | Literal["all"], ...] = ("all",)
     """The variants to train, such as clf-2-b, or all twelve."""
     seeds: PositiveInt = 3
@@ -187,7 +187,10 @@ def with_protocol(config: ReproduceConfig) -> ReproduceConfig:
         if key in diff(request, default)
     ]
     if contradicting:
-        raise ValueError(f"{config.protocol}: settings of its own; leave out\n  " + "\n  ".join(contradicting))
+        lines = "\n  ".join(contradicting)
+        raise ValueError(
+            f"{config.protocol}: settings of the command differ from those of the protocol; leave out\n  {lines}"
+        )
     training = parse_section(SharedTrainConfig, settings.pop("training"), where=str(config.protocol))
     run_only_names = {each.name for each in dataclasses.fields(training)} - identity(training).keys()
     run_only = {name: getattr(config.training, name) for name in run_only_names}
@@ -236,11 +239,12 @@ def _require_same_table(config: ReproduceConfig) -> None:
     if table == expected:
         log.info("reproduce: the table is that of %s, to the digit", config.protocol)
     elif config.accept:
-        log.warning("reproduce: the table is not that of %s to the digit; %s were accepted", config.protocol, config.accept)
+        differing = "reproduce: the table differs from the one in %s; differences in %s were accepted"
+        log.warning(differing, config.protocol, config.accept)
     else:
         raise ValueError(
-            f"{config.out}: {config.protocol} was repeated, and the table differs from its table; either not all "
-            "of its trainings were done when it was written, or the figures depend on what no protocol states"
+            f"{config.out}: repeated {config.protocol}, and the table differs from the one in it; either that file was "
+            "written before all trainings had ended, or the figures depend on something that no protocol states"
         )
 
 

@@ -154,7 +154,7 @@ def _store_of_evaluation(file: Path) -> Path:
         for run_folder, manifest in _stage_folders(sorted(folder.parent.iterdir()), train.STAGE):
             if manifest.fingerprint() == evaluation.header["identity"]["run"]:
                 return store_of(run_folder)
-    raise ValueError(f"{file}: which queries it answers is not known; give a training store or annotations by --against")
+    raise ValueError(f"{file}: the queries that it answers are unknown; give a training store or annotations by --against")
 
 
 def show(config: SignificanceConfig, result: dict[str, Any]) -> str:

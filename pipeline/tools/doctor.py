@@ -317,7 +317,7 @@ def show(config: DoctorConfig, findings: list[DoctorFinding]) -> str:
 def require_all(findings: list[DoctorFinding]) -> int:
     """Raise OSError if something that excl needs is wrong; return 0, since no video has failed."""
     if wrong := _wrong(findings):
-        raise OSError(f"{', '.join(wrong)}: needed, and wrong; `excl doctor` says what to do")
+        raise OSError(f"{', '.join(wrong)}: needed, and does not work; `excl doctor` says what to do")
     return 0
 
 

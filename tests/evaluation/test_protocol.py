@@ -161,7 +161,7 @@ def test_a_protocol_whose_table_was_another_is_said_to_be_so(table, tmp_path, ca
     protocol = json.loads((table / "protocol.json").read_text())
     (tmp_path / "protocol.json").write_text(json.dumps({**protocol, "table": {"sha256": "0" * 64}}))
     assert repeat(tmp_path, tmp_path / "again") == 2
-    assert "was repeated, and the table differs from its table" in caplog.text
+    assert "and the table differs from the one in it" in caplog.text
     assert (tmp_path / "again" / "table.csv").read_bytes() == (table / "table.csv").read_bytes(), "it is kept"
 
 

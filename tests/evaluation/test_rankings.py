@@ -95,7 +95,7 @@ def test_predictions_are_scored_by_sentence(folder, capsys, caplog):
         ("again.csv", "HITId,video_id,description,start,end\nH,AAA.mp4,x,y,3\n", "again.csv:2: the start is 'y'"),
         ("again.csv", "HITId,video_id,description,start,end\nH,AAA.mp4,x\n", "again.csv:2: the row has fewer fields"),
         ("again.json", '{"AAA": {"duration": 3, "spans": [[0, 1]], "queries": []}}', "1 spans but 0 queries"),
-        ("again.json", '{"AAA": {"duration": 3, "spans": [[0, 1]], "queries": ["z"]}}', "none of its sentences is one of"),
+        ("again.json", '{"AAA": {"duration": 3, "spans": [[0, 1]], "queries": ["z"]}}', "no sentence in common with"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(folder, caplog, name, text, message):

@@ -355,7 +355,7 @@ def test_precisions():
     rounded = Extractor(weights(), device=torch.device("cpu"), precision="bfloat16")(iter(pixels))
     assert rounded.dtype == np.float32
     assert 1e-4 < relative_error(rounded, exact) < TOLERANCE["bfloat16"] / 2
-    with pytest.raises(ValueError, match="tf32 is one of NVIDIA's GPUs, not of cpu"):
+    with pytest.raises(ValueError, match="tf32 exists on NVIDIA's GPUs only, not on cpu"):
         Extractor(weights(), device=torch.device("cpu"), precision="tf32")
 
 

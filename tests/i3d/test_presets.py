@@ -140,7 +140,7 @@ def test_native_rates_that_are_no_usual_ones(tmp_path, period_ms, frames):
         (["--preset", "piergiaj", "--bug-compatible", "--stride", "4"], "with stride it is no longer what piergiaj does"),
         (["--preset", "i3d"], "i3d"),
         (["--stride", "3"], "3"),
-        (["--precision", "tf32"], "tf32 is one of NVIDIA's GPUs, not of cpu"),
+        (["--precision", "tf32"], "tf32 exists on NVIDIA's GPUs only, not on cpu"),
         (["--crop", "2000", "--short-side", "2000"], "1024"),
         (["--chunk-frames", "100"], "8"),
         (["--device", "cpu,cpu"], "names one device twice"),

@@ -109,7 +109,7 @@ def test_one_readable_video_and_one_half_of_the_values_are_enough(videos, state,
     assert main(["identify", str(tmp_path / "two.npz"), *flags]) == 3
     shown = capsys.readouterr().out
     assert "These are: 5 frames a second, frames as FFmpeg's fps filter, picture 37" in shown
-    assert "of the other half nothing is said" in shown
+    assert "the other half was not examined" in shown
     assert "another video is taken" in caplog.text
 
 

@@ -151,7 +151,7 @@ def test_a_file_of_ones_own_names_its_splits_itself(tmp_path, vectors):
         (["--dataset", "tacos"], "train: needed or annotations, the folder with the official files"),
         (["--dataset", "jsonl", "--annotations", "x"], "annotations: only for charades-sta"),
         (["--dataset", "activitynet-captions", "--annotations", "x", "--test", "val_3"], "'val_3' is no part of"),
-        (["--dataset", "tacos", "--train", "x", "--durations", "y"], "durations: needed for charades-sta"),
+        (["--dataset", "tacos", "--train", "x", "--durations", "y"], "durations: used by charades-sta"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(capsys, arguments, message):

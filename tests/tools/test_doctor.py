@@ -71,7 +71,7 @@ def test_what_is_needed_and_wrong_is_exit_code_1(findings, monkeypatch, caplog):
     assert {name for name, finding in said.items() if finding["state"] == "WRONG"} == {"cache", "h5py", "decoding"}
     assert "EXCL_CACHE" in said["cache"]["advice"]
     assert said["h5py"]["advice"] == "`pip install --force-reinstall h5py`"
-    assert "h5py, decoding, cache: needed, and wrong" in caplog.text
+    assert "h5py, decoding, cache: needed, and does not work" in caplog.text
 
 
 def test_a_package_that_is_too_old_is_wrong_and_one_of_an_extra_is_noted(findings, monkeypatch):
