@@ -7,7 +7,7 @@ from pathlib import Path
 
 import excl
 from excl.models.excl.paper import paper_r1
-from excl.models.i3d.published_weights import class_names
+from excl.models.i3d.weight_catalogue import class_names
 
 assert Path(excl.__file__).is_relative_to(sys.prefix), excl.__file__
 modules = [found.name for found in pkgutil.walk_packages(excl.__path__, "excl.")]

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from excl.datasets.text.glove import load_vectors
-from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
+from excl.datasets.text.vocabulary import PAD_TOKEN, UNK_TOKEN, Vocabulary
 from excl.models.download import cache_folder
 from excl.pipeline.artifacts.file_cache import checksums
 from excl.pipeline.queries.word_vectors import vectors_for

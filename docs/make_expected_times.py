@@ -16,7 +16,7 @@ from make_timeline import CURVE_HEIGHT, LEFT, RIGHT, WIDTH, Timeline
 
 from excl.models.excl import temporal_iou, top_spans
 from excl.models.excl.answers import RowTimes
-from excl.models.excl.expectation import conditional_scores
+from excl.models.excl.expected_times import conditional_scores
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.examples import Example, load_examples, pad_features, pad_tokens
 from excl.pipeline.training.trained_run import load_run, predict

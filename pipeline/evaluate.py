@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.text.tokens import UnseenWords
+from excl.datasets.text.vocabulary import UnseenWords
 from excl.models.excl import variant_label
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_bytes, write_json

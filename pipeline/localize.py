@@ -18,7 +18,7 @@ import torch
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.text.tokens import PAD_TOKEN, UNK, UNK_TOKEN, UnseenWords, Vocabulary, tokenise
+from excl.datasets.text.vocabulary import PAD_TOKEN, UNK, UNK_TOKEN, UnseenWords, Vocabulary, tokenise
 from excl.datasets.video.backends import missing_reason
 from excl.models.i3d.device_checks import check_precision
 from excl.models.i3d.extractor import choose_device

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from excl.datasets.annotations.moments import Moment
-from excl.datasets.text.tokens import Vocabulary
+from excl.datasets.text.vocabulary import Vocabulary
 from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json, write_text
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import identity
-from excl.pipeline.queries import report
+from excl.pipeline.queries import tokenise_report
 from excl.pipeline.queries.config import TokeniseConfig
 from excl.pipeline.queries.preparation import QueryPreparation
 from excl.pipeline.queries.word_vectors import identify, text_of
@@ -43,7 +43,7 @@ def run(config: TokeniseConfig) -> Path | list[str]:
     """Tokenise everything, unless it is done. Return the folder; with `report`, the lines of the report and no folder."""
     queries = QueryPreparation(config)
     if config.report:
-        return report.lines(queries.report)
+        return tokenise_report.lines(queries.report)
     assert config.out is not None
     assert config.glove is not None
     return run_once(
@@ -107,7 +107,7 @@ def _work(config: TokeniseConfig, queries: QueryPreparation, manifest: Manifest)
         "dataset": queries.sources.format,
         "splits": queries.made_of,
         "tokeniser": config.tokeniser,
-        "hygiene": report.policies(config.hygiene),
+        "hygiene": tokenise_report.policies(config.hygiene),
         "unseen_words": config.unseen_words,
         "glove": {
             **{name: queries.report["vectors"][name] for name in ("file", "sha256", "known")},
@@ -126,5 +126,5 @@ def _line(moment: Moment, tokens: Sequence[str], vocabulary: Vocabulary) -> str:
 def show(result: Path | list[str]) -> str:
     """Return the report for people."""
     if isinstance(result, Path):
-        result = report.lines(json.loads((result / "report.json").read_text(encoding="utf-8")))
+        result = tokenise_report.lines(json.loads((result / "report.json").read_text(encoding="utf-8")))
     return "\n".join(result)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from excl.datasets.text.glove_files import MAX_LINE_BYTES, TextSource, find_text, read_lines
-from excl.datasets.text.tokens import PAD, UNK, Vocabulary
+from excl.datasets.text.vocabulary import PAD, UNK, Vocabulary
 
 MAX_DIM = 10_000
 DEFAULT_SCALE = 0.1  # where no word has a vector; about the size of GloVe's own entries and of common initialisations

@@ -21,7 +21,7 @@ import av.container
 
 from excl.datasets.video import remedies
 from excl.datasets.video.errors import OF_THE_MACHINE, VideoError
-from excl.datasets.video.pyav import exact, open_input
+from excl.datasets.video.pyav_versions import exact, open_input
 
 READ = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif"
 # Containers of FFmpeg's that open no other file. They are opened to say what a file is that is not read.

@@ -26,7 +26,7 @@ import av
 import av.filter
 import numpy as np
 
-from excl.datasets.video.pyav import exact
+from excl.datasets.video.pyav_versions import exact
 
 UPSCALE_ONLY = "-upscale-only"
 

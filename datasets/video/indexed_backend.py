@@ -20,7 +20,7 @@ from excl.datasets.video.container import OpenVideo, open_video
 from excl.datasets.video.errors import VideoError, error_line
 from excl.datasets.video.indexed_readers import FLAWS, READERS, TIMES_FROM_PACKETS, Reader, VideoLayout
 from excl.datasets.video.packets import PacketTable, read_packets
-from excl.datasets.video.pyav import reorder_depth
+from excl.datasets.video.pyav_versions import reorder_depth
 from excl.datasets.video.sampling import Sampling, Video, VideoFacts, make_clock, require_sound
 from excl.datasets.video.timed_frames import TimedFrames, first_frame
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from excl.datasets.video.clock_repair import Places
+from excl.datasets.video.backward_times import Places
 from excl.datasets.video.container import OpenVideo
 from excl.datasets.video.sampling import Clock
 

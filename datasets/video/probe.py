@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 
 from excl.datasets.video.container import Limits, OpenVideo, open_video
-from excl.datasets.video.pyav import exact
+from excl.datasets.video.pyav_versions import exact
 from excl.datasets.video.timed_frames import first_frame
 
 

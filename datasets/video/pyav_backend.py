@@ -22,7 +22,7 @@ from excl.datasets.video.container import OpenVideo, open_video
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import FrameConverter
 from excl.datasets.video.packets import Plan, PlanError, make_plan, read_packets, rewind
-from excl.datasets.video.pyav import reorder_depth
+from excl.datasets.video.pyav_versions import reorder_depth
 from excl.datasets.video.sampling import USE_DAMAGED, Clock, Sampling, Video, VideoFacts, make_clock, require_sound
 from excl.datasets.video.timed_frames import TimedFrames
 

@@ -14,10 +14,10 @@ from fractions import Fraction
 import av
 
 from excl.datasets.video import remedies
-from excl.datasets.video.clock_repair import MAX_REORDERED, Order, Timeline
+from excl.datasets.video.backward_times import MAX_REORDERED, Order, Timeline
 from excl.datasets.video.container import OpenVideo
 from excl.datasets.video.errors import VideoError
-from excl.datasets.video.pyav import exact
+from excl.datasets.video.pyav_versions import exact
 
 
 class TimedFrames:

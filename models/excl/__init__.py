@@ -1,9 +1,8 @@
 """ExCL (Ghosh et al., NAACL 2019): from features and a query to a start and an end."""
 
 from excl.models.excl.answers import MAX_IOU, RowTimes, decode, row_probabilities, top_spans
-from excl.models.excl.baselines import NeighbourPrior, TimePrior, best_fixed_span
 from excl.models.excl.config import VARIANTS, ExCLConfig, variant_config, variant_label, variant_name
-from excl.models.excl.expectation import expected_times
+from excl.models.excl.expected_times import expected_times
 from excl.models.excl.losses import Targets, span_cross_entropy, span_distance, span_loss
 from excl.models.excl.metrics import (
     RECALL_AT,
@@ -17,6 +16,7 @@ from excl.models.excl.metrics import (
 from excl.models.excl.model import ExCL
 from excl.models.excl.paper import PAPER_BASELINES, paper_r1
 from excl.models.excl.span import best_span, moment_to_rows, rows_to_moment
+from excl.models.excl.time_priors import NeighbourPrior, TimePrior, best_fixed_span
 
 __all__ = [
     "MAX_IOU",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from excl.models.excl.config import Loss
-from excl.models.excl.expectation import conditional_scores, expected_times_of_scores
+from excl.models.excl.expected_times import conditional_scores, expected_times_of_scores
 from excl.models.excl.metrics import interval_iou
 from excl.models.excl.span import best_span, moment_to_rows, rows_to_moment
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from excl.models.excl.config import Distance, ExCLConfig
-from excl.models.excl.expectation import expected_times
+from excl.models.excl.expected_times import expected_times
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ class AttentionPredictor(nn.Module):
         return self.start_mlp(*joint), self.end_mlp(*joint)
 
 
+# A new predictor is a class above, an entry here, and a name in `PredictorName` of config.py.
 PREDICTORS: dict[PredictorName, type[MLPPredictor | TiedPredictor | ConditionedPredictor | AttentionPredictor]] = {
     "mlp": MLPPredictor,
     "tied-lstm": TiedPredictor,

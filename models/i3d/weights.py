@@ -23,8 +23,8 @@ import numpy as np
 
 from excl.models.download import cache_folder
 from excl.models.files import atomic_write
-from excl.models.i3d.published_weights import PUBLISHED, WeightFacts, class_names, git_blob_id, published_name
-from excl.models.i3d.weight_files import WeightFileError, digest, read_weight_file, write_safetensors
+from excl.models.i3d.weight_catalogue import PUBLISHED, WeightFacts, class_names, git_blob_id, published_name
+from excl.models.i3d.weight_formats import WeightFileError, digest, read_weight_file, write_safetensors
 from excl.models.lazy_module import LazyModule
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from excl.datasets.annotations import jsonl, moment_detr
 from excl.datasets.annotations.formats import read_moments
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.parsing import annotation_id, parse_object, read_lines
-from excl.datasets.text.tokens import tokenise, too_long
+from excl.datasets.text.vocabulary import tokenise, too_long
 from excl.pipeline.artifacts.atomic_files import write_json
 from excl.pipeline.config import STRICT, existing_file
 from excl.pipeline.evaluation import metrics_table, split_metrics

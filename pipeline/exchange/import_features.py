@@ -26,7 +26,7 @@ from excl.pipeline.comparison.array_sources import ArraySource, StoreSource, maj
 from excl.pipeline.comparison.id_matching import strip_suffix
 from excl.pipeline.config import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.exchange import resampling
-from excl.pipeline.exchange.row_times import Duration, EvenSplit, FixedRate
+from excl.pipeline.exchange.stated_times import Duration, EvenSplit, FixedRate
 from excl.pipeline.execution import pending_videos
 from excl.pipeline.execution.shard_work import inline
 from excl.pipeline.execution.sharded_stage import ShardedStage, part_name

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from excl.datasets.text.tokens import tokenise
+from excl.datasets.text.vocabulary import tokenise
 from excl.pipeline.exchange.annotation_writers import Videos
 from excl.pipeline.exchange.export_view import ExportView
 from excl.pipeline.store.training_store import Query

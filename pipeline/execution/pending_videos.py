@@ -1,4 +1,4 @@
-"""The records that `decode` and `extract` share: one for every video of a run, whatever becomes of it.
+"""Which videos `decode` and `extract` still have to process, and the record of each, whatever becomes of it.
 
 A video that fails is recorded with its reason and the run continues. A recorded video is not processed again, unless it
 failed and `retry_failed` is set, it was unreadable and is readable now, or the failure was our own. A changed file is

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from excl.datasets.annotations.cleaning import CleaningPolicy
-from excl.datasets.text.tokens import Tokeniser, UnseenWords
+from excl.datasets.text.vocabulary import Tokeniser, UnseenWords
 from excl.pipeline.config import STRICT, Fraction01, NonNegativeInt, PositiveInt, RunOnly, SaidInText
 from excl.pipeline.queries.annotation_sources import AnnotationSources, find_sources
 from excl.pipeline.queries.word_vectors import local_file

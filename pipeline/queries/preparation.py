@@ -12,8 +12,8 @@ from excl.datasets.annotations.cleaning import Cleaning, clean
 from excl.datasets.annotations.known_data_sets import KNOWN
 from excl.datasets.annotations.moments import Moment, carve_validation
 from excl.datasets.text.glove import WordVectors
-from excl.datasets.text.tokens import MAX_QUERY_CHARS, PAD_TOKEN, UNK_TOKEN, Vocabulary, tokenise, too_long
-from excl.pipeline.queries import report as reports
+from excl.datasets.text.vocabulary import MAX_QUERY_CHARS, PAD_TOKEN, UNK_TOKEN, Vocabulary, tokenise, too_long
+from excl.pipeline.queries import tokenise_report as reports
 from excl.pipeline.queries.annotation_sources import SPLITS, load_moments
 from excl.pipeline.queries.config import TokeniseConfig
 from excl.pipeline.queries.word_vectors import GloveFile, vectors_for

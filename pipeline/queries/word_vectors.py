@@ -19,7 +19,7 @@ import numpy as np
 
 from excl.datasets.text.glove import WordVectors, load_vectors
 from excl.datasets.text.glove_files import GloveFileError
-from excl.datasets.text.tokens import Vocabulary
+from excl.datasets.text.vocabulary import Vocabulary
 from excl.models.download import cache_folder
 from excl.models.files import describe_wrong_beginning
 from excl.pipeline.artifacts.atomic_files import write_bytes, write_text

@@ -18,8 +18,8 @@ from excl.models.i3d.compilation import Compile
 from excl.models.i3d.device_checks import Precision
 from excl.models.i3d.extractor import Extractor
 from excl.models.i3d.presets import PRESETS, layout_from_json
-from excl.models.i3d.published_weights import PUBLISHED
 from excl.models.i3d.row_layout import MIN_POOLED_FRAMES, Continuous, NoRowsError, Pool, RowLayout, Windows
+from excl.models.i3d.weight_catalogue import PUBLISHED
 from excl.models.i3d.weights import Weights
 from excl.pipeline.store.shard import VideoFeatures
 

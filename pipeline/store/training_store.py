@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from excl.datasets.text.tokens import UnseenWords, Vocabulary
+from excl.datasets.text.vocabulary import UnseenWords, Vocabulary
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.manifest import COMPLETE
 from excl.pipeline.store.feature_store import FeatureStore

@@ -1,7 +1,7 @@
 """Say which differences between methods are real: read predictions for the same queries, print intervals of differences.
 
 A method is a run, an evaluation, a file of predictions, or a folder of several trainings of one method, such as a variant's
-folder of `excl reproduce`, whose seeds then count as a second level. evaluation/differences.py has the bootstrap.
+folder of `excl reproduce`, whose seeds then count as a second level. evaluation/paired_bootstrap.py has the bootstrap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.atomic_files import write_json
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, SaidInText
-from excl.pipeline.evaluation.differences import FIGURES, Difference, differences, query_values, query_videos
+from excl.pipeline.evaluation.paired_bootstrap import FIGURES, Difference, differences, query_values, query_videos
 from excl.pipeline.evaluation.predictions import match, read_predictions, require_own_qids, warn_of_mismatches
 from excl.pipeline.evaluation.score import read_queries
 from excl.pipeline.evaluation.split_metrics import GroundTruth

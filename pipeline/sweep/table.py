@@ -23,7 +23,7 @@ from tabulate import tabulate
 from excl.models.excl import PAPER_BASELINES, THRESHOLDS, paper_r1
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
-from excl.pipeline.evaluation.differences import FIGURES, differences, query_values, query_videos
+from excl.pipeline.evaluation.paired_bootstrap import FIGURES, differences, query_values, query_videos
 from excl.pipeline.evaluation.predictions import match, read_predictions
 from excl.pipeline.evaluation.split_metrics import INTERVAL, GroundTruth
 from excl.pipeline.store.training_store import TrainingStore

@@ -249,10 +249,10 @@ def _assets() -> Iterator[DoctorFinding]:
 
 
 def _published() -> dict[str, dict[str, Any]]:
-    from excl.models.i3d import published_weights  # noqa: PLC0415
+    from excl.models.i3d import weight_catalogue  # noqa: PLC0415
     from excl.pipeline.queries import published_glove  # noqa: PLC0415
 
-    return {"weights": dict(published_weights.PUBLISHED), "glove": dict(published_glove.PUBLISHED)}
+    return {"weights": dict(weight_catalogue.PUBLISHED), "glove": dict(published_glove.PUBLISHED)}
 
 
 def _network() -> Iterator[DoctorFinding]:

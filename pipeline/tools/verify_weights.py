@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
-from excl.models.i3d.published_weights import PUBLISHED, class_names, git_blob_id
+from excl.models.i3d.weight_catalogue import PUBLISHED, class_names, git_blob_id
 from excl.models.i3d.weights import Weights, check_spec, load_weights
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.execution.video_reading import VideoReading

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic.dataclasses import dataclass
 
-from excl.models.i3d.published_weights import PUBLISHED, published_name
+from excl.models.i3d.weight_catalogue import PUBLISHED, published_name
 from excl.models.i3d.weights import check_name, convert, import_published, imported_names, imported_path, read_weights
 from excl.pipeline.config import STRICT, PositiveFloat, WithoutPrefix, subcommand
 from excl.pipeline.tools.assets import AssetKind, AssetReport, ListAssets, VerifyAssets, num_wrong, show

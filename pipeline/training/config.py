@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.text.tokens import UnseenWords
+from excl.datasets.text.vocabulary import UnseenWords
 from excl.models.excl import ExCLConfig
 from excl.pipeline.config import (
     STRICT,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from excl.datasets.text.tokens import PAD, UNK, UnseenWords, Vocabulary
+from excl.datasets.text.vocabulary import PAD, UNK, UnseenWords, Vocabulary
 from excl.pipeline.artifacts.header import diff
 from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from excl.datasets.text.tokens import UnseenWords, Vocabulary
+from excl.datasets.text.vocabulary import UnseenWords, Vocabulary
 from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode, row_probabilities
 from excl.models.i3d.extractor import choose_device
 from excl.pipeline.artifacts.atomic_files import write_json

@@ -10,7 +10,7 @@ import statistics
 import numpy as np
 import pytest
 
-from excl.pipeline.evaluation.differences import differences
+from excl.pipeline.evaluation.paired_bootstrap import differences
 from excl.pipeline.sweep.significance import SignificanceConfig
 from excl.workflows.cli import main
 

@@ -17,9 +17,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from excl.models.i3d import published_weights
-from excl.models.i3d.published_weights import PublishedWeights, WeightFacts, class_names, git_blob_id
-from excl.models.i3d.weight_files import write_safetensors
+from excl.models.i3d import weight_catalogue
+from excl.models.i3d.weight_catalogue import PublishedWeights, WeightFacts, class_names, git_blob_id
+from excl.models.i3d.weight_formats import write_safetensors
 from excl.models.i3d.weights import check_spec, describe_wrong, load_weights
 from excl.workflows.cli import main
 
@@ -76,7 +76,7 @@ def test_kinetics_class_names_are_deepminds(tmp_path):
 
 def test_charades_class_names():
     names = class_names("charades")
-    assert len(names) == len(set(names)) == published_weights.PUBLISHED["charades"].num_classes
+    assert len(names) == len(set(names)) == weight_catalogue.PUBLISHED["charades"].num_classes
     known = {
         0: "Holding some clothes",
         59: "Sitting in a chair",
@@ -87,12 +87,12 @@ def test_charades_class_names():
 
 
 def test_the_facts_of_the_published_files():
-    facts = published_weights.PUBLISHED["charades"].facts("ab").to_json()
+    facts = weight_catalogue.PUBLISHED["charades"].facts("ab").to_json()
     assert json.loads(json.dumps(facts)) == facts
     assert WeightFacts.from_json(facts).to_json() == facts
     assert facts["url"] == f"{facts['repository']}/raw/{facts['commit']}/{facts['path']}"
     assert (facts["fps"], facts["value_range"], facts["channels"]) == (24, [-1, 1], "RGB")
-    assert published_weights.PUBLISHED["kinetics"].fps == 25
+    assert weight_catalogue.PUBLISHED["kinetics"].fps == 25
     assert facts["licence"].startswith("Apache-2.0")
 
 
@@ -266,7 +266,7 @@ def port_file(tmp_path, state, monkeypatch):
     """A file that counts as the published one of charades."""
     path = save_old(state, tmp_path / "from_elsewhere.pt")
     entry = PublishedWeights("rgb_charades.pt", git_blob_id(path), 157, trained_on="Charades", fps=24.0)
-    monkeypatch.setitem(published_weights.PUBLISHED, "charades", entry)
+    monkeypatch.setitem(weight_catalogue.PUBLISHED, "charades", entry)
     return path
 
 
@@ -279,7 +279,7 @@ def test_a_published_file_is_imported_under_its_name(port_file, cache, capsys):
     assert loaded.facts == load_weights(str(port_file)).facts
     assert loaded.facts.fps == 24
     assert loaded.class_names[156] == "Someone is eating something"
-    assert [path for path in cache.rglob("*") if path.is_file()] == [published_weights.PUBLISHED["charades"].cached_path]
+    assert [path for path in cache.rglob("*") if path.is_file()] == [weight_catalogue.PUBLISHED["charades"].cached_path]
     assert main(["weights", "verify", str(port_file), "charades", "--is", "charades"]) == 0
 
 
@@ -344,7 +344,7 @@ def test_verify_tells_of_every_file_and_counts(tmp_path, state, capsys, port_fil
 
 def test_list_tells_of_damage(port_file, capsys):
     assert main(["weights", "import", str(port_file)]) == 0
-    with published_weights.PUBLISHED["charades"].cached_path.open("r+b") as file:
+    with weight_catalogue.PUBLISHED["charades"].cached_path.open("r+b") as file:
         file.seek(40_000_000)
         file.write(b"damage")
     capsys.readouterr()

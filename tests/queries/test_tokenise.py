@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from excl.datasets.parsing import one_line
-from excl.datasets.text.tokens import tokenise
+from excl.datasets.text.vocabulary import tokenise
 from excl.models.i3d.row_layout import Continuous
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.pack import match_hint

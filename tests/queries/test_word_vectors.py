@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from excl.datasets.text.glove import load_vectors
-from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
+from excl.datasets.text.vocabulary import PAD_TOKEN, UNK_TOKEN, Vocabulary
 from excl.pipeline.queries import word_vectors
 from excl.pipeline.queries.word_vectors import GloveFile, identify, local_file, vectors_for
 
@@ -254,7 +254,7 @@ def test_what_a_killed_process_left_is_removed(path, cache):
 def test_processes_at_once_do_not_disturb_each_other(path, cache):
     code = (
         "import sys; from pathlib import Path; from excl.pipeline.queries.word_vectors import vectors_for\n"
-        "from excl.datasets.text.tokens import Vocabulary\n"
+        "from excl.datasets.text.vocabulary import Vocabulary\n"
         "for seed in range(20): vectors_for(Path(sys.argv[1]), Vocabulary(('<pad>', '<unk>', 'cat')), seed=seed)\n"
     )
     processes = [

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from excl.datasets.text import glove_files
 from excl.datasets.text.glove import is_truncated, load_vectors, peek
 from excl.datasets.text.glove_files import texts_in
-from excl.datasets.text.tokens import PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary
+from excl.datasets.text.vocabulary import PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary
 
 LINES = b"the 0.1 0.2 -0.3\ncat 1 2e0 3\nsat 4 5 6\n"
 

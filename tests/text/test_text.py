@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nltk.tokenize import NLTKWordTokenizer
 
-from excl.datasets.text.tokens import MAX_QUERY_CHARS, PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary, tokenise
+from excl.datasets.text.vocabulary import MAX_QUERY_CHARS, PAD, PAD_TOKEN, UNK, UNK_TOKEN, Vocabulary, tokenise
 
 CHARADES = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations" / "charades"
 
@@ -58,7 +58,7 @@ def test_a_query_of_the_greatest_length_is_taken_and_a_longer_one_refused():
 
 
 def test_tokenising_needs_no_data_of_nltk():
-    program = "from excl.datasets.text.tokens import tokenise; print(tokenise('He runs. Stop.'))"
+    program = "from excl.datasets.text.vocabulary import tokenise; print(tokenise('He runs. Stop.'))"
     environment = {**os.environ, "NLTK_DATA": "/nonexistent", "HOME": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['he', 'runs', '.', 'stop', '.']"

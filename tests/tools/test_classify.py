@@ -12,7 +12,7 @@ from conftest import write_video
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.pyav_backend import PyAVVideo
 from excl.datasets.video.sampling import Sampling
-from excl.models.i3d.published_weights import class_names, git_blob_id
+from excl.models.i3d.weight_catalogue import class_names, git_blob_id
 from excl.models.i3d.weights import load_weights
 from excl.pipeline.tools import verify_weights
 from excl.workflows.cli import main

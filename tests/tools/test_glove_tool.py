@@ -11,7 +11,7 @@ import zipfile
 import pytest
 from file_server import Server
 
-from excl.datasets.text.tokens import PAD_TOKEN, UNK_TOKEN, Vocabulary
+from excl.datasets.text.vocabulary import PAD_TOKEN, UNK_TOKEN, Vocabulary
 from excl.pipeline.queries import published_glove
 from excl.pipeline.queries.published_glove import PUBLISHED, PublishedGlove
 from excl.pipeline.queries.word_vectors import identify, vectors_for

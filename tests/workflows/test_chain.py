@@ -14,7 +14,7 @@ import pytest
 import torch
 from chain_data import KILLED_RUN, RECIPE, jsonl, make, make_from_raw_videos, pack, tokenise_arguments, train_arguments
 
-from excl.datasets.text.tokens import Vocabulary
+from excl.datasets.text.vocabulary import Vocabulary
 from excl.pipeline import train
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import Manifest

@@ -22,7 +22,7 @@ from excl.workflows.cli import main
 from excl.workflows.pages import report as report_page
 from excl.workflows.runner import run as run_module
 from excl.workflows.runner.estimates import VideoLengths, feature_size
-from excl.workflows.runner.variants import apply_variant
+from excl.workflows.runner.recipe_variants import apply_variant
 
 RECIPE = """\
 # Three videos that count.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from excl.datasets.parsing import printable
-from excl.datasets.text.tokens import UNK
+from excl.datasets.text.vocabulary import UNK
 from excl.pipeline import extract
 from excl.pipeline.artifacts.header import HEADER
 from excl.pipeline.artifacts.manifest import Manifest

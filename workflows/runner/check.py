@@ -12,15 +12,15 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.annotations.cleaning import list_moments
 from excl.datasets.text.glove import load_vectors
-from excl.datasets.text.tokens import Vocabulary
+from excl.datasets.text.vocabulary import Vocabulary
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.probe import Probe
-from excl.models.i3d.published_weights import PUBLISHED
+from excl.models.i3d.weight_catalogue import PUBLISHED
 from excl.models.i3d.weights import describe_wrong, imported_names
 from excl.pipeline import extract, pack, tokenise
 from excl.pipeline.config import STRICT, SaidInText, existing_file
 from excl.pipeline.execution.video_reading import probe_all
-from excl.pipeline.queries import report as annotation_report
+from excl.pipeline.queries import tokenise_report as annotation_report
 from excl.pipeline.queries.preparation import QueryPreparation
 from excl.pipeline.queries.published_glove import PUBLISHED as PUBLISHED_GLOVE
 from excl.pipeline.queries.word_vectors import local_file

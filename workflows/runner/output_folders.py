@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from excl.models.i3d.published_weights import PUBLISHED
+from excl.models.i3d.weight_catalogue import PUBLISHED
 from excl.pipeline import decode, evaluate, extract, localize, pack, tokenise, train
 from excl.pipeline.artifacts import header as headers
 from excl.pipeline.artifacts.header import HEADER
@@ -28,7 +28,7 @@ from excl.pipeline.queries.published_glove import PUBLISHED as PUBLISHED_GLOVE
 from excl.pipeline.sweep import reproduce
 from excl.workflows import demo
 from excl.workflows.runner.recipe import reads_from
-from excl.workflows.runner.variants import rename_paths
+from excl.workflows.runner.recipe_variants import rename_paths
 from excl.workflows.steps import STEPS
 
 READ_VIDEOS = (decode.STAGE, extract.STAGE)

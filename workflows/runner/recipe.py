@@ -20,7 +20,7 @@ from typing import Any
 from excl.datasets.parsing import read_text
 from excl.datasets.video.backends import resolve_backends
 from excl.pipeline.config import parse_section
-from excl.workflows.runner.variants import VARIANTS, apply_variant, require_variants, within
+from excl.workflows.runner.recipe_variants import VARIANTS, apply_variant, require_variants, within
 from excl.workflows.steps import STEPS
 
 

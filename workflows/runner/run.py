@@ -24,8 +24,8 @@ from excl.pipeline.execution.executor_settings import ExecutorOverrides, apply_o
 from excl.workflows.runner.output_folders import READ_VIDEOS, StepFolders
 from excl.workflows.runner.plan import Planner, StepPlan
 from excl.workflows.runner.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
-from excl.workflows.runner.report import FinishedStep, end_line, report_path, write_page, write_report
 from excl.workflows.runner.run_log import buffered_run_log
+from excl.workflows.runner.run_report import FinishedStep, end_line, report_path, write_page, write_report
 from excl.workflows.runner.summary import records_state
 from excl.workflows.steps import STEPS, run_step
 

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from excl.datasets.parsing import shortened
-from excl.datasets.text.tokens import UNK
+from excl.datasets.text.vocabulary import UNK
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.probe import Probe
 from excl.pipeline.artifacts.file_cache import checksums

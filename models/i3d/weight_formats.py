@@ -12,7 +12,7 @@ import safetensors
 
 from excl.models.files import atomic_write, sha256_file
 from excl.models.i3d.file_diagnosis import describe_load_error, describe_wrong_content, describe_wrong_file
-from excl.models.i3d.published_weights import PUBLISHED, WeightFacts, git_blob_id, published_name
+from excl.models.i3d.weight_catalogue import PUBLISHED, WeightFacts, git_blob_id, published_name
 from excl.models.lazy_module import LazyModule
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from excl.datasets.annotations.cleaning import FLAWS, Cleaning, CleaningPolicy, 
 from excl.datasets.annotations.moments import Moment
 from excl.datasets.parsing import printable
 from excl.datasets.text.glove import WordVectors
-from excl.datasets.text.tokens import UNK, Vocabulary
+from excl.datasets.text.vocabulary import UNK, Vocabulary
 from excl.pipeline.queries.annotation_sources import SPLITS, AnnotationSources
 
 UNKNOWN = "not in the vocabulary"
