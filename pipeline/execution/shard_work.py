@@ -1,8 +1,8 @@
 """The work on a stage's shards: the videos of a shard, each committed when it is done, then the shard.
 
-It is the same in this process and in the workers that an executor of `workflows/cluster` sends shards to. This process commits
-to the records of the stage; a worker elsewhere commits to a journal, and the process that sent it the shard commits the
-records that come back, which are small.
+It is the same in this process and in the workers that an executor of `workflows/cluster` sends shards to. This process
+commits to the records of the stage; a worker elsewhere commits to a journal, and the process that sent it the shard commits
+the records that come back, which are small.
 """
 
 from __future__ import annotations
