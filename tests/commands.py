@@ -32,6 +32,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dask
 import distributed
@@ -195,11 +196,16 @@ def run(
 
 
 def warm_forkserver(imported: Sequence[str] = IMPORTED) -> None:
-    """Let the processes of `multiprocessing`'s forkserver be forked from one that has imported what commands import."""
+    """Let the processes of `multiprocessing`'s forkserver be forked from one that has imported what commands import.
+
+    It outlives the test that needs it first, whose PYTHONPATH it therefore does not get.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*imported])
     process = context.Process(target=int)
-    process.start()
+    with mock.patch.dict(os.environ):
+        os.environ.pop("PYTHONPATH", None)
+        process.start()
     process.join()
 
 
@@ -212,7 +218,7 @@ def forked_workers() -> Iterator[None]:
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         distributed.utils.get_mp_context()  # which would have less imported, but only the first time
         warm_forkserver()
-        with dask.config.set({"distributed.nanny.environ": dict(os.environ)}):
+        with dask.config.set({"distributed.nanny.environ": {"PYTHONPATH": "", **os.environ}}):
             yield
 
 

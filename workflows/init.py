@@ -24,19 +24,19 @@ VIDEOS_IN_SAMPLE = 20  # as many lines as one reads
 SAMPLE_QUERY = "what happens, in a sentence"
 
 RECIPE_TEXT = """\
-# A data set of your own, from videos to an evaluated model. Paths count from this file's folder.
+# A data set of your own, from videos to an evaluated model. Relative paths count from this file's folder.
 #   excl check {recipe}    is everything in place, and how much will it be?
 #   excl run {recipe}      does all steps; run it again, and what is done is not done twice
 # Every key is a flag of the command of the same name too; `excl extract --help` tells all there are.
 
 [extract]                       # I3D features of every video
 videos = {videos}
-weights = "kinetics"            # downloaded on first use; or a file; or "random:0", to try out the steps and nothing else
+weights = "kinetics"            # downloaded by `excl run`; or a file; or "random:0": answers mean nothing, to try the steps
 out = "features"
 
 [tokenise]                      # your queries
 dataset = "{annotations}"   # or a table, .csv, with the same columns
-glove = "6B"                    # word vectors, downloaded on first use (862 MB); "840B" (2.2 GB); or a file of your own
+glove = "6B"                    # word vectors, downloaded by `excl run` (862 MB); "840B" (2.2 GB); or a file of your own
 carve_val = 0.1                 # of the training videos, where no row says "split": "val"
 out = "queries"
 

@@ -76,7 +76,7 @@ class PublishedWeights(PublishedFile):
     @property
     def manual_hint(self) -> str:
         """The instructions for a file that was fetched by hand."""
-        return "run `excl weights import FILE`"
+        return "run `excl weights import FILE`. To try the steps without it: random:0, with answers that mean nothing"
 
     def mismatch(self, path: Path) -> str | None:
         """Return how a file differs from the published one, or None: size and sha256 where known, and the git blob id."""

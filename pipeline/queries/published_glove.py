@@ -35,7 +35,10 @@ class PublishedGlove(PublishedFile):
     @property
     def manual_hint(self) -> str:
         """The instructions for a zip that was fetched by hand."""
-        return f"give its path in place of {self.name}, or put it at {self.cached_path}"
+        return (
+            f"give its path in place of {self.name}, or put it at {self.cached_path}. To try the steps without it: the few "
+            "words of vectors.txt, which `excl demo DIR` writes"
+        )
 
     def mismatch(self, path: Path) -> str | None:
         """Return in what a file differs from the published zip and from one with the same text in it, or None."""

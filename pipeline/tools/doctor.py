@@ -311,7 +311,9 @@ def show(config: DoctorConfig, findings: list[DoctorFinding]) -> str:
         lines.append(f"{finding.state:6}{finding.name}: {finding.text}")
         lines += [f"      do: {finding.advice}"] if finding.advice else []
     wrong = _wrong(findings)
-    return "\n".join([*lines, f"excl cannot work here: see {', '.join(wrong)}" if wrong else "excl has all that it needs"])
+    notes = sum(finding.state == "note" for finding in findings)
+    end = f"excl works here{f'; what each of the {notes} notes costs, its line says' if notes else ''}"
+    return "\n".join([*lines, f"excl cannot work here: see {', '.join(wrong)}" if wrong else end])
 
 
 def require_all(findings: list[DoctorFinding]) -> int:

@@ -91,7 +91,7 @@ def test_the_examples_run_in_a_notebook_with_progress_and_every_message_once(dat
     ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(data)}}
+        notebook, timeout=600, iopub_timeout=600, kernel_name="python3", resources={"metadata": {"path": str(data)}}
     ).execute()
     all_outputs = [output for cell in notebook.cells for output in cell["outputs"]]
     views = [output["data"]["text/plain"] for output in all_outputs if output["output_type"] == "display_data"]

@@ -23,7 +23,7 @@ def test_the_notebook_of_the_demo_runs_and_draws(tmp_path):
         for text, small in SMALL.items():
             cell["source"] = cell["source"].replace(text, small)
     nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=600, iopub_timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     pages = [
         output["data"]["text/html"]

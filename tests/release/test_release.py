@@ -40,7 +40,7 @@ def test_without_an_address_the_description_has_no_link_that_leads_nowhere(descr
     text = description(README, "")
     assert all(":" in target for _, target in LINK.findall(text))
     assert "timeline.svg" not in text
-    assert "The tutorial goes through all of it" in text
+    assert "the tutorial shows every step" in text
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docker").iterdir()), ids=lambda path: path.name)

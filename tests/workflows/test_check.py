@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import write_video
 
+from excl.pipeline.queries import published_glove
 from excl.workflows.cli import main
 from excl.workflows.runner import output_folders
 from excl.workflows.server import annotate, serve
@@ -75,8 +76,20 @@ def test_init_writes_a_line_for_every_video_and_a_recipe_that_is_whole(own, caps
     assert main(["check", str(own / "recipe.toml")]) == 3
     shown = capsys.readouterr().out
     assert "no moments of the split train" in shown  # nothing is annotated yet
-    assert "weights kinetics: not here yet; they are downloaded on first use" in shown
+    assert (
+        "weights kinetics: not here yet; `excl run` downloads it before all else (or `excl weights fetch kinetics" in shown
+    )
     assert "word vectors 6B: not here yet" in shown
+    assert "; still to be downloaded: weights kinetics, word vectors 6B" in shown
+
+
+def test_a_download_that_fails_ends_a_run_before_its_first_step(own, monkeypatch, caplog):
+    fill_in(own)
+    monkeypatch.setattr(published_glove, "BASE_URL", "http://127.0.0.1:9/")
+    assert main(["run", str(own / "recipe.toml"), "--set", "tokenise.glove=6B"]) == 1
+    assert "glove.6B.zip: cannot be downloaded" in caplog.text
+    assert "vectors.txt, which `excl demo DIR` writes" in caplog.text
+    assert not (own / "features").exists()
 
 
 def test_init_does_not_overwrite(own, caplog):
@@ -94,7 +107,7 @@ def test_from_init_to_a_trained_model(own, capsys):
     shown = capsys.readouterr().out
     assert "3 of 3 videos can be read, 0.01 hours" in shown
     assert "5 of 5 queries have their video" in shown
-    assert "3 numbers a word" in shown
+    assert "3 numbers a word, for 5 of 5 words of the training split" in shown
     assert "about 135 frames, 15 rows, 1 shards" in shown  # 40, 45 and 50 frames: 4, 5 and 6 rows
     assert "nothing stands in the way" in shown
     assert sorted(path.name for path in own.iterdir()) == ["annotations.jsonl", "recipe.toml"]  # nothing was written

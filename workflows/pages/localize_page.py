@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass
@@ -16,6 +17,8 @@ from excl.pipeline.training.trained_run import TrainedRun
 from excl.workflows.pages import views
 from excl.workflows.pages.page import Page, Section, VideoExample, render
 from excl.workflows.pages.timeline import VideoTimeline
+
+log = logging.getLogger(__name__)
 
 __all__ = ["LocalizeConfig", "lines", "one_video", "page", "run"]
 
@@ -36,6 +39,7 @@ def run(config: LocalizeConfig) -> Answers:
     answers = localize.run(config, asked)
     with decoders_stopped():
         page(config, asked, config.html).save(config.html)
+    log.info("written: %s", config.html)
     return answers
 
 

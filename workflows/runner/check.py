@@ -52,6 +52,8 @@ class CheckReport:
 
     lines: list[str] = dataclasses.field(default_factory=list)
     problems: int = 0
+    downloads: list[str] = dataclasses.field(default_factory=list)
+    """Names of the published files that are still to be downloaded."""
 
     def good(self, line: str) -> None:
         """Add a line about something that is as it should be."""
@@ -60,6 +62,11 @@ class CheckReport:
     def note(self, line: str) -> None:
         """Add a line about something to know, which stops nothing."""
         self.lines.append(f"note     {line}")
+
+    def download(self, name: str, command: str) -> None:
+        """Add a line about a published file that is not here."""
+        self.downloads.append(name)
+        self.note(f"{name}: not here yet; `excl run` downloads it before all else (or `{command}` now)")
 
     def bad(self, line: str) -> None:
         """Add a line about a problem."""
@@ -134,7 +141,7 @@ def _weights(spec: str, findings: CheckReport) -> None:
         if path.is_file():
             findings.good(f"weights {spec}: {path}")
         else:
-            findings.note(f"weights {spec}: not here yet; they are downloaded on first use (`excl weights fetch {spec}`)")
+            findings.download(f"weights {spec}", f"excl weights fetch {spec}")
     elif spec in imported_names():
         findings.good(f"weights {spec}: imported")
     elif wrong := describe_wrong(Path(spec)) if Path(spec).is_file() else "there is no such file":
@@ -158,23 +165,35 @@ def _queries(configs: Mapping[str, Any], probes: Mapping[str, tuple[Path, Probe]
         if probes is not None:
             _match(queries, probes, configs.get("pack"), findings)
     if config.glove is not None:
-        _word_vectors(config.glove, config.glove_member, findings)
+        _word_vectors(config, queries, findings)
 
 
-def _word_vectors(glove: str, member: str | None, findings: CheckReport) -> None:
-    """Report whether the word vectors are available, and what they are."""
+def _word_vectors(config: tokenise.TokeniseConfig, queries: QueryPreparation, findings: CheckReport) -> None:
+    """Report whether the word vectors are available, and how many words of the training split have one."""
+    assert config.glove is not None
     try:
-        path = local_file(glove)
+        path, member = local_file(config.glove), config.glove_member
         if path is None:
-            path, member = PUBLISHED_GLOVE[glove].cached_path, PUBLISHED_GLOVE[glove].text
-        if not path.exists() and glove in PUBLISHED_GLOVE:
-            findings.note(f"word vectors {glove}: not here yet; downloaded on first use (`excl glove fetch {glove}`)")
-        else:
-            findings.good(
-                f"word vectors {path}: {dimension(existing_file(path, what='word vectors'), member)} numbers a word"
-            )
+            path, member = PUBLISHED_GLOVE[config.glove].cached_path, PUBLISHED_GLOVE[config.glove].text
+        if not path.exists() and config.glove in PUBLISHED_GLOVE:
+            findings.download(f"word vectors {config.glove}", f"excl glove fetch {config.glove}")
+            return
+        try:
+            vocabulary = queries.vocabulary
+        except (ValueError, OSError):  # it was reported with the annotations
+            vocabulary = Vocabulary.build([])
+        vectors = load_vectors(existing_file(path, what="word vectors"), vocabulary, member=member)
     except (ValueError, OSError) as error:
         findings.bad(str(error))
+        return
+    line, words = f"word vectors {path}: {vectors.dim} numbers a word", len(vocabulary) - 2
+    missing = words - int(vectors.found[2:].sum())
+    if words:
+        line += f", for {words - missing:,} of {words:,} words of the training split"
+    if missing > tokenise.MAX_SHARE_WITHOUT_VECTOR * words:
+        findings.note(f"{line}; is it the right file for this language?")
+    else:
+        findings.good(line)
 
 
 def _splits(configs: Mapping[str, Any], annotated: set[str], findings: CheckReport) -> None:
@@ -240,11 +259,6 @@ def _durations(
         add(f"{len(differing):,} videos are not as long as annotated ({tolerance}): {list_moments(differing)}")
 
 
-def dimension(path: Path, member: str | None) -> int:
-    """Return how many numbers a word has in a file of word vectors; ValueError if it is not such a file."""
-    return load_vectors(path, Vocabulary.build([]), member=member).dim
-
-
 def _size(
     config: extract.ExtractConfig, probes: Mapping[str, tuple[Path, Probe]], findings: CheckReport, *, root: Path
 ) -> None:
@@ -260,6 +274,8 @@ def _size(
 def show(findings: CheckReport) -> str:
     """Return the findings as lines, the last of which counts the problems."""
     end = f"{findings.problems:,} problems to mend" if findings.problems else "nothing stands in the way"
+    if findings.downloads:
+        end += f"; still to be downloaded: {', '.join(findings.downloads)}"
     return "\n".join([*findings.lines, end])
 
 

@@ -13,6 +13,8 @@ import tyro
 from pydantic.dataclasses import dataclass as checked_dataclass
 from tabulate import tabulate
 
+from excl.models.download import PublishedFile
+from excl.models.i3d.weight_catalogue import PUBLISHED as PUBLISHED_WEIGHTS
 from excl.models.progress.bars import step_list
 from excl.pipeline.artifacts.header import RecipeMismatchError
 from excl.pipeline.artifacts.manifest import RECORDS, Manifest
@@ -21,6 +23,7 @@ from excl.pipeline.config import STRICT, SaidInText, WithoutPrefix
 from excl.pipeline.execution import pending_videos
 from excl.pipeline.execution.circuit_breaker import SystemicError
 from excl.pipeline.execution.executor_settings import ExecutorOverrides, apply_overrides
+from excl.pipeline.queries.published_glove import PUBLISHED as PUBLISHED_GLOVE
 from excl.workflows.runner.output_folders import READ_VIDEOS, StepFolders
 from excl.workflows.runner.plan import Planner, StepPlan
 from excl.workflows.runner.recipe import Recipe, load_recipe, missing_inputs, parse, parse_setting
@@ -153,6 +156,8 @@ def _run(recipe: Recipe, tables: Mapping[str, Any], plans: Sequence[StepPlan], *
     """Run the planned steps, and report."""
     folders = StepFolders(tables)
     plan_of = {planned.step: planned for planned in plans}
+    to_do = {planned.step for planned in plans if planned.to_do}
+    _fetch_missing({step: config for step, config in parse(recipe.name, tables)[0].items() if step in to_do})
     num_failed = 0
     finished: list[FinishedStep] = []
     with step_list(list(plan_of)) as begin:
@@ -177,6 +182,18 @@ def _run(recipe: Recipe, tables: Mapping[str, Any], plans: Sequence[StepPlan], *
     if page.is_file():
         lines.append(f"page to open in a browser: {page.absolute()}")
     return RunResult([*lines, f"log: {log_path}"] if log_path else lines, num_failed)
+
+
+def _fetch_missing(configs: Mapping[str, Any]) -> None:
+    """Download the weights and the word vectors that these steps need, before hours of work that they could end."""
+    published: list[PublishedFile | None] = []
+    if (extracting := configs.get("extract")) is not None:
+        published.append(PUBLISHED_WEIGHTS.get(extracting.weights_spec))
+    if (tokenising := configs.get("tokenise")) is not None:
+        published.append(PUBLISHED_GLOVE.get(tokenising.glove))
+    for file in published:
+        if file is not None and not file.cached_path.is_file():
+            file.fetch()
 
 
 def _run_step(step: str, folders: StepFolders, *, place: str) -> tuple[Any, str, int]:
