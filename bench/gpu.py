@@ -552,6 +552,8 @@ def compiled_rate(report: Report, way: str) -> None:
     """Time the network compiled for one shape, with and without trying out kernels."""
     from excl.models.i3d.runner import flops_of_clip
 
+    # Of its own: a compilation that was stopped when its time was over leaves half of a file behind.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] += f"-{way.rpartition(' ')[2]}"
     clips, length, size = (1, 16, 16) if report.small else (8, 152, 224)
     frames = (
         torch.from_numpy(picture_frames(length, size))[None].expand(clips, -1, -1, -1, -1).contiguous().to(report.device)
