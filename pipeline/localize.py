@@ -112,7 +112,7 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What was asked, in memory: the run, the video's rows, an example for each query, and the moments [N, top, 3]."""
+    """A question in memory: the run, the video's rows, an example for each query, and the moments [N, top, 3]."""
 
     trained: TrainedRun
     video: VideoFeatures

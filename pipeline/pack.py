@@ -101,7 +101,7 @@ def _work(config: PackConfig, store: FeatureStore, manifest: Manifest) -> dict[s
     beyond = manifest.header["identity"]["about_queries"]["hygiene"]["beyond_video"]
     queries, dropped, clipped = _fit(config, queries, durations_s, beyond=beyond)
     if not queries:
-        raise ValueError(f"{config.queries}: none of its queries is left; {dropped[0]['why']}, for one")
+        raise ValueError(f"{config.queries}: no query is left; the reason for the first: {dropped[0]['why']}")
     coverage = _coverage(queries, store)
     _tell(coverage, store)
     if not any(counts["covered"] for counts in coverage.values()):

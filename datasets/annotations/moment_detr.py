@@ -3,7 +3,7 @@
     {"qid": 8737, "query": "a man cooks", "duration": 126, "vid": "NUsG9BgSes0_210.0_360.0", "relevant_windows": [[14, 22]]}
 
 Times are seconds. A query may have several windows: each is a moment, and all have the same `query_id`. `load_saliency`
-reads `relevant_clip_ids` and `saliency_scores`, which QVHighlights has beside them. The answers of its test split were
+reads `relevant_clip_ids` and `saliency_scores`, which QVHighlights has, too. The answers of its test split were
 withheld until 2026-03-08; since then they are in `highlight_test_with_gt.jsonl`.
 """
 

@@ -3,7 +3,7 @@
 Frames are decoded one after another and only those that are kept are converted, so memory is bounded by the decoder's own
 buffers. Where the packets tell beforehand which frames no sample needs, those are not even decoded (`packets.py`): if then
 anything is not as the packets said, the video is read again with everything decoded, and what was given already is left
-out. Files that are not to be trusted are better read in a process of their own, see `decoder_process.py`.
+out. Files that nobody trusts are better read in a process of their own, see `decoder_process.py`.
 """
 
 from __future__ import annotations

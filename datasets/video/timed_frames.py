@@ -81,7 +81,7 @@ class TimedFrames:
         """Yield the frames in the order of their times; of those with one time the last. A clock that starts again is
         continued.
 
-        Where times are not to be mended, raises VideoError for the first that is not after the one before.
+        Without permission to mend times, raises VideoError for the first that is not after the one before.
         """
         timeline = Timeline(
             self.time_base,
@@ -142,7 +142,7 @@ def _disorder(order: Order, at_s: float, leap_s: float, command: str | None) -> 
     else:
         side = "earlier" if leap_s <= 0 else "later"
         problem = f"the clock starts again after {at_s:.3f} s, {abs(leap_s):.3f} s {side}: two recordings in one file"
-        effect, mending = "mends it", "goes on with the clock where the first one ends"
+        effect, mending = "mends it", "continues the clock where the first one ends"
     if command:
         remedy = f"`{command}` {effect} (the pictures are coded anew, and the sound is left out)"
     else:

@@ -38,7 +38,7 @@ from excl.pipeline.store.training_store import Query, TrainingStore
 
 Split = Literal["train", "val", "test"]
 AGAIN = {".json": "timelens", ".csv": "charades-reannotated"}
-"""The formats of annotations that were made again, by their files' names."""
+"""The formats of re-annotations, by their files' names."""
 
 
 @dataclass(frozen=True, config=STRICT)

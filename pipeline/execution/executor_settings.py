@@ -31,7 +31,7 @@ class ExecutorSettings:
     workers: NonNegativeInt = 0
     """Workers of local, or jobs to submit. 0: one for each GPU, or one for every 4 cores; of jobs, one."""
     job: SaidInText[tuple[str, ...]] = ()
-    """What a job asks for, as NAME=VALUE of dask-jobqueue: cores=8 (which is also how many threads its worker has)
+    """The resources of a job, as NAME=VALUE of dask-jobqueue: cores=8 (which is also how many threads its worker has)
     memory=32GB walltime=04:00:00 queue=gpu job_extra_directives=--gres=gpu:1 (again for each further line), host=ADDRESS or
     interface=NAME where nodes reach this machine. Anything not given comes from dask's own configuration (jobqueue.yaml)."""
     resources: SaidInText[tuple[str, ...]] = ()
@@ -131,7 +131,7 @@ class ExecutorOverrides:
     workers: _Override[NonNegativeInt] = None
     """Workers of local, or jobs to submit."""
     job: _Override[tuple[str, ...]] = None
-    """What a job asks for, as NAME=VALUE of dask-jobqueue."""
+    """The resources of a job, as NAME=VALUE of dask-jobqueue."""
     resources: _Override[tuple[str, ...]] = None
     """Resources that a worker must have been started with to get work, as NAME=NUMBER, such as GPU=1."""
     shard_range: _Override[str] = None

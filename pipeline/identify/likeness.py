@@ -291,7 +291,7 @@ def search(
 
 @dataclass
 class _Tries:
-    """What was tried on one video, and the ways to try more."""
+    """The trials on one video, and the ways to make more."""
 
     maker: RowMaker
     video_id: str

@@ -1,4 +1,4 @@
-"""What the values of features show by themselves: how many streams, signs, norms, the type that they were stored in."""
+"""Facts that the values of features show by themselves: how many streams, signs, norms, the type that they were stored in."""
 
 from __future__ import annotations
 

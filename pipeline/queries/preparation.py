@@ -52,7 +52,9 @@ class QueryPreparation:
         """The moments to use, a validation split among them."""
         moments, config = self.cleaning.usable, self.config
         for split in sorted({m.split for m in self.raw} - {m.split for m in moments}):
-            raise ValueError(f"no moment of the split {split} can be used: {self.cleaning.dropped[0][1]}, for one")
+            raise ValueError(
+                f"no moment of the split {split} can be used; the reason for the first: {self.cleaning.dropped[0][1]}"
+            )
         if not self.carves:
             return moments
         training = [moment for moment in moments if moment.split == "train"]

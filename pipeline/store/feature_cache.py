@@ -33,7 +33,7 @@ def load(made_from: Mapping[str, Any]) -> VideoFeatures | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        log.warning("%s: not to be used (%s); the features are rebuilt", path, error)
+        log.warning("%s: unusable (%s); the features are rebuilt", path, error)
         return None
     return dataclasses.replace(video, features=video.features.copy())  # those of a shard cannot be written to
 

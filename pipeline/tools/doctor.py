@@ -73,7 +73,7 @@ def _findings(check: Callable[[], Iterator[DoctorFinding]]) -> Iterator[DoctorFi
     try:
         for finding in check():
             yield dataclasses.replace(finding, text=_private(finding.text), advice=_private(finding.advice))
-    except Exception as error:  # noqa: BLE001  (a broken library may raise anything, and the rest is wanted all the more)
+    except Exception as error:  # noqa: BLE001  (a broken library may raise anything, and the rest matters all the more)
         text = _private(f"could not be checked ({type(error).__name__}: {error})")
         yield DoctorFinding(check.__name__.strip("_").replace("_", " "), "note", text, "put this line into your report")
 

@@ -65,7 +65,7 @@ class ReportConfig:
 
 
 def run(config: ReportConfig) -> Path:
-    """Make the page; ValueError for a folder that is none of those it can be about."""
+    """Make the page; ValueError for a folder that no report can be about."""
     path = config.page
     with decoders_stopped():
         make(config).save(path)

@@ -36,7 +36,7 @@ BINS, PER_KIND, SEED = 5, 3, 0
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `excl evaluate` left: the metrics, and the windows of each query by its qid, the best first."""
+    """The results of `excl evaluate`: the metrics, and the windows of each query by its qid, the best first."""
 
     metrics: dict[str, Any]
     windows: dict[str, list[list[float]]]

@@ -1,4 +1,4 @@
-"""What a trained run answers about a video, and what is annotated there, as records of the component."""
+"""The answers of a trained run about a video, and its annotated moments, as records of the component."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def _is_readable(line: str) -> bool:
 
 @functools.lru_cache(MAX_PARSED)
 def _fields(line: str) -> dict[str, Any] | None:
-    """Return what `_parse` does, not to be changed, and None for a line that cannot be read too."""
+    """Return what `_parse` does, for reading only; None also for a line that cannot be read."""
     try:
         return _parse(line, Path(), 0)
     except ValueError:

@@ -62,7 +62,7 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 TEXT_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
-# What browsers are told of a video. Most of them look into the file, and play what they can.
+# The media type of a video for browsers. Most of them look into the file, and play what they can.
 VIDEO_TYPES = {".webm": "video/webm", ".ogv": "video/ogg", ".ogg": "video/ogg", ".mkv": "video/x-matroska"}
 
 
@@ -78,7 +78,7 @@ class PageConfig:
 
 @dataclass(frozen=True)
 class Access:
-    """What a request has to have: the token, as a parameter or in the cookie of this name."""
+    """The key to the page, which every request has to have: the token, as a parameter or in the cookie of this name."""
 
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     cookie: str = field(default_factory=lambda: f"excl-{secrets.token_hex(4)}")  # ports of a host share their cookies
