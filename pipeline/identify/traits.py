@@ -1,4 +1,4 @@
-"""Facts that the values of features show by themselves: how many streams, signs, norms, the type that they were stored in."""
+"""Facts that values of features show by themselves: number of streams, signs, norms, the type that they were stored in."""
 
 from __future__ import annotations
 
