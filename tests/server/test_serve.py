@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from excl.pipeline import localize
 from excl.workflows.cli import main
+from excl.workflows.server import uploads
 from excl.workflows.server.application import Access, make_application, read_json
 from excl.workflows.server.uploads import UploadFolder, UploadLimits
 
@@ -171,6 +172,7 @@ def test_a_name_is_no_path(page, real_run, name):
     number = send(page, (real_run / "videos" / "r0.mp4").read_bytes(), name).json()["number"]
     [path] = {*files(page)} - before
     assert path.endswith(f"/{number}")
+    assert "escaped" not in name or not (page.temporary / path).parent.joinpath(name).exists()
     assert len(next(v["id"] for v in page("GET", "api/state").json()["videos"] if v["number"] == number)) <= 100
     assert page("DELETE", f"api/uploads/{number}").status_code == 200
 
@@ -219,12 +221,15 @@ def test_wrong_questions_are_refused_in_a_sentence(page, queries):
     assert page("POST", "api/videos/0/answers", data=b"[").status_code == 400
 
 
-def test_a_slow_sender_is_cut_off(tmp_path):
+@pytest.mark.parametrize(("minutes", "idle_s"), [(1e-4, 20.0), (30.0, 0.01)])
+def test_a_slow_sender_is_cut_off(tmp_path, monkeypatch, minutes, idle_s):
+    monkeypatch.setattr(uploads, "IDLE_S", idle_s)
+
     async def receive():
         await asyncio.sleep(3600)
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
-    folder = UploadFolder(tmp_path, UploadLimits(upload_minutes=1e-4))
+    folder = UploadFolder(tmp_path, UploadLimits(upload_minutes=minutes))
     with pytest.raises(HTTPException, match="came too slowly"), folder.place(request, 0) as path:
         asyncio.run(folder.write(request, path))
     assert [*tmp_path.iterdir()] == []

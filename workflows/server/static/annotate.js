@@ -19,7 +19,7 @@ function showState(next) {
   if (state.num_problems) parts.push(`${state.num_problems} lines that cannot be read stay as they are: ${state.problems[0]}`);
   element("file").textContent = parts.join("; ");
   element("undo").disabled = !state.can_undo;
-  element("next").textContent = `When all is marked, in a terminal: ${state.next}`;
+  element("next").replaceChildren("When all is marked, in a terminal: ", make("code", state.next));
   document.title = `${state.folder}: excl annotate`;
   showVideos();
 }
