@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -302,20 +302,17 @@ def make_examples(
     *,
     unseen_words: UnseenWords | None = None,
     glove: str | None = None,
-    looked_up: dict[str, np.ndarray | None] | None = None,
+    unseen_vectors: Mapping[str, np.ndarray] | None = None,
 ) -> list[Example]:
     """Return an example for each sentence about a video, and give the run's model the vectors of words it did not train on.
 
-    Warnings name such words. `looked_up` keeps the vectors (None: there is none) for the next call of a program that asks
-    often. ValueError for word vectors that are not the run's.
+    Warnings name such words. `unseen_vectors` are what `look_up` returned, if the caller did that before.
     """
+    if unseen_vectors is None:
+        unseen_vectors = look_up(trained, queries, unseen_words=unseen_words, glove=glove)
+    if unseen_vectors:
+        trained = trained.with_unseen_vectors(unseen_vectors)
     tokens = [tokenise(query, trained.about_queries["tokeniser"]) for query in queries]
-    words = sorted({word for row in tokens for word in row} - set(trained.words[2:]))
-    if words and (unseen_words or trained.unseen_words) == "vector":
-        looked_up = {} if looked_up is None else looked_up
-        looked_up |= _look_up(trained, [word for word in words if word not in looked_up], glove)
-        vectors = {word: vector for word in words if (vector := looked_up[word]) is not None}
-        trained = trained.with_unseen_vectors(vectors)
     features = video.features if video.features.flags.writeable else video.features.copy()  # as PyTorch wants them
     rows = torch.from_numpy(features)  # one tensor for all, so that they are encoded once
     asked = [
@@ -339,7 +336,29 @@ def _foreign_words(trained: TrainedRun, query: Query) -> tuple[list[str], list[s
     return unseen, [word for word in unseen if ids[word] == UNK]
 
 
-def _look_up(trained: TrainedRun, words: Sequence[str], glove: str | None) -> dict[str, np.ndarray | None]:
+def look_up(
+    trained: TrainedRun,
+    queries: Sequence[str],
+    *,
+    unseen_words: UnseenWords | None = None,
+    glove: str | None = None,
+    remembered: dict[str, np.ndarray | None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the vectors of the words in sentences that a run was not trained with, if it is to answer by them.
+
+    Reads the file of the word vectors; `remembered` keeps them (None: there is none) for a program that asks often.
+    ValueError for word vectors that are not the run's.
+    """
+    if (unseen_words or trained.unseen_words) != "vector":
+        return {}
+    remembered = {} if remembered is None else remembered
+    tokens = {word for query in queries for word in tokenise(query, trained.about_queries["tokeniser"])}
+    words = sorted(tokens - set(trained.words[2:]))
+    remembered |= _read_vectors(trained, [word for word in words if word not in remembered], glove)
+    return {word: vector for word in words if (vector := remembered[word]) is not None}
+
+
+def _read_vectors(trained: TrainedRun, words: Sequence[str], glove: str | None) -> dict[str, np.ndarray | None]:
     """Return the vectors of words, None where there is none or the run's word vectors are not on this machine."""
     if not words:
         return {}

@@ -140,20 +140,32 @@ def predict(model: ExCL, examples: Sequence[Example], *, batch_size: int, k: int
     """
     moments = np.full((len(examples), k or 1, 3), np.nan)
     for which, starts, ends in _batches(model, examples, batch_size=batch_size):
-        row_times = [RowTimes(examples[index].row_start_s, examples[index].row_end_s) for index in which]
-        moments[which] = decode(starts, ends, row_times, loss=model.config.parts.loss, k=k or 1)
+        moments[which] = _moments(model, [examples[index] for index in which], starts, ends, k=k or 1)
     return moments[:, 0] if k is None else moments
 
 
 @torch.inference_mode()
-def predict_rows(model: ExCL, examples: Sequence[Example], *, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return for every example the probabilities of a start and of an end in each row of its video, float64 [n] each."""
-    probabilities = {}
+def predict_with_rows(
+    model: ExCL, examples: Sequence[Example], *, batch_size: int, k: int
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """Return the k best moments [N, k, 3] as `predict` does, and what they come from.
+
+    That is, for every example, the probabilities of a start and of an end in each row of its video, float64 [n] each.
+    """
+    moments = np.full((len(examples), k, 3), np.nan)
+    probabilities: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for which, starts, ends in _batches(model, examples, batch_size=batch_size):
+        moments[which] = _moments(model, [examples[index] for index in which], starts, ends, k=k)
         for index, start, end in zip(which, *row_probabilities(starts, ends, loss=model.config.parts.loss), strict=True):
             num_rows = len(examples[index].features)
             probabilities[index] = start[:num_rows], end[:num_rows]
-    return [probabilities[index] for index in range(len(examples))]
+    return moments, [probabilities[index] for index in range(len(examples))]
+
+
+def _moments(model: ExCL, examples: Sequence[Example], starts: Tensor, ends: Tensor, *, k: int) -> np.ndarray:
+    """Return the k best moments [B, k, 3] of the examples of a batch by their logits."""
+    row_times = [RowTimes(example.row_start_s, example.row_end_s) for example in examples]
+    return decode(starts, ends, row_times, loss=model.config.parts.loss, k=k)
 
 
 def _batches(model: ExCL, examples: Sequence[Example], *, batch_size: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import shlex
 import signal
 import threading
 from fractions import Fraction
@@ -229,6 +231,146 @@ def test_what_comes_late_of_another_video_is_not_shown(mine, tmp_path):
         page.locator("#videos button:has-text('v0'):has-text('1 moment')").wait_for()
         page.locator("#message:has-text('Saved')").wait_for()
         assert page.locator("#moments li").count() == 0
+
+
+MARKED = ("Home", "i", "Shift+ArrowRight", "o")
+
+
+@contextlib.contextmanager
+def annotating(folder, temporary):
+    """The page of a folder of annotations in a browser, with its first video shown."""
+    with chromium() as browser, served(temporary, "annotate", str(folder)) as served_page:
+        page = browser.new_page()
+        page.goto(served_page.address)
+        page.locator("#title:has-text('v0')").wait_for()
+        page.locator("video").wait_for()
+        yield page, served_page
+
+
+def press(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def test_what_is_not_saved_is_not_dropped_in_silence(mine, tmp_path):
+    with annotating(mine, tmp_path) as (page, _):
+        problem, title, mark = (page.locator(name) for name in ("#problem", "#title", ".xt-marking output"))
+        press(page, *MARKED, "n")
+        assert problem.inner_text() == "The mark is not saved: Enter saves it, N again drops it."
+        page.locator("#videos button:has-text('v2')").click()
+        assert problem.inner_text() == "The mark is not saved: Enter saves it, choosing it again drops it."
+        page.locator("#query").fill("it blinks")
+        press(page, "Escape", "n")
+        assert problem.inner_text() == "The mark is not saved: Enter saves it, N again drops it.", "more was done since"
+        assert (title.inner_text(), mark.inner_text()) == ("Moments of v0", "Start 0.00 s, end 1.00 s")
+        press(page, "Enter", "Enter")
+        page.locator("#moments li").wait_for()
+
+        press(page, *MARKED)
+        page.locator("#moments button:has-text('Change')").click()
+        assert problem.inner_text() == "The mark is not saved: Enter saves it, “Change” again drops it."
+        page.locator("#moments button:has-text('Change')").click()
+        assert page.locator("#query").input_value() == "it blinks"
+        page.locator("#query").fill("it blinks twice")
+        press(page, "Escape", "n")
+        assert problem.inner_text() == "The change is not saved: Enter saves it, N again drops it."
+        press(page, "Control+z")
+        assert problem.inner_text() == "The change is not saved: Enter saves it, Ctrl+Z again drops it."
+        press(page, "n", "n")
+        page.locator("#title:has-text('v1')").wait_for()
+        press(page, "n")
+        page.locator("#title:has-text('v2')").wait_for(), "there was nothing to lose"
+
+
+def test_deleting_another_moment_keeps_the_mark(mine, tmp_path):
+    with annotating(mine, tmp_path) as (page, _):
+        press(page, *MARKED, "Enter", "x", "Enter")
+        page.locator("#moments li").wait_for()
+        press(page, *MARKED)
+        page.locator("button:has-text('Delete')").click()
+        page.locator("#message:has-text('Deleted')").wait_for()
+        assert page.locator(".xt-marking output").inner_text() == "Start 0.00 s, end 1.00 s"
+
+
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_leaving_the_page_asks_if_something_is_not_saved(mine, tmp_path, is_marked):
+    with annotating(mine, tmp_path) as (page, _):
+        kinds = []
+        page.on("dialog", lambda dialog: (kinds.append(dialog.type), dialog.accept()))
+        press(page, *(MARKED if is_marked else MARKED[:1]))
+        page.reload()
+        page.locator("#title:has-text('v0')").wait_for()
+        assert kinds == (["beforeunload"] if is_marked else [])
+
+
+def test_why_an_end_of_the_mark_was_taken_back(mine, tmp_path):
+    with annotating(mine, tmp_path) as (page, _):
+        press(page, "Home", "Shift+ArrowRight", "o", "i")
+        assert page.locator(".xt-marking output").inner_text() == "Start 1.00 s, end not marked"
+        assert page.locator("#problem").inner_text() == "The end was not after the start, so it was taken back."
+        press(page, "Home", "o")
+        assert page.locator("#problem").inner_text() == "The start was not before the end, so it was taken back."
+        press(page, "i", "Shift+ArrowRight", "o")
+        assert page.locator("#problem").inner_text() == ""
+
+
+def test_the_video_pauses_while_one_writes(mine, tmp_path):
+    with annotating(mine, tmp_path) as (page, _):
+        press(page, "Home", " ")
+        wait_until(page, "!document.querySelector('video').paused")
+        press(page, "Enter")
+        wait_until(page, "document.querySelector('video').paused")
+        page.keyboard.type(" n ")
+        assert page.evaluate("document.querySelector('video').paused")
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_an_error_is_next_to_the_field_and_moves_nothing(mine, tmp_path, width):
+    with annotating(mine, tmp_path) as (page, _):
+        page.set_viewport_size({"width": width, "height": 900})
+        places = lambda: [page.locator(name).bounding_box() for name in ("video", "#query", "#annotated")]  # noqa: E731
+        press(page, "Enter", "x")
+        before = places()
+        press(page, "Enter")
+        alert = page.get_by_role("alert")
+        assert alert.inner_text().startswith("Mark where it starts (I) and where it ends (O)")
+        assert places()[:2] == before[:2]
+        assert width < 1000 or places() == before
+        [_, field, _] = before
+        assert 0 < alert.bounding_box()["y"] - field["y"] - field["height"] < 60
+
+
+def test_when_all_is_marked_it_says_what_comes_next(mine, tmp_path):
+    command = f"excl check {mine / 'recipe.toml'}"
+    with annotating(mine, tmp_path) as (page, served_page):
+        assert page.title() == "mine: excl annotate"
+        assert command in page.locator("#next").inner_text()
+        for number in range(3):
+            assert "next:" not in page.locator("#file").inner_text()
+            page.locator(f"#title:has-text('v{number}')").wait_for()
+            page.locator("video").wait_for()
+            press(page, *MARKED, "Enter", "x", "Enter")
+            page.locator("#moments li").first.wait_for()
+            press(page, "n")
+        assert f"3 of 3 videos have moments; next: {command}" in page.locator("#file").inner_text()
+        assert served_page.stop() == 0
+        said = served_page.process.stderr.read().splitlines()[-1]
+    assert f"3 moments of 3 videos in {mine / 'annotations.jsonl'}; next: `{command}`" in said
+
+
+def test_at_the_end_it_says_what_comes_next_without_a_recipe(videos, tmp_path):
+    file = tmp_path / "my annotations.jsonl"
+    for moments, said in ((0, f"no moments in {file} yet"), (2, f"2 moments of 2 videos in {file}; next: ")):
+        with served(tmp_path, "annotate", str(videos), "--annotations", str(file)) as page:
+            for number in range(moments):
+                version = page("GET", "api/state").json()["version"]
+                moment = {"query": "it blinks", "start_s": 1, "end_s": 2, "version": version}
+                assert page("POST", f"api/videos/{number}/moments", json=moment).status_code == 200
+            assert page.stop() == 0
+            last = page.process.stderr.read().splitlines()[-1]
+        assert said in last
+    command = shlex.split(last.partition("`")[2].rstrip("`"))
+    assert main(command[1:]) == 0, "the command works as it stands"
 
 
 def test_a_recording_without_a_duration_can_be_annotated(tmp_path):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import shutil
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from bad_videos import bad_contents
 from browser import chromium, wait_until
 from chain_data import make_from_raw_videos
 from conftest import write_video
@@ -21,6 +24,7 @@ from starlette.routing import Route
 
 from excl.pipeline import localize
 from excl.workflows.cli import main
+from excl.workflows.server import uploads
 from excl.workflows.server.application import Access, make_application, read_json
 from excl.workflows.server.uploads import UploadFolder, UploadLimits
 
@@ -137,31 +141,40 @@ def test_ranges_of_videos(page, real_run):
     assert page("GET", f"videos/{number}", headers={"Range": f"bytes={len(content)}-"}).status_code == 416
 
 
-def bad_videos(good):
-    yield "empty", b""
-    yield "text", b"hello\n" * 100
-    yield "zeros", bytes(50_000)
-    yield "page", b"<!DOCTYPE html><html><body>404</body></html>"
-    yield "list", b"ffconcat version 1.0\nfile /etc/passwd\n"
-    yield "hls", b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:1/x.ts\n#EXT-X-ENDLIST\n"
-    yield "head", good[:40]
-    yield "cut", good[: len(good) * 6 // 10]
-
-
-def test_hostile_files_cost_one_message_each(page, real_run):
+def test_hostile_files_cost_one_message_each(page, tmp_path):
     before = files(page)
-    for name, content in bad_videos((real_run / "videos" / "r0.mp4").read_bytes()):
-        answer = send(page, content, f"../../{name}\n.mp4")
-        if answer.status_code == 201:  # what a header does not tell, reading does
-            number = answer.json()["number"]
-            answer = ask(page, number, "it")
-            assert page("DELETE", f"api/uploads/{number}").status_code == 200
-        assert answer.status_code == 422, name
-        message = answer.json()["message"]
-        assert message.startswith(f"../../{name}\\n.mp4: "), "the name is shown, and never a path"
-        assert "\n" not in message
-        assert str(page.temporary) not in message
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(0)
+        port = str(listening.getsockname()[1]).encode()
+        for name, content in bad_contents(tmp_path).items():
+            answer = send(page, content.replace(b"PORT", port), f"../../\n{name}")
+            if answer.status_code == 201:  # what a header does not tell, reading does
+                number = answer.json()["number"]
+                answer = ask(page, number, "it")
+                assert page("DELETE", f"api/uploads/{number}").status_code == 200
+            assert answer.status_code == 422, name
+            message = answer.json()["message"]
+            assert message.startswith(f"../../\\n{name}: "), "the name is shown, and never a path"
+            assert "\n" not in message
+            assert str(page.temporary) not in message
+        with pytest.raises(BlockingIOError):  # nobody connected
+            listening.accept()
     assert files(page) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["../../escaped.mp4", "/tmp/escaped.mp4", "..", "~/escaped.mp4", "a\0b.mp4", "x" * 5000, ""]
+)
+def test_a_name_is_no_path(page, real_run, name):
+    before = {*files(page)}
+    number = send(page, (real_run / "videos" / "r0.mp4").read_bytes(), name).json()["number"]
+    [path] = {*files(page)} - before
+    assert path.endswith(f"/{number}")
+    assert "escaped" not in name or not (page.temporary / path).parent.joinpath(name).exists()
+    assert len(next(v["id"] for v in page("GET", "api/state").json()["videos"] if v["number"] == number)) <= 100
+    assert page("DELETE", f"api/uploads/{number}").status_code == 200
 
 
 def test_too_large_is_refused_before_it_is_sent(page):
@@ -173,7 +186,7 @@ def test_too_large_is_refused_before_it_is_sent(page):
     connection.putheader("Cookie", cookies)
     connection.endheaders()
     answer = connection.getresponse()
-    assert answer.status == 413
+    assert answer.status == 413  # of ten gigabytes
     assert "larger than 0.01 GB" in json.loads(answer.read())["message"]
     answer = page("POST", "api/uploads", data=iter([bytes(1 << 20)] * 9 + [bytes(1 << 20)]))  # without a length
     assert answer.status_code == 413
@@ -208,15 +221,90 @@ def test_wrong_questions_are_refused_in_a_sentence(page, queries):
     assert page("POST", "api/videos/0/answers", data=b"[").status_code == 400
 
 
-def test_a_slow_sender_is_cut_off(tmp_path):
+@pytest.mark.parametrize(("minutes", "idle_s"), [(1e-4, 20.0), (30.0, 0.01)])
+def test_a_slow_sender_is_cut_off(tmp_path, monkeypatch, minutes, idle_s):
+    monkeypatch.setattr(uploads, "IDLE_S", idle_s)
+
     async def receive():
         await asyncio.sleep(3600)
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
-    folder = UploadFolder(tmp_path, UploadLimits(upload_minutes=1e-4))
+    folder = UploadFolder(tmp_path, UploadLimits(upload_minutes=minutes))
     with pytest.raises(HTTPException, match="came too slowly"), folder.place(request, 0) as path:
         asyncio.run(folder.write(request, path))
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.fixture(scope="module")
+def moved(real_run, tmp_path_factory):
+    """The page of a run beside whose recipe one video is as it was, one is another now, and the others are gone."""
+    folder = tmp_path_factory.mktemp("moved")
+    shutil.copytree(real_run / "run", folder / "run")
+    shutil.copy(real_run / "mine.toml", folder)
+    (folder / "other.toml").write_text("train = 3\n")  # somebody else's
+    (folder / "videos").mkdir()
+    shutil.copy(real_run / "videos" / "r0.mp4", folder / "videos")
+    (folder / "videos" / "r1.mp4").write_bytes((real_run / "videos" / "r0.mp4").read_bytes()[::-1])
+    arguments = ["serve", "--run", str(folder / "run"), "--device", "cpu", "--upload-minutes", "0.02"]
+    with served(tmp_path_factory.mktemp("temporary"), *arguments) as running:
+        yield running
+
+
+def test_without_videos_those_that_the_store_was_made_from_are_shown(moved, real_run):
+    assert [video["id"] for video in moved("GET", "api/state").json()["videos"]] == ["r0", "r1", "r2", "r3"]
+    for label, is_here in {"r0": True, "r1": False, "r2": False}.items():
+        number = number_of(moved, label)
+        asked = moved("POST", f"api/videos/{number}/answers", json={"queries": ["it starts"]})
+        assert asked.status_code == 200, "the features are those of the store"
+        shown = moved("GET", f"api/videos/{number}").json()["timeline"]
+        assert asked.json()["video"] == shown["video"] == (f"videos/{number}" if is_here else None)
+        assert shown["rows"] == asked.json()["rows"]
+        assert moved("GET", f"videos/{number}").status_code == (200 if is_here else 404)
+    content = moved("GET", f"videos/{number_of(moved, 'r0')}").content
+    assert content == (real_run / "videos" / "r0.mp4").read_bytes()
+
+
+def test_without_videos_those_of_a_bundled_recipe_are_shown(real_run, tmp_path):
+    shutil.copytree(real_run / "run", tmp_path / "run")
+    shutil.copytree(real_run / "videos", tmp_path / "data" / "videos")  # where the demo has them
+    with served(tmp_path, "serve", "--run", str(tmp_path / "run"), "--device", "cpu") as page:
+        number = number_of(page, "r3")
+        assert page("GET", f"videos/{number}").content == (real_run / "videos" / "r3.mp4").read_bytes()
+
+
+def test_a_page_says_how_to_see_a_video_and_which_words_of_all_sentences_are_unknown(moved):
+    with chromium() as browser:
+        browsed = browser.new_page()
+        browsed.goto(moved.address)
+        browsed.locator("#videos button:has-text('r2')").click()
+        note = browsed.locator(".xt-player .xt-note:has-text('Start excl serve with --videos FOLDER to see it.')")
+        note.wait_for()
+        assert "/run: excl serve" in browsed.title()
+        assert not browsed.title().startswith("run:")
+        browsed.locator("#queries").fill("it starts\na zebra starts\nit juggles")
+        browsed.locator("#ask").click()
+        browsed.locator("#message:has-text('juggles')").wait_for()
+        assert browsed.locator("#message").inner_text().splitlines() == [
+            "“a zebra starts”: Words that the model does not know: a, zebra",
+            "“it juggles”: Words that the model does not know: juggles",
+        ]
+        note.wait_for()
+        label, field = (browsed.locator(name).bounding_box() for name in ("#form label", "#queries"))
+        assert label["y"] + label["height"] + 5 <= field["y"], "room for the ring of the focused field"
+
+
+def test_a_slow_sender_gets_one_message_and_others_are_served(moved):
+    connection = http.client.HTTPConnection(urlsplit(moved.root).netloc, timeout=120)
+    connection.putrequest("POST", "/api/uploads?name=x")
+    connection.putheader("Content-Length", "1000")
+    connection.putheader("Cookie", "; ".join(f"{name}={value}" for name, value in moved.session.cookies.items()))
+    connection.endheaders()
+    connection.send(b"slow")
+    assert moved("GET", "api/state").status_code == 200
+    answer = connection.getresponse()
+    assert answer.status == 408
+    assert json.loads(answer.read())["message"].startswith("The video came too slowly; allowed: 0.02 minutes")
+    assert files(moved) == []
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -8,15 +8,18 @@ import re
 import shutil
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from chain_data import make_from_raw_videos
 from conftest import write_video
 
+from excl.models.excl import ExCL
 from excl.pipeline import localize, train
 from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store import feature_cache
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.examples import load_examples
+from excl.pipeline.training.trained_run import predict_with_rows
 from excl.workflows.cli import main
 
 
@@ -217,6 +220,22 @@ def test_a_film_with_many_queries_goes_a_few_at_a_time(real_run, monkeypatch):
     monkeypatch.setattr(localize, "ROWS_AT_ONCE", 1)
     assert len(localize.run(config).answers) == 3
     assert sizes[1] == 1
+
+
+def test_answers_and_the_probabilities_behind_them_take_one_pass(real_run, monkeypatch):
+    video = real_run / "videos" / "r0.mp4"
+    asked = localize.ask(
+        localize.AskConfig(run=real_run / "run", video=video, query=("it", "it starts"), device="cpu", top=2)
+    )
+    passes, encode_video = [], ExCL.encode_video
+    monkeypatch.setattr(ExCL, "encode_video", lambda *given: passes.append(given) or encode_video(*given))
+    moments, probabilities = predict_with_rows(asked.trained.model, asked.examples, batch_size=8, k=2)
+    np.testing.assert_array_equal(moments, asked.moments)
+    assert len(passes) == 1
+    for (best, *_), (start, end) in zip(moments, probabilities, strict=True):
+        assert start.sum() == pytest.approx(1)
+        assert end.sum() == pytest.approx(1)
+        assert best[2] == pytest.approx(max(p * q for row, p in enumerate(start) for q in end[row:]))
 
 
 def test_the_page_of_answers_has_the_video_and_the_probabilities_of_its_rows(real_run, tmp_path, capsys):

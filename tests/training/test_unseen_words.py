@@ -11,7 +11,7 @@ import safetensors.numpy
 from chain_data import make_from_raw_videos
 from train_data import arguments, make_store, vector_lines
 
-from excl.pipeline import pack, tokenise
+from excl.pipeline import localize, pack, tokenise
 from excl.pipeline.artifacts.manifest import COMPLETE, Manifest
 from excl.pipeline.config import parse_section
 from excl.pipeline.store.training_store import TrainingStore
@@ -192,6 +192,15 @@ def test_localize_says_which_words_it_does_not_know(raw, capsys, caplog):
     assert unknown[0] != known
     assert "words that the model treats as one unknown word: qwzx" in caplog.text
     assert ask(raw, capsys, "it begins", "--unseen-words", "unk") == (unknown[0], ["begins"], ["begins"])
+
+
+def test_a_program_that_asks_often_looks_a_word_up_once(raw, monkeypatch):
+    trained, remembered, queries = load_run(raw / "run", device="cpu"), {}, ["it begins", "it qwzx"]
+    first = localize.look_up(trained, queries, remembered=remembered)
+    assert {word: vector.tolist() for word, vector in first.items()} == {"begins": pytest.approx([0.3, 0.4])}
+    monkeypatch.setattr(localize, "vectors_for", lambda *_, **__: pytest.fail("read again"))
+    again = localize.look_up(trained, queries[::-1], remembered=remembered)
+    assert again["begins"].tolist() == first["begins"].tolist()
 
 
 def test_the_vectors_are_found_again_or_asked_for(raw, tmp_path, monkeypatch, capsys, caplog):

@@ -45,7 +45,7 @@ def run(config: LocalizeConfig) -> Answers:
 
 def page(config: localize.AskConfig, asked: localize.Asked, path: Path | None, *, height_px: int = 720) -> Page:
     """Return the page of the answers about a video file; without the page's path the video is copied into it."""
-    records = views.answered(asked.trained, asked.examples, asked.moments)
+    records = views.answer(asked.trained, asked.examples, top=asked.moments.shape[1])
     record = views.timeline(asked.video, records, file=config.video, page=path, reading=config.reading)
     return one_video(record, asked.trained, height_px=height_px)
 

@@ -22,7 +22,7 @@ from excl.pipeline.store.frame_codec import encoder
 from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import Query
 from excl.pipeline.training.examples import Example
-from excl.pipeline.training.trained_run import TrainedRun, predict, predict_rows
+from excl.pipeline.training.trained_run import TrainedRun, predict_with_rows
 from excl.workflows.pages.timeline import AnnotatedMoment, PredictedMoment, TimelineQuery, VideoTimeline
 
 log = logging.getLogger(__name__)
@@ -60,16 +60,8 @@ def timeline(
 
 def answer(trained: TrainedRun, examples: Sequence[Example], *, top: int) -> list[TimelineQuery]:
     """Return a record for each example, with the probabilities of its rows and the `top` best moments."""
-    return answered(trained, examples, predict(trained.model, examples, batch_size=_batch_size(examples), k=top))
-
-
-def _batch_size(examples: Sequence[Example]) -> int:
-    return max(1, ROWS_AT_ONCE // max((len(example.features) for example in examples), default=1))
-
-
-def answered(trained: TrainedRun, examples: Sequence[Example], moments: np.ndarray) -> list[TimelineQuery]:
-    """Return a record for each example, with the probabilities of its rows and its moments, of [N, k, 3], NaN for none."""
-    probabilities = predict_rows(trained.model, examples, batch_size=_batch_size(examples))
+    batch_size = max(1, ROWS_AT_ONCE // max((len(example.features) for example in examples), default=1))
+    moments, probabilities = predict_with_rows(trained.model, examples, batch_size=batch_size, k=top)
     return [
         TimelineQuery(
             text=example.query.query,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import shlex
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +33,17 @@ from excl.workflows.init import ANNOTATIONS, RECIPE
 from excl.workflows.pages.timeline import VideoTimeline
 from excl.workflows.runner.recipe import load_recipe
 from excl.workflows.server.annotation_file import AnnotationFile, StaleError
-from excl.workflows.server.application import Access, PageConfig, make_application, read_json, run_page, video_response
+from excl.workflows.server.application import (
+    Access,
+    PageConfig,
+    make_application,
+    name_of,
+    read_json,
+    run_page,
+    video_response,
+)
+
+log = logging.getLogger(__name__)
 
 PROBLEMS_SHOWN = 5
 
@@ -52,11 +64,12 @@ class AnnotateConfig:
 
 def run(config: AnnotateConfig) -> None:
     """Serve the page until it is stopped. ValueError without videos, OSError if the port is taken."""
-    annotating, access = Annotating(*sources(config)), Access()
+    annotating, access = Annotating(config.folder, *sources(config)), Access()
     try:
         with decoders_stopped():
             app = make_application("annotate.html", annotating.routes(), access)
             run_page(app, access, config.page, what=f"{len(annotating.paths):,} videos, {annotating.file.path}")
+        log.info("%s", annotating.summary())
     finally:
         annotating.prober.shutdown()
 
@@ -82,12 +95,20 @@ def sources(config: AnnotateConfig) -> tuple[dict[str, Path], Path]:
 class Annotating:
     """The videos, their annotation file, and what the page asks for. Changes come one after another."""
 
-    def __init__(self, paths: dict[str, Path], annotations: Path) -> None:
-        self.ids, self.paths = list(paths), list(paths.values())
-        self.file = AnnotationFile(annotations)
+    def __init__(self, folder: Path, paths: dict[str, Path], annotations: Path) -> None:
+        self.folder, self.ids, self.paths = folder, list(paths), list(paths.values())
+        self.file, self.next_step = AnnotationFile(annotations), _next_step(folder, annotations)
         self.prober = ThreadPoolExecutor(1)
         self._changing = threading.Lock()
         self._probes: dict[int, Probe] = {}
+
+    def summary(self) -> str:
+        """Return what the file has about the videos, and what to do next, in a line."""
+        counts = self._counts()
+        moments, videos = sum(counts.values()), len(counts)
+        if not moments:
+            return f"no moments in {self.file.path} yet"
+        return f"{moments:,} moments of {videos:,} videos in {self.file.path}; next: `{self.next_step}`"
 
     def routes(self) -> list[Route]:
         """Return the requests that the page makes."""
@@ -208,10 +229,15 @@ class Annotating:
         keys = ("query", "start_s", "end_s", "split", "group")
         return [{"line": row.line, **{key: _sendable(row.fields.get(key)) for key in keys}} for row in rows]
 
+    def _counts(self) -> Counter[str]:
+        """Return the numbers of moments by video, of all those that the file names."""
+        return Counter(str(row.fields.get("video_id")) for row in self.file.rows())
+
     def _state(self) -> dict[str, Any]:
-        counts = Counter(str(row.fields.get("video_id")) for row in self.file.rows())
-        problems = self.file.problems()
+        counts, problems = self._counts(), self.file.problems()
         return {
+            "folder": name_of(self.folder),
+            "next": self.next_step,
             "file": self.file.path.name,
             "version": self.file.version,
             "can_undo": self.file.can_undo,
@@ -220,6 +246,13 @@ class Annotating:
             "problems": problems[:PROBLEMS_SHOWN],
             "num_problems": len(problems),
         }
+
+
+def _next_step(folder: Path, annotations: Path) -> str:
+    """Return the command that comes after annotating: a check of the folder's recipe, or of the file alone."""
+    if (recipe := folder / RECIPE).is_file():
+        return f"excl check {shlex.quote(str(recipe))}"
+    return f"excl tokenise --dataset {shlex.quote(str(annotations))} --report"
 
 
 def _sendable(value: Any) -> Any:

@@ -7,6 +7,7 @@ by the thread of the request.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -24,7 +25,7 @@ from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.probe import Probe
 from excl.pipeline.artifacts.file_cache import checksums
 from excl.pipeline.execution.video_reading import VideoReading, stop_decoders
-from excl.pipeline.localize import AskConfig, features, make_examples
+from excl.pipeline.localize import AskConfig, features, look_up, make_examples
 from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import TrainedRun
@@ -43,12 +44,16 @@ class StoppedError(Exception):
 
 @dataclasses.dataclass(eq=False)
 class AskableVideo:
-    """A video: one of the folder, one of the store whose file is not here, or one that was sent."""
+    """A video: one of the folder, one of the store with or without its file, or one that was sent."""
 
     number: int
     label: str
     path: Path | None
     is_upload: bool = False
+    has_stored_features: bool = False
+    """Whether the store's features are its own, whatever else there is."""
+    unverified: Path | None = None
+    """A file that may be the one its stored features were made from, until `verify` has looked."""
     state: Literal["new", "waiting", "reading", "failed"] = "new"
     message: str = ""
     frames: int = 0
@@ -89,9 +94,19 @@ class Asking:
             if video.number in self._held:
                 self._held.move_to_end(video.number)
                 return self._held[video.number]
-        if video.path is None and self.store is not None:
+        if video.has_stored_features and self.store is not None:
             return self.store[video.label]
         return None
+
+    def verify(self, video: AskableVideo) -> None:
+        """Give a video of the store its file, if that is the very one that its features were made from."""
+        path = video.unverified
+        if path is None or self.store is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # gone, not readable, or changing: it stays a timeline
+            if _is_file_of(path, self.store[video.label]):
+                video.path = path
+        video.unverified = None
 
     def request(self, video: AskableVideo, queries: Sequence[str]) -> None:
         """Have the features of a video made, unless they are being made. ValueError if too many wait."""
@@ -121,8 +136,9 @@ class Asking:
 
     def answer(self, video: AskableVideo, rows: VideoFeatures, queries: Sequence[str], *, top: int) -> VideoTimeline:
         """Return the answers to the queries as the component shows them, with what is annotated about the same query."""
+        vectors = look_up(self.trained, queries, remembered=self._vectors)  # may read a file: nobody else waits for it
         with self._answering:
-            examples = make_examples(self.trained, rows, queries, looked_up=self._vectors)
+            examples = make_examples(self.trained, rows, queries, unseen_vectors=vectors)
             records = views.answer(self.trained, examples, top=top)
         moments = {record["text"]: record["moments"] for record in self.annotated(video)}
         for record, example in zip(records, examples, strict=True):
@@ -181,8 +197,7 @@ class Asking:
         if self.store is None or video.is_upload or video.label not in self.store:
             return None
         stored = self.store[video.label]
-        sha256 = stored.facts.get("source", {}).get("sha256")
-        return stored if sha256 is not None and sha256 == checksums(video.path).sha256 else None
+        return stored if _is_file_of(video.path, stored) else None
 
     def _made(self, video: AskableVideo, queries: tuple[str, ...]) -> VideoFeatures:
         assert video.path is not None
@@ -200,6 +215,12 @@ class Asking:
 
         settings = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(self.settings)}
         return features(AskConfig(video=video.path, query=queries, **settings), self.trained, watch=watch)
+
+
+def _is_file_of(path: Path, stored: VideoFeatures) -> bool:
+    """Return whether stored features were made from this very file; it is read once, and its checksum remembered."""
+    source = stored.facts.get("source", {})
+    return source.get("bytes") == path.stat().st_size and source.get("sha256") == checksums(path).sha256
 
 
 def in_words(error: Exception, video: AskableVideo) -> str:

@@ -5,15 +5,22 @@ const timeline = element("timeline");
 let state = null; // of the file: version, can_undo, videos [{id, count}], …
 let shown = null; // the video that is shown: {number, moments, command}
 let edited = null; // the moment that is being changed
+let marked = { start_s: null, end_s: null }; // the mark when it was last looked at
+let unchanged = ""; // the mark and the sentence as `written` has them when there is nothing to save
+let warned = ""; // what was last warned of: what is written, and what would drop it
 
 function showState(next) {
   state = next;
   const done = state.videos.filter((video) => video.count).length;
   const parts = [`${state.file}: ${done} of ${state.videos.length} videos have moments`];
+  const isDone = done === state.videos.length;
+  if (isDone) parts.push(`next: ${state.next}`);
   if (state.others) parts.push(`${state.others} moments of videos that are not here`);
   if (state.num_problems) parts.push(`${state.num_problems} lines that cannot be read stay as they are: ${state.problems[0]}`);
   element("file").textContent = parts.join("; ");
   element("undo").disabled = !state.can_undo;
+  element("next").replaceChildren("When all is marked, in a terminal: ", make("code", state.next));
+  document.title = `${state.folder}: excl annotate`;
   showVideos();
 }
 
@@ -29,9 +36,32 @@ function showVideos() {
   const count = (number) => (number === 1 ? "1 moment" : number ? `${number} moments` : "none yet");
   fillList(element("videos"), element("more"), listed(), {
     isCurrent: (video) => video.number === shown?.number,
-    choose: (video) => choose(video.number),
+    choose: (video) => leaveFor(video.number, "choosing it again"),
     label: (video) => [make("span", video.id), make("span", count(video.count), { className: video.count ? "count" : "quiet" })],
   });
+}
+
+function setMark(mark) {
+  timeline.mark = mark;
+  marked = timeline.mark;
+}
+
+const written = () => JSON.stringify([timeline.mark, element("query").value.trim()]);
+
+/* Whether what is not saved may be dropped by an action: if there is nothing, or if this was said and nothing done since. */
+function mayDrop(action, again) {
+  const now = written();
+  if (now === unchanged || warned === action + now) return true;
+  warned = action + now;
+  const { start_s, end_s } = timeline.mark;
+  const what = edited ? "change" : start_s === null && end_s === null ? "sentence" : "mark";
+  say(`The ${what} is not saved: Enter saves it, ${again} drops it.`, true);
+  return false;
+}
+
+/* Show another video, unless something would be lost of which nobody was warned. */
+function leaveFor(number, again) {
+  if (number !== shown?.number && mayDrop(`video ${number}`, again)) choose(number);
 }
 
 let chosen = 0; // the number of the last choice: what comes late of an earlier one is not shown
@@ -91,10 +121,12 @@ function play(moment) {
 }
 
 function edit(moment) {
+  if (moment === edited || !mayDrop(`change ${moment.line}`, "“Change” again")) return;
   edited = moment;
-  timeline.mark = moment;
+  setMark(moment);
   if (hasTimes(moment)) timeline.time = moment.start_s;
   element("query").value = moment.query;
+  unchanged = written();
   element("save").textContent = "Save change";
   element("cancel").hidden = false;
   showMoments();
@@ -103,8 +135,9 @@ function edit(moment) {
 
 function stopEditing() {
   edited = null;
-  timeline.mark = { start_s: null, end_s: null };
+  setMark({ start_s: null, end_s: null });
   element("query").value = "";
+  unchanged = written();
   element("save").textContent = "Save moment";
   element("cancel").hidden = true;
 }
@@ -115,7 +148,6 @@ function showChange({ status, body }, video, done) {
   else if (body.state) {
     shown.moments = body.moments;
     if (status === 409) edited = null; // its line may be another one
-    if (status === 200) stopEditing();
     showState(body.state);
     showMoments();
   }
@@ -132,13 +164,19 @@ async function save() {
   }
   const moment = { start_s, end_s, query: element("query").value, version: state.version };
   const path = `api/videos/${shown.number}/moments`;
+  const before = unchanged;
+  unchanged = written(); // on its way: whoever goes on need not be warned
   element("save").disabled = true; // a second Enter is not a second moment
   const answer = edited ? await send("PUT", `${path}/${edited.line}`, moment) : await send("POST", path, moment);
   element("save").disabled = false;
+  if (video === shown && answer.status === 200) stopEditing();
+  else if (video === shown) unchanged = before;
   if (showChange(answer, video, `Saved: ${seconds(start_s)} to ${seconds(end_s)}, “${moment.query.trim()}”.`)) toVideo();
 }
 
 async function remove(moment) {
+  if (edited && !mayDrop(`delete ${moment.line}`, "“Delete” again")) return;
+  if (edited) stopEditing(); // lines move
   const video = shown;
   const answer = await send("DELETE", `api/videos/${shown.number}/moments/${moment.line}`, { version: state.version });
   showChange(answer, video, "Deleted; Undo brings it back.");
@@ -146,6 +184,8 @@ async function remove(moment) {
 }
 
 async function undo() {
+  if (edited && !mayDrop("undo", "Ctrl+Z again")) return;
+  if (edited) stopEditing();
   const { status, body } = await send("POST", "api/undo", { version: state.version });
   if (body.state) showState(body.state);
   say(status === 200 ? "The last change is taken back." : body.message, status !== 200);
@@ -154,7 +194,6 @@ async function undo() {
   const { body: video } = await send("GET", `api/videos/${changed.number}`);
   if (!video.moments || changed !== shown) return;
   shown.moments = video.moments;
-  if (edited) stopEditing();
   showMoments();
 }
 
@@ -166,7 +205,7 @@ function step(by) {
   const videos = listed();
   const at = videos.findIndex((video) => video.number === shown?.number);
   const next = videos[at + by];
-  if (next) choose(next.number);
+  if (next) leaveFor(next.number, by > 0 ? "N again" : "P again");
   else say(by > 0 ? "That was the last video of the list." : "That was the first video of the list.");
 }
 
@@ -174,7 +213,7 @@ document.addEventListener("keydown", (event) => {
   const { target } = event;
   const typing = target.matches("input, textarea, select") && target.type !== "checkbox";
   if (event.key === "Escape" && shown) {
-    if (edited) {
+    if (edited && mayDrop("stop", "Esc again")) {
       stopEditing();
       showMoments();
     }
@@ -223,10 +262,24 @@ timeline.addEventListener("pointermove", (event) => {
   if (dragFrom === null) return;
   event.stopPropagation();
   const to = markAt(event);
-  timeline.mark = { start_s: Math.min(dragFrom, to), end_s: Math.max(dragFrom, to) };
+  setMark({ start_s: Math.min(dragFrom, to), end_s: Math.max(dragFrom, to) });
   timeline.time = to;
 }, true);
 for (const name of ["pointerup", "pointercancel"]) timeline.addEventListener(name, () => (dragFrom = null), true);
+
+/* The component takes back the other end of a mark that would have no length; that is said. */
+timeline.addEventListener("excl-mark", ({ detail }) => {
+  const before = marked;
+  marked = detail;
+  if (before.end_s !== null && detail.end_s === null) say("The end was not after the start, so it was taken back.", true);
+  else if (before.start_s !== null && detail.start_s === null) say("The start was not before the end, so it was taken back.", true);
+  else say("");
+});
+/* Who writes does not watch. */
+element("query").addEventListener("focus", () => timeline.querySelector("video")?.pause());
+window.addEventListener("beforeunload", (event) => {
+  if (shown && written() !== unchanged) event.preventDefault();
+});
 
 watchPlaying(timeline, () => ({
   text: "This browser cannot play the video. This command makes a copy that it plays; then start excl annotate again with --videos and the folder of the copies:",

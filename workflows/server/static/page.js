@@ -28,9 +28,8 @@ export function make(name, text, attributes = {}) {
 }
 
 export function say(message, isError = false) {
-  const line = element("message");
-  line.textContent = message;
-  line.classList.toggle("error", isError);
+  element("message").textContent = isError ? "" : message;
+  element("problem").textContent = isError ? message : "";
 }
 
 export const seconds = (value) => `${value.toFixed(2)} s`;

@@ -3,7 +3,7 @@ import { element, fillList, make, say, send, watchPlaying } from "./page.js";
 
 const ASK_AGAIN_MS = 400;
 const timeline = element("timeline");
-let shown = null; // the video that is shown: {number, command}
+let shown = null; // the video that is shown: {number, command, remedy}
 let maxBytes = 0;
 let asked = 0; // the number of the last question: answers to earlier ones are not shown
 
@@ -17,6 +17,7 @@ async function showVideos() {
   }
   maxBytes = body.max_bytes;
   element("run").textContent = `answers of the run “${body.run}”`;
+  document.title = `${body.run}: excl serve`;
   element("warnings").textContent = body.warnings.join(" ");
   element("warnings").hidden = !body.warnings.length;
   fillList(element("videos"), element("more"), body.videos, {
@@ -38,11 +39,11 @@ async function choose({ number, is_upload }) {
     return;
   }
   say("");
-  shown = { number, command: body.command };
+  shown = { number, command: body.command, remedy: body.remedy };
   element("unplayable").hidden = true;
   element("form").hidden = timeline.hidden = false;
   element("remove").hidden = !is_upload;
-  timeline.data = body.timeline;
+  draw(body.timeline);
   element("suggestions").replaceChildren(...body.suggestions.map((text) => {
     const button = make("button", text, { type: "button" });
     button.addEventListener("click", () => {
@@ -81,12 +82,23 @@ async function ask() {
   }
 }
 
+function draw(data) {
+  timeline.data = data;
+  if (!data.video && shown.remedy) timeline.querySelector(".xt-player .xt-note").append(" ", shown.remedy);
+}
+
 function showAnswers(answers) {
   const { time } = timeline;
-  timeline.data = answers;
+  draw(answers);
   const best = answers.queries[0].predictions[0];
   timeline.time = best ? best.start_s : time;
-  say(best ? "" : "No moment was found.");
+  if (!best) say("No moment was found.");
+  else say(answers.queries.length > 1 ? allNotes(answers.queries) : ""); // the note of the sentence that is shown is below it
+}
+
+/* The notes of all sentences, with which sentence each is about, a line each. */
+function allNotes(queries) {
+  return queries.filter(({ note }) => note).map(({ text, note }) => `“${text}”: ${note}`).join("\n");
 }
 
 function showProgress(progress) {
