@@ -28,6 +28,7 @@ from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import TrainedRun, load_run, store_of
 from excl.workflows.pages import views
+from excl.workflows.pages.page import folder_title
 from excl.workflows.pages.timeline import VideoTimeline
 from excl.workflows.server.application import Access, PageConfig, make_application, read_json, run_page, video_response
 from excl.workflows.server.asking import AskableVideo, Asking, AskSettings, in_words
@@ -139,7 +140,7 @@ class Serving:
             warnings.append("The features come from an I3D with RANDOM weights: the answers mean nothing.")
         shown = [{"number": v.number, "id": v.label, "is_upload": v.is_upload} for v in matching[:MAX_LISTED]]
         return JSONResponse({
-            "run": self.config.run.absolute().name, "warnings": warnings, "videos": shown, "num_matching": len(matching),
+            "run": folder_title(self.config.run), "warnings": warnings, "videos": shown, "num_matching": len(matching),
             "max_bytes": self.config.upload.max_bytes,
         })  # fmt: skip
 
