@@ -24,8 +24,8 @@ SHORT_NAMES = {
 }
 """Titles of columns for the approaches of `split_metrics`."""
 ABOUT_BASELINES = (
-    "No baseline sees a video together with its query. docs/baselines.md says what each knows,\n"
-    "and what it means if one beats the model."
+    "No baseline sees a video together with its query. docs/baselines.md says what\n"
+    "each knows, and what it means if one beats the model."
 )
 RECALLS = tuple(f"R{k}@{threshold}" for k in RECALL_AT for threshold in THRESHOLDS)
 

@@ -137,7 +137,7 @@ def results_section(metrics: Mapping[str, Any]) -> Section:
         texts=[
             f"Split {metrics['split']} ({printable(str(metrics['split_made_of']))}) of {metrics['dataset']}: "
             f"{metrics['num_queries']:,} queries, {metrics['num_covered']:,} of them with features (others are misses)."
-            f" Intervals are those of a bootstrap by video, 95 %. {NO_INTERVAL}"
+            f" Intervals are those of a bootstrap by video, 95\u00a0%. {NO_INTERVAL}"
         ],
         warnings=[*([RANDOM] if metrics["random_weights"] else []), *([metrics["stamp"]] if metrics["stamp"] else [])],
         tables=[Table("Figures in percent", ["approach", "queries", *names], table, _about_baselines(metrics))],
@@ -169,8 +169,13 @@ def _recalls(metrics: Mapping[str, Any], threshold: float, paper: Mapping[float,
         reported = paper.get(threshold) if key == "model" else None
         low, high = figures[INTERVAL].get(name, (None, None))
         entries.append(IntervalRow(title, figures[name], low, high, figures["num_queries"], reported))
-    caption = "Dots with 95 % intervals" + ("; the diamond is the paper's." if paper else ".")
+    diamond = "; the diamond is the paper's" if paper else ""
+    caption = f"R@1 in percent{_said_of_intervals(entries)} (number of queries){diamond}."
     return charts.intervals(f"R@1 at IoU {threshold}", entries, caption=caption)
+
+
+def _said_of_intervals(entries: Sequence[IntervalRow]) -> str:
+    return ", with 95\u00a0% intervals" if any(entry.low is not None for entry in entries) else ""
 
 
 def training_section(run: Path) -> Section:
@@ -222,12 +227,11 @@ def strengths_section(answered: Answered) -> Section:
     if len(groups) > 1:
         of = np.array([query.group for query in queries])
         by["group of queries"] = [(of == group, printable(group) or "(no group)") for group in groups]
-    caption = f"R@1 at IoU {RIGHT} in percent, with 95 % intervals (number of queries)."
-    figures = [
-        charts.intervals(f"By {name}", [answered.recall(*part) for part in parts], caption=caption)
-        for name, parts in by.items()
-        if parts
-    ]
+    figures = []
+    for name, parts in by.items():
+        entries = [answered.recall(*part) for part in parts]
+        caption = f"R@1 at IoU {RIGHT} in percent{_said_of_intervals(entries)} (number of queries)."
+        figures += [charts.intervals(f"By {name}", entries, caption=caption)] if entries else []
     return Section("Where it is right", charts=[*figures, *_calibration(answered)])
 
 
