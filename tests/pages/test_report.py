@@ -184,9 +184,10 @@ def test_tables_fit_a_narrow_page_or_show_that_they_go_on(made):
         assert table.evaluate(sides) == ["0", "1"]
         table.focus()
         page.keyboard.press("ArrowRight")
-        wait_until(page, "document.querySelector('.frame.more-left') !== null")
+        frame = """document.querySelector('[aria-label="Table: Figures in percent"]').parentElement.classList"""
+        wait_until(page, f"{frame}.contains('more-left')")
         table.evaluate("box => { box.scrollLeft = box.scrollWidth }")
-        wait_until(page, "document.querySelector('.frame.more-right') === null")
+        wait_until(page, f"!{frame}.contains('more-right')")
         assert table.evaluate(sides) == ["1", "0"]
 
 
