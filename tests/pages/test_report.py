@@ -320,6 +320,9 @@ def test_python_returns_pages_that_notebooks_show(made):
     run = excl.load_run(made / "run", device="cpu")
     shown = excl.show(run, "v03", "the cat jumps", device="cpu")
     assert "the cat jumps" in shown.html
+    strange = excl.show(run, "v03", ["the cat", "the zebra the cat"], device="cpu").html
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', strange)[1])
+    assert [(q["unseen_words"], q["unknown_words"]) for q in data["queries"]] == [([], []), (["zebra"], ["zebra"])]
     assert shown._repr_html_().startswith("<iframe srcdoc=")
     assert HOSTILE.split(" jumps", maxsplit=1)[0] not in shown._repr_html_()
     assert "What is annotated" in excl.show(excl.open_store(made / "data" / "store"), "v03").html
