@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import field
 from http import HTTPStatus
@@ -23,14 +24,24 @@ from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import InternalError
 from excl.datasets.video.remedies import playable_copy
 from excl.models.i3d.extractor import choose_device
+from excl.pipeline import decode, extract, train
 from excl.pipeline.config import STRICT, PositiveInt, SaidInText, WithoutPrefix
 from excl.pipeline.execution.video_reading import VideoReading
+from excl.pipeline.store.feature_recipe import IMPORTED
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import TrainedRun, load_run, store_of
 from excl.workflows.pages import views
-from excl.workflows.pages.page import folder_title
 from excl.workflows.pages.timeline import VideoTimeline
-from excl.workflows.server.application import Access, PageConfig, make_application, read_json, run_page, video_response
+from excl.workflows.runner.recipe import bundled, load_recipe
+from excl.workflows.server.application import (
+    Access,
+    PageConfig,
+    make_application,
+    name_of,
+    read_json,
+    run_page,
+    video_response,
+)
 from excl.workflows.server.asking import AskableVideo, Asking, AskSettings, in_words
 from excl.workflows.server.uploads import UploadFolder, UploadLimits
 
@@ -48,7 +59,8 @@ class ServeConfig:
     run: Path
     """The run that `excl train` wrote."""
     videos: Path | None = None
-    """Videos to choose from: a folder, searched recursively, or a list of paths. Others can be sent to the page."""
+    """Videos to choose from: a folder, searched recursively, or a list of paths. Others can be sent to the page. Default:
+    the files of the store's videos, where the recipe beside the run has them."""
     store: SaidInText[Path | None] = None
     """The training store whose videos can be asked about. Default: the one that the run was trained on, if it is here."""
     top: PositiveInt = 3
@@ -72,10 +84,10 @@ def run(config: ServeConfig) -> None:
     """Serve the page until it is stopped. KeyboardInterrupt if a video was being read then."""
     trained = load_run(config.run, device=config.device)
     asking = Asking(trained, _store(config, trained), AskSettings(config.run, config.weights, config.device, config.reading))
-    paths = dict(find_videos(config.videos, warn=True)) if config.videos is not None else {}
+    videos = find_videos(config.videos, warn=True) if config.videos is not None else {}
     access, is_interrupted = Access(), False
     with tempfile.TemporaryDirectory(prefix="excl-serve-") as folder:
-        serving = Serving(config, asking, paths, UploadFolder(Path(folder), config.upload))
+        serving = Serving(config, asking, videos, UploadFolder(Path(folder), config.upload))
         try:
             app = make_application("serve.html", serving.routes(), access)
             run_page(app, access, config.page, what=f"{config.run}, {len(serving.videos):,} videos")
@@ -99,17 +111,42 @@ def _store(config: ServeConfig, trained: TrainedRun) -> TrainingStore | None:
     return store
 
 
+def _videos_of_recipe(run: Path) -> Mapping[str, Path]:
+    """Return the videos by id of the recipe that makes a run: a file beside it, or a bundled one with this folder as root.
+
+    A store does not say where its videos were. Nothing if there is no such recipe, or if its videos are not there. (A run
+    of other settings lies in OUT-2, OUT-3, …; and whether a file is the right one its checksum decides.)
+    """
+    root = run.absolute().parent
+    for recipe in [*map(str, sorted(root.glob("*.toml"))), *bundled()]:
+        with suppress(OSError, ValueError):  # somebody's other file, or no videos
+            tables = load_recipe(recipe, root).tables
+            source = _setting(tables, decode.STAGE, "videos") or _setting(tables, extract.STAGE, "videos")
+            if source and run.absolute().name.startswith(_setting(tables, train.STAGE, "out") or "/"):
+                return find_videos(root / source)
+    return {}
+
+
+def _setting(tables: Mapping[str, Any], step: str, key: str) -> str | None:
+    """Return a text in a table of a file that may be no recipe."""
+    table = tables.get(step)
+    value = table.get(key) if isinstance(table, dict) else None
+    return value if isinstance(value, str) else None
+
+
 class Serving:
     """The videos, and what the page asks for."""
 
-    def __init__(self, config: ServeConfig, asking: Asking, paths: dict[str, Path], uploads: UploadFolder) -> None:
+    def __init__(self, config: ServeConfig, asking: Asking, videos: Mapping[str, Path], uploads: UploadFolder) -> None:
         self.config, self.asking, self.uploads = config, asking, uploads
         self._numbers = itertools.count()
         stored = asking.store if asking.store is not None else ()
-        labels = sorted({*paths, *stored})
+        origins = _videos_of_recipe(config.run) if config.videos is None and stored else {}
         self.videos = {
-            number: AskableVideo(number, label, paths.get(label))
-            for label, number in zip(labels, self._numbers, strict=False)
+            number: AskableVideo(
+                number, label, videos.get(label), has_stored_features=label not in videos, unverified=origins.get(label)
+            )
+            for label, number in zip(sorted({*videos, *stored}), self._numbers, strict=False)
         }  # uploads too, which are added and removed
 
     def routes(self) -> list[Route]:
@@ -126,6 +163,7 @@ class Serving:
     def media(self, request: Request) -> Response:
         """Return a video, or a range of it."""
         video = self._video(request)
+        self.asking.verify(video)
         if video.path is None:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"{video.label}: its file is not here.")
         return video_response(video.path, suffix=Path(video.label).suffix)
@@ -140,13 +178,14 @@ class Serving:
             warnings.append("The features come from an I3D with RANDOM weights: the answers mean nothing.")
         shown = [{"number": v.number, "id": v.label, "is_upload": v.is_upload} for v in matching[:MAX_LISTED]]
         return JSONResponse({
-            "run": folder_title(self.config.run), "warnings": warnings, "videos": shown, "num_matching": len(matching),
+            "run": name_of(self.config.run), "warnings": warnings, "videos": shown, "num_matching": len(matching),
             "max_bytes": self.config.upload.max_bytes,
         })  # fmt: skip
 
     def video(self, request: Request) -> Response:
         """Return what the component shows of a video before it is asked about, and the queries that its store has."""
         video = self._video(request)
+        self.asking.verify(video)
         rows = self.asking.features(video)
         if rows is not None:
             timeline = views.timeline(rows, [])
@@ -158,8 +197,12 @@ class Serving:
             )  # fmt: skip
         timeline["video"] = None if video.path is None else f"videos/{video.number}"
         command = "" if video.path is None or video.is_upload else playable_copy(video.path)
+        is_imported = self.asking.trained.recipe["weights"]["source"] == IMPORTED  # then no other can be asked about
         suggestions = [query["text"] for query in self.asking.annotated(video)]
-        return JSONResponse({"timeline": timeline, "command": command, "suggestions": suggestions[:MAX_QUERIES]})
+        return JSONResponse({
+            "timeline": timeline, "command": command, "suggestions": suggestions[:MAX_QUERIES],
+            "remedy": "" if is_imported else "Start excl serve with --videos FOLDER to see it.",
+        })  # fmt: skip
 
     async def answers(self, request: Request) -> Response:
         """Return the answers; or, with status 202, how far the video is read: the page then asks again."""
@@ -167,6 +210,7 @@ class Serving:
         return await to_thread.run_sync(self._answers, self._video(request), queries)
 
     def _answers(self, video: AskableVideo, queries: list[str]) -> Response:
+        self.asking.verify(video)
         rows = self.asking.features(video)
         if rows is None:
             if video.state == "failed":
