@@ -149,7 +149,7 @@ def serve(browser: Browser, demo: Path, out: Path) -> None:
         page.get_by_role("button", name="Find").click()
         page.locator(".xt-predicted .xt-span").first.wait_for()
         page.wait_for_function(FRAMES_SHOWN)
-        take(page, out, "serve", {1280: 1060, 400: 1400}, window)
+        take(page, out, "serve", {1280: 1130, 400: 1460}, window)
 
 
 def annotate(browser: Browser, demo: Path, out: Path, folder: Path) -> None:
@@ -158,7 +158,9 @@ def annotate(browser: Browser, demo: Path, out: Path, folder: Path) -> None:
     for path in sorted((demo / "data" / "videos").glob("*.mp4"))[-COPIED_VIDEOS:]:
         shutil.copy(path, folder)
     with served("annotate", str(folder)) as address, opened(browser, address) as page:
+        page.locator(".xt-plot").wait_for()  # of the first video
         page.get_by_role("button", name=moments[0]["video_id"]).click()
+        page.get_by_role("heading", name=moments[0]["video_id"]).wait_for()
         for number, moment in enumerate(moments[:2]):
             page.wait_for_function(FRAMES_SHOWN)
             page.locator(".xt-plot").focus()
