@@ -41,7 +41,7 @@ from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.training.examples import Example, load_examples
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, store_of
 
-STAGE, CODE_VERSION = "evaluate", 7
+STAGE, CODE_VERSION = "evaluate", 8
 METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
 
 
@@ -228,6 +228,7 @@ def table(folder: Path, *, strict: bool = False) -> str:
         *metrics_table.table(split_metrics.rows(metrics, covered="those with features"), strict=strict),
         *metrics_table.kinds_table(metrics["kinds"]),
         *metrics_table.moment_detr_table(metrics["moment_detr"]),
+        metrics_table.ABOUT_BASELINES,
     ]
     if metrics["random_weights"]:
         lines.append("The features come from an I3D with RANDOM weights: the figures show that the chain works, no more.")

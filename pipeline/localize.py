@@ -129,7 +129,7 @@ class Asked:
                 float(span[1]),
                 float(span[2]),
                 rank,
-                *_foreign_words(self.trained, example.query),
+                *foreign_words(self.trained, example.query),
             )
             for example, moments in zip(self.examples, self.moments, strict=True)
             for rank, span in enumerate(moments, start=1)
@@ -321,7 +321,7 @@ def make_examples(
     ]
     examples = [Example(q, rows, video.start_s, video.end_s, 0, 0) for q in trained.with_open_ids(asked)]
     for query in [example.query for example in examples]:
-        unseen, unknown = _foreign_words(trained, query)
+        unseen, unknown = foreign_words(trained, query)
         if unseen:
             log.warning("%r: words that the training split did not have: %s", query.query, ", ".join(unseen))
         if unknown:
@@ -329,7 +329,7 @@ def make_examples(
     return examples
 
 
-def _foreign_words(trained: TrainedRun, query: Query) -> tuple[list[str], list[str]]:
+def foreign_words(trained: TrainedRun, query: Query) -> tuple[list[str], list[str]]:
     """Return the words of a query that the run was not trained with, and those among them that have no vector."""
     words, ids = set(trained.words[2:]), dict(zip(query.tokens, query.token_ids, strict=True))
     unseen = [word for word in ids if word not in words]

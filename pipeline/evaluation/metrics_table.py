@@ -11,7 +11,7 @@ from tabulate import simple_separated_format, tabulate
 
 from excl.models.excl import RECALL_AT, THRESHOLDS
 from excl.pipeline.evaluation.moment_detr_metrics import LENGTHS_S, LEVELS
-from excl.pipeline.evaluation.split_metrics import INTERVAL
+from excl.pipeline.evaluation.split_metrics import INTERVAL, NO_INTERVAL
 
 SHORT_NAMES = {
     "model": "model",
@@ -23,6 +23,10 @@ SHORT_NAMES = {
     "query_blind": "blind",
 }
 """Titles of columns for the approaches of `split_metrics`."""
+ABOUT_BASELINES = (
+    "No baseline sees a video together with its query. docs/baselines.md says what\n"
+    "each knows, and what it means if one beats the model."
+)
 RECALLS = tuple(f"R{k}@{threshold}" for k in RECALL_AT for threshold in THRESHOLDS)
 
 
@@ -30,19 +34,22 @@ def table(rows: Iterable[tuple[str, str, dict[str, Any]]], *, strict: bool = Fal
     """Return a header, then for each approach its name and lines: the group of queries, their number, percentages.
 
     `rows` are (approach, group of queries, metrics). A missing metric is "-". Two lines below those of all queries give the
-    95 % intervals of the bootstrap. `strict` shows the recalls that count IoU > threshold. No line is longer than 80
-    characters, unless a name is.
+    95 % intervals of the bootstrap, or a last line says that there are none. `strict` shows the recalls that count IoU >
+    threshold. No line is longer than 80 characters, unless a name is.
     """
     titles = {f"{name} strict" if strict else name: name.replace("@", ">" if strict else "@") for name in RECALLS}
     titles["mIoU"] = "mIoU"
     cells = [["", "queries", *titles.values()]]  # no headers to tabulate, which makes columns wider for them
     approaches: dict[int, str] = {}  # by the number of their first line
+    last = []
     for approach, group in groupby(rows, key=itemgetter(0)):
         approaches[len(cells)] = approach
         for _, queries, metrics in group:
             values = [f"{metrics[name]:.1f}" if name in metrics else "-" for name in titles]
             cells.append([queries, f"{metrics['num_queries']:,}", *values])
-            if queries == "all":
+            if queries == "all" and not metrics[INTERVAL]:
+                last = [f"  {NO_INTERVAL}"]
+            elif queries == "all":
                 intervals = [metrics[INTERVAL].get(name) for name in titles]
                 for label, end in (("95 % from", 0), ("to", 1)):
                     cells.append(
@@ -51,7 +58,7 @@ def table(rows: Iterable[tuple[str, str, dict[str, Any]]], *, strict: bool = Fal
     lines = _aligned(cells)
     for number, approach in reversed(approaches.items()):
         lines.insert(number, approach)
-    return lines
+    return [*lines, *last]
 
 
 def kinds_table(kinds: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> list[str]:

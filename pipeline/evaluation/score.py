@@ -185,4 +185,6 @@ def show(config: ScoreConfig, metrics: dict[str, Any]) -> str:
     ]
     if metrics["best_fixed_span"] is None:
         lines.append("There are no baselines, for want of training moments of known duration; give some with --train.")
+    else:
+        lines.append(metrics_table.ABOUT_BASELINES)
     return "\n".join(lines)

@@ -15,6 +15,9 @@ from excl.pipeline.store.training_store import Query
 
 INTERVAL = "interval_95"
 """The key of the intervals among metrics."""
+LEAST_VIDEOS = 5
+"""The number of videos from which there are intervals: draws of fewer are too much alike, and those of one are the same."""
+NO_INTERVAL = f"There is no interval below {LEAST_VIDEOS} videos."
 BASELINES = {
     "best_fixed_span": "best fixed span",
     "time_prior": "time prior",
@@ -23,6 +26,15 @@ BASELINES = {
     "video_only": "video only",
     "query_blind": "query-blind",
 }
+BASELINE_KNOWLEDGE = {
+    "best_fixed_span": "when moments happen; it answers with the same part of every video.",
+    "time_prior": "when moments happen in videos of such a duration.",
+    "verb_prior": "the verb of the query, and when moments with this verb happen.",
+    "query_only": "the words of the query and the duration; it answers as for the training queries most like it.",
+    "video_only": "the features and the duration; it answers as for the moments of the training videos most like it.",
+    "query_blind": "what the model knows, but is asked another video's query.",
+}
+"""What each of the baselines knows."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +64,15 @@ class GroundTruth:
 
 
 def metrics_with_intervals(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
-    """The summary of predictions [N, 2] or [N, k, 2], with the 95 % intervals of a bootstrap by video."""
-    intervals = confidence_intervals(predicted, truth.moments, truth.video_ids, truth.query_ids)
-    return {
-        **summary(predicted, truth.moments, truth.query_ids),
-        INTERVAL: {name: list(interval) for name, interval in intervals.items()},
-    }
+    """The summary of predictions [N, 2] or [N, k, 2], with the 95 % intervals of a bootstrap by video.
+
+    There are no intervals of fewer than LEAST_VIDEOS videos.
+    """
+    metrics: dict[str, Any] = {**summary(predicted, truth.moments, truth.query_ids), INTERVAL: {}}
+    if len(set(truth.video_ids)) >= LEAST_VIDEOS:
+        intervals = confidence_intervals(predicted, truth.moments, truth.video_ids, truth.query_ids)
+        metrics[INTERVAL] = {name: list(interval) for name, interval in intervals.items()}
+    return metrics
 
 
 def metrics_by_group(predicted: np.ndarray, truth: GroundTruth) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from excl.pipeline import pack
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.training_store import TrainingStore
 from excl.workflows.cli import main
+from excl.workflows.demo import DemoConfig, plan_video, write_video
+from excl.workflows.pages.charts import IntervalRow, density, intervals
 
 HOSTILE = "</script><script>document.title=1</script><img src=x onerror=document.title=1> jumps"
 FILE = "<b>a&'\".mp4"
@@ -103,6 +105,92 @@ def test_calibration_says_how_often_answers_of_a_probability_are_right(made, pag
     assert shares == pytest.approx(np.mean([right for _, right in pairs]))
 
 
+def test_axes_of_percent_reach_100_or_a_round_number():
+    tops = {0.0: "100", 3.0: "10", 10.0: "10", 15.0: "20", 33.3: "100", 100.0: "100"}
+    for value, top in tops.items():
+        drawing = intervals("t", [IntervalRow("a", value)], caption="c").svg
+        assert re.findall(r">([\d.]+)</text>", drawing)[-1] == top, value
+
+
+def test_the_axis_of_ends_is_named_beside_it():
+    drawing = density("t", np.array([[0.1, 0.4]]), caption="c").svg
+    [(x, turned)] = re.findall(r'<text x="([\d.]+)" [^>]*(rotate\(-90[^)]*\))"[^>]*>end, as a part of the video<', drawing)
+    assert float(x) < 30
+    assert turned
+
+
+def examples(html):
+    """The kind, the query and the IoU of every example."""
+    notes = re.findall(r'"note":"IoU of the first answer ([\d.]+)"', html)
+    titles = re.findall(r'<article class="example"><h3>(.*?): (.*?)</h3>', html, re.DOTALL)
+    return [(kind, unescape(name), float(note)) for (kind, name), note in zip(titles, notes, strict=True)]
+
+
+def test_each_query_is_one_example_of_what_it_is_called(made, page):
+    found = examples(page)
+    assert len({name for _, name, _ in found}) == len(found) > 3
+    answers = {f"{q.query} ({q.video_id})": (fit, p) for q, fit, p in answered(made)}
+    middle = np.median([p for _, p in answers.values()])
+    for kind, name, noted in found:
+        fit, p = answers[name]
+        assert noted == pytest.approx(fit, abs=0.006)
+        assert kind in ("Among the best", "Sure and wrong", "At random")
+        assert fit >= 0.5 or kind != "Among the best"
+        assert (fit < 0.5 and p >= middle) or kind != "Sure and wrong"
+    fits = sorted((fit for fit, _ in answers.values() if fit >= 0.5), reverse=True)
+    assert [noted for kind, _, noted in found if kind == "Among the best"] == pytest.approx(fits[:3], abs=0.006)
+
+
+def test_below_five_videos_there_is_no_interval(tmp_path, capsys):
+    """Three videos in the test split: figures alone, in the terminal and on the page, which both say why."""
+    store = train_data.make_store(tmp_path / "data", num_videos=14)
+    assert main(train_data.arguments(store, tmp_path / "run", "--seed", "1")) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "95 %" not in printed
+    assert printed.count("There is no interval below 5 videos.") == 1
+    assert "docs/baselines.md says what" in printed
+    assert main(["report", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    html = (tmp_path / "run-report.html").read_text(encoding="utf-8")
+    assert html.count("There is no interval below 5 videos.") == 1
+    shown = tables(html)
+    assert "R@1 at IoU 0.5" in shown
+    for title, rows in shown.items():
+        if title.startswith(("R@1 at", "By ")):
+            assert {(row["from"], row["to"]) for row in rows} == {("", "")}, title
+    assert all(re.fullmatch(r"-|[\d.]+", row["R1@0.5"]) for row in shown["Figures in percent"])
+
+
+def test_baselines_are_explained_below_their_figures(page):
+    below = re.findall(r'<p class="below">(.*?)</p>', page)
+    approaches = {row["approach"].partition(" (")[0] for row in tables(page)["Figures in percent"]}
+    names = {name for name in approaches if not name.startswith("ExCL")}
+    assert {line.partition(" knows ")[0] for line in below[:-1]} == names
+    assert len(names) == 6
+    assert "has not learnt to find moments by looking" in below[-1]
+
+
+def test_tables_fit_a_narrow_page_or_show_that_they_go_on(made):
+    with chromium() as browser, opened(browser, made / "page.html", viewport={"width": 400, "height": 800}) as page:
+        for title in ("Training", "What made the features"):
+            table = page.get_by_role("region", name=f"Table: {title}")
+            assert table.evaluate("box => box.scrollWidth <= box.clientWidth"), title
+            for cell in table.locator("tr:nth-child(2) > *").all():
+                assert cell.bounding_box()["x"] + cell.bounding_box()["width"] <= 400
+        table = page.get_by_role("region", name="Table: Figures in percent")
+        sides = "box => ['::before', '::after'].map((side) => getComputedStyle(box.parentElement, side).opacity)"
+        assert table.evaluate("box => box.scrollWidth > box.clientWidth")
+        assert table.evaluate(sides) == ["0", "1"]
+        table.focus()
+        page.keyboard.press("ArrowRight")
+        frame = """document.querySelector('[aria-label="Table: Figures in percent"]').parentElement.classList"""
+        wait_until(page, f"{frame}.contains('more-left')")
+        table.evaluate("box => { box.scrollLeft = box.scrollWidth }")
+        wait_until(page, f"!{frame}.contains('more-right')")
+        assert table.evaluate(sides) == ["1", "0"]
+
+
 def test_curves_and_data_are_those_of_the_files(made, page):
     lines = [json.loads(line) for line in (made / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [float(row["value"]) for row in tables(page)["Loss on the training split"]] == [ln["train_loss"] for ln in lines]
@@ -116,7 +204,7 @@ def test_curves_and_data_are_those_of_the_files(made, page):
 
 def test_hostile_texts_are_shown_and_do_nothing(made):
     with chromium() as browser, opened(browser, made / "page.html", viewport={"width": 400, "height": 800}) as page:
-        assert page.title() == "excl: run"
+        assert page.title() == f"excl: {made.name}/run"
         assert HOSTILE.split(" jumps", maxsplit=1)[0] in page.locator("article h3").first.text_content()
         assert page.locator("img").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
@@ -210,10 +298,31 @@ def test_a_video_of_a_store_is_shown_with_answers_and_moments(made, tmp_path, mo
             assert len(query["start_probability"]) == len(data["rows"]["start_s"])
 
 
+def test_a_video_file_of_the_store_brings_its_queries(made, tmp_path, monkeypatch):
+    """By its name or its path; another file of that name, or one that the store has not, is refused."""
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "v03.mp4", plan_video(0, DemoConfig(out=tmp_path, min_seconds=12, max_seconds=12)))
+    (tmp_path / "other.mp4").write_bytes((tmp_path / "v03.mp4").read_bytes())
+    about = [q.query for q in TrainingStore(made / "data" / "store").queries("test") if q.video_id == "v03"]
+    for file in ("v03.mp4", str(tmp_path / "v03.mp4")):
+        assert main(["show", file, "--run", str(made / "run"), "--device", "cpu", "--out", "v.html"]) == 0
+        html = (tmp_path / "v.html").read_text(encoding="utf-8")
+        data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html)[1])
+        assert sorted(q["text"] for q in data["queries"]) == sorted(about)
+        assert all(q["moments"] and q["predictions"] for q in data["queries"])
+        assert data["video"] == "./v03.mp4"
+        assert f"Answers of the run {made.name}/run" in html
+    with pytest.raises(ValueError, match=r"other.mp4: not a video of .* needs --run and at least one --query"):
+        excl.show(excl.load_run(made / "run", device="cpu"), tmp_path / "other.mp4", device="cpu")
+
+
 def test_python_returns_pages_that_notebooks_show(made):
     run = excl.load_run(made / "run", device="cpu")
     shown = excl.show(run, "v03", "the cat jumps", device="cpu")
     assert "the cat jumps" in shown.html
+    strange = excl.show(run, "v03", ["the cat", "the zebra the cat"], device="cpu").html
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', strange)[1])
+    assert [(q["unseen_words"], q["unknown_words"]) for q in data["queries"]] == [([], []), (["zebra"], ["zebra"])]
     assert shown._repr_html_().startswith("<iframe srcdoc=")
     assert HOSTILE.split(" jumps", maxsplit=1)[0] not in shown._repr_html_()
     assert "What is annotated" in excl.show(excl.open_store(made / "data" / "store"), "v03").html

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -38,7 +39,8 @@ def record(**changes):
         "moments": [{"start_s": 2.5, "end_s": 7.5}],
         "note": "IoU 0.83",
     }
-    second = {**first, "text": "another", "start_probability": [], "end_probability": [], "moments": [], "note": ""}
+    second = {**first, "text": "another", "start_probability": [], "end_probability": [], "moments": [], "note": "",
+              "unseen_words": ["gallops", "zebra"], "unknown_words": ["zebra"]}  # fmt: skip
     rows = {"start_s": STARTS, "end_s": [*STARTS[1:], 10.0]}
     plain = {"title": "v", "video": None, "duration_s": 10.0, "fps": 10, "rows": rows, "thumbnails": []}
     return {**plain, "queries": [first, second], **changes}
@@ -139,6 +141,84 @@ def test_without_the_file_the_timeline_alone_works(browser, tmp_path):
         page.keyboard.press("ArrowRight")
         assert page.evaluate("document.querySelector('excl-timeline').time") == 2
         assert "no video file" in page.inner_text(".xt-player")
+
+
+def place(page, selector):
+    box = page.locator(selector).first.bounding_box()
+    return box["x"], box["x"] + box["width"], box["y"], box["y"] + box["height"]
+
+
+def is_covered(page, selector):
+    """Whether something else is seen in the middle of a text's first letter, or anywhere on its left edge."""
+    left, _, top, bottom = place(page, selector)
+    script = """([selector, x, y]) => {
+        const text = document.querySelector(selector);
+        for (const line of document.querySelectorAll('.xt-playhead')) line.style.pointerEvents = 'auto';
+        return !text.contains(document.elementFromPoint(x, y));
+    }"""
+    return any(page.evaluate(script, [selector, left + by, (top + bottom) / 2]) for by in (0.5, 1.5, 4))
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_line_of_the_present_time_covers_no_text(browser, tmp_path, width):
+    path = write_page(tmp_path / "page.html", record())
+    with opened(browser, path, viewport={"width": width, "height": 900}) as page:
+        line = place(page, ".xt-playhead")
+        assert line[3] - line[2] > 50, "it reaches over the strips"
+        for lane in ("start", "end", "predicted", "annotated", "rows"):
+            assert not is_covered(page, f".xt-{lane} .xt-label"), lane
+        for number in range(1, page.locator(".xt-axis .xt-field span").count() + 1):
+            label = place(page, f".xt-axis .xt-field span:nth-child({number})")
+            page.evaluate("time => { document.querySelector('excl-timeline').time = time }", number - 1)
+            assert place(page, ".xt-playhead")[3] <= label[2] + 1
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_marks_and_labels_stay_within_the_strip(browser, tmp_path, width):
+    path = write_page(tmp_path / "page.html", record(), marking=True)
+    with opened(browser, path, viewport={"width": width, "height": 900}) as page:
+        left, right, _, _ = place(page, ".xt-mark .xt-field")
+        for mark in ({"start_s": 10, "end_s": None}, {"start_s": None, "end_s": 0}, {"start_s": 9.99, "end_s": 10}):
+            page.evaluate("mark => { document.querySelector('excl-timeline').mark = mark }", mark)
+            from_x, to_x, _, _ = place(page, ".xt-mark .xt-span")
+            assert left - 0.5 <= from_x < to_x <= right + 0.5
+            assert to_x - from_x >= 5, "it is seen"
+        labels = page.locator(".xt-axis .xt-field span").all()
+        assert [label.inner_text() for label in labels][:: len(labels) - 1] == ["0:00", "0:10"]
+        boxes = [label.bounding_box() for label in labels]
+        assert boxes[0]["x"] >= left - 0.5
+        assert boxes[-1]["x"] + boxes[-1]["width"] <= right + 0.5
+        assert all(a["x"] + a["width"] < b["x"] for a, b in itertools.pairwise(boxes))
+
+
+def test_numbers_of_annotated_moments_have_a_plain_ground(browser, tmp_path):
+    first, second = record()["queries"]
+    moments = [{"start_s": 0.0, "end_s": 3.0}, {"start_s": 4.0, "end_s": 9.0}]
+    path = write_page(tmp_path / "page.html", record(queries=[{**first, "moments": moments}, second]))
+    with opened(browser, path) as page:
+        assert page.locator(".xt-annotated .xt-number").all_inner_texts() == ["1", "2"]
+        ground = "getComputedStyle(document.querySelector('.xt-annotated .xt-number')).backgroundColor"
+        assert page.evaluate(ground) == page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+def test_unseen_words_of_every_query_are_named_whichever_is_chosen(page):
+    said = "“another”: words that the training split did not have: gallops, zebra; taken for one unknown word: zebra"
+    assert page.get_by_label("Query").input_value() == "0"
+    assert page.locator(".xt-words").inner_text() == said
+    page.get_by_label("Query").select_option("1")
+    assert page.locator(".xt-words").inner_text() == said
+
+
+def test_a_page_without_unseen_words_says_nothing_of_them(browser, tmp_path):
+    path = write_page(tmp_path / "page.html", record(queries=record()["queries"][:1]))
+    with opened(browser, path) as page:
+        assert not page.locator(".xt-words").is_visible()
+
+
+def test_a_single_video_uses_the_width_of_the_page(browser, tmp_path):
+    path = write_page(tmp_path / "page.html", record())
+    with opened(browser, path, viewport={"width": 1280, "height": 900}) as page:
+        assert page.locator("excl-timeline").bounding_box()["width"] > 1150
 
 
 @pytest.mark.parametrize("width", [400, 1600])

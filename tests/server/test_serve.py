@@ -84,7 +84,7 @@ def test_answers_are_those_of_localize(page, real_run, place, capsys):
         )  # fmt: skip
         assert len(query["start_probability"]) == len(answers["rows"]["start_s"])
     assert answers["queries"][0]["moments"] == ([{"start_s": 0.0, "end_s": 2.4}] if place == "folder" else [])
-    assert answers["queries"][1]["note"] == "Words that the model does not know: what, else"
+    assert answers["queries"][1]["unknown_words"] == ["what", "else"]
     assert answers["duration_s"] == 6.0
     again = page("POST", f"api/videos/{number}/answers", json={"queries": ["it"]})
     assert again.status_code == 200, "what was read is not read again"

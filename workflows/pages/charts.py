@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,14 +60,20 @@ class IntervalRow:
     reported: float | None = None
 
 
-def intervals(title: str, rows: Sequence[IntervalRow], *, caption: str, unit: str = "%") -> Chart:
-    """Return a chart of a dot and a line for each value and its interval, and a diamond for what others report."""
+def percent_top(values: Iterable[float]) -> float:
+    """Return the end of an axis of percent: 100, or 10 or 20 if no value is above and some are."""
+    most = max(values, default=0.0)
+    return 100.0 if most <= 0 else next((top for top in (10.0, 20.0) if most <= top), 100.0)
+
+
+def intervals(title: str, rows: Sequence[IntervalRow], *, caption: str) -> Chart:
+    """Return a chart of percentages: a dot and a line for each and its interval, a diamond for what others report."""
     values = [value for row in rows for value in (row.value, row.high, row.reported) if value is not None]
-    top, step = _nice_top(max(values, default=1.0))
+    top, step = _nice_top(percent_top(values))
     height = TOP + ROW * len(rows) + BOTTOM
     across = _Scale(0.0, top, LABELS, WIDTH - RIGHT)
     bottom = height - BOTTOM
-    parts = [_grid_across(across, step, bottom, unit)]
+    parts = [_grid_across(across, step, bottom, "%")]
     for index, row in enumerate(rows):
         y = TOP + ROW * (index + 0.5)
         number = "" if row.number is None else f" ({row.number:,})"
@@ -160,7 +166,7 @@ def histogram(title: str, values: np.ndarray, *, x_name: str, caption: str, inte
 
 def density(title: str, spans: np.ndarray, *, caption: str, bins: int = 20) -> Chart:
     """Return a map of how many spans [N, 2] (start and end as parts of a video) fall into each of bins x bins cells."""
-    x_name, y_name = "start, as a part of the video", "end"
+    x_name, y_name = "start, as a part of the video", "end, as a part of the video"
     starts, ends = np.clip(spans, 0, 1).T
     counts, _, _ = np.histogram2d(starts, ends, bins=bins, range=((0, 1), (0, 1)))
     height = WIDTH - LEFT - RIGHT - 100 + TOP + BOTTOM
@@ -179,7 +185,7 @@ def density(title: str, spans: np.ndarray, *, caption: str, bins: int = 20) -> C
         )
     parts += [_line("axis", across(0), up(0), across(1), up(1)), _ticks_below(across, 0.25, x_name, y=height - BOTTOM)]
     parts += [_text(f"{v:g}", LEFT - 6, up(v) + 4, anchor="end") for v in (0, 0.25, 0.5, 0.75, 1)]
-    parts.append(_text(y_name, across(1) + 8, up(1) + 12))
+    parts.append(_text(y_name, 12, up(0.5), anchor="middle", css="quiet", upwards=True))
     rows = [(int(c) / bins, int(r) / bins, int(counts[c, r])) for c, r in zip(*np.nonzero(counts), strict=True)]
     return Chart(title, caption, _svg(title, height, parts), (f"{x_name}, from", f"{y_name}, from", "number"), rows)
 
@@ -214,8 +220,11 @@ def _svg(title: str, height: float, parts: Sequence[Markup]) -> Markup:
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
-def _text(text: str, x: float, y: float, *, anchor: str = "start", css: str = "") -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, css, text)
+def _text(text: str, x: float, y: float, *, anchor: str = "start", css: str = "", upwards: bool = False) -> Markup:
+    turned = Markup(' transform="rotate(-90 {:.1f} {:.1f})"').format(x, y) if upwards else ""
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}"{}>{}</text>').format(
+        x, y, anchor, css, turned, text
+    )
 
 
 def _line(css: str, x1: float, y1: float, x2: float, y2: float) -> Markup:

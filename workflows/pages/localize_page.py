@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
-from excl.datasets.parsing import printable
 from excl.pipeline import localize
 from excl.pipeline.config import STRICT
 from excl.pipeline.execution.video_reading import decoders_stopped
@@ -15,7 +14,7 @@ from excl.pipeline.localize import Answers, lines
 from excl.pipeline.sweep.table import RANDOM
 from excl.pipeline.training.trained_run import TrainedRun
 from excl.workflows.pages import views
-from excl.workflows.pages.page import Page, Section, VideoExample, render
+from excl.workflows.pages.page import Page, Section, VideoExample, folder_title, render
 from excl.workflows.pages.timeline import VideoTimeline
 
 log = logging.getLogger(__name__)
@@ -55,6 +54,6 @@ def one_video(record: VideoTimeline, trained: TrainedRun | None, *, height_px: i
     warnings, heading = [], "What is annotated"
     if trained is not None:
         warnings = [*([RANDOM] if trained.recipe["weights"]["random"] else []), *([trained.stamp] if trained.stamp else [])]
-        heading = f"Answers of the run {printable(trained.path.absolute().name)}"
+        heading = f"Answers of the run {folder_title(trained.path)}"
     section = Section("", warnings=warnings, examples=[VideoExample(heading, record)])
     return render(record["title"], [section], height_px=height_px)

@@ -1,5 +1,15 @@
-/* The buttons that copy a figure's data. Pages from disk have no clipboard API in some browsers: the text is then selected. */
 "use strict";
+/* A table that is wider than its place gets a shadow on the side where it goes on. */
+for (const box of document.querySelectorAll(".wide")) {
+  const mark = () => {
+    const { scrollLeft, scrollWidth, clientWidth } = box;
+    box.parentElement.classList.toggle("more-left", scrollLeft > 1);
+    box.parentElement.classList.toggle("more-right", scrollLeft + clientWidth < scrollWidth - 1);
+  };
+  box.addEventListener("scroll", mark);
+  new ResizeObserver(mark).observe(box);
+}
+/* The buttons that copy a figure's data. Pages from disk have no clipboard API in some browsers: the text is then selected. */
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button.copy");
   if (!button) return;

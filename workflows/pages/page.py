@@ -17,9 +17,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from excl.datasets.parsing import printable
 from excl.pipeline.artifacts.atomic_files import write_bytes
 from excl.workflows.pages.charts import Chart, to_csv
 from excl.workflows.pages.timeline import VideoTimeline, asset, timeline_element, timeline_script, timeline_style
+
+COMMON_NAMES = ("run", "store", "features")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    notes: Sequence[str] = ()
+    """Lines below the table."""
 
     @property
     def csv(self) -> str:
@@ -77,6 +82,13 @@ class Page:
 
     def _repr_html_(self) -> str:
         return f'<iframe srcdoc="{escape(self.html)}" style="width:100%;height:{self.height_px}px;border:0"></iframe>'
+
+
+def folder_title(path: Path) -> str:
+    """Return the name of a folder for people, with the folder above if the name is one that many have: "demo/run"."""
+    path = path.absolute()
+    above = f"{path.parent.name}/" if path.name in COMMON_NAMES and path.parent.name else ""
+    return printable(above + path.name)
 
 
 def render(title: str, sections: Sequence[Section], *, lines: Sequence[str] = (), height_px: int = 720) -> Page:

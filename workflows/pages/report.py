@@ -24,7 +24,7 @@ from excl.pipeline.execution.video_reading import decoders_stopped
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import store_of
 from excl.workflows.pages import report_run
-from excl.workflows.pages.page import Page, Section, render
+from excl.workflows.pages.page import Page, Section, folder_title, render
 from excl.workflows.pages.report_store import StoreContent, data_section, feature_section, folder_beside, store_sections
 from excl.workflows.pages.report_sweep import is_sweep, sweep_sections
 
@@ -74,7 +74,7 @@ def run(config: ReportConfig) -> Path:
 
 def make(config: ReportConfig) -> Page:
     """Return the page."""
-    title = f"excl: {config.folder.absolute().name}"
+    title = f"excl: {folder_title(config.folder)}"
     made = f"Made on {time.strftime('%Y-%m-%d %H:%M:%S')}."
     if not (config.folder / HEADER).is_file() and is_sweep(config.folder):
         return render(title, sweep_sections(config.folder), lines=[made])

@@ -12,11 +12,19 @@ from typing import Any
 import numpy as np
 
 from excl.datasets.parsing import printable
-from excl.models.excl import PAPER_BASELINES, THRESHOLDS, confidence_intervals, paper_r1, query_ious, summary
+from excl.models.excl import PAPER_BASELINES, THRESHOLDS, paper_r1, query_ious
 from excl.pipeline import evaluate
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.evaluation.predictions import TOP, qid
-from excl.pipeline.evaluation.split_metrics import BASELINES, INTERVAL, rows
+from excl.pipeline.evaluation.split_metrics import (
+    BASELINE_KNOWLEDGE,
+    BASELINES,
+    INTERVAL,
+    NO_INTERVAL,
+    GroundTruth,
+    metrics_with_intervals,
+    rows,
+)
 from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.store.training_store import Query, TrainingStore
 from excl.pipeline.sweep.table import RANDOM
@@ -86,9 +94,8 @@ class Answered:
         """Return R@1 at IoU 0.5 over the queries where `chosen` [Q] is True, with the interval of a bootstrap by video."""
         mask = chosen[self.which]
         part = [query for query, is_in in zip(self.moments, mask, strict=True) if is_in]
-        arguments = self.answers[mask, 0, :2], _spans(part)
-        low, high = confidence_intervals(*arguments, np.array([q.video_id for q in part]), self.which[mask])[R1]
-        figures = summary(*arguments, self.which[mask])
+        figures = metrics_with_intervals(self.answers[mask, 0, :2], GroundTruth.from_queries(part))
+        low, high = figures[INTERVAL].get(R1, (None, None))
         return IntervalRow(label, figures[R1], low, high, int(figures["num_queries"]))
 
 
@@ -130,12 +137,19 @@ def results_section(metrics: Mapping[str, Any]) -> Section:
         texts=[
             f"Split {metrics['split']} ({printable(str(metrics['split_made_of']))}) of {metrics['dataset']}: "
             f"{metrics['num_queries']:,} queries, {metrics['num_covered']:,} of them with features (others are misses)."
-            " Intervals are those of a bootstrap by video, 95 %."
+            f" Intervals are those of a bootstrap by video, 95\u00a0%. {NO_INTERVAL}"
         ],
         warnings=[*([RANDOM] if metrics["random_weights"] else []), *([metrics["stamp"]] if metrics["stamp"] else [])],
-        tables=[Table("Figures in percent", ["approach", "queries", *names], table)],
+        tables=[Table("Figures in percent", ["approach", "queries", *names], table, _about_baselines(metrics))],
         charts=[_recalls(metrics, threshold, paper) for threshold in THRESHOLDS],
     )
+
+
+def _about_baselines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return a line for each baseline that is there, and what it means if one beats the model."""
+    lines = [f"{title} knows {BASELINE_KNOWLEDGE[key]}" for key, title in BASELINES.items() if metrics.get(key)]
+    meaning = "If one that does not see the video beats the model, the model has not learnt to find moments by looking."
+    return [*lines, meaning] if lines else []
 
 
 def _with_interval(figures: Mapping[str, Any], name: str) -> str:
@@ -153,10 +167,15 @@ def _recalls(metrics: Mapping[str, Any], threshold: float, paper: Mapping[float,
             continue
         figures = metrics[key]["all"]
         reported = paper.get(threshold) if key == "model" else None
-        low, high = figures[INTERVAL][name]
+        low, high = figures[INTERVAL].get(name, (None, None))
         entries.append(IntervalRow(title, figures[name], low, high, figures["num_queries"], reported))
-    caption = "Dots with 95 % intervals" + ("; the diamond is the paper's." if paper else ".")
+    diamond = "; the diamond is the paper's" if paper else ""
+    caption = f"R@1 in percent{_said_of_intervals(entries)} (number of queries){diamond}."
     return charts.intervals(f"R@1 at IoU {threshold}", entries, caption=caption)
+
+
+def _said_of_intervals(entries: Sequence[IntervalRow]) -> str:
+    return ", with 95\u00a0% intervals" if any(entry.low is not None for entry in entries) else ""
 
 
 def training_section(run: Path) -> Section:
@@ -184,6 +203,7 @@ def training_section(run: Path) -> Section:
                 x_name="epoch",
                 caption="In percent; the best epoch is chosen by these.",
                 mark_x=chosen,
+                top=charts.percent_top(value for points in figures.values() for _, value in points),
             ),
         ],
     )
@@ -207,12 +227,11 @@ def strengths_section(answered: Answered) -> Section:
     if len(groups) > 1:
         of = np.array([query.group for query in queries])
         by["group of queries"] = [(of == group, printable(group) or "(no group)") for group in groups]
-    caption = f"R@1 at IoU {RIGHT} in percent, with 95 % intervals (number of queries)."
-    figures = [
-        charts.intervals(f"By {name}", [answered.recall(*part) for part in parts], caption=caption)
-        for name, parts in by.items()
-        if parts
-    ]
+    figures = []
+    for name, parts in by.items():
+        entries = [answered.recall(*part) for part in parts]
+        caption = f"R@1 at IoU {RIGHT} in percent{_said_of_intervals(entries)} (number of queries)."
+        figures += [charts.intervals(f"By {name}", entries, caption=caption)] if entries else []
     return Section("Where it is right", charts=[*figures, *_calibration(answered)])
 
 
@@ -275,17 +294,21 @@ def bias_section(answered: Answered) -> Section:
 def example_section(
     run: Path, store: TrainingStore, answered: Answered, *, videos: Path | None, page: Path, embedded: int, device: str
 ) -> Section:
-    """Return the best answers, the most probable wrong ones, and some at random, each with its video."""
+    """Return some of the best answers, the most probable wrong ones, and some others, each with its video."""
     queries = answered.queries
     p = answered.answers[answered.first, 0, 2]
     has = np.flatnonzero(~np.isnan(p))
-    wrong = has[answered.iou[has] < THRESHOLDS[0]]
+    by_p = has[np.argsort(-p[has], kind="stable")]
+    sure = by_p[: len(by_p) // 2]
+    best = by_p[np.argsort(-answered.iou[by_p], kind="stable")]
     kinds = {
-        "Among the best": has[np.lexsort((-p[has], -answered.iou[has]))],
-        "Sure and wrong": wrong[np.argsort(-p[wrong])],
-        "At random": np.random.default_rng(SEED).permutation(has),
+        "Among the best": best[answered.iou[best] >= RIGHT][:PER_KIND],
+        "Sure and wrong": sure[answered.iou[sure] < RIGHT][:PER_KIND],
     }
-    picked = [(kind, int(index)) for kind, order in kinds.items() for index in order[:PER_KIND]]
+    shown_before = np.concatenate([*kinds.values()])
+    others = np.random.default_rng(SEED).permutation(has)
+    kinds["At random"] = others[~np.isin(others, shown_before)][:PER_KIND]
+    picked = [(kind, int(index)) for kind, order in kinds.items() for index in order]
     if not picked:
         return Section("Examples", texts=["No query of the split has features, so there are no answers."])
     trained = load_run(run, device=device)
@@ -300,7 +323,10 @@ def example_section(
         inside = None if number < embedded else page
         shown = views.timeline(video, [record], file=file, page=inside, reading=VideoReading())
         examples.append(VideoExample(f"{kind}: {printable(query.query)} ({printable(query.video_id)})", shown))
-    texts = ["“Sure and wrong” are the answers with the highest p among those with an IoU below 0.3."]
+    texts = [
+        f"“Among the best” have an IoU of {RIGHT} or more, “sure and wrong” an IoU below {RIGHT} and a p in the upper half. "
+        "Each query is here once."
+    ]
     if videos is None:
         texts.append("The videos are not shown; `--videos DIR` says where their files are.")
     return Section("Examples", texts=texts, examples=examples)

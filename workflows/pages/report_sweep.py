@@ -9,7 +9,7 @@ from typing import Any
 
 from excl.models.excl import THRESHOLDS, paper_r1
 from excl.pipeline import evaluate
-from excl.pipeline.evaluation.split_metrics import INTERVAL
+from excl.pipeline.evaluation.split_metrics import INTERVAL, NO_INTERVAL
 from excl.pipeline.sweep.table import EVALUATION, RANDOM, read_results
 from excl.workflows.pages import charts
 from excl.workflows.pages.page import Section, Table
@@ -42,7 +42,8 @@ def _section(store: str, scores: list[dict[str, Any]]) -> Section:
     return Section(
         f"{first['dataset']}, split {first['split']} ({store})",
         texts=[
-            f"{first['num_queries']:,} queries, {first['num_covered']:,} of them with features; the others count as misses."
+            f"{first['num_queries']:,} queries, {first['num_covered']:,} of them with features; the others count as misses. "
+            f"{NO_INTERVAL}"
         ],
         warnings=[*([RANDOM] if first["random_weights"] else []), *([first["stamp"]] if first["stamp"] else [])],
         tables=[
@@ -62,12 +63,11 @@ def _chart(variants: dict[str, list[dict[str, Any]]], threshold: float, dataset:
     name = f"R1@{threshold}"
     rows = []
     for variant, runs in variants.items():
-        ends = [run["model"]["all"][INTERVAL][name] for run in runs]
+        ends = [interval for run in runs if (interval := run["model"]["all"][INTERVAL].get(name))]
+        low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (None, None)
         reported = paper_r1(variant, dataset).get(threshold) if is_test else None
         mean = statistics.fmean(run["model"]["all"][name] for run in runs)
-        rows.append(
-            charts.IntervalRow(variant, mean, min(low for low, _ in ends), max(high for _, high in ends), None, reported)
-        )
+        rows.append(charts.IntervalRow(variant, mean, low, high, None, reported))
     caption = (
         "Dots are means over seeds; lines go from the lowest to the highest end of the seeds' 95 % intervals (bootstrap by "
         "video); diamonds are the paper's."

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from excl.datasets.parsing import shortened
 from excl.models.i3d.extractor import choose_device
+from excl.pipeline.artifacts.file_cache import checksums
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.config import STRICT, PositiveInt, SaidInText
 from excl.pipeline.execution.video_reading import VideoReading, decoders_stopped
@@ -32,11 +33,11 @@ class ShowConfig:
     """Make a page of one video with its timeline: probabilities, answers, annotated moments."""
 
     video: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="VIDEO")]
-    """A video file, or the id of a video of the store."""
+    """A video file, or the id of a video of the store. A file without --query is the store's video of that name."""
     run: Path | None = None
     """The run that `excl train` wrote, which answers. Without it the page shows what is annotated."""
     query: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A sentence to ask; give it several times for several. Default: those that the store has about the video."""
+    """A sentence to ask; give it several times for several. Default, for a video of the store: those that it has."""
     store: SaidInText[Path | None] = None
     """The store that has the video. Default: the one that the run was trained on."""
     videos: Path | None = None
@@ -74,30 +75,48 @@ def run(config: ShowConfig) -> Path:
 
 def make(config: ShowConfig, path: Path | None, *, height_px: int = 720) -> Page:
     """Return the page; without its path the video's file is copied into it."""
-    if Path(config.video).is_file():
+    file = Path(config.video) if Path(config.video).is_file() else None
+    if file is not None and config.query:
         return _page_of_file(config, path, height_px=height_px)
     store = _store(config)
-    if config.video not in store:
+    video_id = config.video if file is None else _stored_id(file, store)
+    if video_id not in store:
         raise ValueError(
             f"{config.video}: neither a file nor a video of {store.path}, which has {shortened(list(store), most=5)}"
         )
     trained = None if config.run is None else load_run(config.run, device=config.device)
     if trained is not None and trained.recipe != store.recipe:
         raise ValueError(f"{store.path}: its features are of another recipe than those of {trained.path}")
-    video = store[config.video]
+    video = store[video_id]
     records = _records(config, trained, store, video)
-    file = views.video_file(config.videos, video)
+    file = file or views.video_file(config.videos, video)
     record = views.timeline(video, records, file=file, page=path, reading=VideoReading())
     return localize_page.one_video(record, trained, height_px=height_px)
 
 
 def _page_of_file(config: ShowConfig, path: Path | None, *, height_px: int) -> Page:
-    if config.run is None or not config.query:
-        raise ValueError(
-            f"{config.video}: a video file needs --run and at least one --query; a video of a store has its own"
-        )
+    assert config.run is not None
     about = AskConfig(run=config.run, video=Path(config.video), query=config.query, top=config.top, device=config.device)
     return localize_page.page(about, ask(about), path, height_px=height_px)
+
+
+def _stored_id(file: Path, store: FeatureStore) -> str:
+    """Return the id of the store's video that a file is, by its name; ValueError if there is none, or of another content."""
+    parts = file.with_suffix("").parts
+    names = ["/".join(parts[first:]) for first in range(len(parts))]
+    video_id = next((name for name in names if name in store), None)
+    if video_id is None:
+        raise ValueError(
+            f"{file}: not a video of {store.path} by its name, so it needs --run and at least one --query; a video of the "
+            "store has its own"
+        )
+    sha256 = store[video_id].facts.get("source", {}).get("sha256")
+    if sha256 is not None and sha256 != checksums(file).sha256:
+        raise ValueError(
+            f"{file}: another file than the one of that name of which {store.path} has features; say with --run and --query "
+            f"what to ask about it, or give {video_id!r} for the store's"
+        )
+    return video_id
 
 
 def _store(config: ShowConfig) -> FeatureStore:

@@ -12,7 +12,9 @@
  *                       "end_probability":   [0.2, 0.8],
  *                       "predictions": [{"start_s": 0, "end_s": 3.2, "score": 0.72}],   the best first; score or null
  *                       "moments":     [{"start_s": 0, "end_s": 3.0}],                  annotated
- *                       "note": "IoU 0.94" } ],            a line below the query; may be ""
+ *                       "note": "IoU 0.94",                a line below the query; may be ""
+ *                       "unseen_words": ["zebra"],         that the model was not trained with; shown whichever query is
+ *                       "unknown_words": [] } ],           chosen; those among them without a vector. Both may be missing
  *     "thumbnails": ["data:image/jpeg;base64,..."] }       n pictures: number i shows the middle of the i-th n-th
  *
  * It is given as the text of a child <script type="application/json">, or by the property `data`. (No closing tag of a script
@@ -39,6 +41,8 @@
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const LABEL_PX = 70; // the least distance of two labels on the time axis
+  const SPAN_PX = 6; // the least width of a moment
+  const MOST_WARNED = 5; // queries of whose words something is said
   const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
 
   const make = (name, className, text) => {
@@ -56,6 +60,10 @@
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
   const seconds = (value) => `${value.toFixed(2)} s`;
   const span = (moment) => `${seconds(moment.start_s)} to ${seconds(moment.end_s)}`;
+  const words = ({ unseen_words, unknown_words = [] }) => {
+    const unknown = unknown_words.length ? `; taken for one unknown word: ${unknown_words.join(", ")}` : "";
+    return `words that the training split did not have: ${unseen_words.join(", ")}${unknown}`;
+  };
   const probability = (value) => (value >= 0.01 || value === 0 ? value.toFixed(2) : value.toPrecision(1));
   const clock = (value, step) => {
     if (step < 1) return value.toFixed(1);
@@ -274,6 +282,7 @@
         this.#parts.text = box.appendChild(make("p", "xt-text"));
       }
       this.#parts.note = box.appendChild(make("p", "xt-note"));
+      this.#parts.words = box.appendChild(make("div", "xt-words"));
       return box;
     }
 
@@ -385,21 +394,26 @@
       const { duration_s } = this.#data;
       const percent = (value) => `${(100 * clamp(value, 0, duration_s)) / duration_s}%`;
       element.style.left = percent(start_s);
-      if (end_s !== undefined) element.style.width = percent(end_s - start_s);
+      if (end_s === undefined) return;
+      element.style.left = `min(${percent(start_s)}, 100% - ${SPAN_PX}px)`; // one at the very end stays in the strip
+      element.style.width = percent(end_s - start_s);
+      element.style.minWidth = `${SPAN_PX}px`;
     }
 
     #drawAxis() {
       const { field } = this.#parts.lanes.axis;
       const { duration_s } = this.#data;
-      const most = Math.max(field.clientWidth / LABEL_PX, 1);
+      const width = field.clientWidth;
+      const most = Math.max(width / LABEL_PX, 1);
       const step = STEPS.find((value) => duration_s / value <= most) ?? 3600 * Math.ceil(duration_s / most / 3600);
       const labels = [];
-      for (let number = 0; number * step <= duration_s * 0.97; number += 1) { // a label at the very end would be cut
-        const label = make("span", number === 0 ? "xt-first" : "", clock(number * step, step));
-        this.#place(label, number * step);
-        labels.push(label);
-      }
+      for (let number = 0; number * step <= duration_s + 1e-9; number += 1) labels.push(make("span", "", clock(number * step, step)));
       field.replaceChildren(...labels);
+      const widths = labels.map((label) => label.offsetWidth);
+      labels.forEach((label, number) => {
+        const left = (width * number * step) / Math.max(duration_s, step) - widths[number] / 2;
+        label.style.left = `${clamp(left, 0, width - widths[number])}px`; // the first and the last are not cut
+      });
     }
 
     #drawQuery() {
@@ -407,6 +421,7 @@
       const query = this.#data.queries[this.#index];
       if (parts.text) parts.text.textContent = query ? query.text : "";
       parts.note.textContent = query ? query.note : "";
+      this.#drawWords(query);
       const curves = query ? [query.start_probability, query.end_probability] : [[], []];
       const top = Math.max(...curves[0], ...curves[1], 1e-12);
       this.#drawCurve("start", curves[0], top);
@@ -415,6 +430,17 @@
       this.#drawSpans("annotated", query ? query.moments : []);
       this.#drawAnswers(query);
       this.#drawTime();
+    }
+
+    /* Say which words are new to the model: of all queries, since only one of them is chosen. */
+    #drawWords(chosen) {
+      const { queries } = this.#data;
+      const foreign = queries.filter((query) => query.unseen_words?.length);
+      foreign.sort((a, b) => (b === chosen) - (a === chosen));
+      const lines = foreign.slice(0, MOST_WARNED).map((query) => `“${query.text}”: ${words(query)}`);
+      if (foreign.length > MOST_WARNED) lines.push(`and ${foreign.length - MOST_WARNED} more queries have such words`);
+      this.#parts.words.replaceChildren(...lines.map((line) => make("p", "", line)));
+      this.#parts.words.hidden = !lines.length;
     }
 
     #drawCurve(name, values, top) {
@@ -432,7 +458,8 @@
       const { box, field } = this.#parts.lanes[name];
       box.hidden = moments.length === 0;
       const bars = moments.map((moment, index) => {
-        const bar = make("div", "xt-span", moments.length > 1 || name === "predicted" ? String(index + 1) : "");
+        const bar = make("div", "xt-span");
+        if (moments.length > 1 || name === "predicted") bar.append(make("span", "xt-number", String(index + 1)));
         bar.style.top = `${(100 * index) / moments.length}%`;
         bar.style.height = `${100 / moments.length}%`;
         this.#place(bar, moment.start_s, moment.end_s);

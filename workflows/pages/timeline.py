@@ -50,6 +50,10 @@ class TimelineQuery(TypedDict):
     moments: list[AnnotatedMoment]
     note: str
     """A line to show below the sentence; may be empty."""
+    unseen_words: list[str]
+    """The words of the sentence that the training split did not have; shown whichever query is chosen."""
+    unknown_words: list[str]
+    """Those of them that have no vector: they all count as one and the same unknown word."""
 
 
 class VideoTimeline(TypedDict):

@@ -18,6 +18,7 @@ from excl.datasets.parsing import printable
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry
 from excl.pipeline.execution.video_reading import VideoReading
+from excl.pipeline.localize import foreign_words
 from excl.pipeline.store.frame_codec import encoder
 from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import Query
@@ -70,8 +71,11 @@ def answer(trained: TrainedRun, examples: Sequence[Example], *, top: int) -> lis
             predictions=[_prediction(*row) for row in best.tolist() if not np.isnan(row).any()],
             moments=[],
             note="",
+            unseen_words=unseen,
+            unknown_words=unknown,
         )
         for example, best, (start, end) in zip(examples, moments, probabilities, strict=True)
+        for unseen, unknown in [foreign_words(trained, example.query)]
     ]
 
 
@@ -88,6 +92,8 @@ def annotated(queries: Iterable[Query]) -> list[TimelineQuery]:
             predictions=[],
             moments=[AnnotatedMoment(start_s=q.start_s, end_s=q.end_s) for q in alternatives],
             note="",
+            unseen_words=[],
+            unknown_words=[],
         )
         for alternatives in by_key.values()
     ]

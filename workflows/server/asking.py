@@ -19,8 +19,6 @@ from typing import Literal
 
 import numpy as np
 
-from excl.datasets.parsing import shortened
-from excl.datasets.text.vocabulary import UNK
 from excl.datasets.video.errors import InternalError, VideoError
 from excl.datasets.video.probe import Probe
 from excl.pipeline.artifacts.file_cache import checksums
@@ -141,11 +139,8 @@ class Asking:
             examples = make_examples(self.trained, rows, queries, unseen_vectors=vectors)
             records = views.answer(self.trained, examples, top=top)
         moments = {record["text"]: record["moments"] for record in self.annotated(video)}
-        for record, example in zip(records, examples, strict=True):
+        for record in records:
             record["moments"] = moments.get(record["text"], [])
-            words = zip(example.query.tokens, example.query.token_ids, strict=True)
-            if unknown := [token for token, index in words if index == UNK]:
-                record["note"] = f"Words that the model does not know: {shortened(unknown, describe=str)}"
         return views.timeline(rows, records)
 
     def annotated(self, video: AskableVideo) -> list[TimelineQuery]:
