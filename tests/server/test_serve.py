@@ -283,10 +283,11 @@ def test_a_page_says_how_to_see_a_video_and_which_words_of_all_sentences_are_unk
         assert not browsed.title().startswith("run:")
         browsed.locator("#queries").fill("it starts\na zebra starts\nit juggles")
         browsed.locator("#ask").click()
-        browsed.locator("#message:has-text('juggles')").wait_for()
-        assert browsed.locator("#message").inner_text().splitlines() == [
-            "“a zebra starts”: Words that the model does not know: a, zebra",
-            "“it juggles”: Words that the model does not know: juggles",
+        browsed.locator(".xt-words:has-text('juggles')").wait_for()
+        said = "words that the training split did not have: {0}; taken for one unknown word: {0}"
+        assert browsed.locator(".xt-words p").all_inner_texts() == [
+            f"“a zebra starts”: {said.format('a, zebra')}",
+            f"“it juggles”: {said.format('juggles')}",
         ]
         note.wait_for()
         label, field = (browsed.locator(name).bounding_box() for name in ("#form label", "#queries"))

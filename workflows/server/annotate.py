@@ -30,6 +30,7 @@ from excl.datasets.video.remedies import playable_copy
 from excl.pipeline.config import STRICT, SaidInText, WithoutPrefix
 from excl.pipeline.execution.video_reading import VideoLimits, decoders_stopped
 from excl.workflows.init import ANNOTATIONS, RECIPE
+from excl.workflows.pages.page import folder_title
 from excl.workflows.pages.timeline import VideoTimeline
 from excl.workflows.runner.recipe import load_recipe
 from excl.workflows.server.annotation_file import AnnotationFile, StaleError
@@ -37,7 +38,6 @@ from excl.workflows.server.application import (
     Access,
     PageConfig,
     make_application,
-    name_of,
     read_json,
     run_page,
     video_response,
@@ -236,7 +236,7 @@ class Annotating:
     def _state(self) -> dict[str, Any]:
         counts, problems = self._counts(), self.file.problems()
         return {
-            "folder": name_of(self.folder),
+            "folder": folder_title(self.folder),
             "next": self.next_step,
             "file": self.file.path.name,
             "version": self.file.version,

@@ -139,12 +139,6 @@ def make_application(page: str, routes: Sequence[BaseRoute], access: Access) -> 
     return Starlette(routes=[*first, *routes], middleware=middleware, exception_handlers=handlers)
 
 
-def name_of(folder: Path) -> str:
-    """Return how a folder is called on a page: by its name, with that of the folder above if it is but `run`."""
-    path = folder.absolute()
-    return f"{path.parent.name}/{path.name}" if path.name == "run" else path.name
-
-
 def _static(name: str) -> str:
     """Return a file of the page, of a fixed list; HTTPException for any other name."""
     if name == "timeline.js":

@@ -31,13 +31,13 @@ from excl.pipeline.store.feature_recipe import IMPORTED
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.trained_run import TrainedRun, load_run, store_of
 from excl.workflows.pages import views
+from excl.workflows.pages.page import folder_title
 from excl.workflows.pages.timeline import VideoTimeline
 from excl.workflows.runner.recipe import bundled, load_recipe
 from excl.workflows.server.application import (
     Access,
     PageConfig,
     make_application,
-    name_of,
     read_json,
     run_page,
     video_response,
@@ -178,7 +178,7 @@ class Serving:
             warnings.append("The features come from an I3D with RANDOM weights: the answers mean nothing.")
         shown = [{"number": v.number, "id": v.label, "is_upload": v.is_upload} for v in matching[:MAX_LISTED]]
         return JSONResponse({
-            "run": name_of(self.config.run), "warnings": warnings, "videos": shown, "num_matching": len(matching),
+            "run": folder_title(self.config.run), "warnings": warnings, "videos": shown, "num_matching": len(matching),
             "max_bytes": self.config.upload.max_bytes,
         })  # fmt: skip
 

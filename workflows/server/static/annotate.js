@@ -61,7 +61,7 @@ function mayDrop(action, again) {
 
 /* Show another video, unless something would be lost of which nobody was warned. */
 function leaveFor(number, again) {
-  if (number !== shown?.number && mayDrop(`video ${number}`, again)) choose(number);
+  if (number !== shown?.number && (!shown || mayDrop(`video ${number}`, again))) choose(number);
 }
 
 let chosen = 0; // the number of the last choice: what comes late of an earlier one is not shown

@@ -92,13 +92,7 @@ function showAnswers(answers) {
   draw(answers);
   const best = answers.queries[0].predictions[0];
   timeline.time = best ? best.start_s : time;
-  if (!best) say("No moment was found.");
-  else say(answers.queries.length > 1 ? allNotes(answers.queries) : ""); // the note of the sentence that is shown is below it
-}
-
-/* The notes of all sentences, with which sentence each is about, a line each. */
-function allNotes(queries) {
-  return queries.filter(({ note }) => note).map(({ text, note }) => `“${text}”: ${note}`).join("\n");
+  say(best ? "" : "No moment was found.");
 }
 
 function showProgress(progress) {
