@@ -93,8 +93,18 @@ class Tail:
 
 
 def journals(folder: Path) -> list[Path]:
-    """Return the journals in a stage folder."""
-    return sorted(path for pattern in ("*.jsonl", "*/*.jsonl") for path in (folder / FOLDER).glob(pattern))
+    """Return the journals in a stage folder, while other processes may be removing folders of journals."""
+    paths: list[Path] = []
+    for place in (folder / FOLDER, *_entries(folder / FOLDER)):
+        paths += (path for path in _entries(place) if path.suffix == ".jsonl")
+    return sorted(paths)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing of a file, or of a folder that is gone."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return list(folder.iterdir())
+    return []
 
 
 def merge_journal(records: MutableMapping[str, Record], path: Path) -> list[bytes]:

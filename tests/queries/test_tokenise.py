@@ -211,7 +211,7 @@ def test_a_validation_file_without_moments_is_not_replaced_by_a_part_of_train(tm
     assert "val.jsonl: no moments of the split val" in caplog.text
     write(tmp_path / "val.jsonl", {**ROW, "query": " "})
     assert main(["tokenise", *arguments]) == 2
-    assert "no moment of the split val can be used: its query has no word" in caplog.text
+    assert "no moment of the split val can be used; the reason for the first: its query has no word" in caplog.text
 
 
 def test_what_is_not_printable_reaches_no_terminal(tmp_path, capsys):

@@ -137,7 +137,7 @@ def test_the_options_have_the_same_help_as_those_of_extract(capsys):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         helps[command] = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for words in ("a Dask cluster on this machine", "What a job asks for", "Where the dashboard of a cluster"):
+    for words in ("a Dask cluster on this machine", "The resources of a job", "Where the dashboard of a cluster"):
         assert all(words in text for text in helps.values())
     assert helps["run"].count("(default: the recipe's)") == 9
 
