@@ -34,7 +34,7 @@ BASELINE_KNOWLEDGE = {
     "video_only": "the features and the duration; it answers as for the moments of the training videos most like it.",
     "query_blind": "what the model knows, but is asked another video's query.",
 }
-"""What each of the baselines knows."""
+"""The knowledge of each of the baselines."""
 
 
 @dataclass(frozen=True)

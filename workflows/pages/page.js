@@ -1,5 +1,5 @@
 "use strict";
-/* A table that is wider than its place gets a shadow on the side where it goes on. */
+/* A table that is wider than its place gets a shadow on the side where it continues. */
 for (const box of document.querySelectorAll(".wide")) {
   const mark = () => {
     const { scrollLeft, scrollWidth, clientWidth } = box;

@@ -165,7 +165,7 @@ async function save() {
   const moment = { start_s, end_s, query: element("query").value, version: state.version };
   const path = `api/videos/${shown.number}/moments`;
   const before = unchanged;
-  unchanged = written(); // on its way: whoever goes on need not be warned
+  unchanged = written(); // on its way: nobody need be warned
   element("save").disabled = true; // a second Enter is not a second moment
   const answer = edited ? await send("PUT", `${path}/${edited.line}`, moment) : await send("POST", path, moment);
   element("save").disabled = false;
