@@ -79,12 +79,23 @@ def test_windows_together_give_what_single_ones_give():
 @pytest.mark.parametrize(("batch", "frames"), [(1, 9), (1, 64), (4, 16)])
 def test_no_layer_takes_the_slow_convolution(batch, frames):
     """Left to itself PyTorch takes `slow_conv3d` for small layers of a single clip."""
-    runner, pixels = Runner(weights(), device=CPU), clips(batch, frames)
+    names = operations(Runner(weights(), device=CPU), clips(batch, frames))
+    assert names.count("mkldnn::_convolution_pointwise") == 57
+    assert not any("slow_conv" in name or name == "aten::conv3d" for name in names)
+
+
+def test_weights_are_packed_once_for_clips_of_one_shape():
+    """Also after clips of another shape, for which another layout of the weights may be the best."""
+    runner, short, long = Runner(weights(), device=CPU), clips(1, 9), clips(1, 64)
+    for pixels, packed in ((short, 57), (short, 0), (long, 57), (long, 0), (short, 57)):
+        assert operations(runner, pixels).count("mkldnn::_reorder_convolution_weight") == packed
+
+
+def operations(runner, pixels):
+    """Return the names of PyTorch's operations in the order in which the runner computes them."""
     with profile(activities=[ProfilerActivity.CPU]) as recorded, torch.no_grad():
         runner._compute(torch.from_numpy(pixels), tuned=False)
-    names = [event.name for event in recorded.events()]
-    assert names.count("aten::mkldnn_convolution") == 57
-    assert not any("slow_conv" in name for name in names)
+    return [event.name for event in recorded.events()]
 
 
 def test_a_cpu_without_bfloat16_says_that_it_takes_long(caplog, monkeypatch):
