@@ -196,7 +196,7 @@ def convolve_by_onednn(network: I3D) -> I3D:
     """Let a folded network on a CPU take oneDNN's convolutions for all clips; return the network.
 
     Left to itself PyTorch takes a slower convolution of its own for up to half of the layers of a single short clip, and
-    brings the weights into oneDNN's layout at every call: a tenth of the time of a clip of 16 frames.
+    brings the weights into oneDNN's layout at every call: up to a tenth of the time of a clip of 16 frames.
     """
     for unit in [module for module in network.modules() if isinstance(module, Unit)]:
         unit.by_onednn = True
