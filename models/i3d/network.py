@@ -192,14 +192,18 @@ def fold_batch_norm(network: I3D) -> I3D:
     return network
 
 
-def convolve_by_onednn(network: I3D) -> I3D:
-    """Let a folded network on a CPU take oneDNN's convolutions for all clips; return the network.
+def prepare(network: I3D, device: torch.device, dtype: torch.dtype, *, compiled: bool = False) -> I3D:
+    """Prepare a network for inference on a device, in place, and return it: batch norms folded, channels last in memory.
 
-    Left to itself PyTorch takes a slower convolution of its own for up to half of the layers of a single short clip, and
-    brings the weights into oneDNN's layout at every call: up to a tenth of the time of a clip of 16 frames.
+    On a CPU it takes oneDNN's convolutions for all clips. Left to itself PyTorch takes a slower one of its own for up to
+    half of the layers of a single short clip, and brings the weights into oneDNN's layout at every call: up to a tenth of
+    the time of a clip of 16 frames. Code that is `compiled` does both by itself.
     """
+    fold_batch_norm(network).to(device, dtype)
+    network.to(memory_format=torch.channels_last_3d)
+    by_onednn = device.type == "cpu" and not compiled and has_onednn(dtype)
     for unit in [module for module in network.modules() if isinstance(module, Unit)]:
-        unit.by_onednn = True
+        unit.by_onednn = by_onednn
     return network
 
 

@@ -108,14 +108,9 @@ class Runner:
         self.device, self.precision, self.stride, self.batch_frames = device, precision, stride, batch_frames
         self.usage = Usage()
         self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self._network = network.fold_batch_norm(weights.network()).to(device, self._dtype)
-        self._network.to(memory_format=torch.channels_last_3d)
-        if device.type == "cpu":
-            if network.has_onednn(self._dtype):
-                if compile == "never":  # compiled code does so itself
-                    network.convolve_by_onednn(self._network)
-            elif precision == "bfloat16":
-                log.warning("bfloat16 takes far longer than float32 on this CPU, which has no instructions for it")
+        self._network = network.prepare(weights.network(), device, self._dtype, compiled=compile == "always")
+        if precision == "bfloat16" and device.type == "cpu" and not network.has_onednn(self._dtype):
+            log.warning("bfloat16 takes far longer than float32 on this CPU, which has no instructions for it")
         self._compiler = Compiler(tolerance=TOLERANCE[precision]) if compile == "always" else None
         self._jobs: deque[_Job] = deque()
         self._changing = threading.Lock()

@@ -165,7 +165,7 @@ class RowMaker:
         self._device = choose_device(self.device)
         if self._device.type == "cpu":
             keep_freed_memory()
-        self._network = network.fold_batch_norm(self.weights.network()).to(self._device)
+        self._network = network.prepare(self.weights.network(), self._device, torch.float32)
 
     def require_readable(self, video_id: str) -> None:
         """Read a video from end to end in a process of its own, before it is read here; VideoError if that fails."""
