@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from unittest import mock
 
 import av
 import hypothesis
@@ -19,11 +20,13 @@ import pytest
 os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["OMP_NUM_THREADS"] = "2"
 
+import commands
 import torch
 
 from excl.datasets.annotations.moments import Moment
 from excl.models.i3d import weights
 from excl.pipeline import extract
+from excl.pipeline.execution import video_reading
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 hypothesis.settings.register_profile("excl", deadline=None)  # no test depends on time
@@ -48,6 +51,13 @@ def one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     extract.EXTRACTORS.clear()  # whose threads keep the number that they began with
+
+
+@pytest.fixture(scope="module")
+def forked_decoders() -> Iterator[None]:
+    """For tests that read videos, one at a time, and are not about the processes that do it."""
+    with commands.forked_decoders(), mock.patch.object(video_reading, "_cores_in_job", [1]):
+        yield
 
 
 @pytest.fixture(autouse=True)
