@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import av
@@ -22,6 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "2"
 
 import commands
 import torch
+from browser import chromium
 
 from excl.datasets.annotations.moments import Moment
 from excl.models.i3d import weights
@@ -70,6 +72,21 @@ def as_it_was() -> Iterator[None]:
         os.environ.update(environment)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def started_browser() -> Iterator[Any]:
+    """One browser for a module's tests. Until its end no test may run an event loop of its own in the main thread."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(started_browser: Any) -> Iterator[Any]:
+    """A browser without pages, whose pages are closed after the test."""
+    yield started_browser
+    for context in started_browser.contexts:
+        context.close()
 
 
 @pytest.fixture
