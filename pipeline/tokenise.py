@@ -11,7 +11,6 @@ report.json     what was wrong with the annotations and what became of it, words
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -119,7 +118,7 @@ def _work(config: TokeniseConfig, queries: QueryPreparation, manifest: Manifest)
 
 
 def _line(moment: Moment, tokens: Sequence[str], vocabulary: Vocabulary) -> str:
-    value = {**dataclasses.asdict(moment), "tokens": tokens, "token_ids": vocabulary.ids(tokens)}
+    value = {**vars(moment), "tokens": tokens, "token_ids": vocabulary.ids(tokens)}
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 

@@ -5,7 +5,8 @@
 session, and a signal ends it for real. The warm process is a fresh interpreter that has imported what commands import; it
 has computed nothing and has no other thread. A command whose environment changes what an interpreter reads while it starts
 is started by `subprocess`, and so are all where a process cannot be forked safely (macOS). Tests of the start itself use
-`subprocess`. `forked_workers` does the same for Dask's workers on this machine.
+`subprocess`. `forked_workers` does the same for Dask's workers on this machine, `forked_decoders` for the processes that
+read videos.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Popen:
         cwd: Any = None,
         env: dict[str, str] | None = None,
         text: bool = False,
+        bufsize: int = -1,
         start_new_session: bool = False,
+        process_group: int | None = None,
     ) -> None:
         self.args = command
         self.returncode: int | None = None
@@ -71,7 +74,8 @@ class Popen:
             if stream == subprocess.PIPE:
                 ours, descriptor = os.pipe() if number else os.pipe()[::-1]
                 descriptors_of_the_command.append(descriptor)
-                file = open(ours, "w" if number == 0 else "r") if text else open(ours, "wb" if number == 0 else "rb")  # noqa: SIM115
+                mode = ("w" if number == 0 else "r") + ("" if text else "b")
+                file = open(ours, mode, buffering=bufsize)  # noqa: SIM115
             elif stream == subprocess.DEVNULL:
                 descriptor = os.open(os.devnull, os.O_RDWR)
                 descriptors_of_the_command.append(descriptor)
@@ -89,6 +93,7 @@ class Popen:
             "environment": dict(os.environ if env is None else env),
             "folder": os.fspath(cwd or os.getcwd()),
             "session": start_new_session,
+            "group": process_group,
             "ignored": [number for number in ignored if number not in {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}],
         }
         with far:
@@ -222,6 +227,15 @@ def forked_workers() -> Iterator[None]:
             yield
 
 
+@contextlib.contextmanager
+def forked_decoders() -> Iterator[None]:
+    """Meanwhile the processes that read videos for this process are forked from the warm one."""
+    _server()  # which several threads might start at once
+    by_fork = types.SimpleNamespace(**{**vars(subprocess), "Popen": start})
+    with mock.patch("excl.datasets.video.decoder_process.subprocess", by_fork):
+        yield
+
+
 def dask_setup(_nanny: Any) -> None:
     """Called by a nanny that `dask worker --preload-nanny` has load this file, and that is to fork its workers."""
     distributed.utils.get_mp_context()
@@ -230,7 +244,7 @@ def dask_setup(_nanny: Any) -> None:
 
 def _at_the_start(environment: Any) -> dict[str, str]:
     """The part of an environment that an interpreter and its libraries read once, and that is not read again here."""
-    later = {"PYTHONPATH", "PYTHONUNBUFFERED"}
+    later = {"PYTHONPATH", "PYTHONUNBUFFERED", "TORCHINDUCTOR_CACHE_DIR"}  # PyTorch itself sets the last one
     return {name: value for name, value in environment.items() if name.startswith(READ_AT_THE_START) and name not in later}
 
 
@@ -312,6 +326,8 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     """Make the process as a fresh interpreter is that has been started for a command."""
     if request["session"]:
         os.setsid()
+    if request["group"] is not None:
+        os.setpgid(0, request["group"])
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError, ValueError):
             if number in request["ignored"] or number in {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}:

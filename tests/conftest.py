@@ -8,6 +8,8 @@ import signal
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import av
 import hypothesis
@@ -19,11 +21,14 @@ import pytest
 os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["OMP_NUM_THREADS"] = "2"
 
+import commands
 import torch
+from browser import chromium
 
 from excl.datasets.annotations.moments import Moment
 from excl.models.i3d import weights
 from excl.pipeline import extract
+from excl.pipeline.execution import video_reading
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 hypothesis.settings.register_profile("excl", deadline=None)  # no test depends on time
@@ -50,6 +55,13 @@ def one_thread() -> Iterator[None]:
     extract.EXTRACTORS.clear()  # whose threads keep the number that they began with
 
 
+@pytest.fixture(scope="module")
+def forked_decoders() -> Iterator[None]:
+    """For tests that read videos, one at a time, and are not about the processes that do it."""
+    with commands.forked_decoders(), mock.patch.object(video_reading, "_cores_in_job", [1]):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
     """No test leaves the environment or torch's threads otherwise: Dask, for one, sets OMP_NUM_THREADS when it starts."""
@@ -60,6 +72,21 @@ def as_it_was() -> Iterator[None]:
         os.environ.update(environment)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def started_browser() -> Iterator[Any]:
+    """One browser for a module's tests. Until its end no test may run an event loop of its own in the main thread."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(started_browser: Any) -> Iterator[Any]:
+    """A browser without pages, whose pages are closed after the test."""
+    yield started_browser
+    for context in started_browser.contexts:
+        context.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,12 +41,12 @@ class Query:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Query:
         """Return the query in a JSON object with these keys; others are ignored."""
-        values = {field.name: row[field.name] for field in dataclasses.fields(cls)}
+        values = {name: row[name] for name in cls.__dataclass_fields__}
         return cls(**{**values, "tokens": tuple(values["tokens"]), "token_ids": tuple(values["token_ids"])})
 
     def to_json(self) -> dict[str, Any]:
         """Return the query as JSON values."""
-        return dataclasses.asdict(self)
+        return {**vars(self)}  # whose values are plain: `asdict` takes ten times as long to copy them
 
 
 class TrainingStore(FeatureStore):

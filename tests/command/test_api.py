@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from excl.pipeline.store.frame_store import FrameStore
 from excl.pipeline.store.training_store import TrainingStore
 from excl.workflows.steps import COMMANDS
 
+pytestmark = pytest.mark.usefixtures("forked_decoders")
 ROOT = Path(__file__).resolve().parents[2]
 IDS = ["v_GGSY1Qvo990", "v_ZNVhz7ctTq0", "v_val", "v_test"]
 COMMAND_FUNCTIONS = ["decode", "extract", "tokenise", "pack", "train", "evaluate", "localize", "score", "compare"]
@@ -222,7 +224,7 @@ assert bool(logging.getLogger().handlers) == (len(sys.argv) > 1)
      (["WARNING"], None, "mine: random:0")],
 )  # fmt: skip
 def test_messages_show_once_and_as_the_program_has_configured_them(data, arguments, info, warning):
-    process = subprocess.run(
+    process = commands.run(
         [sys.executable, "-c", LOGGING, *arguments], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     lines = process.stderr.splitlines()

@@ -7,9 +7,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config as inductor_config
 
 from excl.models.i3d import compilation
 from excl.models.i3d.compilation import Compiler
+from excl.models.i3d.network import I3D
 from excl.models.i3d.runner import Runner
 from excl.models.i3d.weights import load_weights
 
@@ -72,9 +74,12 @@ def test_no_more_shapes_than_the_compiler_takes(compiled_as):
     assert len(calls) == compilation.MAX_SHAPES == torch._dynamo.config.recompile_limit
 
 
-def test_the_check_at_the_start_is_not_compiled(compiled_as):
-    calls = compiled_as(double)
+def test_the_check_at_the_start_is_not_compiled(compiled_as, monkeypatch):
+    """With a network that does nothing: on a CPU without bfloat16 the check takes long."""
+    calls, checked = compiled_as(double), []
+    monkeypatch.setattr(I3D, "steps", lambda _, x, **__: checked.append(x.dtype) or torch.ones(1, 2, 1024))
     Runner(load_weights("random:0"), device=CPU, precision="bfloat16", compile="always")
+    assert checked == [torch.float32, torch.bfloat16]
     assert calls == []
 
 
@@ -94,7 +99,11 @@ def test_what_fails_or_is_wrong_is_left_as_it_was(compiled_as, caplog, made, mes
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_the_real_compiler_gives_the_same(tmp_path, monkeypatch, caplog):
+    """As it is set, but that nothing is compiled beside: a header beforehand, a try of vectors, in a pool of processes."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(inductor_config, "compile_threads", 1)
+    monkeypatch.setattr(inductor_config, "cpp_cache_precompile_headers", False, raising=False)
+    monkeypatch.setattr(inductor_config.cpp, "vec_isa_ok", True, raising=False)
     caplog.set_level("INFO")
     compiler = Compiler(tolerance=1e-6)
 

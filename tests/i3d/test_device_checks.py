@@ -92,7 +92,7 @@ def submitted_together(runner, clips):
 
 def test_out_of_memory_is_taken_back_in_halves():
     runner = Runner(load_weights("random:0"), device=torch.device("cpu"), batch_frames=10**6)
-    clips = [np.random.default_rng(seed).integers(0, 256, (1, 16, 28, 28, 3), dtype=np.uint8) for seed in range(8)]
+    clips = [np.random.default_rng(seed).integers(0, 256, (1, 16, 16, 16, 3), dtype=np.uint8) for seed in range(8)]
     expected = [runner.submit(clip).result() for clip in clips]
     memory = Memory(runner, frames=3 * 16)
     for future, steps in zip(submitted_together(runner, clips), expected, strict=True):
@@ -106,7 +106,7 @@ def test_out_of_memory_is_taken_back_in_halves():
 def test_a_clip_that_does_not_fit_alone_is_refused_and_the_others_are_computed():
     runner = Runner(load_weights("random:0"), device=torch.device("cpu"), batch_frames=10**6)
     Memory(runner, frames=20)
-    small, large = np.zeros((1, 16, 28, 28, 3), np.uint8), np.zeros((1, 24, 28, 28, 3), np.uint8)
+    small, large = np.zeros((1, 16, 16, 16, 3), np.uint8), np.zeros((1, 24, 16, 16, 3), np.uint8)
     first, second, third = submitted_together(runner, [small, large, small])
     assert first.result().shape == third.result().shape
     with pytest.raises(ValueError, match=r"not enough memory for 24 frames.*--chunk-frames \(CUDA out of memory"):

@@ -67,7 +67,7 @@ def relative_error(found, wanted):
     return np.abs(found - wanted).max() / np.abs(wanted).max()
 
 
-@pytest.mark.parametrize(("frames", "size"), [(9, 64), (16, 32), (18, 61), (27, 90), (40, 112)])
+@pytest.mark.parametrize(("frames", "size"), [(9, 64), (16, 32), (18, 61), (27, 90), (24, 112), (100, 32)])
 def test_features_equal_a_literal_implementation(frames, size):
     x = torch.from_numpy(np.random.default_rng(frames).uniform(-1, 1, (2, 3, frames, size, size)).astype(np.float32))
     with torch.inference_mode():
@@ -78,7 +78,10 @@ def test_features_equal_a_literal_implementation(frames, size):
 
 
 def test_reference_values_of_the_public_port(shared, monkeypatch):
-    """Features and logits at full size; asked for is 1e-4. The logits are those of the features, computed once."""
+    """Features and logits at full size; asked for is 1e-4. The logits are those of the features, computed once.
+
+    Clips of 16 and 24 frames are compared where I3D runs on a CPU (test_onednn), and 100 frames of small pictures above.
+    """
     reference = np.load(shared / "i3d" / "reference_features.npz")
     assert len(reference) >= 12
     computed: dict[bytes, torch.Tensor] = {}
@@ -89,16 +92,22 @@ def test_reference_values_of_the_public_port(shared, monkeypatch):
         return computed[key] if key in computed else computed.setdefault(key, compute(x))
 
     monkeypatch.setattr(network(), "features", features)
-    for key in reference:
-        kind, seed, frames = key.split("_")
+    for kind, seed, frames in ((*key.split("_")[:2], int(key.split("_t")[1])) for key in reference):
+        key = f"{kind}_{seed}_t{frames}"
+        if frames not in (9, 23, 64):
+            rows = torch.from_numpy(reference[f"features_{seed}_t{frames}"])[None]
+            with torch.inference_mode():
+                logits = network()._modules["logits"](rows)[0].numpy()
+            assert relative_error(logits, reference[f"logits_{seed}_t{frames}"]) < 1e-5
+            continue
         generator = np.random.RandomState(int(seed.removeprefix("seed")))
-        pixels = generator.randint(0, 256, size=(int(frames[1:]), 224, 224, 3), dtype=np.uint8)
+        pixels = generator.randint(0, 256, size=(frames, 224, 224, 3), dtype=np.uint8)
         x = torch.from_numpy(pixels.astype(np.float32) / 255 * 2 - 1).permute(3, 0, 1, 2)[None]
         with torch.inference_mode():
             found = getattr(network(), kind)(x)[0].numpy()
         assert found.shape == reference[key].shape
         assert relative_error(found, reference[key]) < 1e-5, key
-    assert len(computed) == len(reference) // 2
+    assert len(computed) == 3
 
 
 def test_keys_and_shapes_are_the_ports(shared):
@@ -162,7 +171,7 @@ def by_definition(pixels, stride, pool, i3d):
     return rows[:wanted].numpy()
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(
     frames=st.integers(1, 120),
     chunk=st.sampled_from([8, 16, 24, 40, 64, 96]),
@@ -177,7 +186,7 @@ def test_chunks_give_what_the_whole_video_gives(frames, chunk, stride, pool):
     assert relative_error(found, wanted) < 2e-6
 
 
-@pytest.mark.parametrize(("frames", "chunk", "stride", "size"), [(52, 16, 8, 224), (40, 24, 2, 112)])
+@pytest.mark.parametrize(("frames", "chunk", "stride", "size"), [(20, 16, 8, 224), (40, 24, 2, 112)])
 def test_chunks_of_large_pictures(frames, chunk, stride, size):
     """At full size, and with a small stride, which costs four times as much, at half of it."""
     pixels = noise(frames, size=size)
@@ -261,12 +270,12 @@ def test_a_long_video_is_never_held_whole(layout):
             alive["now"] -= 1
 
     def frames():
-        for _ in range(600):
+        for _ in range(400):
             alive["now"] += 1
             alive["most"] = max(alive["most"], alive["now"])
-            yield np.zeros((32, 32, 3), np.uint8).view(Frame)
+            yield np.zeros((16, 16, 3), np.uint8).view(Frame)
 
-    assert len(extractor(64, layout)(frames())) == layout.num_rows(600)
+    assert len(extractor(64, layout)(frames())) == layout.num_rows(400)
     assert alive["most"] <= 64 + 2 * 48 + 16
 
 
@@ -357,7 +366,7 @@ def test_no_tensor_has_two_to_the_31_elements():
 
 
 def test_precisions():
-    pixels = noise(40, size=32)
+    pixels = noise(9, size=32)
     exact = extractor(32, Continuous())(iter(pixels))
     rounded = Extractor(weights(), device=torch.device("cpu"), precision="bfloat16")(iter(pixels))
     assert rounded.dtype == np.float32
@@ -374,7 +383,7 @@ def test_settings_of_the_process_stay_as_they_are():
 
 
 def test_wrong_arithmetic_is_noticed_at_the_start(monkeypatch):
-    monkeypatch.setattr(Runner, "_compute", lambda self, x, **_: self._network.steps(_normalise(x, self._dtype)) * 1.1)
+    monkeypatch.setattr(Runner, "_compute", lambda _, x, **__: network().steps(_normalise(x, torch.float32)) * 1.1)
     with pytest.raises(ValueError, match=r"I3D on cpu in bfloat16 is off by .*another version of PyTorch"):
         Runner(weights(), device=torch.device("cpu"), precision="bfloat16")
 

@@ -40,7 +40,7 @@ def test_a_runner_gives_the_ports_values(shared):
     """The features of the public port for short clips of full size; the published tolerance is 1e-4."""
     reference = np.load(shared / "i3d" / "reference_features.npz")
     runner = Runner(weights(), device=CPU)
-    for seed, frames in ((6, 9), (1, 16), (2, 23)):
+    for seed, frames in ((6, 9), (1, 16), (3, 24)):
         pixels = np.random.RandomState(seed).randint(0, 256, size=(1, frames, 224, 224, 3), dtype=np.uint8)
         features = pool_pairs(torch.from_numpy(steps(runner, pixels)))[0].numpy()
         assert relative_error(features, reference[f"features_seed{seed}_t{frames}"]) < 2e-6

@@ -20,6 +20,7 @@ from excl.pipeline.store.feature_recipe import FeatureRecipe, RowOptions
 from excl.pipeline.store.feature_store import FeatureStore
 from excl.workflows.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_thread", "forked_decoders")
 SMALL = ["--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu"]
 
 # Of the two ActivityNet videos: seconds as decoded, and frames a second as their streams say.
@@ -191,7 +192,7 @@ def test_real_videos_have_the_documented_rows(shared, tmp_path, preset):
     listed = tmp_path / "two.txt"
     listed.write_text("".join(f"{shared / 'videos' / name}.mp4\n" for name in REAL))
     arguments = ["extract", "--videos", str(listed), "--out", str(tmp_path / "out"), "--preset", preset]
-    assert main([*arguments, "--weights", "random:0", "--crop", "64", "--device", "cpu"]) == 0
+    assert main([*arguments, "--weights", "random:0", "--crop", "32", "--device", "cpu"]) == 0
     store = FeatureStore(tmp_path / "out")
     assert list(store) == list(REAL)
     for name in REAL:

@@ -14,7 +14,7 @@ import commands
 import numpy as np
 import pytest
 import train_data
-from browser import chromium, opened, wait_until
+from browser import opened, wait_until
 
 import excl
 from excl.pipeline import pack
@@ -171,8 +171,8 @@ def test_baselines_are_explained_below_their_figures(page):
     assert "has not learnt to find moments by looking" in below[-1]
 
 
-def test_tables_fit_a_narrow_page_or_show_that_they_go_on(made):
-    with chromium() as browser, opened(browser, made / "page.html", viewport={"width": 400, "height": 800}) as page:
+def test_tables_fit_a_narrow_page_or_show_that_they_go_on(browser, made):
+    with opened(browser, made / "page.html", viewport={"width": 400, "height": 800}) as page:
         for title in ("Training", "What made the features"):
             table = page.get_by_role("region", name=f"Table: {title}")
             assert table.evaluate("box => box.scrollWidth <= box.clientWidth"), title
@@ -202,8 +202,8 @@ def test_curves_and_data_are_those_of_the_files(made, page):
     assert sum(int(row["number"]) for row in tables(page)["Rows of a video"]) == len(store)
 
 
-def test_hostile_texts_are_shown_and_do_nothing(made):
-    with chromium() as browser, opened(browser, made / "page.html", viewport={"width": 400, "height": 800}) as page:
+def test_hostile_texts_are_shown_and_do_nothing(browser, made):
+    with opened(browser, made / "page.html", viewport={"width": 400, "height": 800}) as page:
         assert page.title() == f"excl: {made.name}/run"
         assert HOSTILE.split(" jumps", maxsplit=1)[0] in page.locator("article h3").first.text_content()
         assert page.locator("img").count() == 0
@@ -214,9 +214,9 @@ def test_hostile_texts_are_shown_and_do_nothing(made):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(made, scheme):
+def test_axe_finds_no_serious_fault(browser, made, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    with chromium() as browser, opened(browser, made / "page.html", color_scheme=scheme, bypass_csp=True) as page:
+    with opened(browser, made / "page.html", color_scheme=scheme, bypass_csp=True) as page:
         faults = axe.Axe().run(page).response["violations"]
         assert [json.dumps(f)[:300] for f in faults if f["impact"] in ("serious", "critical")] == []
 

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import requests
-from browser import chromium, wait_until
+from browser import wait_until
 from served import served
 
 from excl.datasets import parsing
@@ -216,8 +216,8 @@ window.fetch = async (path, options) => {
 };"""
 
 
-def test_what_comes_late_of_another_video_is_not_shown(mine, tmp_path):
-    with chromium() as browser, served(tmp_path, "annotate", str(mine)) as served_page:
+def test_what_comes_late_of_another_video_is_not_shown(browser, mine, tmp_path):
+    with served(tmp_path, "annotate", str(mine)) as served_page:
         page = browser.new_page()
         page.add_init_script(HOLD)
         page.goto(served_page.address)
@@ -237,9 +237,9 @@ MARKED = ("Home", "i", "Shift+ArrowRight", "o")
 
 
 @contextlib.contextmanager
-def annotating(folder, temporary):
+def annotating(browser, folder, temporary):
     """The page of a folder of annotations in a browser, with its first video shown."""
-    with chromium() as browser, served(temporary, "annotate", str(folder)) as served_page:
+    with served(temporary, "annotate", str(folder)) as served_page:
         page = browser.new_page()
         page.goto(served_page.address)
         page.locator("#title:has-text('v0')").wait_for()
@@ -252,8 +252,8 @@ def press(page, *keys):
         page.keyboard.press(key)
 
 
-def test_what_is_not_saved_is_not_dropped_in_silence(mine, tmp_path):
-    with annotating(mine, tmp_path) as (page, _):
+def test_what_is_not_saved_is_not_dropped_in_silence(browser, mine, tmp_path):
+    with annotating(browser, mine, tmp_path) as (page, _):
         problem, title, mark = (page.locator(name) for name in ("#problem", "#title", ".xt-marking output"))
         press(page, *MARKED, "n")
         assert problem.inner_text() == "The mark is not saved: Enter saves it, N again drops it."
@@ -282,8 +282,8 @@ def test_what_is_not_saved_is_not_dropped_in_silence(mine, tmp_path):
         page.locator("#title:has-text('v2')").wait_for(), "there was nothing to lose"
 
 
-def test_deleting_another_moment_keeps_the_mark(mine, tmp_path):
-    with annotating(mine, tmp_path) as (page, _):
+def test_deleting_another_moment_keeps_the_mark(browser, mine, tmp_path):
+    with annotating(browser, mine, tmp_path) as (page, _):
         press(page, *MARKED, "Enter", "x", "Enter")
         page.locator("#moments li").wait_for()
         press(page, *MARKED)
@@ -293,8 +293,8 @@ def test_deleting_another_moment_keeps_the_mark(mine, tmp_path):
 
 
 @pytest.mark.parametrize("is_marked", [False, True])
-def test_leaving_the_page_asks_if_something_is_not_saved(mine, tmp_path, is_marked):
-    with annotating(mine, tmp_path) as (page, _):
+def test_leaving_the_page_asks_if_something_is_not_saved(browser, mine, tmp_path, is_marked):
+    with annotating(browser, mine, tmp_path) as (page, _):
         kinds = []
         page.on("dialog", lambda dialog: (kinds.append(dialog.type), dialog.accept()))
         press(page, *(MARKED if is_marked else MARKED[:1]))
@@ -303,8 +303,8 @@ def test_leaving_the_page_asks_if_something_is_not_saved(mine, tmp_path, is_mark
         assert kinds == (["beforeunload"] if is_marked else [])
 
 
-def test_why_an_end_of_the_mark_was_taken_back(mine, tmp_path):
-    with annotating(mine, tmp_path) as (page, _):
+def test_why_an_end_of_the_mark_was_taken_back(browser, mine, tmp_path):
+    with annotating(browser, mine, tmp_path) as (page, _):
         press(page, "Home", "Shift+ArrowRight", "o", "i")
         assert page.locator(".xt-marking output").inner_text() == "Start 1.00 s, end not marked"
         assert page.locator("#problem").inner_text() == "The end was not after the start, so it was taken back."
@@ -314,8 +314,8 @@ def test_why_an_end_of_the_mark_was_taken_back(mine, tmp_path):
         assert page.locator("#problem").inner_text() == ""
 
 
-def test_the_video_pauses_while_one_writes(mine, tmp_path):
-    with annotating(mine, tmp_path) as (page, _):
+def test_the_video_pauses_while_one_writes(browser, mine, tmp_path):
+    with annotating(browser, mine, tmp_path) as (page, _):
         press(page, "Home", " ")
         wait_until(page, "!document.querySelector('video').paused")
         press(page, "Enter")
@@ -325,8 +325,8 @@ def test_the_video_pauses_while_one_writes(mine, tmp_path):
 
 
 @pytest.mark.parametrize("width", [400, 1280])
-def test_an_error_is_next_to_the_field_and_moves_nothing(mine, tmp_path, width):
-    with annotating(mine, tmp_path) as (page, _):
+def test_an_error_is_next_to_the_field_and_moves_nothing(browser, mine, tmp_path, width):
+    with annotating(browser, mine, tmp_path) as (page, _):
         page.set_viewport_size({"width": width, "height": 900})
         places = lambda: [page.locator(name).bounding_box() for name in ("video", "#query", "#annotated")]  # noqa: E731
         press(page, "Enter", "x")
@@ -340,9 +340,9 @@ def test_an_error_is_next_to_the_field_and_moves_nothing(mine, tmp_path, width):
         assert 0 < alert.bounding_box()["y"] - field["y"] - field["height"] < 60
 
 
-def test_when_all_is_marked_it_says_what_comes_next(mine, tmp_path):
+def test_when_all_is_marked_it_says_what_comes_next(browser, mine, tmp_path):
     command = f"excl check {mine / 'recipe.toml'}"
-    with annotating(mine, tmp_path) as (page, served_page):
+    with annotating(browser, mine, tmp_path) as (page, served_page):
         assert page.title() == "mine: excl annotate"
         assert command in page.locator("#next").inner_text()
         for number in range(3):
@@ -373,9 +373,9 @@ def test_at_the_end_it_says_what_comes_next_without_a_recipe(videos, tmp_path):
     assert main(command[1:]) == 0, "the command works as it stands"
 
 
-def test_a_recording_without_a_duration_can_be_annotated(tmp_path):
+def test_a_recording_without_a_duration_can_be_annotated(browser, tmp_path):
     write_recording(tmp_path / "recording.webm")
-    with chromium() as browser, served(tmp_path, "annotate", str(tmp_path)) as served_page:
+    with served(tmp_path, "annotate", str(tmp_path)) as served_page:
         page = browser.new_page()
         page.goto(served_page.address)
         wait_until(page, "document.querySelector('excl-timeline')?.data?.duration_s > 5")
@@ -388,9 +388,9 @@ def test_a_recording_without_a_duration_can_be_annotated(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
-def test_axe_finds_no_serious_fault_on_the_page(mine, tmp_path, width, scheme):
+def test_axe_finds_no_serious_fault_on_the_page(browser, mine, tmp_path, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    with chromium() as browser, served(tmp_path, "annotate", str(mine)) as served_page:
+    with served(tmp_path, "annotate", str(mine)) as served_page:
         page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True).new_page()
         page.goto(served_page.address)
         page.locator("#title:has-text('v0')").wait_for()
@@ -456,8 +456,8 @@ def test_killed_while_it_writes_nothing_committed_is_lost(mine, tmp_path):
     assert len(written) <= len(done) + 1, "the last one was written and not told"
 
 
-def test_by_keyboard_alone_and_check_accepts_it(mine, tmp_path, capsys):
-    with chromium() as browser, served(tmp_path, "annotate", str(mine)) as served_page:
+def test_by_keyboard_alone_and_check_accepts_it(browser, mine, tmp_path, capsys):
+    with served(tmp_path, "annotate", str(mine)) as served_page:
         page = browser.new_page()
         errors: list[str] = []
         page.on("console", lambda message: errors.append(message.text))
@@ -495,9 +495,9 @@ def test_by_keyboard_alone_and_check_accepts_it(mine, tmp_path, capsys):
     assert "2 of 2 queries have their video" in capsys.readouterr().out
 
 
-def test_a_video_that_browsers_do_not_play_is_said_so(tmp_path, make_video):
+def test_a_video_that_browsers_do_not_play_is_said_so(browser, tmp_path, make_video):
     make_video("old.avi", list(range(50)), time_base=Fraction(1, 25), codec="mpeg4", options={})
-    with chromium() as browser, served(tmp_path, "annotate", str(tmp_path)) as served_page:
+    with served(tmp_path, "annotate", str(tmp_path)) as served_page:
         page = browser.new_page()
         page.goto(served_page.address)
         command = page.locator("#unplayable code:has-text('ffmpeg')")

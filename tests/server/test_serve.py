@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from bad_videos import bad_contents
-from browser import chromium, wait_until
+from browser import wait_until
 from chain_data import make_from_raw_videos
 from conftest import write_video
 from served import served
@@ -56,6 +56,12 @@ def ask(page, number, *queries):
             return answer
         time.sleep(0.05)
     return pytest.fail("no answer in 300 s")
+
+
+def run(coroutine):
+    """Run a coroutine in a thread of its own: playwright's event loop may be running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def send(page, content, name="mine.mp4"):
@@ -231,7 +237,7 @@ def test_a_slow_sender_is_cut_off(tmp_path, monkeypatch, minutes, idle_s):
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
     folder = UploadFolder(tmp_path, UploadLimits(upload_minutes=minutes))
     with pytest.raises(HTTPException, match="came too slowly"), folder.place(request, 0) as path:
-        asyncio.run(folder.write(request, path))
+        run(folder.write(request, path))
     assert [*tmp_path.iterdir()] == []
 
 
@@ -272,26 +278,25 @@ def test_without_videos_those_of_a_bundled_recipe_are_shown(real_run, tmp_path):
         assert page("GET", f"videos/{number}").content == (real_run / "videos" / "r3.mp4").read_bytes()
 
 
-def test_a_page_says_how_to_see_a_video_and_which_words_of_all_sentences_are_unknown(moved):
-    with chromium() as browser:
-        browsed = browser.new_page()
-        browsed.goto(moved.address)
-        browsed.locator("#videos button:has-text('r2')").click()
-        note = browsed.locator(".xt-player .xt-note:has-text('Start excl serve with --videos FOLDER to see it.')")
-        note.wait_for()
-        assert "/run: excl serve" in browsed.title()
-        assert not browsed.title().startswith("run:")
-        browsed.locator("#queries").fill("it starts\na zebra starts\nit juggles")
-        browsed.locator("#ask").click()
-        browsed.locator(".xt-words:has-text('juggles')").wait_for()
-        said = "words that the training split did not have: {0}; taken for one unknown word: {0}"
-        assert browsed.locator(".xt-words p").all_inner_texts() == [
-            f"“a zebra starts”: {said.format('a, zebra')}",
-            f"“it juggles”: {said.format('juggles')}",
-        ]
-        note.wait_for()
-        label, field = (browsed.locator(name).bounding_box() for name in ("#form label", "#queries"))
-        assert label["y"] + label["height"] + 5 <= field["y"], "room for the ring of the focused field"
+def test_a_page_says_how_to_see_a_video_and_which_words_of_all_sentences_are_unknown(browser, moved):
+    browsed = browser.new_page()
+    browsed.goto(moved.address)
+    browsed.locator("#videos button:has-text('r2')").click()
+    note = browsed.locator(".xt-player .xt-note:has-text('Start excl serve with --videos FOLDER to see it.')")
+    note.wait_for()
+    assert "/run: excl serve" in browsed.title()
+    assert not browsed.title().startswith("run:")
+    browsed.locator("#queries").fill("it starts\na zebra starts\nit juggles")
+    browsed.locator("#ask").click()
+    browsed.locator(".xt-words:has-text('juggles')").wait_for()
+    said = "words that the training split did not have: {0}; taken for one unknown word: {0}"
+    assert browsed.locator(".xt-words p").all_inner_texts() == [
+        f"“a zebra starts”: {said.format('a, zebra')}",
+        f"“it juggles”: {said.format('juggles')}",
+    ]
+    note.wait_for()
+    label, field = (browsed.locator(name).bounding_box() for name in ("#form label", "#queries"))
+    assert label["y"] + label["height"] + 5 <= field["y"], "room for the ring of the focused field"
 
 
 def test_a_slow_sender_gets_one_message_and_others_are_served(moved):
@@ -326,26 +331,25 @@ def test_ctrl_c_leaves_nothing(real_run, tmp_path, busy, heeds_ctrl_c):
         assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 
-def test_a_person_sends_a_video_and_asks(page, real_run):
-    with chromium() as browser:
-        window = browser.new_page()
-        errors: list[str] = []
-        window.on("console", lambda message: errors.append(message.text))
-        window.on("pageerror", lambda error: errors.append(str(error)))
-        window.goto(page.address)
-        window.locator("#warnings:has-text('RANDOM')").wait_for()
-        window.set_input_files("#upload", str(real_run / "videos" / "r2.mp4"))
-        window.locator("#videos [aria-current]:has-text('r2.mp4')").wait_for()
-        window.fill("#queries", "it starts")
-        window.press("#queries", "Enter")
-        window.locator(".xt-predicted .xt-span").first.wait_for()
-        window.locator("video").wait_for()
-        window.locator("#remove").click()
-        window.locator("#message:has-text('removed')").wait_for()
-        window.locator("#videos button:has-text('r3')").click()
-        window.locator("#suggestions button:has-text('it starts')").click()
-        window.locator(".xt-annotated .xt-span").first.wait_for()
-        assert errors == []
+def test_a_person_sends_a_video_and_asks(browser, page, real_run):
+    window = browser.new_page()
+    errors: list[str] = []
+    window.on("console", lambda message: errors.append(message.text))
+    window.on("pageerror", lambda error: errors.append(str(error)))
+    window.goto(page.address)
+    window.locator("#warnings:has-text('RANDOM')").wait_for()
+    window.set_input_files("#upload", str(real_run / "videos" / "r2.mp4"))
+    window.locator("#videos [aria-current]:has-text('r2.mp4')").wait_for()
+    window.fill("#queries", "it starts")
+    window.press("#queries", "Enter")
+    window.locator(".xt-predicted .xt-span").first.wait_for()
+    window.locator("video").wait_for()
+    window.locator("#remove").click()
+    window.locator("#message:has-text('removed')").wait_for()
+    window.locator("#videos button:has-text('r3')").click()
+    window.locator("#suggestions button:has-text('it starts')").click()
+    window.locator(".xt-annotated .xt-span").first.wait_for()
+    assert errors == []
 
 
 HOLD = """const send = window.fetch;
@@ -358,34 +362,30 @@ window.fetch = async (path, options) => {
 };"""
 
 
-def test_a_video_that_comes_late_does_not_replace_a_later_choice(page, real_run):
-    with chromium() as browser:
-        browsed = browser.new_page()
-        browsed.add_init_script(HOLD)
-        browsed.goto(page.address)
-        browsed.locator("#videos button:has-text('r0')").click()
-        wait_until(browsed, "Boolean(window.release)")
-        browsed.locator("#videos button:has-text('r1')").click()
-        browsed.locator("#videos button[aria-current]:has-text('r1')").wait_for()
-        browsed.evaluate("async () => { window.release(); await new Promise((resolve) => setTimeout(resolve)); }")
-        assert browsed.evaluate("document.querySelector('excl-timeline').data.title") == "r1"
+def test_a_video_that_comes_late_does_not_replace_a_later_choice(browser, page, real_run):
+    browsed = browser.new_page()
+    browsed.add_init_script(HOLD)
+    browsed.goto(page.address)
+    browsed.locator("#videos button:has-text('r0')").click()
+    wait_until(browsed, "Boolean(window.release)")
+    browsed.locator("#videos button:has-text('r1')").click()
+    browsed.locator("#videos button[aria-current]:has-text('r1')").wait_for()
+    browsed.evaluate("async () => { window.release(); await new Promise((resolve) => setTimeout(resolve)); }")
+    assert browsed.evaluate("document.querySelector('excl-timeline').data.title") == "r1"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
-def test_axe_finds_no_serious_fault_on_the_page(page, real_run, width, scheme):
+def test_axe_finds_no_serious_fault_on_the_page(browser, page, real_run, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    with chromium() as browser:
-        browsed = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
-        ).new_page()
-        browsed.goto(page.address)
-        browsed.locator("#videos button:has-text('r1')").click()
-        browsed.locator("#suggestions button").first.click()
-        browsed.locator(".xt-predicted .xt-span").first.wait_for()
-        faults = axe.Axe().run(browsed).response["violations"]
-        assert [json.dumps(fault)[:400] for fault in faults if fault["impact"] in ("serious", "critical")] == []
-        assert browsed.evaluate("document.documentElement.scrollWidth") <= width
+    browsed = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True).new_page()
+    browsed.goto(page.address)
+    browsed.locator("#videos button:has-text('r1')").click()
+    browsed.locator("#suggestions button").first.click()
+    browsed.locator(".xt-predicted .xt-span").first.wait_for()
+    faults = axe.Axe().run(browsed).response["violations"]
+    assert [json.dumps(fault)[:400] for fault in faults if fault["impact"] in ("serious", "critical")] == []
+    assert browsed.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_page_that_is_closed_while_it_sends_is_no_error(caplog):
@@ -402,7 +402,7 @@ def test_a_page_that_is_closed_while_it_sends_is_no_error(caplog):
     async def answer(message):
         sent.append(message)
 
-    asyncio.run(asgi(scope, receive, answer))
+    run(asgi(scope, receive, answer))
     assert sent[0]["status"] == 400
     assert caplog.records == []
 

@@ -25,6 +25,8 @@ from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.examples import collate, load_examples
 from excl.workflows.cli import main
 
+pytestmark = pytest.mark.usefixtures("forked_decoders")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -18,6 +18,9 @@ from excl.workflows.server import annotate, serve
 WORDS = "a the person number counts up stays dark bright ."
 
 
+pytestmark = pytest.mark.usefixtures("one_thread", "forked_decoders")
+
+
 @pytest.fixture
 def own(tmp_path):
     """A folder with three videos of 8, 9 and 10 seconds, begun by `init`, and word vectors beside it."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import commands
 import filelock
 import pytest
 from conftest import write_video
@@ -24,6 +25,7 @@ from excl.workflows.runner import run as run_module
 from excl.workflows.runner.estimates import VideoLengths, feature_size
 from excl.workflows.runner.recipe_variants import apply_variant
 
+pytestmark = pytest.mark.usefixtures("one_thread", "forked_decoders")
 RECIPE = """\
 # Three videos that count.
 # They are nowhere to be had.
@@ -387,7 +389,7 @@ def test_two_runs_of_other_settings_at_once(small):
         shutil.rmtree(small / name)
     command = [sys.executable, "-m", "excl.workflows.cli", "run", str(small / "r.toml")]
     settings = [["--set", "extract.stride=4"], ["--set", "extract.stride=8"]]
-    processes = [subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True) for more in settings]
+    processes = [commands.start([*command, *more], stderr=subprocess.PIPE, text=True) for more in settings]
     errors = [process.communicate()[1] for process in processes]
     for process, error, more in zip(processes, errors, settings, strict=True):
         assert process.returncode == 0 or "another process is working on it" in error

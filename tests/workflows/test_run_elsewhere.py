@@ -15,6 +15,7 @@ from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.workflows.cli import main
 from excl.workflows.cluster import dask_cluster
 
+pytestmark = pytest.mark.usefixtures("one_thread", "forked_decoders")
 RECIPE = """\
 [extract]
 videos = "videos"
