@@ -8,6 +8,7 @@ that explain the counts equally well; the weights are a judgement from public co
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -68,9 +69,8 @@ class RowRule:
         """Return the same for other numbers than this rule's, which may be arrays; those are 0 or 1 where its own are."""
         frames = np.maximum(frames, 1)
         if self.overlapping_chunks:
-            layout = PortChunks()
             lengths, number_of = np.unique(frames, return_inverse=True)
-            counts = np.array([layout.num_rows(int(t)) if t > 8 else 1 for t in lengths], np.int64)
+            counts = np.array([_rows_in_chunks(int(t)) for t in lengths], np.int64)
             return counts[number_of].reshape(frames.shape)
         if not self.window:
             steps = frames // hop if self.end == "drop" else -(-frames // hop)
@@ -136,6 +136,11 @@ class RowRule:
         several = self.window > (16 if self.pool == "2x7x7" else 8)
         rows = "" if not several else ", averaged" if self.rows == 1 else f", {self.rows} rows each"
         return f"windows of {self.window} every {self.hop}{rows}, {END_IN_WORDS[self.end]}{pool}"
+
+
+@functools.cache
+def _rows_in_chunks(frames: int) -> int:
+    return PortChunks().num_rows(frames) if frames > 8 else 1
 
 
 class RowRules:
