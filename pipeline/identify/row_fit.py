@@ -9,17 +9,19 @@ rates that videos have.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from excl.pipeline.identify.row_rules import FRAMES_IN_WORDS, USUAL_FRAMES, USUAL_RATES, Frames, RowRule, row_rules
+from excl.pipeline.identify.row_rules import FRAMES_IN_WORDS, USUAL_FRAMES, USUAL_RATES, Frames, RowRule, RowRules, row_rules
 
 NATIVE_RATES = {30.0: 0.35, 29.97: 0.25, 25.0: 0.2, 24.0: 0.06, 23.976: 0.08, 15.0: 0.03, 50.0: 0.01, 60.0: 0.02}
-SAMPLE = 40  # videos on which all candidates are tried
+SAMPLE = 40  # videos on which candidates are tried first
+AT_ONCE = 2**18  # counts that are computed together
 KEPT, KEPT_OF_MANY = 1200, 300  # candidates that are then tried on all videos; where these are many, the counts decide
 LEAST_MISSES = 0.002  # durations are rounded, so a few counts may miss under the true rule
 FAR = 60  # frames of which a row at the window's start depends on the last almost not
@@ -105,8 +107,12 @@ def fit_rows(videos: Counted) -> RowFit:
     free = np.flatnonzero(~at_limit)
     order = free[np.argsort(videos.duration_s[free])]
     sample = videos.subset(order[np.unique(np.linspace(0, len(order) - 1, SAMPLE).astype(int))])
-    tried, num_tried = _tried(sample, len(videos.rows))
-    scored = [_scored(candidate, usual, videos, limit) for candidate, usual in tried]
+    tried, usual, num_tried = _tried(sample, len(videos.rows))
+    scores, exact = _Grid(videos, limit).scores_of(*tried)
+    scored = [
+        dataclasses.replace(_candidate(*place), exact=int(number), videos=len(videos.rows), score=float(score))
+        for place, number, score in zip(np.transpose(tried), exact, scores + usual, strict=True)
+    ]
     scored.sort(key=lambda candidate: -candidate.score)
     weights = np.exp(np.array([candidate.score for candidate in scored]) - max([c.score for c in scored], default=0.0))
     groups: dict[tuple[object, ...], list[Candidate]] = {}
@@ -147,60 +153,101 @@ def frames_at(fps: float | None, counting: Frames, videos: Counted) -> np.ndarra
     return np.maximum(1, counted).astype(np.int64)
 
 
-def _tried(sample: Counted, num_videos: int) -> tuple[list[tuple[Candidate, float]], int]:
-    """Return the candidates that explain a few videos best, with how usual they are, and the number of all."""
-    countings = list(USUAL_FRAMES)
-    rates, usual_rates = [*USUAL_RATES, None], [*USUAL_RATES.values(), 1.0]
-    columns = [*USUAL_RATES, *([None] if _rates_known(sample) else NATIVE_RATES)]
-    frames = np.array([[frames_at(fps, counting, sample) for fps in columns] for counting in countings])
-    log_usual = np.log(np.outer(list(USUAL_FRAMES.values()), usual_rates))  # [countings, rates]
-    rules = list(row_rules())
-    scores = np.empty((len(rules), *log_usual.shape))
-    for number, (rule, usual_rule) in enumerate(rules):
-        errors = np.abs(rule.num_rows(frames) - sample.rows)  # [countings, rates, videos]
+@functools.cache
+def _rules() -> tuple[RowRules, np.ndarray]:
+    """Return all rules, and the logarithm of how usual each is with each counting at each rate, float64 [r, c, rates]."""
+    rules, usual = zip(*row_rules(), strict=True)
+    others = np.outer(list(USUAL_FRAMES.values()), [*USUAL_RATES.values(), 1.0])
+    return RowRules(rules), np.log(np.array(usual)[:, None, None] * others)
+
+
+def _candidate(number: int, i: int, j: int) -> Candidate:
+    """Return the candidate at a place of what `_rules` gives."""
+    return Candidate([*USUAL_RATES, None][j], _rules()[0].all[number], [*USUAL_FRAMES][i])
+
+
+def _tried(sample: Counted, num_videos: int) -> tuple[tuple[np.ndarray, ...], np.ndarray, int]:
+    """Return where the candidates are that explain a few videos best, how usual they are, and the number of all.
+
+    No score is computed where `bounds` says that it is not among the best.
+    """
+    grid, (_, log_usual) = _Grid(sample), _rules()
+    bounds = grid.bounds()[:, None] + log_usual
+    scores = np.full(bounds.shape, -np.inf)
+    kept = min(KEPT if num_videos <= SAMPLE else KEPT_OF_MANY, scores.size)
+    likely = bounds >= np.partition(bounds, -kept, axis=None)[-kept]
+    scores[likely] = grid.scores_of(*np.nonzero(likely))[0] + log_usual[likely]
+    others = (bounds >= np.partition(scores, -kept, axis=None)[-kept]) & ~likely
+    scores[others] = grid.scores_of(*np.nonzero(others))[0] + log_usual[others]
+    best = np.unravel_index(np.argsort(-scores, axis=None, kind="stable")[:kept], scores.shape)
+    return best, log_usual[best], scores.size
+
+
+class _Grid:
+    """The scores of candidates, by their rule, counting and rate, on some videos."""
+
+    def __init__(self, videos: Counted, limit: int | None = None) -> None:
+        self._rules, self._rows, self._limit = _rules()[0], videos.rows, limit
+        self._native_known = bool((videos.fps > 0).all())
+        columns = [*USUAL_RATES, *([None] if self._native_known else NATIVE_RATES)]
+        # [countings, columns, videos]
+        self._frames = np.array([[frames_at(fps, counting, videos) for fps in columns] for counting in USUAL_FRAMES])
+
+    def scores_of(self, numbers: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores of the candidates at these places, float64 [m], and how many counts are exact, int64 [m]."""
+        scores, exact = np.empty(len(numbers)), np.empty(len(numbers), np.int64)
+        mixed = (j == len(USUAL_RATES)) & (not self._native_known)
+        for chosen, columns_each in ((np.flatnonzero(~mixed), 1), (np.flatnonzero(mixed), len(NATIVE_RATES))):
+            at_once = max(1, AT_ONCE // (columns_each * len(self._rows)))
+            for first in range(0, len(chosen), at_once):
+                part = chosen[first : first + at_once]
+                columns = j[part] if columns_each == 1 else slice(len(USUAL_RATES), None)
+                expected = self._rules.num_rows(numbers[part], self._frames[i[part], columns])
+                errors = np.abs((np.minimum(expected, self._limit) if self._limit else expected) - self._rows)
+                scores[part] = score_of(errors) if columns_each == 1 else _mixture(errors)
+                exact[part] = (errors.reshape(len(part), columns_each, -1) == 0).any(axis=1).sum(axis=1)
+        return scores, exact
+
+    def bounds(self) -> np.ndarray:
+        """Return what the scores of rules at rates do not exceed, float64 [rules, rates].
+
+        They come from the rows that a rule has a frame, give or take some.
+        """
+        fewest, most = self._frames.min(axis=0), self._frames.max(axis=0)
+        of_rules = [(rule.rows_a_frame, rule.slack) for rule in self._rules.all]
+        kinds, kind_of = np.unique(of_rules, axis=0, return_inverse=True)
+        a_frame, slack = kinds[:, :1, None], kinds[:, 1:, None]
+        off = np.maximum(fewest * a_frame - self._rows, self._rows - most * a_frame) - slack  # [kinds, columns, videos]
+        errors = np.maximum(0, np.ceil(off - 1e-6)).astype(np.int64)
         fixed, native = errors[:, : len(USUAL_RATES)], errors[:, len(USUAL_RATES) :]
-        of_native = score_of(native) if _rates_known(sample) else _mixture(native)[:, None]
-        scores[number] = np.concatenate([score_of(fixed), of_native], axis=1) + math.log(usual_rule) + log_usual
-    best = np.argsort(-scores, axis=None)[: KEPT if num_videos <= SAMPLE else KEPT_OF_MANY]
-    candidates = []
-    for rule_number, i, j in zip(*np.unravel_index(best, scores.shape), strict=True):
-        rule, usual_rule = rules[rule_number]
-        usual = usual_rule * USUAL_FRAMES[countings[i]] * usual_rates[j]
-        candidates.append((Candidate(rates[j], rule, countings[i]), usual))
-    return candidates, scores.size
+        of_native = _bound_of(native[:, 0]) if self._native_known else _mixture(native, _bound_of)
+        return np.concatenate([_bound_of(fixed), of_native[:, None]], axis=1)[kind_of.ravel()] + 1e-6
 
 
-def _rates_known(videos: Counted) -> bool:
-    return bool((videos.fps > 0).all())
+def _bound_of(errors: np.ndarray) -> np.ndarray:
+    """Return what `score_of` does not exceed for misses by so many rows or more, int64 [..., n]."""
+    num_videos = errors.shape[-1]
+    of_misses = _log_of_misses(np.arange(num_videos + 1), num_videos)
+    so_many_or_more = np.maximum.accumulate(of_misses[::-1])[::-1]
+    return so_many_or_more[(errors > 0).sum(axis=-1)] - math.log(2) * _rows_beyond(errors)
 
 
 def score_of(errors: np.ndarray) -> np.ndarray:
     """Return the logarithm of how probable misses by so many rows are, float64 [...], from int64 [..., n]."""
-    videos, num_missed = errors.shape[-1], (errors > 0).sum(axis=-1)
-    misses = np.clip(num_missed / videos, LEAST_MISSES, 1 - 1e-9)
-    beyond = np.clip(errors - 1, 0, 20).sum(axis=-1)
-    return num_missed * np.log(misses / 4) - math.log(2) * beyond + (videos - num_missed) * np.log(1 - misses)
+    return _log_of_misses((errors > 0).sum(axis=-1), errors.shape[-1]) - math.log(2) * _rows_beyond(errors)
 
 
-def _mixture(errors: np.ndarray) -> np.ndarray:
+def _log_of_misses(num_missed: np.ndarray, num_videos: int) -> np.ndarray:
+    misses = np.clip(num_missed / num_videos, LEAST_MISSES, 1 - 1e-9)
+    return num_missed * np.log(misses / 4) + (num_videos - num_missed) * np.log(1 - misses)
+
+
+def _rows_beyond(errors: np.ndarray) -> np.ndarray:
+    """Return by how many rows more than one videos miss, int64 [...], from int64 [..., n]; no video by more than 20."""
+    return np.clip(errors - 1, 0, 20).sum(axis=-1)
+
+
+def _mixture(errors: np.ndarray, score: Callable[[np.ndarray], np.ndarray] = score_of) -> np.ndarray:
     """Return the score of errors under each of NATIVE_RATES, int64 [..., rates, n], of which each video has one."""
     weights = (np.array(list(NATIVE_RATES.values()))[:, None] * (errors == 0)).sum(axis=-2)
-    return np.log(np.where(weights > 0, weights, 1.0)).sum(axis=-1) + score_of(errors.min(axis=-2))
-
-
-def _scored(candidate: Candidate, usual: float, videos: Counted, limit: int | None) -> Candidate:
-    """Return the candidate with its score on these videos."""
-    if candidate.fps is None and not _rates_known(videos):
-        of_rates = [_errors(dataclasses.replace(candidate, fps=fps), videos, limit) for fps in NATIVE_RATES]
-        errors, score = np.min(of_rates, axis=0), float(_mixture(np.array(of_rates)))
-    else:
-        errors = _errors(candidate, videos, limit)
-        score = float(score_of(errors))
-    exact = int((errors == 0).sum())
-    return dataclasses.replace(candidate, exact=exact, videos=len(errors), score=score + math.log(usual))
-
-
-def _errors(candidate: Candidate, videos: Counted, limit: int | None) -> np.ndarray:
-    """Return by how many rows each video misses, int64 [n]."""
-    expected = candidate.rule.num_rows(frames_at(candidate.fps, candidate.counting, videos))
-    return np.abs((np.minimum(expected, limit) if limit else expected) - videos.rows)
+    return np.log(np.where(weights > 0, weights, 1.0)).sum(axis=-1) + score(errors.min(axis=-2))

@@ -8,8 +8,9 @@ that explain the counts equally well; the weights are a judgement from public co
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from excl.pipeline.store.feature_recipe import RowOptions
 
 End = Literal["pad", "drop", "next", "every"]
 Frames = Literal["ceil", "round", "floor", "one less"]
+Ints = int | np.ndarray
 
 USUAL_RATES = {
     24.0: 1.0, 25.0: 1.0, 5.0: 1.0, 30.0: 1.0, 29.97: 0.4, 16.0: 0.5, 15.0: 0.5, 10.0: 0.6, 8.0: 0.4, 12.0: 0.3, 20.0: 0.3,
@@ -57,41 +59,48 @@ class RowRule:
     pool: Pool = "2x7x7"
     overlapping_chunks: bool = False
 
-    def num_rows(self, frames: np.ndarray) -> np.ndarray:  # noqa: PLR0911  (a formula for each kind)
+    def num_rows(self, frames: np.ndarray) -> np.ndarray:
         """Return the rows, int64 [...], of videos of so many frames, int64 [...]."""
+        return self.num_rows_of(frames, self.window, self.hop, self.rows)
+
+    def num_rows_of(  # noqa: PLR0911  (a formula for each kind)
+        self, frames: np.ndarray, window: Ints, hop: Ints, rows: Ints
+    ) -> np.ndarray:
+        """Return the same for other numbers than this rule's, which may be arrays; those are 0 or 1 where its own are."""
         frames = np.maximum(frames, 1)
         if self.overlapping_chunks:
-            layout = PortChunks()
-            counts = {int(t): layout.num_rows(int(t)) if t > 8 else 1 for t in np.unique(frames)}
-            return np.array([counts[int(t)] for t in frames.flat]).reshape(frames.shape)
+            lengths, number_of = np.unique(frames, return_inverse=True)
+            counts = np.array([_rows_in_chunks(int(t)) for t in lengths], np.int64)
+            return counts[number_of].reshape(frames.shape)
         if not self.window:
-            steps = frames // self.hop if self.end == "drop" else -(-frames // self.hop)
+            steps = frames // hop if self.end == "drop" else -(-frames // hop)
             return np.maximum(1, steps - (self.pool == "2x7x7"))
-        starts = -(-frames // self.hop)
         if self.end == "every":
-            return starts * self.rows
-        beyond = np.maximum(0, frames - self.window)
+            return -(-frames // hop) * rows
+        beyond = np.maximum(0, frames - window)
         if self.end == "drop":
-            return (beyond // self.hop + 1) * self.rows
+            return (beyond // hop + 1) * rows
+        starts = -(-frames // hop)
         if self.end == "next":
-            return np.minimum(beyond // self.hop + 1 + (frames >= self.window), starts) * self.rows
-        windows = np.minimum(-(-beyond // self.hop) + 1, starts)
+            return np.minimum(beyond // hop + 1 + (frames >= window), starts) * rows
+        windows = np.minimum(-(-beyond // hop) + 1, starts)
         if self.rows == 1:
             return windows
-        edges = 8 * np.arange(self.rows) + (4 if self.pool == "2x7x7" else 0)
-        edges[0] = 0
-        begins = (windows[..., None] - 1) * self.hop + edges  # of the last window's rows; those of copies alone do not count
-        return (windows - 1) * self.rows + (begins < frames[..., None]).sum(axis=-1)
+        # Of the last window's rows, which begin every 8 frames, the first half a step early, those of copies do not count.
+        left = frames - (windows - 1) * hop - (4 if self.pool == "2x7x7" else 0)
+        return (windows - 1) * rows + np.clip(-(-left // 8), 1, rows)
 
     @property
     def rows_a_frame(self) -> float:
         """The rows that a long video has for every frame."""
+        if self.overlapping_chunks:
+            return 212 / 1600
         return self.rows / self.hop
 
     @property
     def slack(self) -> float:
         """The rows by which a video's count is at most away from its frames times `rows_a_frame`."""
-        return self.rows * (self.window / self.hop + 2)
+        return 14.0 if self.overlapping_chunks else self.rows * (self.window / self.hop + 2)
 
     @property
     def options(self) -> RowOptions | None:
@@ -127,6 +136,33 @@ class RowRule:
         several = self.window > (16 if self.pool == "2x7x7" else 8)
         rows = "" if not several else ", averaged" if self.rows == 1 else f", {self.rows} rows each"
         return f"windows of {self.window} every {self.hop}{rows}, {END_IN_WORDS[self.end]}{pool}"
+
+
+@functools.cache
+def _rows_in_chunks(frames: int) -> int:
+    return PortChunks().num_rows(frames) if frames > 8 else 1
+
+
+class RowRules:
+    """Many rules, whose rows are counted together."""
+
+    def __init__(self, rules: Sequence[RowRule]) -> None:
+        self.all = tuple(rules)
+        self._numbers = np.array([(rule.window, rule.hop, rule.rows) for rule in rules], np.int64)
+        kinds: dict[RowRule, int] = {}  # rules whose formula is the same
+        alike = [dataclasses.replace(r, window=min(r.window, 1), hop=1, rows=min(r.rows, 2)) for r in rules]
+        self._kind_of = np.array([kinds.setdefault(rule, len(kinds)) for rule in alike])
+        self._kinds = list(kinds)
+
+    def num_rows(self, numbers: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Return the rows by the rules of these numbers, int64 [m], of videos of so many frames, int64 [m, ..., n]."""
+        counts = np.empty_like(frames)
+        of_rules = self._numbers[numbers].T.reshape(3, -1, *[1] * (frames.ndim - 1))  # each [m, 1, ...]
+        for kind, rule in enumerate(self._kinds):
+            chosen = np.flatnonzero(self._kind_of[numbers] == kind)
+            if len(chosen):
+                counts[chosen] = rule.num_rows_of(frames[chosen], *of_rules[:, chosen])
+        return counts
 
 
 def row_rules() -> Iterator[tuple[RowRule, float]]:

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+import types
 
 import commands
 import psutil
@@ -22,7 +23,7 @@ from excl.models.excl import PAPER_BASELINES, VARIANTS, ExCLConfig, paper_r1, va
 from excl.pipeline import train
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.training_store import TrainingStore
-from excl.pipeline.sweep import reproduce
+from excl.pipeline.sweep import jobs, reproduce
 from excl.pipeline.sweep.jobs import JOB_COMMAND
 from excl.pipeline.sweep.table import read_results
 from excl.workflows.cli import main
@@ -36,8 +37,9 @@ def store(tmp_path_factory):
     return pack(make(tmp_path_factory.mktemp("made")), tmp_path_factory.mktemp("packed")) / "store"
 
 
-def arguments(store, out, *more):
-    return ["reproduce", str(store), "--out", str(out), "--variants", "reg-1-a", "clf-1-a", "--seeds", "2", *TINY, *more]
+def arguments(store, out, *more, seeds=2):
+    variants = ["--variants", "reg-1-a", "clf-1-a", "--seeds", str(seeds)]
+    return ["reproduce", str(store), "--out", str(out), *variants, *TINY, *more]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,19 @@ def swept(store, tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep") / "table"
     assert main(arguments(store, out)) == 0
     return out
+
+
+@pytest.fixture
+def forked_jobs(monkeypatch):
+    """Trainings side by side are forked from a process that has imported what they need."""
+
+    def start(command, *, bufsize, **how):
+        assert bufsize == 0
+        process = commands.start(command, **how)
+        process.stdin, process.stdout = process.stdin.detach(), process.stdout.detach()
+        return process
+
+    monkeypatch.setattr(jobs, "subprocess", types.SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
 
 
 def evaluations(out):
@@ -242,14 +257,14 @@ def test_a_killed_sweep_goes_on_and_ends_the_same(store, swept, tmp_path):
         assert (out / f"table.{suffix}").read_text() == (swept / f"table.{suffix}").read_text()
 
 
-def test_side_by_side_gives_the_same_and_ends_with_its_parent(store, swept, tmp_path):
+def test_side_by_side_gives_the_same_and_ends_with_its_parent(store, swept, tmp_path, forked_jobs):
     """Killed once the first is done: no process stays behind that would hold a folder."""
     out = tmp_path / "table"
-    command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2")]
+    command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2", seeds=1)]
     process = commands.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("[1/4]"):
+        if line.startswith("[1/2]"):
             break
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
@@ -274,7 +289,7 @@ def workers_of(process):
 def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_path):
     """As the system does it when memory is short."""
     out = tmp_path / "table"
-    command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2")]
+    command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2", seeds=1)]
     process = commands.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     while not list(out.glob("*/clf-1-a/seed-0/log.txt")) or not (workers := workers_of(psutil.Process(process.pid))):
@@ -284,7 +299,7 @@ def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_pat
     shown = process.communicate()[0]
     assert process.returncode == 3
     assert "FAILED: jsonl, clf-1-a, seed 0: its process ended by the signal SIGKILL" in shown
-    assert len(evaluations(out)) == 3
+    assert len(evaluations(out)) == 1
     assert main(arguments(store, out)) == 0
     assert (out / "table.csv").read_text() == (swept / "table.csv").read_text()
 

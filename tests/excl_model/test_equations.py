@@ -330,10 +330,13 @@ def test_every_variant_overfits_eight_queries(config):
     )
     batch, targets, row_times, truth = eight_queries()
     optimiser = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=0.01)
-    for _ in range(200):
+    for step in range(200):
         optimiser.zero_grad()
-        span_loss(model.config, *model(*batch), targets).backward()
+        logits = model(*batch)
+        if step % 10 == 0:
+            found = decode(*(side.detach() for side in logits), row_times, loss=config.parts.loss)
+            if summary(found[:, :, :2], truth)["R1@0.7"] == 100:
+                return
+        span_loss(model.config, *logits, targets).backward()
         optimiser.step()
-    with torch.no_grad():
-        found = decode(*model.eval()(*batch), row_times, loss=config.parts.loss)
-    assert summary(found[:, :, :2], truth)["R1@0.7"] == 100
+    pytest.fail("not learned in 200 steps")

@@ -44,8 +44,8 @@ def write_moving_texture(path, *, seconds, rate, width, height, seed):
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    write_moving_texture(folder / "a.mp4", seconds=7.3, rate=30, width=128, height=96, seed=1)
-    write_moving_texture(folder / "b.mp4", seconds=9.1, rate=25, width=144, height=96, seed=2)
+    write_moving_texture(folder / "a.mp4", seconds=5.3, rate=30, width=128, height=96, seed=1)
+    write_moving_texture(folder / "b.mp4", seconds=6.7, rate=25, width=144, height=96, seed=2)
     return folder
 
 
@@ -58,6 +58,7 @@ def identified(videos, state, tmp_path, recipe):
     features = publish(sorted(videos.iterdir()), recipe, state, tmp_path / "made", crop=CROP)
     report = tmp_path / "report.json"
     flags = ["--videos", str(videos), "--weights", "random:0", "--crop", str(CROP), "--json", str(report)]
+    flags += ["--candidates", "5"]
     assert main(["identify", str(features), *flags]) == 0
     return features, json.loads(report.read_text())["search"]
 

@@ -51,6 +51,35 @@ def test_no_stop_stays_glued_to_a_word(words, stop, num_sentences):
     assert tokenise(" ".join([sentence] * num_sentences)) == expected
 
 
+APART = [
+    "cannot",
+    "gimme",
+    "gonna",
+    "gotta",
+    "lemme",
+    "wanna",
+    "more'n",
+    "d'ye",
+    "'tis",
+    "he's",
+    "wannabe",
+    "3.5",
+    "1,000",
+    "a-b",
+]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([*APART, "a", "Dog", "x1", "CAFÉ"]), st.sampled_from([" ", ", ", ",", "  ", ",\u2028"]))
+    ),
+    st.sampled_from(["", ".", " .", ". ", ",", "..", "!", ".\n"]),
+)
+def test_a_sentence_has_the_tokens_of_nltk(words, end):
+    sentence = "".join(text for pair in words for text in pair) + "end" + end
+    assert tokenise(sentence) == NLTKWordTokenizer().tokenize(sentence.lower())
+
+
 def test_a_query_of_the_greatest_length_is_taken_and_a_longer_one_refused():
     assert tokenise("a" * MAX_QUERY_CHARS) == ["a" * MAX_QUERY_CHARS]
     with pytest.raises(ValueError, match=r"begins 'bbb.* has 2,001 characters; at most 2,000"):
@@ -68,7 +97,7 @@ def test_tokenising_needs_no_data_of_nltk():
 def test_the_official_queries_of_charades_have_the_known_vocabulary():
     queries = [line.split("##")[1] for line in (CHARADES / "charades_sta_train.txt").read_text().splitlines()]
     words = Vocabulary.build([tokenise(query) for query in queries]).words[2:]
-    by_nltk = {token for query in queries for token in NLTKWordTokenizer().tokenize(query.lower())}
+    by_nltk = {token for query in set(queries) for token in NLTKWordTokenizer().tokenize(query.lower())}
     assert len(by_nltk) == 1_132  # counted by others
     glued = {"bedroom.they", "box.the", "clothes.the", "cup.the", "door.the", "doorway.the", "food.the", "laughing.the",
              "pillow.the", "smiling.the", "sneezing.the"}  # fmt: skip

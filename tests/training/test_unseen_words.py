@@ -115,7 +115,7 @@ def test_validation_follows_the_choice_and_the_checkpoint_does_not_keep_the_vect
         ]
         assert main(queries) == 0
         store = pack.run(pack.PackConfig(features=made / "features", queries=swapped / "q", out=swapped / "store"))
-        learning = ("--epochs", "25", "--patience", "25", "--model.dropout", "0")
+        learning = ("--epochs", "8", "--patience", "8", "--model.dropout", "0")
         assert main(arguments(store, swapped / "run", *learning, *more)) == 0
         curves[name] = (swapped / "run" / "metrics.jsonl").read_text()
         with (swapped / "run" / "best.safetensors").open("rb") as file:
