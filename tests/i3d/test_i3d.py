@@ -80,7 +80,7 @@ def test_features_equal_a_literal_implementation(frames, size):
 def test_reference_values_of_the_public_port(shared, monkeypatch):
     """Features and logits at full size; asked for is 1e-4. The logits are those of the features, computed once.
 
-    Clips of 16 and 24 frames are compared where I3D runs on a CPU (test_onednn), and 100 frames of small pictures above.
+    Features of the other clips are compared as a CPU computes them for users (test_onednn).
     """
     reference = np.load(shared / "i3d" / "reference_features.npz")
     assert len(reference) >= 12
@@ -94,7 +94,7 @@ def test_reference_values_of_the_public_port(shared, monkeypatch):
     monkeypatch.setattr(network(), "features", features)
     for kind, seed, frames in ((*key.split("_")[:2], int(key.split("_t")[1])) for key in reference):
         key = f"{kind}_{seed}_t{frames}"
-        if frames not in (9, 23, 64):
+        if frames not in (9, 23):
             rows = torch.from_numpy(reference[f"features_{seed}_t{frames}"])[None]
             with torch.inference_mode():
                 logits = network()._modules["logits"](rows)[0].numpy()
@@ -107,7 +107,7 @@ def test_reference_values_of_the_public_port(shared, monkeypatch):
             found = getattr(network(), kind)(x)[0].numpy()
         assert found.shape == reference[key].shape
         assert relative_error(found, reference[key]) < 1e-5, key
-    assert len(computed) == 3
+    assert len(computed) == 2
 
 
 def test_keys_and_shapes_are_the_ports(shared):
