@@ -3,10 +3,10 @@
 `start` and `run` take a command as `subprocess.Popen` and `subprocess.run` do: `[sys.executable, "-m", MODULE, …]` or
 `[sys.executable, "-c", CODE, …]`. The command is a process of its own, with its own environment, streams, signals and
 session, and a signal ends it for real. The warm process is a fresh interpreter that has imported what commands import; it
-has computed nothing and has no other thread. A command whose environment changes what an interpreter reads while it starts
-is started by `subprocess`, and so are all where a process cannot be forked safely (macOS). Tests of the start itself use
-`subprocess`. `forked_workers` does the same for Dask's workers on this machine, `forked_decoders` for the processes that
-read videos.
+has computed nothing but the weights random:0 and has no other thread. A command whose environment changes what an
+interpreter reads while it starts is started by `subprocess`, and so are all where a process cannot be forked safely (macOS).
+Tests of the start itself use `subprocess`. `forked_workers` does the same for Dask's workers on this machine,
+`forked_decoders` for the processes that read videos.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import gc
 import importlib
 import io
 import json
+import logging
 import multiprocessing
 import os
 import runpy
@@ -400,6 +401,15 @@ def _execute_to_the_end(kind: str, program: str, arguments: list[str]) -> None:
         _end.status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
 
 
+def _remember_formula_weights() -> None:
+    """Compute I3D's weights random:0 once for all commands, in this thread: many take them, which costs each 0.6 s."""
+    weights = importlib.import_module("excl.models.i3d.weights")
+    weights._formula_values = functools.cache(weights._formula_values)
+    logging.disable()
+    weights.load_weights("random:0")
+    logging.disable(logging.NOTSET)
+
+
 class _End:
     """What is called at the exit after all that was registered later: once there is a status, the process ends with it."""
 
@@ -425,6 +435,7 @@ if __name__ == "__main__":
         warnings.simplefilter("ignore")
         for module in IMPORTED:
             importlib.import_module(module)
+    _remember_formula_weights()
     own_folder = str(Path(__file__).parent)
     sys.path[:] = [sys.path[0], *(folder for folder in sys.path[1:] if folder != own_folder)]
     gc.collect()

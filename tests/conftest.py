@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.metadata
 import os
 import signal
 from collections.abc import Iterator
@@ -26,14 +28,19 @@ import torch
 from browser import chromium
 
 from excl.datasets.annotations.moments import Moment
+from excl.datasets.video.backends import open_sampled
+from excl.datasets.video.probe import probe_video
+from excl.datasets.video.sampling import Sampling
 from excl.models.i3d import weights
 from excl.pipeline import extract
 from excl.pipeline.execution import video_reading
+from excl.pipeline.execution.video_reading import VideoReading
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 hypothesis.settings.register_profile("excl", deadline=None)  # no test depends on time
 hypothesis.settings.load_profile("excl")
 weights._formula_values = functools.cache(weights._formula_values)  # which many tests take in every process
+importlib.metadata.version = functools.cache(importlib.metadata.version)  # so do all folders that are begun
 BITS, CELL = 12, 16  # the number of a frame as a row of black and white cells, 16 pixels each
 
 
@@ -59,6 +66,29 @@ def one_thread() -> Iterator[None]:
 def forked_decoders() -> Iterator[None]:
     """For tests that read videos, one at a time, and are not about the processes that do it."""
     with commands.forked_decoders(), mock.patch.object(video_reading, "_cores_in_job", [1]):
+        yield
+
+
+@contextlib.contextmanager
+def decoding_here() -> Iterator[None]:
+    """Read videos in this process, for tests of other things: each decoder's process takes a third of a second to start.
+
+    Commands and workers, which are other processes, have decoders as ever.
+    """
+
+    def open_here(self, path, *, fps, geometry, backends=("pyav",), threads=1, nearest=False):
+        return open_sampled(path, Sampling(fps, geometry, self.limits(), self.on_damage, backends, threads, nearest))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VideoReading, "open", open_here)
+        patch.setattr(VideoReading, "probe", lambda self, path: probe_video(path, self.limits()))
+        yield
+
+
+@pytest.fixture(scope="module")
+def decoded_here() -> Iterator[None]:
+    """All tests of the module read videos in this process."""
+    with decoding_here():
         yield
 
 

@@ -20,7 +20,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 FEATURE_DIM = 1024
 STRIDES = (8, 4, 2, 1)
@@ -187,7 +187,12 @@ def fold_batch_norm(network: I3D) -> I3D:
     For inference only; the state dict is no longer the port's.
     """
     for unit in [module for module in network.modules() if isinstance(module, Unit)]:
-        unit.conv3d = fuse_conv_bn_eval(unit.conv3d, unit.bn)  # type: ignore[arg-type]  # not folded before
+        conv, bn = unit.conv3d, unit.bn
+        assert isinstance(bn, nn.BatchNorm3d)  # not folded before
+        mean, variance = bn.running_mean, bn.running_var
+        assert mean is not None
+        assert variance is not None
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, None, mean, variance, bn.eps, bn.weight, bn.bias)
         unit.bn = nn.Identity()
     return network
 

@@ -64,9 +64,11 @@ class Weights:
 
     def network(self) -> I3D:
         """Return the network with these weights, in evaluation mode, without gradients; ValueError if they do not fit."""
-        model = network.I3D(self.num_classes)
+        with torch.device("meta"):  # which neither makes nor fills tensors that the weights replace
+            model = network.I3D(self.num_classes)
+        state = {key: value.float() if value.is_floating_point() else value for key, value in self.state_dict.items()}
         try:
-            model.load_state_dict(self.state_dict, strict=True)
+            model.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
             raise ValueError(f"{self.source}: these are not weights of RGB I3D: {error}") from error
         return model.eval().requires_grad_(False)

@@ -829,10 +829,9 @@ def test_omp_num_threads_is_heeded_by_workers_of_this_machine(tmp_path, monkeypa
     if given is None:
         monkeypatch.delenv("OMP_NUM_THREADS")
     wanted = int(given or num_cores())
-    assert (
-        threads_of(tmp_path / "out", dask_cluster.dask_executor(ExecutorSettings(executor="local", workers=1), gpus=[]))
-        == wanted
-    )
+    if given != "1":  # which shows no more than 3 does, for four seconds
+        of_this_machine = dask_cluster.dask_executor(ExecutorSettings(executor="local", workers=1), gpus=[])
+        assert threads_of(tmp_path / "out", of_this_machine) == wanted
     assert {spec["options"]["env"]["OMP_NUM_THREADS"] for spec in dask_cluster.local_workers(1, []).values()} == {
         str(wanted)
     }

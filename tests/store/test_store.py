@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import operator
 from pathlib import Path
 
 import commands
@@ -130,17 +131,13 @@ def test_values_that_make_no_sense_are_refused():
         VideoFeatures("v", np.zeros((0, 4)), edges[:0], edges[:0], {})
 
 
-def read_sum(job):
-    store, video_id = job
-    return float(store[video_id].features.astype(np.float64).sum())
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_worker_processes_read_the_same(tmp_path, method):
     store = make_store(tmp_path / "out", [features_of(name, 50, seed=i) for i, name in enumerate("abcdef")])
-    wanted = [read_sum((store, name)) for name in store]  # files are open now
+    wanted = [store[name].features.tobytes() for name in store]  # files are open now
     with multiprocessing.get_context(method).Pool(2) as pool:
-        assert pool.map(read_sum, [(store, name) for name in store]) == wanted
+        found = pool.starmap(operator.getitem, [(store, name) for name in store], chunksize=1)
+    assert [video.features.tobytes() for video in found] == wanted
 
 
 def test_queries_travel_with_their_videos(tmp_path):
@@ -229,7 +226,7 @@ def read_all(loader):
     return [(batch.features.numpy().tobytes(), batch.num_rows.tolist(), batch.token_ids.tolist()) for batch in loader]
 
 
-@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn"), (4, "fork"), (3, "forkserver")])
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (1, "spawn"), (4, "fork"), (3, "forkserver")])
 def test_a_loader_with_any_workers_reads_the_same(tmp_path, workers, method):
     dataset = QueryDataset(training_store(tmp_path / "store"), "train")
     batches = BucketBatchSampler(dataset.num_rows, batch_size=4, seed=3)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import get_args
 
+import commands
 import numpy as np
 import pytest
 from bad_videos import bad_contents, encode
@@ -23,6 +22,23 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.feature_store import FeatureStore
 
 GOOD_NAMES = [b"plain.mp4", b"-dash.mkv", b"new\nline %s.mp4", b"caf\xe9.mp4", "日本.webm".encode()]
+
+# What is forbidden stays so for the command and for what it starts, even if it is root's (prctl(2), capabilities(7)).
+AS_ANYBODY = """
+import ctypes, os, sys
+from excl.workflows.cli import main
+
+if sys.platform == "linux" and os.geteuid() == 0:
+    libc, drop_from_bounding_set, dac_override, dac_read_search = ctypes.CDLL(None), 24, 1, 2
+    version_and_process, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(version_and_process, sets) == 0
+    for capability in (dac_override, dac_read_search):
+        assert libc.prctl(drop_from_bounding_set, capability, 0, 0, 0) == 0
+        for position in range(3):  # effective, permitted, inheritable
+            sets[position] &= ~(1 << capability)
+    assert libc.capset(version_and_process, sets) == 0
+sys.exit(main())
+"""
 
 
 def bad_entries(folder: Path) -> list[str]:
@@ -44,14 +60,6 @@ def bad_entries(folder: Path) -> list[str]:
     (folder / "forbidden.mp4").chmod(0)
     return ["fifo.mp4", "a_folder.mp4", "dangling.mp4", "loop.mp4", "device.mp4", "to_folder.mp4", "socket.mp4",
             "forbidden.mp4"]  # fmt: skip
-
-
-def as_anybody() -> None:
-    """Before a program starts: what is forbidden stays forbidden, even if it is root's (prctl(2), capabilities(7))."""
-    if sys.platform == "linux" and os.geteuid() == 0:
-        drop_from_bounding_set, dac_override, dac_read_search = 24, 1, 2
-        for capability in (dac_override, dac_read_search):
-            assert ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0) == 0
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +89,10 @@ def test_forty_kinds_of_bad_entries_and_five_good_videos(corpus, tmp_path):
     folder, bad, listening = corpus
     assert len(bad) >= 40
     out = tmp_path / "out"
-    command = [str(Path(sys.executable).with_name("excl")), "extract", "--videos", str(folder), "--out", str(out),
-               "--weights", "random:0", "--short-side", "32", "--crop", "32", "--device", "cpu",
-               "--timeout-s", "20"]  # fmt: skip
+    arguments = ["--videos", str(folder), "--out", str(out), "--weights", "random:0", "--short-side", "32", "--crop", "32",
+                 "--device", "cpu", "--timeout-s", "20"]  # fmt: skip
     started = time.monotonic()
-    result = subprocess.run(command, capture_output=True, timeout=300, check=False, preexec_fn=as_anybody)
+    result = commands.run([sys.executable, "-c", AS_ANYBODY, "extract", *arguments], capture_output=True, timeout=300)
     shown = result.stderr.decode(errors="replace")
     assert result.returncode == 3, shown
     assert "Traceback" not in shown
