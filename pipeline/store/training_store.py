@@ -46,7 +46,7 @@ class Query:
 
     def to_json(self) -> dict[str, Any]:
         """Return the query as JSON values."""
-        return {**vars(self)}  # whose values are plain: `asdict` takes ten times as long to copy them
+        return {**vars(self)}  # whose values are plain: `asdict` takes a hundred times as long to copy them
 
 
 class TrainingStore(FeatureStore):

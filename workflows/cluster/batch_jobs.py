@@ -66,7 +66,8 @@ def job_cluster(settings: ExecutorSettings, loop: Any) -> Iterator[Any]:
     with certificates(settings) as security:
         options = add_exit_markers(settings, jobqueue_options(settings), _folder(security))
         try:
-            cluster = kind(loop=loop, security=security, **options)
+            # Dask's loggers are silenced elsewhere; it would do so by the levels of handlers, which others may use, too.
+            cluster = kind(loop=loop, security=security, **{"silence_logs": False, **options})
         except (ValueError, TypeError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split(". Very likely")[0].split())
             raise ValueError(
