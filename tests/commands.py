@@ -403,7 +403,7 @@ def _execute_to_the_end(kind: str, program: str, arguments: list[str]) -> None:
 
 def _remember_formula_weights() -> None:
     """Compute I3D's weights random:0 once for all commands, in this thread: many take them, which costs each 0.6 s."""
-    weights = importlib.import_module("excl.models.i3d.weights")
+    weights: Any = importlib.import_module("excl.models.i3d.weights")
     weights._formula_values = functools.cache(weights._formula_values)
     logging.disable()
     weights.load_weights("random:0")
