@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from excl.models.i3d.extractor import Extractor
-from excl.models.i3d.network import pool_pairs
+from excl.models.i3d.network import pool_pairs, prepare
 from excl.models.i3d.row_layout import Windows
 from excl.models.i3d.runner import Runner
 from excl.models.i3d.weights import load_weights
@@ -86,6 +86,14 @@ def test_no_layer_takes_the_slow_convolution(batch, frames):
     names = operations(Runner(weights(), device=CPU), clips(batch, frames))
     assert names.count("mkldnn::_convolution_pointwise") == 57
     assert not any("slow_conv" in name or name == "aten::conv3d" for name in names)
+
+
+def test_a_batch_norm_that_makes_weights_nan_is_refused():
+    """oneDNN's ReLU makes 0 of NaN, so such features would look right."""
+    network = weights().network()
+    network.Mixed_5c.b0.bn.running_var = network.Mixed_5c.b0.bn.running_var.clone().index_fill_(0, torch.tensor([3]), -1.0)
+    with pytest.raises(ValueError, match="not finite numbers"):
+        prepare(network, CPU, torch.float32)
 
 
 def test_weights_are_packed_once_for_clips_of_one_shape():
