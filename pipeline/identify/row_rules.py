@@ -94,7 +94,7 @@ class RowRule:
     def rows_a_frame(self) -> float:
         """The rows that a long video has for every frame."""
         if self.overlapping_chunks:
-            return 212 / 1600
+            return 212 / 1600  # each chunk brings 212 rows
         return self.rows / self.hop
 
     @property

@@ -16,6 +16,7 @@ import pytest
 from conftest import SHARED
 
 from excl.pipeline.identify.row_fit import Counted, fit_rows
+from excl.pipeline.identify.row_rules import row_rules
 from excl.workflows.cli import main
 
 ROOT = SHARED / "annotations"
@@ -205,3 +206,10 @@ def test_bad_input_is_said_in_a_sentence(flags, message, capsys, caplog):
         code = ended.code
     assert code in (1, 2)
     assert message in re.sub(r"[\s│]+", " ", capsys.readouterr().err) + caplog.text
+
+
+def test_no_count_is_farther_from_the_rows_a_frame_than_the_slack():
+    """The fit leaves out rules by this bound, so a count beyond it would be a recipe that is never tried."""
+    frames = np.unique(np.geomspace(1, 30_000, 400).astype(np.int64))
+    for rule, _ in row_rules():
+        assert np.abs(rule.num_rows(frames) - frames * rule.rows_a_frame).max() <= rule.slack, rule
