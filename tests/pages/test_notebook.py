@@ -11,6 +11,9 @@ SMALL = {
     '{"num_train": 8, "num_val": 3, "num_test": 4}': (
         '{"num_train": 2, "num_val": 1, "num_test": 1, "min_seconds": 12, "max_seconds": 13}'
     ),
+    '"train.epochs=2"': (
+        '"train.epochs=1", "decode.short_side=32", "decode.crop=32", "extract.short_side=32", "extract.crop=32"'
+    ),
     "demo_0012": "demo_0003",
 }
 
