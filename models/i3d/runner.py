@@ -139,7 +139,7 @@ class Runner:
 
         Some versions of cuDNN and of PyTorch had wrong three-dimensional convolutions.
         """
-        noise = np.random.default_rng(0).integers(0, 256, (1, 24 - self.stride, 64, 64, 3), dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (1, 24 - self.stride, 48, 48, 3), dtype=np.uint8)
         with torch.no_grad():
             x = _normalise(torch.from_numpy(noise), torch.float32)
             expected = weights.network().steps(x, stride=self.stride)

@@ -52,15 +52,18 @@ def swept(store, tmp_path_factory):
 
 @pytest.fixture
 def forked_jobs(monkeypatch):
-    """Trainings side by side are forked from a process that has imported what they need."""
+    """Trainings side by side are forked from a process that has imported what they need; a list of those processes."""
+    processes = []
 
     def start(command, *, bufsize, **how):
         assert bufsize == 0
         process = commands.start(command, **how)
         process.stdin, process.stdout = process.stdin.detach(), process.stdout.detach()
+        processes.append(process)
         return process
 
     monkeypatch.setattr(jobs, "subprocess", types.SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
+    return processes
 
 
 def evaluations(out):
@@ -304,7 +307,7 @@ def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_pat
     assert (out / "table.csv").read_text() == (swept / "table.csv").read_text()
 
 
-def test_an_error_for_all_ends_those_that_are_running(store, tmp_path, caplog):
+def test_an_error_for_all_ends_those_that_are_running(store, tmp_path, caplog, forked_jobs):
     """They would go on for a very long time."""
     training = reproduce.SharedTrainConfig(device="cpu")
     config = reproduce.ReproduceConfig(stores=(store,), out=tmp_path, variants=("reg-1-a",), training=training)
@@ -313,7 +316,8 @@ def test_an_error_for_all_ends_those_that_are_running(store, tmp_path, caplog):
     with Manifest.open(run, stage="train", identity={}, code_version=0):
         assert main(arguments(store, tmp_path, *endless)) == 1
     assert "another process is working on it" in caplog.text
-    assert not workers_of(psutil.Process())
+    assert len(forked_jobs) == 2
+    assert not any(psutil.pid_exists(process.pid) for process in forked_jobs)
 
 
 def test_where_several_devices_share_a_training_the_first_evaluates(store, tmp_path):

@@ -67,7 +67,7 @@ def relative_error(found, wanted):
     return np.abs(found - wanted).max() / np.abs(wanted).max()
 
 
-@pytest.mark.parametrize(("frames", "size"), [(9, 64), (16, 32), (18, 61), (27, 90), (24, 112), (100, 32)])
+@pytest.mark.parametrize(("frames", "size"), [(9, 64), (16, 32), (18, 61), (27, 42), (12, 112), (100, 32)])
 def test_features_equal_a_literal_implementation(frames, size):
     x = torch.from_numpy(np.random.default_rng(frames).uniform(-1, 1, (2, 3, frames, size, size)).astype(np.float32))
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_features_equal_a_literal_implementation(frames, size):
 
 
 def test_reference_values_of_the_public_port(shared, monkeypatch):
-    """Features and logits at full size; asked for is 1e-4. The logits are those of the features, computed once.
+    """Features and logits of 9 frames at full size; asked for is 1e-4. The logits are those of the features, computed once.
 
     Features of the other clips are compared as a CPU computes them for users (test_onednn).
     """
@@ -94,7 +94,7 @@ def test_reference_values_of_the_public_port(shared, monkeypatch):
     monkeypatch.setattr(network(), "features", features)
     for kind, seed, frames in ((*key.split("_")[:2], int(key.split("_t")[1])) for key in reference):
         key = f"{kind}_{seed}_t{frames}"
-        if frames not in (9, 23):
+        if frames != 9:
             rows = torch.from_numpy(reference[f"features_{seed}_t{frames}"])[None]
             with torch.inference_mode():
                 logits = network()._modules["logits"](rows)[0].numpy()
@@ -107,7 +107,7 @@ def test_reference_values_of_the_public_port(shared, monkeypatch):
             found = getattr(network(), kind)(x)[0].numpy()
         assert found.shape == reference[key].shape
         assert relative_error(found, reference[key]) < 1e-5, key
-    assert len(computed) == 2
+    assert len(computed) == 1
 
 
 def test_keys_and_shapes_are_the_ports(shared):
@@ -186,7 +186,7 @@ def test_chunks_give_what_the_whole_video_gives(frames, chunk, stride, pool):
     assert relative_error(found, wanted) < 2e-6
 
 
-@pytest.mark.parametrize(("frames", "chunk", "stride", "size"), [(20, 16, 8, 224), (40, 24, 2, 112)])
+@pytest.mark.parametrize(("frames", "chunk", "stride", "size"), [(12, 8, 8, 224), (20, 16, 2, 112)])
 def test_chunks_of_large_pictures(frames, chunk, stride, size):
     """At full size, and with a small stride, which costs four times as much, at half of it."""
     pixels = noise(frames, size=size)
@@ -355,9 +355,10 @@ def test_no_tensor_has_two_to_the_31_elements():
     for module in net.modules():
         module.register_forward_hook(note)
     cpu = torch.device("cpu")
-    for size in (224, 256, 448, 700, MAX_SIZE):
-        for stride in (8, 1):
-            frames = Extractor(weights(), device=cpu, layout=Continuous(stride))._chunk_frames(size)
+    for stride in (8, 1):
+        extractor_of_stride = Extractor(weights(), device=cpu, layout=Continuous(stride))
+        for size in (224, 256, 448, 700, MAX_SIZE):
+            frames = extractor_of_stride._chunk_frames(size)
             with torch.no_grad():
                 net.steps(torch.empty(1, 3, frames + 96 + 8 - stride, size, size, device="meta"), stride=stride)
     with torch.no_grad():

@@ -37,23 +37,28 @@ def relative_error(values, expected):
 
 
 def test_a_runner_gives_the_ports_values(shared):
-    """The features of the public port for clips of full size, 9 to 100 frames; the published tolerance is 1e-4."""
+    """The features of the public port for clips of full size, 9 to 64 frames; the published tolerance is 1e-4.
+
+    Of 100 frames, which take nearly as long as all others, the plain network's are compared, at less than full size.
+    """
     reference = np.load(shared / "i3d" / "reference_features.npz")
     runner, clips_seen = Runner(weights(), device=CPU), set()
     for key in (key for key in reference if key.startswith("features")):
         seed, frames = int(key.split("_")[1].removeprefix("seed")), int(key.split("_t")[1])
+        if frames > 64:
+            continue
         pixels = np.random.RandomState(seed).randint(0, 256, size=(1, frames, 224, 224, 3), dtype=np.uint8)
         features = pool_pairs(torch.from_numpy(steps(runner, pixels)))[0].numpy()
         assert features.shape == reference[key].shape
         assert relative_error(features, reference[key]) < 2e-6
         clips_seen.add(frames)
-    assert clips_seen >= {9, 16, 23, 24, 64, 100}
+    assert clips_seen >= {9, 16, 23, 24, 64}
 
 
 @pytest.mark.parametrize("stride", [8, 2])
 def test_they_give_what_the_plain_network_gives(stride):
     runner, plain = Runner(weights(), device=CPU, stride=stride), weights().network()
-    for batch, frames in ((1, 24 - stride), (3, 16 + 8 - stride), (1, 64 - stride)):
+    for batch, frames in ((1, 24 - stride), (3, 24 - stride), (1, {8: 100, 2: 62}[stride])):
         pixels = clips(batch, frames, size=61)
         x = torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).float() / 255 * 2 - 1
         with torch.inference_mode():
