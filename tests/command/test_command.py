@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import itertools
 import subprocess
 import sys
@@ -107,12 +109,9 @@ def test_the_front_imports_no_large_library():
 
 @pytest.fixture(scope="module")
 def completion_script():
-    return subprocess.run(
-        [sys.executable, "-m", "excl.workflows.cli", "--print-completion", "bash"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit, match=r"^0$"):
+        main(["--print-completion", "bash"])
+    return printed.getvalue()
 
 
 @pytest.mark.parametrize(
