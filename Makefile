@@ -9,8 +9,8 @@ INSTALLED := $(VENV)/.installed-$(VERSION)
 EXTRAS ?= dev
 # Versions for pip to keep to: a file, as `python .ci/lowest.py` prints it.
 CONSTRAINTS ?=
-# Test processes: half of what tests do is to wait for processes of their own, so more than there are cores.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 2)' 2>/dev/null)
+# Test processes: tests also wait for processes of their own, so one more than there are cores.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)' 2>/dev/null)
 TESTS ?=
 
 .PHONY: install demo test lint docs clean

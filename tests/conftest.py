@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.metadata
 import os
 import signal
@@ -193,6 +194,12 @@ def make_video(tmp_path):
         return write_video(tmp_path / name, pts, **settings)
 
     return make
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what is there when the tests begin: most of it stays to their end."""
+    gc.collect()
+    gc.freeze()
 
 
 CONFORMANCE = pytest.StashKey[dict[str, dict[str, str]]]()
