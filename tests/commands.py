@@ -31,7 +31,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ IMPORTED = ("torch", "torch._dynamo", "torchvision", "av", "h5py", "nltk", "tyro
             "distributed", "excl.workflows.steps", "excl.pipeline.extract", "excl.pipeline.decode", "excl.pipeline.train",
             "excl.pipeline.evaluate", "excl.pipeline.exchange.export", "excl.models.i3d.extractor",
             "excl.models.i3d.weights", "excl.workflows.cluster.dask_cluster")  # fmt: skip
+BY_WORKERS = ("torch", "distributed", "excl.pipeline.extract", "excl.models.i3d.extractor", "excl.models.i3d.weights",
+              "excl.workflows.cluster.dask_cluster")  # fmt: skip
 READ_AT_THE_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "TORCH", "CUDA_", "MALLOC_")
 RECEIVED_BYTES = 1 << 20
 FORKING = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
@@ -203,13 +205,13 @@ def run(
     return done
 
 
-def warm_forkserver(imported: Sequence[str] = IMPORTED) -> None:
-    """Let the processes of `multiprocessing`'s forkserver be forked from one that has imported what commands import.
+def warm_forkserver() -> None:
+    """Let the processes of `multiprocessing`'s forkserver be forked from one that has imported what workers import.
 
     It outlives the test that needs it first, whose PYTHONPATH it therefore does not get.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*imported])
+    context.set_forkserver_preload([*BY_WORKERS])
     process = context.Process(target=int)
     with mock.patch.dict(os.environ):
         os.environ.pop("PYTHONPATH", None)
