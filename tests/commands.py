@@ -5,8 +5,8 @@
 session, and a signal ends it for real. The warm process is a fresh interpreter that has imported what commands import; it
 has computed nothing but the weights random:0 and has no other thread. A command whose environment changes what an
 interpreter reads while it starts is started by `subprocess`, and so are all where a process cannot be forked safely (macOS).
-Tests of the start itself use `subprocess`. `forked_workers` does the same for Dask's workers on this machine,
-`forked_decoders` for the processes that read videos.
+Tests of the start itself use `subprocess`. `FORKING` in a command's environment does the same for the workers that it has
+Dask start, `forked_workers` for those of the tests' own process, `forked_decoders` for the processes that read videos.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -44,8 +45,11 @@ IMPORTED = ("torch", "torch._dynamo", "torchvision", "av", "h5py", "nltk", "tyro
             "distributed", "excl.workflows.steps", "excl.pipeline.extract", "excl.pipeline.decode", "excl.pipeline.train",
             "excl.pipeline.evaluate", "excl.pipeline.exchange.export", "excl.models.i3d.extractor",
             "excl.models.i3d.weights", "excl.workflows.cluster.dask_cluster")  # fmt: skip
+BY_WORKERS = ("torch", "distributed", "excl.pipeline.extract", "excl.models.i3d.extractor", "excl.models.i3d.weights",
+              "excl.workflows.cluster.dask_cluster")  # fmt: skip
 READ_AT_THE_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "TORCH", "CUDA_", "MALLOC_")
 RECEIVED_BYTES = 1 << 20
+FORKING = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
 
 
 class Popen:
@@ -201,13 +205,13 @@ def run(
     return done
 
 
-def warm_forkserver(imported: Sequence[str] = IMPORTED) -> None:
-    """Let the processes of `multiprocessing`'s forkserver be forked from one that has imported what commands import.
+def warm_forkserver() -> None:
+    """Let the processes of `multiprocessing`'s forkserver be forked from one that has imported what workers import.
 
     It outlives the test that needs it first, whose PYTHONPATH it therefore does not get.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*imported])
+    context.set_forkserver_preload([*BY_WORKERS])
     process = context.Process(target=int)
     with mock.patch.dict(os.environ):
         os.environ.pop("PYTHONPATH", None)
@@ -235,12 +239,6 @@ def forked_decoders() -> Iterator[None]:
     by_fork = types.SimpleNamespace(**{**vars(subprocess), "Popen": start})
     with mock.patch("excl.datasets.video.decoder_process.subprocess", by_fork):
         yield
-
-
-def dask_setup(_nanny: Any) -> None:
-    """Called by a nanny that `dask worker --preload-nanny` has load this file, and that is to fork its workers."""
-    distributed.utils.get_mp_context()
-    warm_forkserver(("excl.pipeline.extract", "excl.workflows.cluster.dask_workers"))
 
 
 def _at_the_start(environment: Any) -> dict[str, str]:
@@ -354,6 +352,29 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)
     _take_path(earlier, os.environ.get("PYTHONPATH", ""))
+    if FORKING.items() <= os.environ.items():
+        _fork_forkserver()
+
+
+def _fork_forkserver() -> None:
+    """Begin `multiprocessing`'s forkserver as a process that has imported all, while there is no other thread yet."""
+    forkserver = importlib.import_module("multiprocessing.forkserver")
+    resource_tracker.ensure_running()
+
+    def fork(_program: Any, arguments: list[str], descriptors: list[int]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(SystemExit):
+                for descriptor in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, *descriptors}:
+                    with contextlib.suppress(OSError):
+                        os.close(descriptor)
+                exec(arguments[-1])
+            os._exit(0)
+        return pid
+
+    with mock.patch("multiprocessing.util.spawnv_passfds", fork):
+        forkserver.set_forkserver_preload([])
+        forkserver.ensure_running()
 
 
 def _take_path(earlier: str, path: str) -> None:

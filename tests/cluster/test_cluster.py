@@ -119,10 +119,10 @@ def listening(process):
     return found
 
 
-def extracting(videos, out, *arguments):
+def extracting(videos, out, *arguments, env=None):
     """`excl extract` as a process, as a terminal starts it."""
     command = [sys.executable, "-m", "excl.workflows.cli", "extract", "--videos", str(videos), "--out", str(out), *SHARDS]
-    return running([*command, *arguments], stderr=subprocess.PIPE, text=True)
+    return running([*command, *arguments], stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
 
 
 @contextlib.contextmanager
@@ -136,8 +136,6 @@ def scheduler(folder, *tls):
 
 
 DASK = [sys.executable, "-m", "dask"]
-# Workers that are started again and again.
-FORKED, FORKING = ["--preload-nanny", commands.__file__], {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
 
 
 @contextlib.contextmanager
@@ -170,7 +168,7 @@ def existing(tmp_path_factory):
     with (
         scheduler(folder) as (process, address),
         worker(folder, address, "plain", "--no-nanny") as plain,
-        worker(folder, address, "gpu", "--resources", "GPU=1") as gpu,
+        worker(folder, address, "gpu", "--resources", "GPU=1", env=commands.FORKING) as gpu,
     ):
         yield SimpleNamespace(address=address, processes=[process, plain, gpu], folder=folder)
 
@@ -444,8 +442,8 @@ def test_a_death_counts_once_though_the_scheduler_tries_again_by_itself(tmp_path
         path.write_text("v")
     with (
         scheduler(tmp_path) as (_, address),
-        worker(tmp_path, address, "a", *FORKED, env=FORKING),
-        worker(tmp_path, address, "b", *FORKED, env=FORKING),
+        worker(tmp_path, address, "a", env=commands.FORKING),
+        worker(tmp_path, address, "b", env=commands.FORKING),
         Client(address) as client,
     ):
         made.run(videos, retry_failed=False, executor=dask_cluster.client_executor(client))
@@ -468,7 +466,10 @@ def test_tls(five_videos, whole, tmp_path, caplog):
         dasks += [f"--tls-{name}", str(tmp_path / name)]
         ours += [f"--tls-{name.removesuffix('-file')}", str(tmp_path / name)]
     arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, "--executor"]
-    with scheduler(tmp_path, "--protocol", "tls", *dasks) as (_, address), worker(tmp_path, address, "only", *dasks):
+    with (
+        scheduler(tmp_path, "--protocol", "tls", *dasks) as (_, address),
+        worker(tmp_path, address, "only", *dasks, env=commands.FORKING),
+    ):
         assert address.startswith("tls://127.0.0.1")
         assert main([*arguments, address, *ours[:-1], str(tmp_path / "no-key")]) == 2
         assert "no-key: there is no such file" in caplog.text
@@ -524,7 +525,7 @@ def test_ctrl_c_is_not_for_a_run_in_the_background_of_a_script(five_videos, whol
     out = tmp_path / "out"
     earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with extracting(five_videos, out, *EXECUTORS[executor]) as driver:
+        with extracting(five_videos, out, *EXECUTORS[executor], env=commands.FORKING) as driver:
             at_the_gate(gate, driver, executor)
             for _ in range(2):
                 os.killpg(driver.pid, signal.SIGINT)
@@ -542,7 +543,7 @@ def test_ctrl_c_is_not_for_a_run_in_the_background_of_a_script(five_videos, whol
 def test_ctrl_c_twice(five_videos, whole, gate, tmp_path, executor):
     """All ends though the decoders are in the middle of something, and another run goes on."""
     out = tmp_path / "out"
-    with extracting(five_videos, out, *EXECUTORS[executor]) as driver:
+    with extracting(five_videos, out, *EXECUTORS[executor], env=commands.FORKING) as driver:
         at_the_gate(gate, driver, executor)
         ask_to_stop(driver)
         os.killpg(driver.pid, signal.SIGINT)
@@ -557,7 +558,7 @@ def test_ctrl_c_twice(five_videos, whole, gate, tmp_path, executor):
 
 def test_a_driver_that_is_killed_leaves_no_process(five_videos, whole, gate, tmp_path):
     out = tmp_path / "out"
-    with extracting(five_videos, out, *EXECUTORS["local"]) as driver:
+    with extracting(five_videos, out, *EXECUTORS["local"], env=commands.FORKING) as driver:
         at_the_gate(gate, driver, "local")
         driver.kill()
         driver.wait()

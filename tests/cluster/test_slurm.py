@@ -11,11 +11,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import write_video
+
+from excl.workflows.cli import main
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 FLAGS = ["--weights", "random:0", "--short-side", "64", "--crop", "64", "--device", "cpu", "--shard-videos", "2"]
@@ -125,8 +128,8 @@ def videos(tmp_path_factory):
     return folder
 
 
-def command(videos, out, *more):
-    return [sys.executable, "-m", "excl.workflows.cli", "extract", "--videos", str(videos), "--out", str(out), *FLAGS, *more]
+def arguments(videos, out, *more):
+    return ["extract", "--videos", str(videos), "--out", str(out), *FLAGS, *more]
 
 
 def shards(out):
@@ -134,12 +137,19 @@ def shards(out):
 
 
 @pytest.fixture(scope="module")
-def inline(videos, tmp_path_factory):
+def inline(videos, tmp_path_factory, one_thread):
     """The shards that one process with one thread makes."""
     out = tmp_path_factory.mktemp("inline") / "out"
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(videos, out), env=env, check=True, timeout=PATIENCE_S)
+    assert main(arguments(videos, out)) == 0
     return shards(out)
+
+
+@pytest.fixture
+def submitting(slurm, tmp_path, monkeypatch):
+    """This process submits jobs, which take its environment, to SLURM."""
+    monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.chdir(tmp_path)
 
 
 def job_ids(env, states="running"):
@@ -150,8 +160,8 @@ def job_ids(env, states="running"):
 JOBS = ["--executor", "slurm", "--workers", "2", "--job", "cores=1", "memory=2GB"]
 
 
-def test_jobs_with_one_core_each_make_the_bytes_of_one_thread(slurm, videos, inline, tmp_path):
-    subprocess.run(command(videos, tmp_path / "out", *JOBS), env=slurm, cwd=tmp_path, check=True, timeout=PATIENCE_S)
+def test_jobs_with_one_core_each_make_the_bytes_of_one_thread(slurm, submitting, videos, inline, tmp_path):
+    assert main(arguments(videos, tmp_path / "out", *JOBS)) == 0
     assert shards(tmp_path / "out") == inline
     wait_for(lambda: not job_ids(slurm), "the end of the jobs")
     told = [path.read_text() for path in Path(tmp_path).glob("slurm-*.out")]
@@ -159,22 +169,26 @@ def test_jobs_with_one_core_each_make_the_bytes_of_one_thread(slurm, videos, inl
     assert not any("TCPListener" in text for text in told), "\n".join(told)
 
 
-def test_a_job_that_is_cancelled_loses_nothing(slurm, videos, inline, tmp_path):
+def test_a_job_that_is_cancelled_loses_nothing(slurm, submitting, videos, inline, tmp_path):
     out = tmp_path / "out"
-    with subprocess.Popen(command(videos, out, *JOBS), env=slurm, cwd=tmp_path) as driver:
+    cancelled = []
 
-        def at_work():
-            assert driver.poll() is None, "the command ended before its jobs were at work"
-            return list(out.glob("journals/*/*.jsonl")) and len(job_ids(slurm)) == 2
+    def cancel():
+        wait_for(lambda: list(out.glob("journals/*/*.jsonl")) and len(job_ids(slurm)) == 2, "two jobs at work")
+        cancelled.append(job_ids(slurm)[0])
+        subprocess.run(["scancel", *cancelled], env=slurm, check=True)
 
-        wait_for(at_work, "two jobs at work")
-        subprocess.run(["scancel", job_ids(slurm)[0]], env=slurm, check=True)
-        assert driver.wait(PATIENCE_S) == 0
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    assert main(arguments(videos, out, *JOBS)) == 0
+    thread.join()
+    assert cancelled
     assert shards(out) == inline
 
 
 def test_a_job_array_makes_the_same_bytes(slurm, videos, inline, tmp_path):
-    share = [*command(videos, tmp_path / "out"), "--shard-range", "$SLURM_ARRAY_TASK_ID/2"]
+    command = [sys.executable, "-m", "excl.workflows.cli", *arguments(videos, tmp_path / "out")]
+    share = [*command, "--shard-range", "$SLURM_ARRAY_TASK_ID/2"]
     script = "\n".join([
         "#!/bin/sh",
         "#SBATCH --array=0-1",
