@@ -62,15 +62,6 @@ def test_cudnn_that_wastes_memory_is_warned_of_once(card, caplog, cudnn, of_torc
     assert [("166643" in message and of_torch in message) for message in caplog.messages] == [True] * is_warned
 
 
-@pytest.fixture
-def quick_collection():
-    """What is there before the test is not looked through again by each `gc.collect`."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 class Memory:
     """A runner's network that has memory for so many frames, and whose tensors are watched."""
 
@@ -99,7 +90,6 @@ def submitted_together(runner, clips):
     return futures
 
 
-@pytest.mark.usefixtures("quick_collection")
 def test_out_of_memory_is_taken_back_in_halves():
     runner = Runner(load_weights("random:0"), device=torch.device("cpu"), batch_frames=10**6)
     clips = [np.random.default_rng(seed).integers(0, 256, (1, 16, 16, 16, 3), dtype=np.uint8) for seed in range(8)]
@@ -113,7 +103,6 @@ def test_out_of_memory_is_taken_back_in_halves():
     assert memory.batches[6:] == [2, 2, 2, 2]  # and never more from then on
 
 
-@pytest.mark.usefixtures("quick_collection")
 def test_a_clip_that_does_not_fit_alone_is_refused_and_the_others_are_computed():
     runner = Runner(load_weights("random:0"), device=torch.device("cpu"), batch_frames=10**6)
     Memory(runner, frames=20)

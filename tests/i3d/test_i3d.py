@@ -171,7 +171,7 @@ def by_definition(pixels, stride, pool, i3d):
     return rows[:wanted].numpy()
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     frames=st.integers(1, 120),
     chunk=st.sampled_from([8, 16, 24, 40, 64, 96]),
