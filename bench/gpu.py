@@ -292,7 +292,7 @@ def again(report: Report, part: str, path: str, *more: str) -> list[str]:
 
 
 def precisions(report: Report) -> list[str]:
-    """Return the precisions that the device has; not bfloat16 where a CPU only pretends to have it."""
+    """Return the precisions that the device has; a CPU that only emulates bfloat16 does not have it."""
     from excl.models.i3d.device_checks import check_precision
     from excl.models.i3d.network import has_onednn
 

@@ -1,6 +1,6 @@
 """Headless Chromium for the tests of pages: the system's own, driven by playwright. Without it tests are skipped.
 
-The headless shell takes two thirds of the processor time.
+Chromium's headless shell comes first, which takes two thirds of the whole browser's processor time.
 """
 
 from __future__ import annotations

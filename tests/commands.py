@@ -45,10 +45,12 @@ IMPORTED = ("torch", "torch._dynamo", "torchvision", "av", "h5py", "nltk", "tyro
             "distributed", "excl.workflows.steps", "excl.pipeline.extract", "excl.pipeline.decode", "excl.pipeline.train",
             "excl.pipeline.evaluate", "excl.pipeline.exchange.export", "excl.models.i3d.extractor",
             "excl.models.i3d.weights", "excl.workflows.cluster.dask_cluster")  # fmt: skip
+# What Dask's workers import: the forkserver has no more.
 BY_WORKERS = ("torch", "distributed", "excl.pipeline.extract", "excl.models.i3d.extractor", "excl.models.i3d.weights",
               "excl.workflows.cluster.dask_cluster")  # fmt: skip
 READ_AT_THE_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "TORCH", "CUDA_", "MALLOC_")
 RECEIVED_BYTES = 1 << 20
+# In a command's environment: the workers that the command has Dask start are forked.
 FORKING = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
 
 
@@ -357,7 +359,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
 
 
 def _fork_forkserver() -> None:
-    """Begin `multiprocessing`'s forkserver as a process that has imported all, while there is no other thread yet."""
+    """Fork `multiprocessing`'s forkserver from this process, which has imported all, while it has no other thread yet."""
     forkserver = importlib.import_module("multiprocessing.forkserver")
     resource_tracker.ensure_running()
 

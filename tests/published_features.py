@@ -47,19 +47,7 @@ def frames_of(video: Path, recipe: Published, folder: Path) -> np.ndarray:
         path = folder / f"{video.stem}-{recipe.fps}-{recipe.crf}.mp4"
         if not path.exists():
             rate = [] if recipe.fps is None else ["-filter:v", f"fps={recipe.fps:g}"]
-            coding = [
-                "-c:v",
-                "libx264",
-                "-preset",
-                "veryfast",
-                "-crf",
-                str(recipe.crf),
-                "-pix_fmt",
-                "yuv420p",
-                "-an",
-                "-threads",
-                "1",
-            ]
+            coding = f"-c:v libx264 -preset veryfast -crf {recipe.crf} -pix_fmt yuv420p -an -threads 1".split()
             subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", video, *rate, *coding, path], check=True)
     about: list[str] = [
         "ffprobe",
