@@ -12,7 +12,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from conftest import write_video
+from shared_fixtures import write_video
 
 
 def encode(path: Path, count=75, **settings) -> bytes:

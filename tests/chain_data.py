@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.models.i3d.row_layout import Continuous
 from excl.pipeline.artifacts.manifest import Manifest

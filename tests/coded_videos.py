@@ -40,7 +40,7 @@ def moving(path, codec, options, *, count=90):
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for number in range(count):
             picture = np.ascontiguousarray(texture[number : number + 64, 2 * number : 2 * number + 96])
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format=stream.pix_fmt)
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")  # the encoder converts it, with one set-up for all
             frame.pts, frame.time_base = number, Fraction(1, 30)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

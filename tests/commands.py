@@ -3,10 +3,11 @@
 `start` and `run` take a command as `subprocess.Popen` and `subprocess.run` do: `[sys.executable, "-m", MODULE, …]` or
 `[sys.executable, "-c", CODE, …]`. The command is a process of its own, with its own environment, streams, signals and
 session, and a signal ends it for real. The warm process is a fresh interpreter that has imported what commands import; it
-has computed nothing but the weights random:0 and has no other thread. A command whose environment changes what an
-interpreter reads while it starts is started by `subprocess`, and so are all where a process cannot be forked safely (macOS).
-Tests of the start itself use `subprocess`. `FORKING` in a command's environment does the same for the workers that it has
-Dask start, `forked_workers` for those of the tests' own process, `forked_decoders` for the processes that read videos.
+has computed nothing but the weights random:0 and has no other thread. There is one for all test processes of a run of
+pytest. A command whose environment changes what an interpreter reads while it starts is started by `subprocess`, and so are
+all where a process cannot be forked safely (macOS). Tests of the start itself use `subprocess`. `FORKING` in a command's
+environment does the same for the workers that it has Dask start and for the trainings that it starts side by side,
+`forked_workers` for workers of the tests' own process, `forked_decoders` for the processes that read videos.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ IMPORTED = ("torch", "torch._dynamo", "torchvision", "av", "h5py", "nltk", "tyro
 BY_WORKERS = ("torch", "distributed", "excl.pipeline.extract", "excl.models.i3d.extractor", "excl.models.i3d.weights",
               "excl.workflows.cluster.dask_cluster")  # fmt: skip
 READ_AT_THE_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "TORCH", "CUDA_", "MALLOC_")
-RECEIVED_BYTES = 1 << 20
-# In a command's environment: the workers that the command has Dask start are forked.
+# In a command's environment: the workers that it has Dask start are forked, and the trainings that it starts side by side.
 FORKING = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
+ENVIRONMENT = dict(os.environ)  # before the first test
+# The process with which the warm one ends: pytest, and not the one of its test processes that happens to start it.
+OWNER = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
 
 
 class Popen:
@@ -93,7 +96,6 @@ class Popen:
             files.append(file)
             streams.append(descriptor)
         self.stdin, self.stdout, self.stderr = files
-        self._status, far = socket.socketpair()
         ignored = [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
         request = {
             "arguments": command[1:],
@@ -103,8 +105,11 @@ class Popen:
             "group": process_group,
             "ignored": [number for number in ignored if number not in {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}],
         }
-        with far:
-            _server().start(request, [*streams, far.fileno()])
+        self._status = socket.socket(socket.AF_UNIX)
+        self._status.connect(warm_process())
+        content = json.dumps(request).encode()
+        socket.send_fds(self._status, [len(content).to_bytes(4, "big")], streams)
+        self._status.sendall(content)
         for descriptor in descriptors_of_the_command:
             os.close(descriptor)
         self._answers = self._status.makefile("r")
@@ -179,7 +184,7 @@ class Popen:
 def start(command: list[str], **how: Any) -> Any:
     """A command as a process: `Popen`, or `subprocess.Popen` where that would not be the same."""
     environment = how.get("env") or os.environ
-    if not hasattr(os, "pidfd_open") or _at_the_start(environment) != _server().at_the_start:
+    if not hasattr(os, "pidfd_open") or _at_the_start(environment) != _at_the_start(ENVIRONMENT):
         return subprocess.Popen(command, **how)
     return Popen(command, **how)
 
@@ -237,10 +242,12 @@ def forked_workers() -> Iterator[None]:
 @contextlib.contextmanager
 def forked_decoders() -> Iterator[None]:
     """Meanwhile the processes that read videos for this process are forked from the warm one."""
-    _server()  # which several threads might start at once
-    by_fork = types.SimpleNamespace(**{**vars(subprocess), "Popen": start})
-    with mock.patch("excl.datasets.video.decoder_process.subprocess", by_fork):
+    with mock.patch("excl.datasets.video.decoder_process.subprocess", _subprocess_that_forks()):
         yield
+
+
+def _subprocess_that_forks() -> types.SimpleNamespace:
+    return types.SimpleNamespace(**{**vars(subprocess), "Popen": start})
 
 
 def _at_the_start(environment: Any) -> dict[str, str]:
@@ -249,78 +256,120 @@ def _at_the_start(environment: Any) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(READ_AT_THE_START) and name not in later}
 
 
-@functools.cache
-def _server() -> _Server:
-    return _Server()
-
-
-class _Server:
-    """The warm process, as the tests see it: it ends when they do."""
-
-    def __init__(self) -> None:
-        self._socket, far = socket.socketpair()
-        self._lock = threading.Lock()
-        environment = dict(os.environ)
-        self.at_the_start = _at_the_start(environment)
-        with far:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, str(far.fileno())],
-                env=environment,
-                pass_fds=[far.fileno()],
+def warm_process() -> str:
+    """The address of the warm process, which is started if none of the test processes has done so, and ends with them."""
+    address = f"\0excl-warm-{OWNER}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            listener.bind(address)
+        except OSError:
+            return address  # it is there, or about to be: who connects waits for it
+        listener.listen(128)
+        _started.append(
+            subprocess.Popen(
+                [sys.executable, __file__, str(OWNER), str(listener.fileno())],
+                env=ENVIRONMENT,
+                pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C and what a test does to its own session does not reach it
             )
-
-    def start(self, request: dict[str, Any], descriptors: list[int]) -> None:
-        """Have a command started, whose standard streams and socket for its status are the descriptors."""
-        content = json.dumps(request).encode()
-        assert len(content) < RECEIVED_BYTES
-        with self._lock:
-            socket.send_fds(self._socket, [len(content).to_bytes(4, "big")], descriptors)
-            self._socket.sendall(content)
+        )
+    return address
 
 
-def _serve(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Start what is asked for, and tell how it ended; returns in the processes of commands, and with None at the end."""
-    running: dict[int, tuple[int, socket.socket]] = {}
-    selector = selectors.DefaultSelector()
-    selector.register(control, selectors.EVENT_READ)
-    while True:
-        for key, _ in selector.select():
-            if key.fileobj is not control:
-                pid, status = running.pop(key.fd)
-                selector.unregister(key.fd)
-                os.close(key.fd)
-                with contextlib.suppress(OSError), status:  # nobody may want to know any more
-                    status.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-                continue
-            head, descriptors, _, _ = socket.recv_fds(control, 4, 4)
-            if not head:
-                for pid, _ in running.values():
-                    os.kill(pid, signal.SIGKILL)
-                return None
-            size, content = int.from_bytes(head, "big"), b""
-            while len(content) < size:
-                content += control.recv(size - len(content))
-            *streams, answers = descriptors
-            pid = os.fork()
-            if pid == 0:
-                selector.close()
-                control.close()
-                os.close(answers)
-                for descriptor, (_, status) in running.items():
-                    os.close(descriptor)
-                    status.close()
-                return json.loads(content), streams
-            for stream in streams:
-                os.close(stream)
-            status = socket.socket(fileno=answers)
-            with contextlib.suppress(OSError):
-                status.sendall(b"%d\n" % pid)
-            descriptor = os.pidfd_open(pid)
-            running[descriptor] = pid, status
-            selector.register(descriptor, selectors.EVENT_READ)
+_started: list[Any] = []  # the warm process, in the process that started it
+
+
+def write_forking_python(path: Path) -> None:
+    """Write a program to be called as `python` is: a fork does what it is to do, and ends when the program is killed.
+
+    For scripts of jobs, whose environment has nothing that an interpreter reads only while it starts.
+    """
+    path.write_text(FORKING_PYTHON.format(python=sys.executable, address=warm_process()))
+    path.chmod(0o755)
+
+
+FORKING_PYTHON = """#!{python} -IS
+import json, os, socket, sys
+request = {{"arguments": sys.argv[1:], "environment": dict(os.environ), "folder": os.getcwd(),
+           "session": True, "group": None, "ignored": [], "ends with who asks": True}}
+content = json.dumps(request).encode()
+status = socket.socket(socket.AF_UNIX)
+status.connect({address!r})
+socket.send_fds(status, [len(content).to_bytes(4, "big")], [0, 1, 2])
+status.sendall(content)
+_, exit_code = status.makefile()
+sys.exit(int(exit_code) & 0xFF)
+"""
+
+
+class _WarmProcess:
+    """The warm process as it is in itself: it forks commands until its owner has ended."""
+
+    def __init__(self, listener: socket.socket, owner: int) -> None:
+        self._listener, self._owner = listener, os.pidfd_open(owner)
+        self._running: dict[int, tuple[int, socket.socket]] = {}  # by the descriptor of a command's process
+        self._selector = selectors.DefaultSelector()
+        for waited_for in (self._listener, self._owner):
+            self._selector.register(waited_for, selectors.EVENT_READ)
+
+    def serve(self) -> tuple[dict[str, Any], list[int]] | None:
+        """Start what is asked for, and tell how it ended. Returns in each command's process, and with None at the end."""
+        while True:
+            for key, _ in self._selector.select():
+                if key.fd == self._owner:
+                    for pid, _ in self._running.values():
+                        os.kill(pid, signal.SIGKILL)
+                    return None
+                if key.fileobj is self._listener:
+                    if task := self._fork():
+                        return task
+                elif isinstance(key.fileobj, socket.socket):  # who asked has ended
+                    with contextlib.suppress(KeyError):  # it was the command that ended, just now
+                        self._selector.unregister(key.fileobj)
+                        os.killpg(key.data, signal.SIGKILL)
+                else:
+                    self._tell_end(key.fd)
+
+    def _fork(self) -> tuple[dict[str, Any], list[int]] | None:
+        """Start a command; returns in its process."""
+        status = self._listener.accept()[0]
+        head, streams, _, _ = socket.recv_fds(status, 4, 3)
+        size, content = int.from_bytes(head, "big"), b""
+        while head and len(content) < size and (more := status.recv(size - len(content))):
+            content += more
+        if not head or len(content) < size:  # who asked has ended
+            status.close()
+            return None
+        request = json.loads(content)
+        pid = os.fork()
+        if pid == 0:
+            self._selector.close()
+            for connection in (self._listener, status, *(other for _, other in self._running.values())):
+                connection.close()
+            for descriptor in (self._owner, *self._running):
+                os.close(descriptor)
+            return request, streams
+        for stream in streams:
+            os.close(stream)
+        with contextlib.suppress(OSError):
+            status.sendall(b"%d\n" % pid)
+        descriptor = os.pidfd_open(pid)
+        self._running[descriptor] = pid, status
+        self._selector.register(descriptor, selectors.EVENT_READ)
+        if request.get("ends with who asks"):
+            self._selector.register(status, selectors.EVENT_READ, pid)
+        return None
+
+    def _tell_end(self, descriptor: int) -> None:
+        pid, status = self._running.pop(descriptor)
+        for ended in (descriptor, status):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(ended)
+        os.close(descriptor)
+        with contextlib.suppress(OSError), status:  # nobody may want to know any more
+            status.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:
@@ -356,6 +405,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     _take_path(earlier, os.environ.get("PYTHONPATH", ""))
     if FORKING.items() <= os.environ.items():
         _fork_forkserver()
+        mock.patch("excl.pipeline.sweep.jobs.subprocess", _subprocess_that_forks()).start()
 
 
 def _fork_forkserver() -> None:
@@ -463,9 +513,8 @@ if __name__ == "__main__":
     sys.path[:] = [sys.path[0], *(folder for folder in sys.path[1:] if folder != own_folder)]
     gc.collect()
     gc.freeze()  # what is there already is never looked through again, nor copied for that
-    with socket.socket(fileno=int(sys.argv[1])) as control_socket:
-        task = _serve(control_socket)
-    if task:
+    OWNER = int(sys.argv[1])
+    if task := _WarmProcess(socket.socket(fileno=int(sys.argv[2])), OWNER).serve():
         _become(*task)
         kind_of_program, program_text, *program_arguments = task[0]["arguments"]
         _execute_to_the_end(kind_of_program, program_text, program_arguments)

@@ -14,8 +14,9 @@ from typing import Any
 import av
 import numpy as np
 from av.stream import Disposition
-from conftest import numbered_picture
+from av.video.reformatter import VideoReformatter
 from PIL import Image
+from shared_fixtures import numbered_picture
 
 WIDTH, HEIGHT = 256, 192
 COLOURS = {(200, 60, 60): 40, (60, 200, 60): 104, (60, 60, 200): 168}  # to the left edge of its patch, 48 x 32 pixels
@@ -84,11 +85,12 @@ def write(
         if full:
             stream.codec_context.color_range = 2
         packets: list[av.Packet] = []
+        reformatter = VideoReformatter()  # one for all frames: it takes longer to set up than to convert a frame
         for number, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(content(number), "rgb24")
             to: dict[str, Any] = {"dst_colorspace": {1: "ITU709", 5: "ITU601"}[matrix]} if matrix else {}
             to |= {"dst_color_range": 2} if full else {}
-            frame = frame.reformat(*size, format=pixels, **to)
+            frame = reformatter.reformat(frame, *size, format=pixels, **to)
             frame.pts, frame.time_base = round(time / base), base
             if matrix:
                 frame.colorspace = matrix
@@ -231,7 +233,6 @@ def streams(folder: Path, *, cover: bool) -> Made:
                 if target is other and cover and number:
                     continue
                 frame = av.VideoFrame.from_ndarray(picture(number if target is stream else 4095), "rgb24")
-                frame = frame.reformat(target.width, target.height, target.pix_fmt)
                 frame.pts, frame.time_base = number, FRAME
                 container.mux(target.encode(frame))
         for target in (other, stream):
@@ -290,7 +291,6 @@ def size_change(folder: Path) -> Made:
             encoder.options = {**X264, "bf": "0", "tune": "zerolatency"}
             for number in range(25 * part, 25 * part + 25):
                 frame = av.VideoFrame.from_ndarray(picture(number), "rgb24")
-                frame = frame.reformat(encoder.width, encoder.height, "yuv420p")
                 frame.pts, frame.time_base = number, Fraction(1, 25)
                 for packet in encoder.encode(frame):
                     packet.stream = stream

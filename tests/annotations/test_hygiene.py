@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 
 import pytest
-from conftest import moment
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from shared_fixtures import moment
 
 from excl.datasets.annotations.cleaning import FLAWS, CleaningPolicy, clean, find_flaws
 

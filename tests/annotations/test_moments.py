@@ -8,9 +8,9 @@ import sys
 from dataclasses import replace
 
 import pytest
-from conftest import moment
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_fixtures import moment
 
 from excl.datasets.annotations.moments import carve_validation
 

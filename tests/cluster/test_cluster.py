@@ -588,6 +588,9 @@ def batch_system(tmp_path, monkeypatch):
     for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
+    commands.write_forking_python(tmp_path / "bin" / "forking-python")
+    for name, value in commands.FORKING.items():
+        monkeypatch.setenv(name, value)
     (tmp_path / "jobs").mkdir()
     monkeypatch.setenv("TEST_JOBS", str(tmp_path / "jobs"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -603,6 +606,7 @@ def num_jobs(batch_system):
 
 
 JOB = ["--executor", "slurm", "--job", "cores=2", "memory=2GB", "walltime=00:10:00", "host=127.0.0.1"]
+FORKED_JOB = [*JOB, "python=bin/forking-python"]
 
 
 def test_jobs(five_videos, whole, gate, batch_system, tmp_path, monkeypatch):  # noqa: PLR0917
@@ -620,7 +624,7 @@ def test_jobs(five_videos, whole, gate, batch_system, tmp_path, monkeypatch):  #
 
     thread = threading.Thread(target=preempt)
     thread.start()
-    arguments = ["extract", "--videos", str(five_videos), "--out", str(out), *SHARDS, *JOB, "--workers", "2"]
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(out), *SHARDS, *FORKED_JOB, "--workers", "2"]
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):
         assert main([*arguments, "--resources", "GPU=1"]) == 0
     thread.join()
@@ -643,7 +647,7 @@ def settings_of(dask_scheduler):
 
 @pytest.mark.parametrize("executor", ["local", "slurm"])
 def test_a_scheduler_that_is_started_here_leaves_trying_again_to_us(batch_system, executor):
-    job = () if executor == "local" else tuple(JOB[3:])
+    job = () if executor == "local" else tuple(FORKED_JOB[3:])
     if job:
         pytest.importorskip("dask_jobqueue")
     with dask_cluster.connect(ExecutorSettings(executor=executor, workers=1, job=job), gpus=[]):
@@ -687,7 +691,7 @@ def test_a_job_that_waits_is_waited_for(five_videos, whole, batch_system, tmp_pa
 
     thread = threading.Thread(target=begin)
     thread.start()
-    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, *JOB]
+    arguments = ["extract", "--videos", str(five_videos), "--out", str(tmp_path / "out"), *SHARDS, *FORKED_JOB]
     assert main(arguments) == 0
     thread.join()
     assert told[0].count("no worker has come of the jobs yet; `squeue --jobs 0` says whether they wait") == 1

@@ -16,7 +16,7 @@ import commands
 import numpy as np
 import pytest
 import torch
-from conftest import write_video
+from shared_fixtures import write_video
 
 import excl
 from excl.datasets.video.errors import VideoError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import commands
 import psutil
@@ -55,12 +57,9 @@ def forked_jobs(monkeypatch):
     """Trainings side by side are forked from a process that has imported what they need; a list of those processes."""
     processes = []
 
-    def start(command, *, bufsize, **how):
-        assert bufsize == 0
-        process = commands.start(command, **how)
-        process.stdin, process.stdout = process.stdin.detach(), process.stdout.detach()
-        processes.append(process)
-        return process
+    def start(command, **how):
+        processes.append(commands.start(command, **how))
+        return processes[-1]
 
     monkeypatch.setattr(jobs, "subprocess", types.SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
     return processes
@@ -260,20 +259,30 @@ def test_a_killed_sweep_goes_on_and_ends_the_same(store, swept, tmp_path):
         assert (out / f"table.{suffix}").read_text() == (swept / f"table.{suffix}").read_text()
 
 
+def forked_at_work_on(folder, process):
+    """The processes forked from the same as this one that have a file in the folder open, as trainings have their log."""
+    found = set()
+    for other in psutil.Process(process.pid).parent().children():
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            found |= {other} if any(Path(file.path).is_relative_to(folder) for file in other.open_files()) else set()
+    return found - {psutil.Process(process.pid)}
+
+
 def test_side_by_side_gives_the_same_and_ends_with_its_parent(store, swept, tmp_path, forked_jobs):
     """Killed once the first is done: no process stays behind that would hold a folder."""
     out = tmp_path / "table"
     command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2", seeds=1)]
-    process = commands.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("[1/2]"):
-            break
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
+    forking = {**os.environ, **commands.FORKING}
+    process = commands.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=forking)
+    trainings = set()
+    while not evaluations(out):
+        trainings |= forked_at_work_on(out, process)
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
     process.wait()
-    process.stderr.close()
-    assert not psutil.wait_procs(children, timeout=120)[1], "they end when their parent does"
+    assert trainings
+    assert not psutil.wait_procs(trainings, timeout=120)[1], "they end when their parent does"
     assert main(arguments(store, out, "--parallel", "2")) == 0
     assert (out / "table.csv").read_text() == (swept / "table.csv").read_text()
     [log] = out.glob("*/reg-1-a/seed-1/log.txt")
@@ -290,7 +299,7 @@ def workers_of(process):
 
 
 def test_a_process_that_is_killed_costs_its_training_alone(store, swept, tmp_path):
-    """As the system does it when memory is short."""
+    """As the system does it when memory is short. The processes are fresh interpreters, so that there is time to do it."""
     out = tmp_path / "table"
     command = [sys.executable, "-m", "excl.workflows.cli", *arguments(store, out, "--parallel", "2", seeds=1)]
     process = commands.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import write_video
 from exchange_data import DIM, FPS, FRAMES, annotate, features, packed, video
+from shared_fixtures import write_video
 
 from excl.datasets.annotations.durations import read_durations
 from excl.pipeline.artifacts.header import RecipeMismatchError

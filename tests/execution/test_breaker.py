@@ -9,9 +9,9 @@ import shutil
 import commands
 import pytest
 from chain_data import jsonl
-from conftest import decoding_here, write_video
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_fixtures import decoding_here, write_video
 
 from excl.pipeline import extract
 from excl.pipeline.artifacts.manifest import Manifest

@@ -18,7 +18,7 @@ import commands
 import numpy as np
 import psutil
 import pytest
-from conftest import write_video
+from shared_fixtures import write_video
 from stages_without_videos import FLAGS, RECIPE, SMALL, Workers, make, over, same, shard_bytes, stage
 
 from excl.pipeline import decode, extract

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.pyav_backend import PyAVVideo

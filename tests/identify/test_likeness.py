@@ -16,8 +16,8 @@ import av
 import commands
 import numpy as np
 import pytest
-from conftest import SHARED, decoding_here
 from published_features import HAS_FFMPEG, Published, publish
+from shared_fixtures import SHARED, decoding_here
 
 from excl.models.i3d.weights import load_weights
 from excl.pipeline.identify.identify import IdentifyConfig, run

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import SHARED
+from shared_fixtures import SHARED
 
 from excl.pipeline.identify.row_fit import Counted, fit_rows
 from excl.pipeline.identify.row_rules import row_rules

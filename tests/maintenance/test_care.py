@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.pipeline import extract
 from excl.pipeline.artifacts.manifest import Manifest

@@ -16,8 +16,8 @@ import pytest
 from bad_videos import bad_contents
 from browser import wait_until
 from chain_data import make_from_raw_videos
-from conftest import write_video
 from served import served
+from shared_fixtures import write_video
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route

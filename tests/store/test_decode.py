@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 from coded_videos import moving
-from conftest import write_video
 from killing import left_by_kills
+from shared_fixtures import write_video
 
 from excl.datasets.video.discovery import find_videos
 from excl.datasets.video.errors import VideoError

@@ -17,9 +17,9 @@ from types import SimpleNamespace
 import commands
 import numpy as np
 import pytest
-from conftest import write_video
 from dask.distributed import Client, LocalCluster
 from killing import left_by_kills, run_and_die_at
+from shared_fixtures import write_video
 
 from excl.datasets.video.errors import VideoError
 from excl.datasets.video.geometry import Geometry

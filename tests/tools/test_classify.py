@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.datasets.video.geometry import Geometry
 from excl.datasets.video.pyav_backend import PyAVVideo

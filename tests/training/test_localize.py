@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from chain_data import make_from_raw_videos
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.models.excl import ExCL
 from excl.pipeline import localize, train

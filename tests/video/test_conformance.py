@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import read_number
 from kinds import COLOURS, DAMAGED, HEIGHT, KINDS
+from shared_fixtures import read_number
 
 from excl.datasets.video.backends import missing_reason, open_sampled, sample_frames
 from excl.datasets.video.errors import VideoError

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import psutil
 import pytest
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.datasets.video.container import Limits
 from excl.datasets.video.decoder_process import DecoderProcess

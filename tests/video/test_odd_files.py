@@ -12,9 +12,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import read_number, write_video
+from av.video.reformatter import VideoReformatter
 from kinds import HEIGHT, KINDS, WIDTH, by_the_rule, even, picture, turn_by_display_matrix, uneven, write
 from PIL import Image
+from shared_fixtures import read_number, write_video
 
 from excl.datasets.video.backends import missing_reason, open_sampled, sample_frames
 from excl.datasets.video.errors import VideoError
@@ -76,8 +77,9 @@ def frames_with_times(path):
         stream = max(container.streams.video, key=lambda stream: stream.width)
         start_s = Fraction(container.start_time or 0, av.time_base)
         found = []
+        reformatter = VideoReformatter()
         for frame in container.decode(stream):
-            upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+            upright = np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), frame.rotation // 90)
             left = (upright.shape[1] - HEIGHT) // 2
             number = read_number(np.ascontiguousarray(upright[:HEIGHT, left : left + HEIGHT]))
             found.append((number, frame.pts * Fraction(stream.time_base.numerator, stream.time_base.denominator) - start_s))
@@ -276,7 +278,6 @@ def two_streams(folder):
             for number in range(50):
                 for stream in (small, large):
                     frame = av.VideoFrame.from_ndarray(picture(50 * part + number), "rgb24")
-                    frame = frame.reformat(stream.width, stream.height, "yuv420p")
                     frame.pts, frame.time_base = number, Fraction(1, 30)
                     container.mux(stream.encode(frame))
             for stream in (small, large):

@@ -8,9 +8,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from coded_videos import KINDS, X264, moving
-from conftest import write_video
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shared_fixtures import write_video
 
 from excl.datasets.video import pyav_backend
 from excl.datasets.video.container import Limits, open_video

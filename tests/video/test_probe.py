@@ -6,7 +6,7 @@ import json
 from fractions import Fraction
 
 import pytest
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.workflows.cli import main
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from conftest import read_number
+from shared_fixtures import read_number
 
 from excl.datasets.video.geometry import Geometry, scale_plainly
 from excl.datasets.video.pyav_backend import PyAVVideo

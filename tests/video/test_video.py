@@ -10,9 +10,9 @@ from math import ceil
 import av
 import numpy as np
 import pytest
-from conftest import numbered_picture, read_number
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shared_fixtures import numbered_picture, read_number
 
 from excl.datasets.video.container import Limits
 from excl.datasets.video.discovery import find_videos, video_files
@@ -73,7 +73,7 @@ def test_a_frame_exactly_at_a_sampling_time_is_the_one_taken(make_video):
     fps=st.sampled_from([1.0, 2.5, 5.0, 7.3, 25.0]),
 )
 def test_variable_rate_follows_the_rule(tmp_path, gaps, fps):
-    from conftest import write_video
+    from shared_fixtures import write_video
 
     pts = [0, *np.cumsum(gaps).tolist()]
     path = write_video(tmp_path / "vfr.mkv", pts)
@@ -103,7 +103,7 @@ def test_a_video_that_starts_after_the_sound_holds_its_first_frame(tmp_path):
         video = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "10"})
         video.width, video.height, video.pix_fmt = 256, 192, "yuv420p"
         video.time_base = video.codec_context.time_base = Fraction(1, 1000)
-        from conftest import numbered_picture
+        from shared_fixtures import numbered_picture
 
         samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
         samples.sample_rate, samples.pts = 8000, 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.pipeline.queries import published_glove
 from excl.workflows.cli import main

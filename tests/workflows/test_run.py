@@ -11,7 +11,7 @@ import sys
 import commands
 import filelock
 import pytest
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.pipeline import extract
 from excl.pipeline.artifacts.atomic_files import sha256_file

@@ -8,7 +8,7 @@ import shutil
 
 import commands
 import pytest
-from conftest import write_video
+from shared_fixtures import write_video
 
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.execution.executor_settings import ExecutorSettings
