@@ -7,7 +7,8 @@ has computed nothing but the weights random:0 and has no other thread. There is 
 pytest. A command whose environment changes what an interpreter reads while it starts is started by `subprocess`, and so are
 all where a process cannot be forked safely (macOS). Tests of the start itself use `subprocess`. `FORKING` in a command's
 environment does the same for the workers that it has Dask start and for the trainings that it starts side by side,
-`forked_workers` for workers of the tests' own process, `forked_decoders` for the processes that read videos.
+`FORKED_DECODERS` for the processes in which it reads videos; `forked_workers` and `forked_decoders` do it for workers and
+such processes that the tests' own process starts.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ BY_WORKERS = ("torch", "distributed", "excl.pipeline.extract", "excl.models.i3d.
 READ_AT_THE_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "TORCH", "CUDA_", "MALLOC_")
 # In a command's environment: the workers that it has Dask start are forked, and the trainings that it starts side by side.
 FORKING = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
+# The same for the processes in which a command reads videos.
+FORKED_DECODERS = {"TEST_FORKED_DECODERS": "1"}
 ENVIRONMENT = dict(os.environ)  # before the first test
 # The process with which the warm one ends: pytest, and not the one of its test processes that happens to start it.
 OWNER = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
@@ -406,6 +409,8 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     if FORKING.items() <= os.environ.items():
         _fork_forkserver()
         mock.patch("excl.pipeline.sweep.jobs.subprocess", _subprocess_that_forks()).start()
+    if FORKED_DECODERS.items() <= os.environ.items():
+        mock.patch("excl.datasets.video.decoder_process.subprocess", _subprocess_that_forks()).start()
 
 
 def _fork_forkserver() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -36,9 +37,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(temporary: Any, *arguments: str) -> Iterator[Served]:
-    """Start a command whose temporary files go into a folder, and stop it at the end."""
-    process = commands.start([sys.executable, "-c", START, str(temporary), *arguments], stderr=subprocess.PIPE, text=True)
+def served(temporary: Any, *arguments: str, own_decoders: bool = False) -> Iterator[Served]:
+    """Start a command whose temporary files go into a folder, and stop it at the end.
+
+    With `own_decoders` the processes in which it reads videos are its children, as ever; without, they are forked elsewhere.
+    """
+    command = [sys.executable, "-c", START, str(temporary), *arguments]
+    environment = {**os.environ, **({} if own_decoders else commands.FORKED_DECODERS)}
+    process = commands.start(command, stderr=subprocess.PIPE, text=True, env=environment)
     told = []
     try:
         for line in process.stderr:

@@ -317,7 +317,8 @@ def test_a_slow_sender_gets_one_message_and_others_are_served(moved):
 def test_ctrl_c_leaves_nothing(real_run, tmp_path, busy, heeds_ctrl_c):
     video = write_video(tmp_path / "long.mp4", [i * 40 for i in range(3000)], rate=25, width=64, height=48)
     (tmp_path / "temporary").mkdir()
-    with served(tmp_path / "temporary", "serve", "--run", str(real_run / "run"), "--device", "cpu") as page:
+    command = ["serve", "--run", str(real_run / "run"), "--device", "cpu"]
+    with served(tmp_path / "temporary", *command, own_decoders=True) as page:
         number = send(page, video.read_bytes()).json()["number"]
         assert len(files(page)) == 1
         if busy:
