@@ -27,6 +27,7 @@ import runpy
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -108,8 +109,7 @@ class Popen:
             "group": process_group,
             "ignored": [number for number in ignored if number not in {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}],
         }
-        self._status = socket.socket(socket.AF_UNIX)
-        self._status.connect(warm_process())
+        self._status = _connect()
         content = json.dumps(request).encode()
         socket.send_fds(self._status, [len(content).to_bytes(4, "big")], streams)
         self._status.sendall(content)
@@ -261,12 +261,12 @@ def _at_the_start(environment: Any) -> dict[str, str]:
 
 def warm_process() -> str:
     """The address of the warm process, which is started if none of the test processes has done so, and ends with them."""
-    address = f"\0excl-warm-{OWNER}"
+    address = f"\0excl-warm-{os.getuid()}-{os.stat('/proc/self/ns/pid').st_ino}-{OWNER}"
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             listener.bind(address)
         except OSError:
-            return address  # it is there, or about to be: who connects waits for it
+            return address  # it is there, or about to be
         listener.listen(128)
         _started.append(
             subprocess.Popen(
@@ -284,17 +284,34 @@ def warm_process() -> str:
 _started: list[Any] = []  # the warm process, in the process that started it
 
 
+def _connect() -> socket.socket:
+    """Connect to the warm process, which another test process may be about to start."""
+    deadline = time.monotonic() + 60
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(warm_process())
+        except ConnectionRefusedError:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return connection
+
+
 def write_forking_python(path: Path) -> None:
     """Write a program to be called as `python` is: a fork does what it is to do, and ends when the program is killed.
 
-    For scripts of jobs, whose environment has nothing that an interpreter reads only while it starts.
+    The fork has a session of its own, to which the program passes SIGTERM on. For scripts of jobs, whose environment has
+    nothing that an interpreter reads only while it starts.
     """
     path.write_text(FORKING_PYTHON.format(python=sys.executable, address=warm_process()))
     path.chmod(0o755)
 
 
 FORKING_PYTHON = """#!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
 request = {{"arguments": sys.argv[1:], "environment": dict(os.environ), "folder": os.getcwd(),
            "session": True, "group": None, "ignored": [], "ends with who asks": True}}
 content = json.dumps(request).encode()
@@ -302,8 +319,11 @@ status = socket.socket(socket.AF_UNIX)
 status.connect({address!r})
 socket.send_fds(status, [len(content).to_bytes(4, "big")], [0, 1, 2])
 status.sendall(content)
-_, exit_code = status.makefile()
-sys.exit(int(exit_code) & 0xFF)
+answers = status.makefile()
+pid = int(answers.readline())
+signal.signal(signal.SIGTERM, lambda *_: os.killpg(pid, signal.SIGTERM))
+exit_code = int(answers.readline())
+sys.exit(exit_code if exit_code >= 0 else 128 - exit_code)
 """
 
 
@@ -311,7 +331,7 @@ class _WarmProcess:
     """The warm process as it is in itself: it forks commands until its owner has ended."""
 
     def __init__(self, listener: socket.socket, owner: int) -> None:
-        self._listener, self._owner = listener, os.pidfd_open(owner)
+        self._listener, self._owner = listener, owner
         self._running: dict[int, tuple[int, socket.socket]] = {}  # by the descriptor of a command's process
         self._selector = selectors.DefaultSelector()
         for waited_for in (self._listener, self._owner):
@@ -328,40 +348,44 @@ class _WarmProcess:
                 if key.fileobj is self._listener:
                     if task := self._fork():
                         return task
-                elif isinstance(key.fileobj, socket.socket):  # who asked has ended
-                    with contextlib.suppress(KeyError):  # it was the command that ended, just now
+                elif isinstance(key.fileobj, socket.socket):
+                    if key.fileobj.fileno() >= 0:  # and not a command that has ended just now
                         self._selector.unregister(key.fileobj)
-                        os.killpg(key.data, signal.SIGKILL)
+                        _kill_session(key.data)
                 else:
                     self._tell_end(key.fd)
 
     def _fork(self) -> tuple[dict[str, Any], list[int]] | None:
         """Start a command; returns in its process."""
         status = self._listener.accept()[0]
+        _, user, _ = struct.unpack("3i", status.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        if user != os.getuid():  # anybody can connect
+            status.close()
+            return None
         head, streams, _, _ = socket.recv_fds(status, 4, 3)
         size, content = int.from_bytes(head, "big"), b""
         while head and len(content) < size and (more := status.recv(size - len(content))):
             content += more
-        if not head or len(content) < size:  # who asked has ended
-            status.close()
-            return None
-        request = json.loads(content)
-        pid = os.fork()
+        whole = bool(head) and len(content) == size  # otherwise who asked has ended
+        pid = os.fork() if whole else None
         if pid == 0:
             self._selector.close()
             for connection in (self._listener, status, *(other for _, other in self._running.values())):
                 connection.close()
             for descriptor in (self._owner, *self._running):
                 os.close(descriptor)
-            return request, streams
+            return json.loads(content), streams
         for stream in streams:
             os.close(stream)
+        if pid is None:
+            status.close()
+            return None
         with contextlib.suppress(OSError):
             status.sendall(b"%d\n" % pid)
         descriptor = os.pidfd_open(pid)
         self._running[descriptor] = pid, status
         self._selector.register(descriptor, selectors.EVENT_READ)
-        if request.get("ends with who asks"):
+        if json.loads(content).get("ends with who asks"):
             self._selector.register(status, selectors.EVENT_READ, pid)
         return None
 
@@ -373,6 +397,14 @@ class _WarmProcess:
         os.close(descriptor)
         with contextlib.suppress(OSError), status:  # nobody may want to know any more
             status.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+def _kill_session(leader: int) -> None:
+    """Kill a command and what it has started in its session, which it may not have begun yet."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(leader, signal.SIGKILL)
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:
@@ -509,6 +541,11 @@ if __name__ == "__main__":
     _end = _End()
     atexit.register(_end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    OWNER = int(sys.argv[1])
+    try:
+        owner = os.pidfd_open(OWNER)
+    except ProcessLookupError:  # the tests were stopped
+        sys.exit(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for module in IMPORTED:
@@ -518,8 +555,7 @@ if __name__ == "__main__":
     sys.path[:] = [sys.path[0], *(folder for folder in sys.path[1:] if folder != own_folder)]
     gc.collect()
     gc.freeze()  # what is there already is never looked through again, nor copied for that
-    OWNER = int(sys.argv[1])
-    if task := _WarmProcess(socket.socket(fileno=int(sys.argv[2])), OWNER).serve():
+    if task := _WarmProcess(socket.socket(fileno=int(sys.argv[2])), owner).serve():
         _become(*task)
         kind_of_program, program_text, *program_arguments = task[0]["arguments"]
         _execute_to_the_end(kind_of_program, program_text, program_arguments)
