@@ -34,8 +34,8 @@ def threaded_map(workers: int) -> Map:
                 if not pending:
                     return
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
+                for future in sorted(done, key=lambda future: future.exception() is not None):
+                    yield future.result()  # what has been done is not lost by what has failed since
         except KeyboardInterrupt:
             interrupted = True  # by somebody who does not want to wait
             raise

@@ -29,7 +29,7 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.artifacts.record_log import encode
 from excl.pipeline.artifacts.shard_range import ShardRange
 from excl.pipeline.artifacts.video_records import video_key
-from excl.pipeline.execution import sharded_stage
+from excl.pipeline.execution import sharded_stage, thread_map
 from excl.pipeline.execution.executor_settings import ExecutorSettings
 from excl.pipeline.execution.shard_work import run_shard
 from excl.pipeline.execution.sharded_stage import part_name
@@ -127,6 +127,17 @@ def test_what_a_dead_worker_had_finished_is_not_done_again(files, tmp_path):
     assert len(first) == 22
     assert second[0] == "v03"  # bad0, bad1, v00, v01 and v02 were kept
     assert len(second) == 17
+
+
+def test_what_threads_have_done_is_not_lost_by_what_fails_beside_it(monkeypatch):
+    """Where several are done when somebody looks, as on a busy machine, the failure comes last."""
+    wait = thread_map.wait
+    monkeypatch.setattr(thread_map, "wait", lambda pending, return_when: wait(pending))  # noqa: ARG005
+    for _ in range(5):
+        found = []
+        with pytest.raises(ZeroDivisionError):
+            found.extend(thread_map.threaded_map(7)(lambda number: 1 // number, [1, 1, 1, 0, 1, 1, 1, 1]))
+        assert found == [1] * 7
 
 
 def test_what_workers_have_finished_of_a_shard_is_seen_while_they_are_at_it(files, whole, tmp_path, monkeypatch):
