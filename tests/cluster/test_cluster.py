@@ -605,7 +605,7 @@ def at_work_in(folder):
     """The processes whose working directory is the folder, as that of jobs is; not this one and its multiprocessing's."""
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):  # one that has just ended
             ours = process.pid == os.getpid() or "multiprocessing" in " ".join(process.cmdline())
             found += [process] if process.cwd() == str(folder) and not ours else []
     return found

@@ -263,7 +263,7 @@ def forked_at_work_on(folder, process):
     """The processes forked from the same as this one that have a file in the folder open, as trainings have their log."""
     found = set()
     for other in psutil.Process(process.pid).parent().children():
-        with contextlib.suppress(psutil.Error):  # one that has just ended
+        with contextlib.suppress(psutil.Error, OSError):  # one that has just ended
             found |= {other} if any(Path(file.path).is_relative_to(folder) for file in other.open_files()) else set()
     return found - {psutil.Process(process.pid)}
 
