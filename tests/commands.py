@@ -54,7 +54,7 @@ BY_WORKERS = ("torch", "distributed", "excl.pipeline.extract", "excl.models.i3d.
 READ_AT_THE_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "LD_", "TORCH", "CUDA_", "MALLOC_")
 # In a command's environment: the workers that it has Dask start are forked, and the trainings that it starts side by side.
 FORKING = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
-# The same for the processes in which a command reads videos.
+# With this, the processes in which a command reads videos are forked, too.
 FORKED_DECODERS = {"TEST_FORKED_DECODERS": "1"}
 ENVIRONMENT = dict(os.environ)  # before the first test
 # The process with which the warm one ends: pytest, and not the one of its test processes that happens to start it.
@@ -250,6 +250,7 @@ def forked_decoders() -> Iterator[None]:
 
 
 def _subprocess_that_forks() -> types.SimpleNamespace:
+    """A stand-in for the module `subprocess` whose `Popen` is `start`."""
     return types.SimpleNamespace(**{**vars(subprocess), "Popen": start})
 
 

@@ -40,7 +40,7 @@ class Served:
 def served(temporary: Any, *arguments: str, own_decoders: bool = False) -> Iterator[Served]:
     """Start a command whose temporary files go into a folder, and stop it at the end.
 
-    With `own_decoders` the processes in which it reads videos are its children, as ever; without, they are forked elsewhere.
+    With `own_decoders` the command's children read its videos, as they do for users; without, forks of the warm process do.
     """
     command = [sys.executable, "-c", START, str(temporary), *arguments]
     environment = {**os.environ, **({} if own_decoders else commands.FORKED_DECODERS)}

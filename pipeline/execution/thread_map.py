@@ -18,7 +18,7 @@ class Map(Protocol):
 
 
 def threaded_map(workers: int) -> Map:
-    """Return a map that works on so many items at once and yields results as they come."""
+    """Return a map that works on so many items at once and yields results as they come, a failure after the rest."""
 
     def mapped(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         iterator = iter(items)

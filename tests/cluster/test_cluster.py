@@ -602,7 +602,7 @@ def batch_system(tmp_path, monkeypatch):
 
 
 def at_work_in(folder):
-    """The processes whose working directory is the folder, as that of jobs is; not this one and its multiprocessing's."""
+    """The processes whose working directory is the folder, as a job's is. This one and multiprocessing's do not count."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # one that has just ended
