@@ -22,7 +22,7 @@ from excl.pipeline.config import identity
 from excl.pipeline.training.checkpoint_format import files_of, read_checkpoint
 from excl.pipeline.training.checkpointer import BEST, LAST
 from excl.pipeline.training.config import TrainConfig
-from excl.pipeline.training.distributed import RankContext, cpu_has_bfloat16_lstm, launch, training_devices
+from excl.pipeline.training.distributed import RankContext, launch, training_devices
 from excl.pipeline.training.metrics_log import require_tensorboard
 from excl.pipeline.training.multi_store import MultiStore
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, write_stores
@@ -63,11 +63,6 @@ def made_by(config: TrainConfig) -> dict[str, Any]:
 
 def _work(config: TrainConfig) -> dict[str, Any]:
     devices = training_devices(config.device)
-    if config.precision == "bfloat16" and devices[0].type == "cpu" and not cpu_has_bfloat16_lstm():
-        raise ValueError(
-            "train: PyTorch computes no LSTM in bfloat16 on this processor, which would need AVX-512; train with "
-            "--precision float32, or on a GPU"
-        )
     if len(devices) == 1:
         _train(config, RankContext(devices[0]))
     else:

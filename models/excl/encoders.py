@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from excl.models.excl.config import ExCLConfig, TextEncoderName, VideoEncoderName
-from excl.models.excl.layers import Dropout, SelfAttention, bilstm, run_packed, valid_steps
+from excl.models.excl.layers import Dropout, SelfAttention, valid_steps
+from excl.models.excl.recurrence import bilstm, run_bilstm
 
 
 class TextEncoder(nn.Module):
@@ -55,7 +56,7 @@ class LSTMText(TextEncoder):
         self.lstm = bilstm(vectors.shape[1], config.text_hidden)
 
     def encode(self, words: Tensor, lengths: Tensor) -> Tensor:
-        return run_packed(self.lstm, words, lengths)[1]
+        return run_bilstm(self.lstm, words, lengths)[1]
 
 
 class BagOfWords(TextEncoder):
@@ -125,7 +126,7 @@ class LSTMVideo(VideoEncoder):
         self.output_dim = 2 * config.video_hidden
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        outputs, _ = run_packed(self.lstm, self.input_dropout(features), lengths)
+        outputs, _ = run_bilstm(self.lstm, self.input_dropout(features), lengths)
         return self.output_dropout(outputs)
 
 

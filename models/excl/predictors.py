@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from excl.models.excl.config import ExCLConfig, PredictorName
-from excl.models.excl.layers import Dropout, SelfAttention, bilstm, linear_of_joint, run_packed
+from excl.models.excl.layers import Dropout, SelfAttention, linear_of_joint
+from excl.models.excl.recurrence import bilstm, run_bilstm
 
 
 class _ScoreMLP(nn.Sequential):
@@ -26,11 +27,6 @@ class _ScoreMLP(nn.Sequential):
         assert isinstance(hidden, nn.Linear)
         scores: Tensor = output(tanh(linear_of_joint(hidden, *parts)))  # [B, T, 1]
         return scores.squeeze(2)
-
-
-def _join(video: Tensor, text: Tensor) -> Tensor:
-    """Return [h^V_t ; h^T] for every row, [B, T, V + S], of h^V_t [B, T, V] and h^T [B, 1, S]."""
-    return torch.cat([video, text.expand(-1, video.shape[1], -1)], dim=2)
 
 
 class MLPPredictor(nn.Module):
@@ -69,9 +65,8 @@ class TiedPredictor(nn.Module):
         self.end_mlp = _ScoreMLP(joint_dim, config.mlp_hidden)
 
     def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        text = text[:, None]  # [B, 1, S]
-        outputs, _ = run_packed(self.lstm, _join(video, text), lengths)  # [B, T, P]
-        joint = self.output_dropout(outputs), video, text
+        outputs, _ = run_bilstm(self.lstm, video, lengths, text)  # [B, T, P]
+        joint = self.output_dropout(outputs), video, text[:, None]
         return self.start_mlp(*joint), self.end_mlp(*joint)
 
 
@@ -97,9 +92,9 @@ class ConditionedPredictor(nn.Module):
         self.end_linear = nn.Linear(joint_dim, 1)
 
     def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        start = self.start_dropout(run_bilstm(self.start_lstm, video, lengths, text)[0])  # [B, T, P]
+        end = self.end_dropout(run_bilstm(self.end_lstm, start, lengths)[0])  # [B, T, P]
         text = text[:, None]  # [B, 1, S]
-        start = self.start_dropout(run_packed(self.start_lstm, _join(video, text), lengths)[0])  # [B, T, P]
-        end = self.end_dropout(run_packed(self.end_lstm, start, lengths)[0])  # [B, T, P]
         start_scores = linear_of_joint(self.start_linear, start, video, text)  # [B, T, 1]
         end_scores = linear_of_joint(self.end_linear, end, video, text)
         return start_scores.squeeze(2), end_scores.squeeze(2)
@@ -118,7 +113,8 @@ class AttentionPredictor(nn.Module):
 
     def forward(self, video: Tensor, text: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         text = text[:, None]  # [B, 1, S]
-        joint = self.output_dropout(self.attention(_join(video, text), lengths)), video, text  # the first is [B, T, P]
+        rows = torch.cat([video, text.expand(-1, video.shape[1], -1)], dim=2)  # [B, T, V + S]
+        joint = self.output_dropout(self.attention(rows, lengths)), video, text  # the first is [B, T, P]
         return self.start_mlp(*joint), self.end_mlp(*joint)
 
 

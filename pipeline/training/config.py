@@ -57,8 +57,8 @@ class TrainConfig:
     """Treatment of words that the vocabulary lacks, when the epoch is chosen: vector or unk, as for `excl tokenise`.
     Default: as the store was tokenised. No training step sees such words; answers of this run treat them the same way."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the training. bfloat16 is autocast: weights, losses and validation stay in float32. A CPU needs AVX-512
-    for it."""
+    """Precision of the training. bfloat16 is autocast: weights, losses and validation stay in float32. It saves time
+    where the processor has instructions for it; without them it costs much."""
     buckets: bool = False
     """Batch videos of similar length together: less padding, but chance alone no longer decides which queries share a
     batch."""

@@ -5,7 +5,6 @@ The first process alone validates and writes, and sends its decisions to the oth
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import tempfile
@@ -85,17 +84,6 @@ def training_devices(names: str) -> list[torch.device]:
     if len(set(gpus)) < len(gpus):
         raise ValueError(f"device {names!r}: names one device twice")
     return devices
-
-
-@functools.cache
-def cpu_has_bfloat16_lstm() -> bool:
-    """Return whether PyTorch computes an LSTM under bfloat16 autocast on this processor; oneDNN does with AVX-512 alone."""
-    try:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            nn.LSTM(8, 8)(torch.zeros(1, 1, 8))
-    except RuntimeError:  # "could not create a primitive descriptor for the LSTM forward propagation primitive"
-        return False
-    return True
 
 
 def launch(devices: Sequence[torch.device], work: Callable[..., Any], *arguments: Any) -> None:

@@ -20,7 +20,10 @@ from excl.models.excl import (
     VARIANTS,
     ExCL,
     ExCLConfig,
+    encoders,
     layers,
+    predictors,
+    recurrence,
     span_cross_entropy,
     variant_config,
     variant_label,
@@ -29,7 +32,6 @@ from excl.models.excl import (
 from excl.models.excl.config import PredictorName, TextEncoderName, VideoEncoderName
 from excl.models.excl.encoders import IdentityVideo
 from excl.models.excl.predictors import ConditionedPredictor
-from excl.pipeline.training.distributed import cpu_has_bfloat16_lstm
 
 TABLE_1 = Path(__file__).resolve().parents[3] / "shared" / "data" / "paper" / "excl_table1.csv"
 FEATURE_DIM, WORD_DIM, NUM_WORDS = 6, 5, 20
@@ -228,8 +230,6 @@ def test_logits_are_float32_whatever_the_features_and_the_precision():
     half, _ = model(features.half(), *rest)
     assert exact.dtype == half.dtype == torch.float32
     torch.testing.assert_close(half, exact, rtol=0, atol=1e-3)
-    if not cpu_has_bfloat16_lstm():
-        pytest.skip("PyTorch computes no LSTM in bfloat16 on this processor")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed, _ = model(features, *rest)
     assert mixed.dtype == torch.float32
@@ -315,46 +315,66 @@ def test_half_of_what_lstms_read_is_dropped(name, monkeypatch):
     shares = []
     lstms = [module for module in model.modules() if isinstance(module, nn.LSTM)]
     assert all(lstm.dropout == 0 for lstm in lstms)  # which would do nothing with one layer
-    original = layers._run_reversed
+    original = recurrence.run_bilstm
 
-    def look(lstm, inputs, lengths):
-        shares.append((inputs == 0).float().mean().item())
-        return original(lstm, inputs, lengths)
+    def look(lstm, inputs, lengths, constant=None):
+        shares.extend((part == 0).float().mean().item() for part in (inputs, constant) if part is not None)
+        return original(lstm, inputs, lengths, constant)
 
-    monkeypatch.setattr(layers, "_run_reversed", look)
+    monkeypatch.setattr(encoders, "run_bilstm", look)
+    monkeypatch.setattr(predictors, "run_bilstm", look)
     model(*batch)
-    assert len(shares) == len(lstms)
+    assert len(shares) == len(lstms) + (name[-1] in "bc"), "every LSTM's steps, and h^T where the predictor has one"
     assert all(0.4 < share < 0.65 for share in shares), shares
 
 
-def test_running_reversed_is_running_packed():
-    """Values and gradients, also of a single step; and both are what torch's packing gives, the CPU's way and the GPU's."""
+@pytest.mark.parametrize("constant_size", [None, 4])
+@settings(deadline=None, max_examples=30)
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), more=st.integers(0, 2))
+def test_a_bilstm_is_that_of_torch(constant_size, lengths, more):
+    """Values and all gradients, of any lengths, with NaN in the padding, and with what is the same at every step."""
     torch.manual_seed(0)
-    lstm, lengths = layers.bilstm(6, 5).double(), torch.tensor([4, 1, 7])
+    count, longest = len(lengths), max(lengths) + more
+    lstm, lengths = recurrence.bilstm(3 + (constant_size or 0), 5).double(), torch.tensor(lengths)
+    inputs = torch.randn(count, longest, 3, dtype=torch.float64).masked_fill(
+        torch.arange(longest)[:, None] >= lengths[:, None, None], math.nan
+    )
+    leaves = [inputs.requires_grad_()]
+    if constant_size is not None:
+        leaves.append(torch.randn(count, constant_size, dtype=torch.float64, requires_grad=True))
+    joint = torch.cat([leaves[0], *(leaf[:, None].expand(-1, longest, -1) for leaf in leaves[1:])], dim=2)
+    packed, (last, _) = lstm(pack_padded_sequence(joint, lengths, batch_first=True, enforce_sorted=False))
+    torchs = pad_packed_sequence(packed, batch_first=True, total_length=longest)[0], torch.cat([last[0], last[1]], 1)
     found = []
-    for run in (None, layers._run_packed, layers._run_reversed):
-        inputs = torch.randn(3, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-        if run is not None:
-            outputs, final = run(lstm, inputs, lengths)
-        else:
-            packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-            packed_outputs, (last, _) = lstm(packed)
-            outputs, final = pad_packed_sequence(packed_outputs, batch_first=True)[0], torch.cat([last[0], last[1]], 1)
+    for outputs, final in (torchs, recurrence.run_bilstm(lstm, inputs, lengths, *leaves[1:])):
         loss = outputs.square().sum() + final.sin().sum()
-        found.append([outputs, final, *torch.autograd.grad(loss, [inputs, *lstm.parameters()])])
+        found.append([outputs, final, *torch.autograd.grad(loss, [*leaves, *lstm.parameters()])])
     torch.testing.assert_close(found[1], found[0])
-    torch.testing.assert_close(found[2], found[0])
-    assert layers._run_packed(lstm, torch.zeros(3, 9, 6, dtype=torch.float64), lengths)[0].shape == (3, 9, 10), "all steps"
 
 
-def test_a_mirrored_sequence_has_the_gradients_of_one_that_was_gathered():
-    lengths, values = torch.tensor([4, 1, 7]), torch.arange(63.0).view(3, 7, 3).requires_grad_()
-    assert layers.mirror(values, lengths)[0, :, 0].tolist() == [9, 6, 3, 0, 12, 15, 18]
-    steps = torch.tensor([[3, 2, 1, 0, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]])
-    weights, found = torch.rand(3, 7, 3), []
-    for mirrored in (layers.mirror(values, lengths), values.gather(1, steps[..., None].expand(-1, -1, 3))):
-        found.append([mirrored, *torch.autograd.grad((mirrored * weights).sum(), values)])
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+def test_no_two_gradients_share_memory():
+    """Else clipping, which scales them in place, would scale such a pair twice."""
+    lstm = recurrence.bilstm(3, 5)
+    recurrence.run_bilstm(lstm, torch.randn(2, 4, 3), torch.tensor([4, 2]))[0].sum().backward()
+    places = [parameter.grad.data_ptr() for parameter in lstm.parameters()]
+    assert len(set(places)) == len(places) == 8
+
+
+def test_no_gradient_of_what_needs_none_is_computed(monkeypatch):
+    """Of the rows of a video nobody asks for one, and it would be a third of the work."""
+    shapes, original = [], recurrence._product
+
+    def look(left, right, precision):
+        product = original(left, right, precision)
+        shapes.append(tuple(product.shape))
+        return product
+
+    monkeypatch.setattr(recurrence, "_product", look)
+    for needs_gradient in (False, True):
+        shapes.clear()
+        inputs = torch.randn(2, 3, 7, requires_grad=needs_gradient)
+        recurrence.run_bilstm(recurrence.bilstm(7, 5), inputs, torch.tensor([3, 2]))[0].sum().backward()
+        assert ((5, 7) in shapes) is needs_gradient, "5 steps of 7 values"
 
 
 def test_a_layer_of_joint_parts_is_that_of_their_concatenation():

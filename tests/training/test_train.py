@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import random
@@ -14,13 +13,12 @@ import pytest
 import torch
 from train_data import arguments, make_store
 
-from excl.pipeline import train
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.train import load_run
 from excl.pipeline.training import trainer
 from excl.pipeline.training.checkpoint_format import read_checkpoint, write_checkpoint
 from excl.pipeline.training.checkpointer import Checkpointer
-from excl.pipeline.training.distributed import RankContext, cpu_has_bfloat16_lstm
+from excl.pipeline.training.distributed import RankContext
 from excl.pipeline.training.loader import TrainLoader
 from excl.pipeline.training.multi_store import MultiStore
 from excl.workflows.cli import main
@@ -88,17 +86,12 @@ OTHER_WAYS = (
 )
 
 
-needs_bfloat16 = pytest.mark.skipif(
-    not cpu_has_bfloat16_lstm(), reason="PyTorch computes no LSTM in bfloat16 on this processor"
-)
-
-
 @pytest.mark.parametrize(
     ("times", "flags"),
     [
         pytest.param(20, (), id="plain"),
         pytest.param(5, OTHER_WAYS[0], id="reg"),
-        pytest.param(5, OTHER_WAYS[1], id="bf16", marks=needs_bfloat16),
+        pytest.param(5, OTHER_WAYS[1], id="bf16"),
     ],
 )
 def test_a_training_killed_at_20_steps_ends_the_same(store, trained, tmp_path, times, flags):
@@ -191,24 +184,6 @@ def test_weight_decay_shrinks_weights(store, trained, tmp_path):
     assert norms[1] < 0.5 * norms[0]
 
 
-def test_bfloat16_is_refused_where_no_lstm_can_be_computed_in_it(store, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(train, "cpu_has_bfloat16_lstm", lambda: False)
-    assert main(arguments(store, tmp_path / "run", "--precision", "bfloat16")) == 2
-    assert "computes no LSTM in bfloat16 on this processor" in caplog.text
-    assert main(arguments(store, tmp_path / "run", "--epochs", "1")) == 0, "the folder is free for another recipe"
-
-
-def test_a_training_that_is_done_asks_for_no_bfloat16(store, tmp_path, monkeypatch):
-    command = arguments(store, tmp_path / "run", "--precision", "bfloat16")
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "cpu_has_bfloat16_lstm", lambda: True)
-        patch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-        assert main(command) == 0
-    monkeypatch.setattr(train, "cpu_has_bfloat16_lstm", lambda: False)
-    assert main(command) == 0
-
-
-@needs_bfloat16
 def test_bfloat16_is_in_the_network_and_nowhere_else(store, trained, tmp_path, monkeypatch):
     seen = set()
     original = trainer.span_loss
