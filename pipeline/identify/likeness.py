@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 MOST_FRAMES = 64  # of a window that is tried for being another one than the most usual
 REACH = 64  # frames from a row's first on that the whole-video network needs for it
 KEPT_READINGS = 12  # samplings of a video that are remembered
-SEVERAL, FEW, NEIGHBOURS = 8, 3, 5  # candidates tried again, with every hop and sampling, and about the best one
+SEVERAL, FEW, NEIGHBOURS = 8, 3, 5  # candidates tried again, with every hop and sampling, and about or beside the best one
 FIRST_ROWS, ROWS = 4, 8  # of a video, by which it is chosen; and for the verdict
 TIE = 1.01  # times the least distance: nearer to each other no two recipes are told apart, and the more usual one is taken
 ALIKE = 1.25  # times the least distance on two rows, up to which recipes are compared on more
@@ -329,7 +329,7 @@ class _Tries:
         settled = self.settle(best, others)
         if settled.distance <= CLOSE:
             return settled
-        several = dict.fromkeys([settled.making.candidate, *others[:FEW], *(making.candidate for making in begin[:FEW])])
+        several = dict.fromkeys([settled.making.candidate, *others[:NEIGHBOURS], *(making.candidate for making in begin[:FEW])])
         mixed = itertools.product(self.plain, by_values[:2], several)
         makings = [dataclasses.replace(settled.making, candidate=c, values=v, geometry=shape) for shape, v, c in mixed]
         return self.settle(self.nearest(makings, [0], enough=CLOSE)[0].making, others)
