@@ -11,10 +11,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 from pydantic.dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from excl.models.i3d.device_checks import check_precision
 from excl.models.i3d.extractor import choose_device
 from excl.models.i3d.runner import keep_freed_memory
 from excl.models.i3d.weights import Weights, imported_names, imported_path, load_weights, read_weights
+from excl.models.lazy_module import LazyModule
 from excl.pipeline import train
 from excl.pipeline.artifacts.atomic_files import sha256_file, write_json
 from excl.pipeline.artifacts.file_cache import checksums
@@ -41,6 +41,11 @@ from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import Query
 from excl.pipeline.training.examples import Example
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.artifacts.atomic_files import sha256_file
 from excl.pipeline.artifacts.run_once import run_once
 from excl.pipeline.config import identity
@@ -26,8 +27,12 @@ from excl.pipeline.training.distributed import RankContext, launch, training_dev
 from excl.pipeline.training.metrics_log import require_tensorboard
 from excl.pipeline.training.multi_store import MultiStore
 from excl.pipeline.training.trained_run import TrainedRun, load_run, predict, write_stores
-from excl.pipeline.training.trainer import Trainer
 from excl.pipeline.training.validation import describe
+
+if TYPE_CHECKING:
+    from excl.pipeline.training import trainer
+else:
+    trainer = LazyModule("excl.pipeline.training.trainer")
 
 __all__ = ["TrainConfig", "TrainedRun", "load_run", "predict", "run"]
 
@@ -85,4 +90,4 @@ def _train(config: TrainConfig, ranks: RankContext) -> None:
     """Train, alone or as one of several processes."""
     if ranks.world > 1:
         logging.basicConfig(level=logging.INFO if ranks.is_first else logging.ERROR, format="%(message)s")
-    Trainer(config, ranks, identity=identity(config)).run()
+    trainer.Trainer(config, ranks, identity=identity(config)).run()

@@ -1,4 +1,10 @@
-"""ExCL (Ghosh et al., NAACL 2019): from features and a query to a start and an end."""
+"""ExCL (Ghosh et al., NAACL 2019): from features and a query to a start and an end.
+
+Only the model itself needs PyTorch at once, so it is imported when it is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from excl.models.excl.answers import MAX_IOU, RowTimes, decode, row_probabilities, top_spans
 from excl.models.excl.config import VARIANTS, ExCLConfig, variant_config, variant_label, variant_name
@@ -13,10 +19,12 @@ from excl.models.excl.metrics import (
     summary,
     temporal_iou,
 )
-from excl.models.excl.model import ExCL
 from excl.models.excl.paper import PAPER_BASELINES, paper_r1
 from excl.models.excl.span import best_span, moment_to_rows, rows_to_moment
 from excl.models.excl.time_priors import NeighbourPrior, TimePrior, best_fixed_span
+
+if TYPE_CHECKING:
+    from excl.models.excl.model import ExCL
 
 __all__ = [
     "MAX_IOU",
@@ -51,3 +59,9 @@ __all__ = [
     "variant_label",
     "variant_name",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ExCL":
+        return import_module("excl.models.excl.model").ExCL
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

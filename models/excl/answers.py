@@ -4,19 +4,26 @@ Letters in shapes: B queries of a batch, T feature rows (padded), n feature rows
 end row, both inclusive; span.py tells which seconds it stands for.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from excl.models.excl.config import Loss
 from excl.models.excl.expected_times import conditional_scores, expected_times_of_scores
 from excl.models.excl.metrics import interval_iou
 from excl.models.excl.span import best_span, moment_to_rows, rows_to_moment
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
 
 MAX_IOU = 0.5
 """The largest IoU that two moments of an answer may have by default (temporal non-maximum suppression)."""

@@ -3,8 +3,17 @@
 Letters in shapes: B queries of a batch, T feature rows (padded). Logits have -inf in the padding.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
 
 _NEVER = -1e30
 """The logarithm of no probability. Finite, so that gradients are: those of logcumsumexp are NaN at -inf."""

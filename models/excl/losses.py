@@ -3,15 +3,22 @@
 Letters in shapes: B queries of a batch, T feature rows (padded). Logits have -inf in the padding.
 """
 
-from dataclasses import dataclass
-from typing import Self
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 from excl.models.excl.config import Distance, ExCLConfig
 from excl.models.excl.expected_times import expected_times
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
+    F = LazyModule("torch.nn.functional")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,20 @@ Letters in shapes: B queries of a batch, T feature rows (padded), n feature rows
 an end row, both inclusive. Row k covers the seconds from row_start_s[k] to row_end_s[k].
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from excl.models.lazy_module import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
 
 
 def best_span(start_logits: Tensor, end_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -329,7 +329,9 @@ class _Tries:
         settled = self.settle(best, others)
         if settled.distance <= CLOSE:
             return settled
-        several = dict.fromkeys([settled.making.candidate, *others[:NEIGHBOURS], *(making.candidate for making in begin[:FEW])])
+        several = dict.fromkeys(
+            [settled.making.candidate, *others[:NEIGHBOURS], *(making.candidate for making in begin[:FEW])]
+        )
         mixed = itertools.product(self.plain, by_values[:2], several)
         makings = [dataclasses.replace(settled.making, candidate=c, values=v, geometry=shape) for shape, v, c in mixed]
         return self.settle(self.nearest(makings, [0], enough=CLOSE)[0].making, others)

@@ -19,10 +19,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from excl.models.lazy_module import LazyModule
 from excl.pipeline import evaluate, train
 from excl.pipeline.artifacts.header import RecipeMismatchError, diff
 from excl.pipeline.artifacts.locks import BusyError
@@ -30,6 +29,11 @@ from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.execution.video_reading import num_cores
 from excl.pipeline.training.checkpoint_format import exists
 from excl.pipeline.training.checkpointer import LAST
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
 
 DIFFERENCES_SHOWN = 5
 JOB_COMMAND = [sys.executable, "-c", "from excl.pipeline.sweep.jobs import run_sent_job; run_sent_job()"]

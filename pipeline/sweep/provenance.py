@@ -7,15 +7,19 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.artifacts.made_with import package_versions
 from excl.pipeline.artifacts.manifest import COMPLETE
 from excl.pipeline.execution.video_reading import num_cores
 from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.training.distributed import training_devices
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
 
 OF_FILES = ("train", "val", "test", "durations", "rows_name_their_split")
 NOT_RECORDED = "not recorded"

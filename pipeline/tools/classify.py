@@ -6,10 +6,9 @@ import dataclasses
 import json
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
 import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -19,10 +18,16 @@ from excl.datasets.video.geometry import Geometry
 from excl.models.i3d.extractor import MAX_SIZE, Extractor, choose_device
 from excl.models.i3d.runner import keep_freed_memory
 from excl.models.i3d.weights import Weights, check_spec, load_weights
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.config import STRICT, PositiveFloat, PositiveInt, WithoutPrefix
 from excl.pipeline.decode import check_sampled
 from excl.pipeline.execution.sharded_stage import MAX_THREADS
 from excl.pipeline.execution.video_reading import VideoReading, num_cores
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
 
 DEFAULT_FPS = 25.0  # of weights that do not say what they were trained on
 

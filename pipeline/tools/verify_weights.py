@@ -10,17 +10,23 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic.dataclasses import dataclass
 
 from excl.models.i3d.weight_catalogue import PUBLISHED, class_names, git_blob_id
 from excl.models.i3d.weights import Weights, check_spec, load_weights
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.config import STRICT, WithoutPrefix
 from excl.pipeline.execution.video_reading import VideoReading
 from excl.pipeline.tools import classify
 from excl.pipeline.tools.classify import class_lines
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
 
 CLIP_URL = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data/v_CricketShot_g04_c01_rgb.npy"
 CLIP_BLOB_ID = "d756c5020a6e0fb56a99b210e32f5865da712bba"

@@ -10,14 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.artifacts.atomic_files import atomic_write, sha256_file, write_json
+
+if TYPE_CHECKING:
+    import safetensors.torch as tensor_files
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
+    tensor_files = LazyModule("safetensors.torch")
 
 TENSORS = ".safetensors"
 
@@ -27,7 +33,7 @@ def write_checkpoint(folder: Path, name: str, *, tensors: Mapping[str, Tensor], 
     # clones: safetensors refuses tensors that share memory, as tied weights do
     content = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic_write(folder / file) as temporary:
-        temporary.write_bytes(safetensors.torch.save(content))
+        temporary.write_bytes(tensor_files.save(content))
     write_json(folder / f"{name}.json", {"tensors": {"file": file, "sha256": sha256_file(folder / file)}, **about})
     for old in (*folder.glob(f"{name}-*{TENSORS}"), folder / f"{name}{TENSORS}"):
         if old.name != file:
@@ -44,7 +50,7 @@ def read_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
         content = path.read_bytes()
         if sha256_file(path) != of_tensors["sha256"]:
             raise ValueError(f"its sha256 is not the one in {name}.json")
-        return safetensors.torch.load(content), about
+        return tensor_files.load(content), about
     except FileNotFoundError as error:
         raise ValueError(f"{path} is not there any more; remove the folder {folder} and train again") from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -6,12 +6,8 @@ import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from excl.models.excl import ExCL
 from excl.pipeline.training.checkpoint_format import (
     TENSORS,
     exists,
@@ -21,6 +17,12 @@ from excl.pipeline.training.checkpoint_format import (
     read_checkpoint,
     write_checkpoint,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from excl.models.excl import ExCL
 
 log = logging.getLogger(__name__)
 

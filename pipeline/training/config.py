@@ -77,7 +77,8 @@ class TrainConfig:
     """Write the learning curves for TensorBoard too; it comes with `pip install 'excl[tensorboard]'`."""
 
     def __post_init__(self) -> None:
-        training_devices(self.device)
+        if self.device != "auto":  # which is always there, and PyTorch takes seconds to import
+            training_devices(self.device)
 
     @property
     def split(self) -> Literal["val", "test"]:

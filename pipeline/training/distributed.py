@@ -11,15 +11,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from excl.models.i3d.extractor import choose_device
+from excl.models.lazy_module import LazyModule
 from excl.models.progress.bars import no_live_view
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+    import torch.multiprocessing as mp
+    from torch import Tensor, nn
+else:
+    torch = LazyModule("torch")
+    dist = LazyModule("torch.distributed")
+    mp = LazyModule("torch.multiprocessing")
 
 T = TypeVar("T")
 
@@ -51,7 +57,7 @@ class RankContext:
         if self.world == 1:
             return model
         ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a value over all processes."""

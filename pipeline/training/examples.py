@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from excl.models.excl import Targets, moment_to_rows
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.store.feature_store import FeatureStore, copy_rows
 from excl.pipeline.store.shard import VideoFeatures
 from excl.pipeline.store.training_store import Query
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
 
 
 @dataclass(frozen=True)

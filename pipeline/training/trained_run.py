@@ -6,16 +6,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from excl.datasets.text.vocabulary import UnseenWords, Vocabulary
-from excl.models.excl import ExCL, ExCLConfig, RowTimes, decode, row_probabilities
+from excl.models.excl import ExCLConfig, RowTimes, decode, row_probabilities
 from excl.models.i3d.extractor import choose_device
+from excl.models.lazy_module import LazyModule
 from excl.pipeline.artifacts.atomic_files import write_json
 from excl.pipeline.artifacts.manifest import Manifest
 from excl.pipeline.store.training_store import Query, TrainingStore
@@ -23,6 +21,16 @@ from excl.pipeline.training.checkpoint_format import read_checkpoint
 from excl.pipeline.training.checkpointer import BEST
 from excl.pipeline.training.examples import Example, pad_features, pad_tokens
 from excl.pipeline.training.multi_store import open_token_ids, remap_token_ids
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from excl.models.excl import ExCL
+    from excl.models.excl import model as excl_model
+else:
+    torch = LazyModule("torch")
+    excl_model = LazyModule("excl.models.excl.model")
 
 STAGE = "train"
 STORES = "stores.json"
@@ -124,14 +132,15 @@ def load_run(path: Path | str, *, device: str = "auto") -> TrainedRun:
         raise ValueError(f"{path}: its training has not finished; run `excl train` again, which resumes it")
     weights, about = read_checkpoint(path, BEST)
     vectors = weights["text_encoder.embedding.weight"]
-    model = ExCL(ExCLConfig(**about["config"]["model"]), vectors=vectors, feature_dim=len(weights["feature_mean"]))
+    model = excl_model.ExCL(
+        ExCLConfig(**about["config"]["model"]), vectors=vectors, feature_dim=len(weights["feature_mean"])
+    )
     model.load_state_dict(weights)
     model.to(choose_device(device)).eval()
     recorded = {name: about[name] for name in ("words", "recipe", "about_queries", "best", "stores", "selected_on")}
     return TrainedRun(path, model, **recorded, unseen_words=about.get("unseen_words", "unk"))
 
 
-@torch.inference_mode()
 def predict(model: ExCL, examples: Sequence[Example], *, batch_size: int, k: int | None = None) -> np.ndarray:
     """Return the best moment of every example, float64 [N, 3]: start and end in seconds, and its probability.
 
@@ -139,12 +148,12 @@ def predict(model: ExCL, examples: Sequence[Example], *, batch_size: int, k: int
     examples that share the tensor of their rows, as those of `load_examples` do, are of one video.
     """
     moments = np.full((len(examples), k or 1, 3), np.nan)
-    for which, starts, ends in _batches(model, examples, batch_size=batch_size):
-        moments[which] = _moments(model, [examples[index] for index in which], starts, ends, k=k or 1)
+    with torch.inference_mode():
+        for which, starts, ends in _batches(model, examples, batch_size=batch_size):
+            moments[which] = _moments(model, [examples[index] for index in which], starts, ends, k=k or 1)
     return moments[:, 0] if k is None else moments
 
 
-@torch.inference_mode()
 def predict_with_rows(
     model: ExCL, examples: Sequence[Example], *, batch_size: int, k: int
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
@@ -154,11 +163,12 @@ def predict_with_rows(
     """
     moments = np.full((len(examples), k, 3), np.nan)
     probabilities: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for which, starts, ends in _batches(model, examples, batch_size=batch_size):
-        moments[which] = _moments(model, [examples[index] for index in which], starts, ends, k=k)
-        for index, start, end in zip(which, *row_probabilities(starts, ends, loss=model.config.parts.loss), strict=True):
-            num_rows = len(examples[index].features)
-            probabilities[index] = start[:num_rows], end[:num_rows]
+    with torch.inference_mode():
+        for which, starts, ends in _batches(model, examples, batch_size=batch_size):
+            moments[which] = _moments(model, [examples[index] for index in which], starts, ends, k=k)
+            for index, start, end in zip(which, *row_probabilities(starts, ends, loss=model.config.parts.loss), strict=True):
+                num_rows = len(examples[index].features)
+                probabilities[index] = start[:num_rows], end[:num_rows]
     return moments, [probabilities[index] for index in range(len(examples))]
 
 
@@ -202,7 +212,8 @@ def _encoded(model: ExCL, examples: Sequence[Example], encoded_before: Mapping[i
 
 def _logits(model: ExCL, examples: Sequence[Example], encoded: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
     """Return start and end logits [B, T] of the examples, computed on the model's device."""
-    video = pad_sequence([encoded[id(example.features)] for example in examples], batch_first=True)  # [B, T, V]
+    videos = [encoded[id(example.features)] for example in examples]
+    video = torch.nn.utils.rnn.pad_sequence(videos, batch_first=True)  # [B, T, V]
     num_rows = torch.tensor([len(example.features) for example in examples])
     token_ids, num_tokens = pad_tokens([example.query.token_ids for example in examples])
     text = model.encode_text(token_ids.to(video.device), num_tokens)

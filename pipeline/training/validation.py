@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from excl.models.excl import ExCL, summary
+from excl.models.excl import summary
 from excl.pipeline.training.examples import Example
 from excl.pipeline.training.trained_run import predict
+
+if TYPE_CHECKING:
+    from excl.models.excl import ExCL
 
 SELECT_BY = ("R1@0.5", "mIoU")
 NUMBER = "num_queries"

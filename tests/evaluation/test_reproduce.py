@@ -28,6 +28,7 @@ from excl.pipeline.store.training_store import TrainingStore
 from excl.pipeline.sweep import jobs, reproduce
 from excl.pipeline.sweep.jobs import JOB_COMMAND
 from excl.pipeline.sweep.table import read_results
+from excl.pipeline.training import trainer
 from excl.workflows.cli import main
 from excl.workflows.runner.recipe import parse
 
@@ -189,7 +190,7 @@ def test_a_training_that_hit_its_bound_is_named_and_one_that_converged_is_not(st
 
 def test_a_sweep_that_is_done_is_left_alone(store, swept, monkeypatch):
     before = state(swept)
-    monkeypatch.setattr(train, "Trainer", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(trainer, "Trainer", lambda *_: pytest.fail("trained again"))
     assert main(arguments(store, swept)) == 0
     tables = {swept / name for name in ("table.md", "table.csv", "table.json", "protocol.json")}
     assert {p: t for p, t in state(swept).items() if p not in tables} == {p: t for p, t in before.items() if p not in tables}
