@@ -68,6 +68,10 @@ def made_by(config: TrainConfig) -> dict[str, Any]:
 
 def _work(config: TrainConfig) -> dict[str, Any]:
     devices = training_devices(config.device)
+    if config.precision == "bfloat16" and devices[0].type == "cpu":
+        log.warning(
+            "train: bfloat16 takes several times as long as float32 on CPUs without instructions for it (AVX-512 BF16, AMX)"
+        )
     if len(devices) == 1:
         _train(config, RankContext(devices[0]))
     else:

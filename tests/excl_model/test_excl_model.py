@@ -350,6 +350,46 @@ def test_a_bilstm_is_that_of_torch(constant_size, lengths, more):
         loss = outputs.square().sum() + final.sin().sum()
         found.append([outputs, final, *torch.autograd.grad(loss, [*leaves, *lstm.parameters()])])
     torch.testing.assert_close(found[1], found[0])
+    with torch.inference_mode():  # as on a GPU
+        found.append(list(recurrence.run_bilstm(lstm, inputs, lengths, *leaves[1:])))
+    torch.testing.assert_close(found[2], [side.detach() for side in torchs])
+
+
+def test_gradients_of_a_bilstm_can_be_taken_again_but_have_none_themselves():
+    lstm, inputs = recurrence.bilstm(3, 5), torch.randn(2, 4, 3, requires_grad=True)
+    both = recurrence.run_bilstm(lstm, inputs, torch.tensor([4, 2]))
+    given = [torch.randn_like(side).requires_grad_() for side in both]
+    kept = [side.detach().clone() for side in given]
+    leaves = [inputs, *lstm.parameters()]
+    first, second = (torch.autograd.grad(both, leaves, given, retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    torch.testing.assert_close([side.detach() for side in given], kept, rtol=0, atol=0)
+    differentiable = torch.autograd.grad(both, leaves, given, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        differentiable[0].sum().backward()
+
+
+def test_under_autocast_only_products_are_in_bfloat16(monkeypatch):
+    torch.manual_seed(0)
+    lstm, inputs, lengths = recurrence.bilstm(8, 16), torch.randn(3, 5, 8, requires_grad=True), torch.tensor([5, 2, 4])
+    types, original = set(), recurrence._product
+
+    def look(left, right, precision):
+        types.add(precision)
+        return original(left, right, precision)
+
+    monkeypatch.setattr(recurrence, "_product", look)
+    found = []
+    for enabled in (False, True):
+        types.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            both = recurrence.run_bilstm(lstm, inputs, lengths)
+        gradients = torch.autograd.grad([side.square().sum() for side in both], [inputs, *lstm.parameters()])
+        assert types == {torch.bfloat16 if enabled else torch.float32}
+        assert {side.dtype for side in (*both, *gradients)} == {torch.float32}
+        found.append([*both, *gradients])
+    assert not torch.equal(found[1][0], found[0][0])
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.02)
 
 
 def test_no_two_gradients_share_memory():
@@ -360,8 +400,8 @@ def test_no_two_gradients_share_memory():
     assert len(set(places)) == len(places) == 8
 
 
-def test_no_gradient_of_what_needs_none_is_computed(monkeypatch):
-    """Of the rows of a video nobody asks for one, and it would be a third of the work."""
+def test_no_gradient_of_inputs_that_need_none_is_computed(monkeypatch):
+    """The rows of a video need none."""
     shapes, original = [], recurrence._product
 
     def look(left, right, precision):

@@ -184,7 +184,7 @@ def test_weight_decay_shrinks_weights(store, trained, tmp_path):
     assert norms[1] < 0.5 * norms[0]
 
 
-def test_bfloat16_is_in_the_network_and_nowhere_else(store, trained, tmp_path, monkeypatch):
+def test_bfloat16_is_in_the_network_and_nowhere_else(store, trained, tmp_path, monkeypatch, caplog):
     seen = set()
     original = trainer.span_loss
 
@@ -196,6 +196,7 @@ def test_bfloat16_is_in_the_network_and_nowhere_else(store, trained, tmp_path, m
 
     monkeypatch.setattr(trainer, "span_loss", loss)
     assert main(arguments(store, tmp_path / "run", "--precision", "bfloat16")) == 0
+    assert "several times as long as float32 on CPUs without instructions for it" in caplog.text
     assert seen == {torch.float32}
     assert {tensor.dtype for tensor in read_checkpoint(tmp_path / "run", "last")[0].values()} == {torch.float32}
     first, exact = lines(tmp_path / "run")[0]["train_loss"], lines(trained)[0]["train_loss"]
