@@ -1,6 +1,6 @@
 """ExCL (Ghosh et al., NAACL 2019): from features and a query to a start and an end.
 
-Only the model itself needs PyTorch at once, so it is imported when it is asked for.
+The class of the model needs PyTorch as soon as it is defined, so the model is imported only when somebody asks for it.
 """
 
 from importlib import import_module
